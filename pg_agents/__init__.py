@@ -1,0 +1,12 @@
+"""The policy-gradient family, from REINFORCE to PPO, as drop-in algorithms for Stable-Baselines3."""
+
+from pg_agents.agent import PolicyGradient
+from pg_agents.algorithms.a2c import A2C
+from pg_agents.algorithms.ppo import PPO
+from pg_agents.algorithms.reinforce import REINFORCE
+from pg_agents.algorithms.reinforce_baseline import ReinforceBaseline
+from pg_agents.registry import make
+
+__version__ = "0.1.0"
+
+__all__ = ["A2C", "PPO", "REINFORCE", "PolicyGradient", "ReinforceBaseline", "__version__", "make"]

@@ -1,0 +1,562 @@
+"""`PolicyGradient`: the one loop that every algorithm of this package shares, with the four slots that it fills.
+
+Every policy-gradient algorithm is `θ += α Σ_i ψ_i ∇ log π(a_i|s_i)` (+ entropy, + regression of the value), and
+differs in four answers:
+
+| slot                 | question                                  |
+|----------------------|-------------------------------------------|
+| `collect_rollouts`   | which experience?                         |
+| `estimate`           | how good was each action?                 |
+| `objective`          | which scalar of log π is maximised?       |
+| `train`              | how do the parameters move?               |
+
+A subclass declares the one that differs and inherits the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from typing import Any, TypedDict
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import Self
+
+from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, Rollout, RolloutBuffer
+from pg_agents.buffers import _EpisodeMixin as AnyEpisodeBuffer
+from pg_agents.buffers import _EstimatorMixin as AnyEstimatorBuffer
+from pg_agents.checks import (
+    check_choice,
+    check_finite,
+    check_keywords,
+    check_number,
+    check_observations,
+    explain_bad_observations,
+)
+from pg_agents.engines import make_engine
+from pg_agents.engines.autograd import Minibatch
+from pg_agents.estimators import Bools, Floats, gae
+from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD
+
+Env = GymEnv | str | None
+
+
+class CommonArguments(TypedDict, total=False):
+    """The constructor arguments that all algorithms share and hand on as they are; see `PolicyGradient`."""
+
+    use_sde: bool
+    sde_sample_freq: int
+    rollout_buffer_class: type[SB3RolloutBuffer] | None
+    rollout_buffer_kwargs: dict[str, Any] | None
+    stats_window_size: int
+    tensorboard_log: str | None
+    policy_kwargs: dict[str, Any] | None
+    verbose: int
+    seed: int | None
+    device: th.device | str
+    engine: str
+    _init_setup_model: bool
+
+
+class PolicyGradient(OnPolicyAlgorithm):
+    """Base of all algorithms: an SB3 `OnPolicyAlgorithm` whose loop has four slots.
+
+    Args:
+        policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a policy class.
+        env: A Gymnasium environment, an SB3 `VecEnv`, or a registered id.
+        learning_rate: Step size of the optimiser; a number or a function of the progress remaining (1 to 0).
+        n_steps: Steps per environment and update, when steps are collected.
+        gamma: Discount factor.
+        n_episodes: Whole episodes per environment and update, instead of `n_steps`.
+        gae_lambda: λ of generalised advantage estimation, the default of the `estimate` slot.
+        ent_coef: Coefficient of the entropy bonus; a number or a schedule.
+        vf_coef: Coefficient of the value loss; a number or a schedule.
+        max_grad_norm: The gradient is scaled down to this norm; None leaves it as it is.
+        n_epochs: Passes over the rollout per update.
+        batch_size: Minibatch size; None takes the whole rollout at once.
+        normalize_advantage: Shift and scale each minibatch's advantages to mean 0 and standard deviation 1.
+        target_kl: Stop an update early when the KL divergence from the old policy exceeds 1.5 times this.
+        engine: What computes updates: `"autograd"`, or `"auto"` for the fastest that serves this agent.
+        use_sde: Generalised state-dependent exploration instead of independent action noise (Box actions).
+        sde_sample_freq: Draw new gSDE noise every so many steps; -1: at the start of each rollout only.
+        rollout_buffer_class: Buffer class; None chooses by the observation space.
+        rollout_buffer_kwargs: Its further keyword arguments.
+        stats_window_size: Number of episodes that `rollout/` means are taken over.
+        tensorboard_log: Folder for TensorBoard; None writes none.
+        monitor_wrapper: Wrap a single environment in SB3's `Monitor`.
+        policy_kwargs: Keyword arguments of the policy. `state_dependent_std=True` makes σ of a Gaussian policy an
+            output of its network.
+        verbose: 0 prints nothing, 1 progress, 2 debugging information.
+        seed: Seed of all random generators.
+        device: `"auto"`, `"cpu"`, `"cuda"`, ...
+        _init_setup_model: Build the networks now.
+
+    Raises:
+        TypeError: A keyword is unknown.
+        ValueError: An argument is out of range.
+        AssertionError: The action space is not supported (in SB3's words).
+    """
+
+    policy_aliases = ACTOR_CRITIC_POLICIES
+    has_critic = True
+    # Nothing is learnt from an episode before its end, so one that never ends must not go unnoticed.
+    max_episode_steps = 100_000
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_keywords(cls, CommonArguments, kwargs)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: Env,
+        *,
+        learning_rate: float | Schedule,
+        n_steps: int,
+        gamma: float,
+        n_episodes: int | None = None,
+        gae_lambda: float = 1.0,
+        ent_coef: float | Schedule = 0.0,
+        vf_coef: float | Schedule = 0.0,
+        max_grad_norm: float | None = None,
+        n_epochs: int = 1,
+        batch_size: int | None = None,
+        normalize_advantage: bool = False,
+        target_kl: float | None = None,
+        engine: str = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[SB3RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        monitor_wrapper: bool = True,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        # A copy: what algorithms and policies add must not show up in the caller's own dictionary.
+        policy_kwargs = dict(policy_kwargs or {})
+        state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type] # None is what `load` passes
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,  # type: ignore[arg-type]
+            vf_coef=vf_coef,  # type: ignore[arg-type]
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            monitor_wrapper=monitor_wrapper,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.n_episodes = n_episodes
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.engine = engine
+        if state_dependent_std:
+            self.policy_class = _with_state_dependent_std(self.policy_class)
+        if _init_setup_model:
+            self._setup_model()
+
+    # Setting up
+
+    def _check_arguments(self) -> None:
+        """Refuse arguments out of range; also after loading."""
+        check_number("n_steps", self.n_steps, at_least=1, integer=True)
+        check_number("n_episodes", self.n_episodes, at_least=1, integer=True, optional=True)
+        check_number("n_epochs", self.n_epochs, at_least=1, integer=True)
+        check_number("batch_size", self.batch_size, at_least=1, integer=True, optional=True)
+        check_number("learning_rate", self.learning_rate, at_least=0)
+        check_number("gamma", self.gamma, at_least=0, at_most=1)
+        check_number("gae_lambda", self.gae_lambda, at_least=0, at_most=1)
+        check_number("ent_coef", self.ent_coef, at_least=0)
+        check_number("vf_coef", self.vf_coef, at_least=0)
+        check_number("max_grad_norm", self.max_grad_norm, above=0, optional=True)
+        check_number("target_kl", self.target_kl, above=0, optional=True)
+        check_number("stats_window_size", self._stats_window_size, at_least=1, integer=True)
+        if self.normalize_advantage and self.n_episodes is None:
+            n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
+            assert self.n_steps * n_envs > 1, (
+                f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={n_envs}"
+            )
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        self._engine = make_engine(self.engine)
+        named = self.rollout_buffer_class or self._default_buffer_class()
+        self._check_buffer_class(named)
+        # SB3's own buffer classes are what a file names, so that it loads in SB3; ours, derived from them, are used.
+        self.rollout_buffer_class = _OUR_BUFFERS.get(named, named)
+        super()._setup_model()
+        self.rollout_buffer_class = named
+        if isinstance(self.rollout_buffer, AnyEstimatorBuffer):
+            self.rollout_buffer.estimator = self.estimate
+        if isinstance(self.rollout_buffer, AnyEpisodeBuffer):
+            assert self.n_episodes is not None
+            self.rollout_buffer.n_episodes = self.n_episodes
+        self._episode_returns = np.zeros(self.n_envs)
+        self._raw_returns: deque[float] = deque(maxlen=self._stats_window_size)
+
+    def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
+        if isinstance(self.observation_space, spaces.Dict):
+            return SB3DictRolloutBuffer if self.n_episodes is None else DictEpisodeBuffer
+        return SB3RolloutBuffer if self.n_episodes is None else EpisodeBuffer
+
+    def _check_buffer_class(self, named: type[SB3RolloutBuffer]) -> None:
+        if self.n_episodes is not None and not issubclass(named, AnyEpisodeBuffer):
+            raise ValueError(
+                f"`rollout_buffer_class` must derive from pg_agents.buffers.EpisodeBuffer or DictEpisodeBuffer, "
+                f"because {type(self).__name__} learns from whole episodes, but is {named.__name__}."
+            )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_engine"]
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            self._episode_returns = np.zeros(self.n_envs)
+            self._raw_returns = deque(maxlen=self._stats_window_size)
+        with explain_bad_observations(self.observation_space, self.num_timesteps):
+            prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        if any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats):
+            others = ("stdout", "log", "json", "csv")
+            self.logger.record("hparams", HParam(self._hyperparameters(), _HPARAM_METRICS), exclude=others)
+        return prepared
+
+    def _hyperparameters(self) -> dict[str, bool | str | float | None]:
+        """The constructor's arguments as TensorBoard's HParams page can show them."""
+        assert self.env is not None
+        try:
+            spec = self.env.get_attr("spec")[0]
+        except (AttributeError, IndexError, NotImplementedError):
+            spec = None
+        shown: dict[str, bool | str | float | None] = {
+            "algorithm": type(self).__name__,
+            "policy": self.policy_class.__name__,
+            "env": spec.id if isinstance(spec, gym.envs.registration.EnvSpec) else type(self.env).__name__,
+            "n_envs": self.n_envs,
+        }
+        for name in inspect.signature(type(self)).parameters:
+            value = getattr(self, name, None)
+            if name not in _NOT_HYPERPARAMETERS and name not in shown and value is not None:
+                shown[name] = value if isinstance(value, (bool, int, float, str)) else str(value)
+        return shown
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train.
+
+        Ctrl-C raises `KeyboardInterrupt` here and leaves a model that can be saved and trained on.
+
+        Args:
+            total_timesteps: Environment steps to take, over all environments; the last rollout is completed.
+            callback: One callback, a list of them, or a function of `(locals, globals)`.
+            log_interval: Log every so many updates; None never logs.
+            tb_log_name: Name of the run in TensorBoard; by default the class's name.
+            reset_num_timesteps: Count steps from 0 again, and begin with new episodes.
+            progress_bar: Show a progress bar.
+
+        Returns:
+            The agent itself.
+        """
+        tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type] # SB3 takes None too
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    # The four slots
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: SB3RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """First slot: act in the environment and fill the buffer, advantages included.
+
+        Collects `n_rollout_steps` from each environment, or `n_episodes` whole episodes from each where the agent
+        was built so. Local variables have the names that SB3's callbacks read.
+
+        Returns:
+            False if the callback stopped the training.
+
+        Raises:
+            ValueError: An observation or a reward is not finite or does not match its space, or an episode that
+                should be whole does not end.
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        self.policy.set_training_mode(False)
+        n_steps = 0
+        rollout_buffer.reset()
+        whole_episodes = self.n_episodes is not None
+        if whole_episodes:
+            self._begin_episodes(env)
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+
+        while not rollout_buffer.full if whole_episodes else n_steps < n_rollout_steps:
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+
+            with th.no_grad():
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)
+                actions, values, log_probs = self.policy(obs_tensor)
+            actions = actions.cpu().numpy()
+            clipped_actions = self._environment_actions(actions)
+            with explain_bad_observations(self.observation_space, self.num_timesteps):
+                new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+            check_observations(new_obs, self.observation_space, env.num_envs, self.num_timesteps)
+            check_finite(f"reward after {self.num_timesteps} steps", rewards)
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            self._update_info_buffer(infos, dones)
+            self._update_raw_returns(rewards, dones)
+            n_steps += 1
+
+            env_rewards = np.array(rewards, dtype=np.float32)
+            terminated, truncated, final_values = self._ends(dones, infos)
+            if not whole_episodes:
+                for index in np.flatnonzero(truncated):
+                    # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
+                    rewards[index] += self.gamma * final_values[index]
+            if isinstance(rollout_buffer, AnyEstimatorBuffer):
+                rollout_buffer.add_ends(env_rewards, terminated, truncated, final_values)
+            rollout_buffer.add(
+                self._last_obs,  # type: ignore[arg-type]
+                actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
+                rewards,
+                self._last_episode_starts,  # type: ignore[arg-type]
+                values,
+                log_probs,
+            )
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+            if whole_episodes and n_steps > self.max_episode_steps * rollout_buffer.n_episodes:  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"No end of episode in {n_steps} steps of some environment, but {type(self).__name__} learns from "
+                    "whole episodes. Give the environment a time limit (gymnasium.wrappers.TimeLimit), or raise the "
+                    f"agent's `max_episode_steps` ({self.max_episode_steps})."
+                )
+
+        with th.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        self._log_rollout(rollout_buffer)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
+        """Second slot: how good was each action, and what should the critic have said?
+
+        Here generalised advantage estimation, with Â + V as the critic's target.
+
+        Args:
+            rollout: Rewards, values and ends, as arrays of shape `(T, N)`.
+
+        Returns:
+            Advantages and returns, of the same shape.
+        """
+        advantages = gae(rollout.td_errors(self.gamma), rollout.ends, self.gamma, self.gae_lambda)
+        return advantages, advantages + rollout.values
+
+    def objective(self, batch: Minibatch) -> th.Tensor:
+        """Third slot: what is maximised, one number per sample.
+
+        Args:
+            batch: log π, old log π, advantages and the rest, as tensors of shape `(batch,)`.
+
+        Returns:
+            Tensor of shape `(batch,)`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what it maximises: define `objective`.")
+
+    def train(self) -> None:
+        """Fourth slot: move the parameters; here epochs over minibatches of a first-order optimiser."""
+        buffer = self.rollout_buffer
+        counted = _counted(buffer)
+        values, returns = buffer.values[counted].flatten(), buffer.returns[counted].flatten()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        metrics = self._engine.update(self)
+        if self.has_critic:
+            metrics["explained_variance"] = explained_variance(values, returns)
+        for name, value in {**metrics, **self._deviations()}.items():
+            self.logger.record(f"train/{name}", value, exclude=_exclude(name))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    # What slots and engines ask
+
+    def coefficient(self, name: str) -> float:
+        """The current value of an argument that may be a number or a schedule."""
+        value = getattr(self, name)
+        return float(value(self._current_progress_remaining)) if callable(value) else value  # type: ignore[no-any-return]
+
+    def value_prediction(self, batch: Minibatch) -> th.Tensor:
+        """What is compared with the returns in the value loss."""
+        return batch.values
+
+    def minibatch_metrics(self, batch: Minibatch) -> dict[str, float]:
+        """Further quantities to log as `train/<name>`, averaged over minibatches."""
+        return {}
+
+    @property
+    def reuses_samples(self) -> bool:
+        """Whether the policy moves while one rollout is trained on, so that the KL divergence from the old one counts."""
+        return self.n_epochs > 1 or self.batch_size is not None
+
+    @property
+    def loss_scale(self) -> float:
+        """Turns the mean over samples into the sum over each episode's steps, where whole episodes are collected."""
+        return self.rollout_buffer.mean_length if isinstance(self.rollout_buffer, AnyEpisodeBuffer) else 1
+
+    # Parts of the loop
+
+    def _environment_actions(self, actions: np.ndarray) -> np.ndarray:
+        """The policy's actions as the environment takes them: unscaled if squashed, else clipped."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _ends(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[Bools, Bools, th.Tensor]:
+        """Which episodes ended, which of them by a time limit, and V of the state where a time limit cut one."""
+        terminated = np.array(dones, dtype=np.bool_)
+        truncated = np.zeros_like(terminated)
+        final_values = th.zeros(len(terminated))
+        for index in np.flatnonzero(terminated):
+            final_obs = infos[index].get("terminal_observation")
+            if final_obs is not None and infos[index].get("TimeLimit.truncated", False):
+                terminated[index], truncated[index] = False, True
+                with th.no_grad():
+                    final_values[index] = self.policy.predict_values(self.policy.obs_to_tensor(final_obs)[0]).item()
+        return terminated, truncated, final_values
+
+    def _begin_episodes(self, env: VecEnv) -> None:
+        """Start all environments at the beginning of an episode, unless they are there already."""
+        assert self._last_episode_starts is not None
+        if not np.all(self._last_episode_starts):
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
+            self._episode_returns[:] = 0
+
+    def _update_raw_returns(self, rewards: np.ndarray, dones: np.ndarray) -> None:
+        normalised = self._vec_normalize_env
+        self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
+        for index in np.flatnonzero(dones):
+            self._raw_returns.append(float(self._episode_returns[index]))
+            self._episode_returns[index] = 0
+
+    def _log_rollout(self, buffer: SB3RolloutBuffer) -> None:
+        counted = _counted(buffer)
+        advantages = buffer.advantages[counted]
+        self.logger.record("rollout/advantage_mean", float(advantages.mean()))
+        self.logger.record("rollout/advantage_std", float(advantages.std()))
+        if isinstance(self.action_space, spaces.Box):
+            low, high = self.action_space.low.flatten(), self.action_space.high.flatten()
+            actions = buffer.actions[counted]
+            if self.policy.squash_output:
+                saturated = np.abs(actions) > 0.99
+            else:
+                saturated = (actions < low) | (actions > high)
+            self.logger.record("rollout/saturated_actions", float(saturated.mean()))
+
+    def _deviations(self) -> dict[str, float]:
+        """σ of a Gaussian policy, its mean and each dimension's: over the last minibatch where it depends on the state."""
+        distribution = getattr(getattr(self.policy, "action_dist", None), "distribution", None)
+        if not isinstance(distribution, th.distributions.Normal):
+            return {}
+        with th.no_grad():
+            # SB3's own definition where there is a parameter to look at: gSDE's is not the action's deviation.
+            std = self.policy.log_std.exp().mean() if hasattr(self.policy, "log_std") else distribution.stddev.mean()
+            per_dimension = distribution.stddev.mean(dim=0)
+        return {"std": std.item()} | {f"std_{i}": value.item() for i, value in enumerate(per_dimension)}
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log; may be called at any time.
+
+        Args:
+            iteration: Number of updates so far, if it is to be logged.
+        """
+        if self._raw_returns:
+            self.logger.record("rollout/ep_raw_rew_mean", safe_mean(self._raw_returns))  # type: ignore[arg-type]
+        super().dump_logs(iteration)
+
+
+_OUR_BUFFERS: dict[type[SB3RolloutBuffer] | None, type[SB3RolloutBuffer]] = {
+    SB3RolloutBuffer: RolloutBuffer,
+    SB3DictRolloutBuffer: DictRolloutBuffer,
+}
+_HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0, "train/explained_variance": 0.0}
+_NOT_HYPERPARAMETERS = {"verbose", "tensorboard_log", "stats_window_size", "_init_setup_model"}
+
+
+def _counted(buffer: SB3RolloutBuffer) -> Any:
+    """Index of the steps that are trained on, in a buffer that is filled and not yet read."""
+    return buffer.counted if isinstance(buffer, AnyEpisodeBuffer) else ...
+
+
+def _exclude(metric: str) -> str | None:
+    """One line for each dimension and epoch belongs into TensorBoard, not into the table on the terminal."""
+    return "stdout" if metric.startswith(("std_", "approx_kl_epoch_")) else None
+
+
+def _with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:
+    if policy_class not in STATE_DEPENDENT_STD:
+        raise ValueError(
+            f"`policy_kwargs['state_dependent_std']` is known for the policies "
+            f"{', '.join(known.__name__ for known in STATE_DEPENDENT_STD)}, not for {policy_class.__name__}."
+        )
+    return STATE_DEPENDENT_STD[policy_class]

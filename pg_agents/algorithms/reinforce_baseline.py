@@ -1,0 +1,122 @@
+"""REINFORCE with a learned baseline: Monte-Carlo returns, and a value function that only reduces their variance."""
+
+from __future__ import annotations
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from typing_extensions import Unpack
+
+from pg_agents import estimators
+from pg_agents.agent import CommonArguments, Env, PolicyGradient
+from pg_agents.buffers import Rollout
+from pg_agents.checks import check_number
+from pg_agents.engines.autograd import Minibatch
+from pg_agents.estimators import Floats
+from pg_agents.objectives import score_function
+
+
+class ReinforceBaseline(PolicyGradient):
+    """REINFORCE with baseline: make actions more probable that did better than the state promised.
+
+    θ += α / E Σ_{episodes} Σ_t (G_t - V(s_t)) ∇ log π(a_t|s_t),
+    w += α_w `vf_coef` / E Σ_{episodes} Σ_t 2 (G_t - V(s_t)) ∇ V(s_t)   (Sutton & Barto, 2nd ed., section 13.4)
+
+    V stands beside the return and never in it, not even at a time limit, so the gradient has no bias whatever V is.
+    Episodes are collected as by `REINFORCE`, and sums and means are taken in the same way.
+
+    Args:
+        policy: As for `PolicyGradient`, like all that is not listed here.
+        env: The environment, or several.
+        learning_rate: Step size of the optimiser (Adam, unless `policy_kwargs` says otherwise).
+        n_episodes: Whole episodes per environment and update.
+        gamma: Discount factor.
+        value_learning_rate: Step size for the parameters that only the value depends on; a number, a schedule, or
+            None for `learning_rate`. Layers that actor and critic share move with `learning_rate`.
+        ent_coef: Coefficient of the entropy bonus; a number or a schedule.
+        vf_coef: Coefficient of the value loss; a number or a schedule.
+        max_grad_norm: The gradient is scaled down to this norm; None leaves it as it is.
+        normalize_advantage: Shift and scale the weights of each update to mean 0 and standard deviation 1.
+        **common: As for `PolicyGradient`.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: Env,
+        learning_rate: float | Schedule = 3e-3,
+        n_episodes: int = 4,
+        gamma: float = 0.99,
+        value_learning_rate: float | Schedule | None = None,
+        ent_coef: float | Schedule = 0.0,
+        vf_coef: float | Schedule = 0.5,
+        max_grad_norm: float | None = None,
+        normalize_advantage: bool = False,
+        **common: Unpack[CommonArguments],
+    ) -> None:
+        self.value_learning_rate = value_learning_rate
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=512,
+            n_episodes=n_episodes,
+            gamma=gamma,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            normalize_advantage=normalize_advantage,
+            **common,
+        )
+
+    def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
+        """G_t - V(s_t), and G_t."""
+        returns = estimators.reward_to_go(rollout.rewards, rollout.ends, self.gamma)
+        return returns - rollout.values, returns
+
+    def objective(self, batch: Minibatch) -> th.Tensor:
+        """(G - V) log π(a|s)."""
+        return score_function(batch.log_prob, batch.advantages)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_number("value_learning_rate", self.value_learning_rate, at_least=0, optional=True)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.value_learning_rate is not None:
+            policy, optimizer = self.policy, self.policy.optimizer
+            critic = _critic_parameters(policy)
+            actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
+            groups = [{"params": actor}, {"params": critic}]
+            policy.optimizer = type(optimizer)(groups, **optimizer.defaults)
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        if self.value_learning_rate is not None:
+            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
+            self.policy.optimizer.param_groups[1]["lr"] = rate
+            self.logger.record("train/value_learning_rate", rate)
+
+
+def _critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
+    """The parameters that the value depends on and the action distribution does not."""
+    observation = policy.observation_space.sample()
+    tensor, _ = policy.obs_to_tensor(observation)
+    values, log_prob, entropy = policy.evaluate_actions(tensor, policy.get_distribution(tensor).mode())
+    parameters = list(policy.parameters())
+
+    def reached(output: th.Tensor) -> list[bool]:
+        gradients = th.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
+        return [gradient is not None for gradient in gradients]
+
+    by_value, by_action = reached(values), reached(log_prob)
+    return [
+        parameter
+        for parameter, value, action in zip(parameters, by_value, by_action, strict=True)
+        if value and not action
+    ]

@@ -1,0 +1,169 @@
+"""Checks of what users and environments hand in; each failure names the argument, or the environment and the step."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+
+def check_keywords(cls: type, common: type, keywords: dict[str, Any]) -> None:
+    """Refuse a keyword that a constructor does not take, and suggest the one that was probably meant.
+
+    Args:
+        cls: The class whose `__init__` is meant.
+        common: The TypedDict that `**kwargs: Unpack[...]` in its signature stands for. Another kind of `**kwargs`
+            is the class's own affair.
+        keywords: What was given.
+
+    Raises:
+        TypeError: A keyword is unknown.
+    """
+    signature = inspect.signature(cls.__init__).parameters
+    known = set(signature) - {"self"}
+    for parameter in signature.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            if common.__name__ not in str(parameter.annotation):
+                return
+            known = (known - {parameter.name}) | set(common.__annotations__)
+    for keyword in keywords:
+        if keyword not in known:
+            near = difflib.get_close_matches(keyword, sorted(known), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {keyword!r}.{hint}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    integer: bool = False,
+    optional: bool = False,
+) -> None:
+    """Refuse a number outside its range. A schedule (any callable) passes: its values are not known yet.
+
+    Raises:
+        ValueError: The value is out of range or of the wrong kind.
+    """
+    if callable(value) or (optional and value is None):
+        return
+    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    in_range = (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and np.isfinite(value)
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+    )
+    if not in_range:
+        bounds = [
+            f"{words} {bound}"
+            for words, bound in (("at least", at_least), ("greater than", above), ("at most", at_most))
+            if bound is not None
+        ]
+        kind = "an integer" if integer else "a number"
+        allowed = " and ".join([" ".join([kind, *bounds[:1]]), *bounds[1:]]) + (", or None" if optional else "")
+        raise ValueError(f"`{name}` must be {allowed}, but is {value!r}.")
+
+
+def check_choice(name: str, value: Any, allowed: Any) -> None:
+    """Refuse a value that is not one of a few names.
+
+    Raises:
+        ValueError: The value is not among them; the message suggests the nearest.
+    """
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}.{hint}")
+
+
+def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int, step: int, key: str = "") -> None:
+    """Refuse observations of `n_envs` environments that do not fit their space, or are not finite.
+
+    Bounds of a Box are not checked: many environments leave theirs, and learning does not depend on them.
+
+    Args:
+        observations: As a VecEnv returns them.
+        space: The space of one environment's observation.
+        n_envs: Number of environments.
+        step: Environment steps taken so far, for the message.
+        key: Key of the observation in a Dict space, for the message.
+
+    Raises:
+        ValueError: Wrong keys or shape, a category that does not exist, NaN or infinity.
+    """
+    where = f"observation{f' {key!r}' if key else ''} after {step} steps"
+    if isinstance(space, spaces.Dict):
+        given = sorted(observations) if isinstance(observations, dict) else type(observations).__name__
+        if given != sorted(space.spaces):
+            raise ValueError(f"The {where} has {given}, but the observation space has {sorted(space.spaces)}.")
+        for name, subspace in space.spaces.items():
+            check_observations(observations[name], subspace, n_envs, step, name)
+        return
+    expected = (n_envs, *(space.shape or ()))
+    if np.shape(observations) not in (expected, (*expected, 1)):
+        raise ValueError(
+            f"The {where} has shape {np.shape(observations)}, but {n_envs} environments with the observation space "
+            f"{space} give {expected}."
+        )
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        start = space.start
+        size = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        categories = np.reshape(observations, expected)
+        wrong = ~((categories >= start) & (categories < start + size))
+        if wrong.any():
+            raise ValueError(
+                f"The {where} of environment {_first(wrong)} is {categories[_first(wrong)]}, outside its space {space}."
+            )
+    else:
+        check_finite(where, observations)
+
+
+def check_finite(what: str, values: Any) -> None:
+    """Refuse NaN and infinity in an array whose first axis counts environments.
+
+    Raises:
+        ValueError: A value is not finite; the message names the environment.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        env = _first(~finite)
+        raise ValueError(f"The {what} of environment {env} is not finite: {np.asarray(values)[env]}.")
+
+
+def _first(wrong: np.ndarray) -> int:
+    return int(np.argwhere(wrong)[0][0])
+
+
+@contextmanager
+def explain_bad_observations(space: spaces.Space[Any], step: int) -> Iterator[None]:
+    """Say so when an environment's observation does not fit its declared space.
+
+    SB3's DummyVecEnv copies each observation into an array of the declared shape, and NumPy's complaint about that
+    copy names neither the environment nor the space.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        if traceback is None or traceback.tb_frame.f_code.co_name != "_save_obs":
+            raise
+        frame = traceback.tb_frame.f_locals
+        observation = frame.get("obs")
+        given = sorted(observation) if isinstance(observation, dict) else f"shape {np.shape(observation)}"
+        raise ValueError(
+            f"The observation of environment {frame.get('env_idx')} after {step} steps does not match its observation "
+            f"space: it has {given}, but the space is {space}."
+        ) from error

@@ -1,0 +1,164 @@
+"""Policies that SB3 does not have: without a critic, and Gaussian with a standard deviation that depends on the state.
+
+A2C, PPO and ReinforceBaseline use SB3's own policies, so that their files load in SB3. REINFORCE uses the
+`ActorPolicy` family. `policy_kwargs=dict(state_dependent_std=True)` selects, for any of them, the policy of the same
+kind whose network gives the standard deviation too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+# Beyond these a float32 Gaussian is a point or a uniform distribution for every purpose (Haarnoja et al. 2018).
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+
+
+class ZeroValue(nn.Module):
+    """V(s) = 0 for every state: the critic of a policy that has none."""
+
+    def forward(self, latent: th.Tensor) -> th.Tensor:
+        """`(batch, features)` to zeros of `(batch, 1)`."""
+        return latent.new_zeros((len(latent), 1))
+
+
+class _RebuiltPolicy(ActorCriticPolicy):
+    """An SB3 policy whose modules are changed after SB3 has built them, and before the optimiser sees them."""
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self._rebuild()
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def _rebuild(self) -> None:
+        """Change modules; each class of the hierarchy adds its own."""
+
+
+class ActorPolicy(_RebuiltPolicy):
+    """An actor without a critic: `predict_values` gives 0 everywhere and has no parameters.
+
+    Args:
+        *args: As for SB3's `ActorCriticPolicy`.
+        net_arch: Sizes of the hidden layers, as a list or `dict(pi=[...])`; by default two of 64, or none after a CNN.
+        **kwargs: As for SB3's `ActorCriticPolicy`.
+
+    Raises:
+        ValueError: `net_arch` asks for layers of a value function.
+    """
+
+    def __init__(self, *args: Any, net_arch: list[int] | dict[str, list[int]] | None = None, **kwargs: Any) -> None:
+        if isinstance(net_arch, dict):
+            if net_arch.get("vf"):
+                raise ValueError(f"`net_arch` has layers for a value function, {net_arch['vf']}, but there is none.")
+            net_arch = net_arch.get("pi", [])
+        self._hidden_layers = net_arch
+        super().__init__(*args, net_arch=net_arch, **kwargs)
+
+    def _build_mlp_extractor(self) -> None:
+        hidden = self.net_arch["pi"] if isinstance(self.net_arch, dict) else self.net_arch
+        self.net_arch = {"pi": hidden, "vf": []}
+        super()._build_mlp_extractor()
+
+    def _rebuild(self) -> None:
+        self.value_net = ZeroValue()  # type: ignore[assignment]
+        super()._rebuild()
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "net_arch": self._hidden_layers}
+
+
+class ActorCnnPolicy(ActorPolicy, ActorCriticCnnPolicy):
+    """`ActorPolicy` for images."""
+
+
+class ActorMultiInputPolicy(ActorPolicy, MultiInputActorCriticPolicy):
+    """`ActorPolicy` for Dict observations."""
+
+
+class _StateDependentStd(_RebuiltPolicy):
+    """A Gaussian policy N(μ(s), σ(s)) whose log standard deviation is a linear output of the actor's last layer.
+
+    log σ(s) = clip(W φ(s) + b, -20, 2), with b = `log_std_init` and W orthogonal of gain 0.01 at the start, so that
+    training begins with nearly the same σ everywhere, as it does with SB3's state-independent one.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    def _rebuild(self) -> None:
+        if not isinstance(self.action_dist, DiagGaussianDistribution):
+            reason = "gSDE has a state-dependent deviation of its own" if self.use_sde else str(self.action_space)
+            raise ValueError(f"`state_dependent_std=True` needs a Box action space without gSDE, not {reason}.")
+        action_space = self.action_space
+        assert isinstance(action_space, spaces.Box)
+        del self.log_std
+        self.log_std_net = nn.Linear(self.mlp_extractor.latent_dim_pi, self.action_dist.action_dim)
+        if self.ortho_init:
+            self.log_std_net.apply(partial(self.init_weights, gain=0.01))
+        nn.init.constant_(self.log_std_net.bias, self.log_std_init)
+        super()._rebuild()
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
+        assert isinstance(self.action_dist, DiagGaussianDistribution)
+        log_std = self.log_std_net(latent_pi).clamp(LOG_STD_MIN, LOG_STD_MAX)
+        return self.action_dist.proba_distribution(self.action_net(latent_pi), log_std)
+
+
+class StateDependentStdPolicy(_StateDependentStd):
+    """SB3's `MlpPolicy` with σ(s)."""
+
+
+class StateDependentStdCnnPolicy(_StateDependentStd, ActorCriticCnnPolicy):
+    """SB3's `CnnPolicy` with σ(s)."""
+
+
+class StateDependentStdMultiInputPolicy(_StateDependentStd, MultiInputActorCriticPolicy):
+    """SB3's `MultiInputPolicy` with σ(s)."""
+
+
+class StateDependentStdActorPolicy(_StateDependentStd, ActorPolicy):
+    """`ActorPolicy` with σ(s)."""
+
+
+class StateDependentStdActorCnnPolicy(_StateDependentStd, ActorCnnPolicy):
+    """`ActorCnnPolicy` with σ(s)."""
+
+
+class StateDependentStdActorMultiInputPolicy(_StateDependentStd, ActorMultiInputPolicy):
+    """`ActorMultiInputPolicy` with σ(s)."""
+
+
+ACTOR_CRITIC_POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": ActorCriticPolicy,
+    "CnnPolicy": ActorCriticCnnPolicy,
+    "MultiInputPolicy": MultiInputActorCriticPolicy,
+}
+ACTOR_POLICIES: dict[str, type[BasePolicy]] = {
+    "MlpPolicy": ActorPolicy,
+    "CnnPolicy": ActorCnnPolicy,
+    "MultiInputPolicy": ActorMultiInputPolicy,
+}
+STATE_DEPENDENT_STD: dict[type[BasePolicy], type[BasePolicy]] = {
+    ActorCriticPolicy: StateDependentStdPolicy,
+    ActorCriticCnnPolicy: StateDependentStdCnnPolicy,
+    MultiInputActorCriticPolicy: StateDependentStdMultiInputPolicy,
+    ActorPolicy: StateDependentStdActorPolicy,
+    ActorCnnPolicy: StateDependentStdActorCnnPolicy,
+    ActorMultiInputPolicy: StateDependentStdActorMultiInputPolicy,
+}

@@ -1,0 +1,1 @@
+"""Hyperparameters and the command line of pg-agents."""
