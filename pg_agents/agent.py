@@ -15,7 +15,6 @@ A subclass declares the one that differs and inherits the others.
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from typing import Any, TypedDict
 
@@ -38,11 +37,11 @@ from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffe
 from pg_agents.buffers import _EpisodeMixin as AnyEpisodeBuffer
 from pg_agents.buffers import _EstimatorMixin as AnyEstimatorBuffer
 from pg_agents.checks import (
-    check_choice,
     check_finite,
     check_keywords,
     check_number,
     check_observations,
+    constructor_arguments,
     explain_bad_observations,
 )
 from pg_agents.engines import make_engine
@@ -115,6 +114,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     max_episode_steps = 100_000
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Check the keywords' names before anything else is done."""
         check_keywords(cls, CommonArguments, kwargs)
         return super().__new__(cls)
 
@@ -273,7 +273,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             "env": spec.id if isinstance(spec, gym.envs.registration.EnvSpec) else type(self.env).__name__,
             "n_envs": self.n_envs,
         }
-        for name in inspect.signature(type(self)).parameters:
+        for name in constructor_arguments(type(self), CommonArguments) or ():
             value = getattr(self, name, None)
             if name not in _NOT_HYPERPARAMETERS and name not in shown and value is not None:
                 shown[name] = value if isinstance(value, (bool, int, float, str)) else str(value)
@@ -346,7 +346,7 @@ class PolicyGradient(OnPolicyAlgorithm):
                 self.policy.reset_noise(env.num_envs)
 
             with th.no_grad():
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
                 actions, values, log_probs = self.policy(obs_tensor)
             actions = actions.cpu().numpy()
             clipped_actions = self._environment_actions(actions)
@@ -441,7 +441,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return float(value(self._current_progress_remaining)) if callable(value) else value  # type: ignore[no-any-return]
+        return float(value(self._current_progress_remaining)) if callable(value) else value
 
     def value_prediction(self, batch: Minibatch) -> th.Tensor:
         """What is compared with the returns in the value loss."""
@@ -453,7 +453,7 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     @property
     def reuses_samples(self) -> bool:
-        """Whether the policy moves while one rollout is trained on, so that the KL divergence from the old one counts."""
+        """Whether the policy moves while it is trained on one rollout: then its KL divergence from the old counts."""
         return self.n_epochs > 1 or self.batch_size is not None
 
     @property
@@ -469,7 +469,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             return actions
         if self.policy.squash_output:
             return self.policy.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
+        clipped: np.ndarray = np.clip(actions, self.action_space.low, self.action_space.high)
+        return clipped
 
     def _ends(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[Bools, Bools, th.Tensor]:
         """Which episodes ended, which of them by a time limit, and V of the state where a time limit cut one."""
@@ -507,14 +508,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         if isinstance(self.action_space, spaces.Box):
             low, high = self.action_space.low.flatten(), self.action_space.high.flatten()
             actions = buffer.actions[counted]
-            if self.policy.squash_output:
-                saturated = np.abs(actions) > 0.99
-            else:
-                saturated = (actions < low) | (actions > high)
+            squashed = self.policy.squash_output
+            saturated = np.abs(actions) > 0.99 if squashed else (actions < low) | (actions > high)
             self.logger.record("rollout/saturated_actions", float(saturated.mean()))
 
     def _deviations(self) -> dict[str, float]:
-        """σ of a Gaussian policy, its mean and each dimension's: over the last minibatch where it depends on the state."""
+        """σ of a Gaussian policy, all in all and for each dimension; over the last minibatch where it varies."""
         distribution = getattr(getattr(self.policy, "action_dist", None), "distribution", None)
         if not isinstance(distribution, th.distributions.Normal):
             return {}
@@ -531,7 +530,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             iteration: Number of updates so far, if it is to be logged.
         """
         if self._raw_returns:
-            self.logger.record("rollout/ep_raw_rew_mean", safe_mean(self._raw_returns))  # type: ignore[arg-type]
+            self.logger.record("rollout/ep_raw_rew_mean", safe_mean(self._raw_returns))
         super().dump_logs(iteration)
 
 

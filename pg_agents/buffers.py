@@ -163,12 +163,12 @@ class _EpisodeMixin(_EstimatorMixin):
             if isinstance(stored, np.ndarray) and stored.shape[:2] == (self.buffer_size, self.n_envs):
                 setattr(self, name, resized(stored))
             elif name == "observations" and isinstance(stored, dict):
-                self.observations = {key: resized(array) for key, array in stored.items()}
+                setattr(self, name, {key: resized(array) for key, array in stored.items()})
         self.buffer_size = size
 
     def _counted(self) -> Bools:
         ends = self.terminated[: self.pos] | self.truncated[: self.pos]
-        finished_before = np.cumsum(ends, axis=0) - ends
+        finished_before: Floats = np.cumsum(ends, axis=0) - ends
         return finished_before < self.n_episodes
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
@@ -186,14 +186,12 @@ class _EpisodeMixin(_EstimatorMixin):
         """The counted steps, in minibatches: shuffled, or in order when `batch_size` is None (all at once)."""
         assert self.full, "The buffer has no whole episode from some environment yet."
         if not self.generator_ready:
-            for name in ("actions", "values", "log_probs", "advantages", "returns", "counted"):
-                setattr(self, name, self.swap_and_flatten(getattr(self, name)))
-            observations = self.observations
-            self.observations = (  # type: ignore[assignment]
-                {key: self.swap_and_flatten(array) for key, array in observations.items()}
-                if isinstance(observations, dict)
-                else self.swap_and_flatten(observations)
-            )
+            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns", "counted"):
+                stored = getattr(self, name)
+                if isinstance(stored, dict):
+                    setattr(self, name, {key: self.swap_and_flatten(array) for key, array in stored.items()})
+                else:
+                    setattr(self, name, self.swap_and_flatten(stored))
             self.generator_ready = True
         indices = np.flatnonzero(self.counted)
         if batch_size is None:

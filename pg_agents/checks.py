@@ -12,28 +12,42 @@ import numpy as np
 from gymnasium import spaces
 
 
-def check_keywords(cls: type, common: type, keywords: dict[str, Any]) -> None:
+def constructor_arguments(cls: type[Any], common: type[Any]) -> list[str] | None:
+    """Names of the arguments that a constructor takes, or None where its `**kwargs` could be anything.
+
+    Args:
+        cls: The class.
+        common: The TypedDict that `**kwargs: Unpack[...]` in the constructor's signature stands for.
+    """
+    names = []
+    # Not the class's own signature: that could be `__new__`'s.
+    for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            names.append(parameter.name)
+        elif common.__name__ in str(parameter.annotation):
+            names.extend(common.__annotations__)
+        else:
+            return None
+    return names
+
+
+def check_keywords(cls: type[Any], common: type[Any], keywords: dict[str, Any]) -> None:
     """Refuse a keyword that a constructor does not take, and suggest the one that was probably meant.
 
     Args:
-        cls: The class whose `__init__` is meant.
-        common: The TypedDict that `**kwargs: Unpack[...]` in its signature stands for. Another kind of `**kwargs`
-            is the class's own affair.
+        cls: The class.
+        common: As for `constructor_arguments`.
         keywords: What was given.
 
     Raises:
         TypeError: A keyword is unknown.
     """
-    signature = inspect.signature(cls.__init__).parameters
-    known = set(signature) - {"self"}
-    for parameter in signature.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            if common.__name__ not in str(parameter.annotation):
-                return
-            known = (known - {parameter.name}) | set(common.__annotations__)
+    known = constructor_arguments(cls, common)
+    if known is None:
+        return
     for keyword in keywords:
         if keyword not in known:
-            near = difflib.get_close_matches(keyword, sorted(known), n=1)
+            near = difflib.get_close_matches(keyword, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {keyword!r}.{hint}")
 
@@ -162,7 +176,7 @@ def explain_bad_observations(space: spaces.Space[Any], step: int) -> Iterator[No
             raise
         frame = traceback.tb_frame.f_locals
         observation = frame.get("obs")
-        given = sorted(observation) if isinstance(observation, dict) else f"shape {np.shape(observation)}"
+        given = sorted(observation) if isinstance(observation, dict) else f"shape {np.asarray(observation).shape}"
         raise ValueError(
             f"The observation of environment {frame.get('env_idx')} after {step} steps does not match its observation "
             f"space: it has {given}, but the space is {space}."

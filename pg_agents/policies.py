@@ -68,7 +68,7 @@ class ActorPolicy(_RebuiltPolicy):
                 raise ValueError(f"`net_arch` has layers for a value function, {net_arch['vf']}, but there is none.")
             net_arch = net_arch.get("pi", [])
         self._hidden_layers = net_arch
-        super().__init__(*args, net_arch=net_arch, **kwargs)
+        super().__init__(*args, **{**kwargs, "net_arch": net_arch})
 
     def _build_mlp_extractor(self) -> None:
         hidden = self.net_arch["pi"] if isinstance(self.net_arch, dict) else self.net_arch

@@ -107,7 +107,7 @@ def _critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
     """The parameters that the value depends on and the action distribution does not."""
     observation = policy.observation_space.sample()
     tensor, _ = policy.obs_to_tensor(observation)
-    values, log_prob, entropy = policy.evaluate_actions(tensor, policy.get_distribution(tensor).mode())
+    values, log_prob, _ = policy.evaluate_actions(tensor, policy.get_distribution(tensor).mode())
     parameters = list(policy.parameters())
 
     def reached(output: th.Tensor) -> list[bool]:

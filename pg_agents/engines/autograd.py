@@ -62,7 +62,7 @@ def evaluate(agent: PolicyGradient, samples: RolloutBufferSamples | DictRolloutB
     actions = samples.actions
     if isinstance(agent.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    values, log_prob, entropy = agent.policy.evaluate_actions(samples.observations, actions)  # type: ignore[arg-type]
+    values, log_prob, entropy = agent.policy.evaluate_actions(samples.observations, actions)
     values = values.flatten()
     advantages = samples.advantages
     if agent.normalize_advantage and len(advantages) > 1:
