@@ -1,0 +1,84 @@
+"""Objectives against the cases of the paper, worked out by hand."""
+
+import math
+
+import pytest
+import torch as th
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_agents.objectives import (
+    clipped_surrogate,
+    clipped_values,
+    importance_weighted,
+    kl_divergence,
+    kl_penalised,
+    normalise,
+    score_function,
+)
+
+
+def gradient(objective, log_prob):
+    """d objective / d log π at one sample: the weight ψ of the policy gradient."""
+    log_prob = th.tensor(float(log_prob), dtype=th.float64, requires_grad=True)
+    (grad,) = th.autograd.grad(objective(log_prob), log_prob)
+    return grad.item()
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "value", "weight"),
+    [
+        (+2.0, 1.5, 2.4, 0.0),  # good action, already more probable by more than the clip range: no gain from more
+        (+2.0, 0.5, 1.0, 1.0),  # good action that became less probable: pulled back with its full weight, A r
+        (-2.0, 0.5, -1.6, 0.0),  # bad action, already less probable by more than the clip range
+        (-2.0, 1.5, -3.0, -3.0),  # bad action that became more probable: pushed down with its full weight
+        (+2.0, 1.1, 2.2, 2.2),  # inside the clip range, importance weighting alone
+        (-2.0, 0.9, -1.8, -1.8),
+    ],
+)
+def test_clipped_surrogate_in_the_four_cases_of_sign_and_side(advantage, ratio, value, weight):
+    def objective(log_prob):
+        return clipped_surrogate(th.exp(log_prob), th.tensor(advantage, dtype=th.float64), 0.2)
+
+    assert objective(th.tensor(math.log(ratio), dtype=th.float64)).item() == pytest.approx(value)
+    assert gradient(objective, math.log(ratio)) == pytest.approx(weight)
+
+
+def test_weight_of_the_score_function_is_the_advantage():
+    assert gradient(lambda log_prob: score_function(log_prob, th.tensor(3.0)), -0.7) == pytest.approx(3.0)
+
+
+def test_weight_of_the_kl_penalty_pulls_the_ratio_to_one():
+    def objective(log_prob):
+        return kl_penalised(th.exp(log_prob), log_prob, th.tensor(0.0, dtype=th.float64), 2.0)
+
+    assert gradient(objective, 0.0) == pytest.approx(0.0)
+    # ψ = Â r - β (r - 1)
+    assert gradient(objective, math.log(1.5)) == pytest.approx(-1.0)
+    assert gradient(objective, math.log(0.5)) == pytest.approx(1.0)
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=2, max_size=5), st.lists(st.floats(0.05, 1), min_size=5, max_size=5))
+def test_kl_estimate_has_the_exact_divergence_as_its_mean(old, new):
+    """Summed over all actions with π_old's probabilities, the estimate is Σ π_old log(π_old / π)."""
+    old = th.tensor(old, dtype=th.float64) / sum(old)
+    new = th.tensor(new[: len(old)], dtype=th.float64) / sum(new[: len(old)])
+    estimate = kl_divergence(new / old, th.log(new / old))
+    exact = (old * th.log(old / new)).sum().item()
+    assert (old * estimate).sum().item() == pytest.approx(exact, abs=1e-12)
+    assert (estimate >= -1e-12).all()
+
+
+@given(st.floats(-5, 5), st.floats(0, 0.5), st.floats(0.1, 3))
+def test_clipped_surrogate_never_exceeds_the_unclipped(advantage, clip_range, ratio):
+    advantage, ratio = th.tensor(advantage), th.tensor(ratio)
+    assert clipped_surrogate(ratio, advantage, clip_range) <= importance_weighted(ratio, advantage)
+
+
+def test_clipped_values_move_by_no_more_than_the_range():
+    values, old_values = th.tensor([1.0, 2.0, -3.0]), th.tensor([0.0, 2.1, 0.0])
+    assert clipped_values(values, old_values, 0.5).tolist() == pytest.approx([0.5, 2.0, -0.5])
+
+
+def test_normalised_advantages_have_mean_zero_and_deviation_one():
+    assert normalise(th.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-1.0, 0.0, 1.0])
