@@ -108,15 +108,7 @@ class LeaveOneOutBaseline:
     """
 
     def __call__(self, episodes: Episodes) -> Floats:
-        """B for each step of each episode.
-
-        Raises:
-            ValueError: The batch has a single episode.
-        """
-        if len(episodes.returns) < 2:
-            raise ValueError(
-                "`baseline='leave_one_out'` needs at least 2 episodes in an update, but n_episodes * n_envs is 1."
-            )
+        """B for each step of each episode; 0 for a batch of a single one."""
         returns = np.where(episodes.alive, episodes.returns, 0)
         others = episodes.alive.sum(axis=0) - episodes.alive
         baseline: Floats = (returns.sum(axis=0) - returns) / np.maximum(others, 1)

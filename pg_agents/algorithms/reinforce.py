@@ -100,6 +100,16 @@ class REINFORCE(PolicyGradient):
             **common,
         )
 
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        assert self.n_episodes is not None
+        n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
+        if self.baseline == "leave_one_out" and self.n_episodes * n_envs < 2:
+            raise ValueError(
+                "`baseline='leave_one_out'` needs at least 2 episodes in an update, but `n_episodes` and the number of "
+                "environments are 1."
+            )
+
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """[γ^t] (G_t - b), and G_t."""
         returns = ESTIMATORS[self.estimator](rollout.rewards, rollout.ends, self.gamma)
