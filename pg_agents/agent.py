@@ -110,6 +110,7 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     policy_aliases = ACTOR_CRITIC_POLICIES
     has_critic = True
+    policy_loss_name = "policy_loss"  # in the log; SB3 has two names for it
     # Nothing is learnt from an episode before its end, so one that never ends must not go unnoticed.
     max_episode_steps = 100_000
 
@@ -430,6 +431,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         metrics = self._engine.update(self)
+        metrics[self.policy_loss_name] = metrics.pop("policy_loss")
         if self.has_critic:
             metrics["explained_variance"] = explained_variance(values, returns)
         for name, value in {**metrics, **self._deviations()}.items():

@@ -22,8 +22,8 @@ from stable_baselines3.common.policies import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-# Beyond these a float32 Gaussian is a point or a uniform distribution for every purpose (Haarnoja et al. 2018).
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+# Far out, for the gradient is zero beyond them: they keep σ and 1/σ² finite in float32 and are not to be reached.
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0
 
 
 class ZeroValue(nn.Module):
@@ -94,7 +94,7 @@ class ActorMultiInputPolicy(ActorPolicy, MultiInputActorCriticPolicy):
 class _StateDependentStd(_RebuiltPolicy):
     """A Gaussian policy N(μ(s), σ(s)) whose log standard deviation is a linear output of the actor's last layer.
 
-    log σ(s) = clip(W φ(s) + b, -20, 2), with b = `log_std_init` and W orthogonal of gain 0.01 at the start, so that
+    log σ(s) = clip(W φ(s) + b, -20, 20), with b = `log_std_init` and W orthogonal of gain 0.01 at the start, so that
     training begins with nearly the same σ everywhere, as it does with SB3's state-independent one.
     """
 

@@ -63,6 +63,8 @@ class PPO(PolicyGradient):
         engine: What computes updates.
     """
 
+    policy_loss_name = "policy_gradient_loss"
+
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -157,9 +159,6 @@ class PPO(PolicyGradient):
     def train(self) -> None:
         """Epochs over minibatches; then the penalty's coefficient is adapted, where there is one."""
         super().train()
-        # SB3's PPO calls this what its A2C calls policy_loss.
-        if "train/policy_loss" in self.logger.name_to_value:
-            self.logger.record("train/policy_gradient_loss", self.logger.name_to_value.pop("train/policy_loss"))
         if self.kl_coef is None:
             self.logger.record("train/clip_range", self.coefficient("clip_range"))
         else:

@@ -1,0 +1,139 @@
+"""What TensorBoard shows is what the documentation says, and what it says is true."""
+
+import re
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+
+DOCUMENTED = set(re.findall(r"^\| `([^`]+)`", (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(), re.M))
+
+TINY_PPO = {"n_steps": 64, "batch_size": 32, "n_epochs": 2}
+
+
+class Successes(gym.Wrapper):
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {**info, "is_success": terminated}
+
+
+def events(folder):
+    (log,) = folder.rglob("events.out.tfevents.*")
+    return EventAccumulator(str(log.parent)).Reload()
+
+
+def logged(folder, cls, env, **kwargs):
+    """All keys of a short training, in TensorBoard and in CSV."""
+    agent = cls("MlpPolicy", env, seed=0, device="cpu", **kwargs)
+    agent.set_logger(configure(str(folder), ["tensorboard", "csv"]))
+    agent.learn(600, log_interval=1)
+    agent.logger.close()
+    header = (folder / "progress.csv").read_text().splitlines()[0]
+    return set(events(folder).Tags()["scalars"]) | set(header.split(","))
+
+
+def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_path):
+    keys = (
+        logged(tmp_path / "1", PPO, "Pendulum-v1", clip_range_vf=1.0, **TINY_PPO)
+        | logged(tmp_path / "2", PPO, Monitor(Successes(gym.make("CartPole-v1"))), kl_target=0.01, **TINY_PPO)
+        | logged(tmp_path / "3", A2C, "Pendulum-v1", use_sde=True)
+        | logged(tmp_path / "4", REINFORCE, "CartPole-v1")
+        | logged(tmp_path / "5", ReinforceBaseline, "CartPole-v1", value_learning_rate=1e-3)
+    )
+    # TensorBoard's own keys for the metrics of the HParams page are the logged ones; CSV has the rest.
+    assert {re.sub(r"_\d+$", "_{i}", key) for key in keys} == DOCUMENTED - {"hparams"}
+
+
+def test_the_hparams_page_shows_the_arguments_that_were_given(tmp_path):
+    PPO("MlpPolicy", "CartPole-v1", tensorboard_log=str(tmp_path), gamma=0.9, ent_coef=lambda _: 0.1, **TINY_PPO).learn(
+        128
+    )
+    # The page is stored in the run's plugin data, under the hparams plugin's name.
+    accumulator = events(tmp_path)
+    content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    for name in (b"gamma", b"CartPole-v1", b"ActorCriticPolicy", b"n_epochs", b"ent_coef", b"engine"):
+        assert name in content
+    assert b"stats_window_size" not in content
+
+
+def test_raw_return_is_that_of_the_environment_under_normalised_rewards():
+    env = VecMonitor(VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")])))
+    agent = PPO("MlpPolicy", env, seed=0, device="cpu", **TINY_PPO).learn(256)
+    logged = agent.logger.name_to_value
+    agent.dump_logs()
+    # A CartPole episode's return is its length; VecMonitor saw the normalised rewards.
+    lengths = [info["l"] for info in agent.ep_info_buffer]
+    assert list(agent._raw_returns) == lengths
+    assert [info["r"] for info in agent.ep_info_buffer] != lengths
+    assert logged is agent.logger.name_to_value
+
+
+def test_raw_return_needs_no_monitor():
+    env = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2)
+    agent = A2C("MlpPolicy", env, seed=0, device="cpu").learn(400)
+    assert len(agent.ep_info_buffer) == 0
+    assert sum(agent._raw_returns) + agent._episode_returns.sum() == 400
+
+
+class Wide(gym.Env):
+    """Two dimensions, of which the first clips nearly every action and the second hardly any."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Box(np.float32([-1e-4, -100]), np.float32([1e-4, 100]))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, dtype=np.float32), 0.0, False, False, {}
+
+
+def test_saturated_actions_are_those_that_were_clipped():
+    agent = A2C("MlpPolicy", Wide(), n_steps=500, seed=0, device="cpu").learn(500, log_interval=None)
+    # Half the components: N(0, 1) is within 1e-4 once in 12,500 draws, and beyond 100 never.
+    assert agent.logger.name_to_value["rollout/saturated_actions"] == pytest.approx(0.5, abs=0.004)
+
+
+def test_deviations_are_those_of_each_dimension():
+    agent = PPO("MlpPolicy", Wide(), learning_rate=0.0, seed=0, device="cpu", **TINY_PPO)
+    with th.no_grad():
+        agent.policy.log_std.copy_(th.tensor([0.5, 2.0]).log())
+    agent.learn(64)
+    logged = agent.logger.name_to_value
+    assert (logged["train/std_0"], logged["train/std_1"]) == pytest.approx((0.5, 2.0))
+    assert logged["train/std"] == pytest.approx(1.25)
+
+
+def test_gradient_norm_is_the_one_before_clipping():
+    env = make_vec_env("CartPole-v1", 2, seed=0)
+    agent = A2C("MlpPolicy", env, max_grad_norm=1e-3, n_steps=32, seed=0, device="cpu").learn(64, log_interval=None)
+    clipped = th.cat([parameter.grad.flatten() for parameter in agent.policy.parameters()]).norm().item()
+    assert clipped == pytest.approx(1e-3, rel=1e-3)
+    assert agent.logger.name_to_value["train/grad_norm"] > 0.1
+
+
+def test_advantages_are_logged_as_they_were_before_normalisation():
+    agent = PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu", **TINY_PPO).learn(64, log_interval=None)
+    advantages = agent.rollout_buffer.advantages
+    assert agent.logger.name_to_value["rollout/advantage_mean"] == pytest.approx(advantages.mean(), rel=1e-5)
+    assert agent.logger.name_to_value["rollout/advantage_std"] == pytest.approx(advantages.std(), rel=1e-5)
+
+
+def test_kl_of_each_epoch_grows_from_zero_and_the_last_is_sb3s():
+    agent = PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu", n_steps=64, batch_size=64, n_epochs=3).learn(64)
+    logged = agent.logger.name_to_value
+    # The first epoch is a single minibatch, at which the policy is still the old one.
+    assert logged["train/approx_kl_epoch_1"] == pytest.approx(0, abs=1e-7)
+    assert 0 < logged["train/approx_kl_epoch_2"] < logged["train/approx_kl_epoch_3"]
+    assert logged["train/approx_kl_epoch_3"] == logged["train/approx_kl"]
