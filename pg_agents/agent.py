@@ -504,7 +504,7 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     def _log_rollout(self, buffer: SB3RolloutBuffer) -> None:
         counted = _counted(buffer)
-        advantages = buffer.advantages[counted]
+        advantages = buffer.advantages[counted].astype(np.float64)
         self.logger.record("rollout/advantage_mean", float(advantages.mean()))
         self.logger.record("rollout/advantage_std", float(advantages.std()))
         if isinstance(self.action_space, spaces.Box):

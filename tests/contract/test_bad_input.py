@@ -1,0 +1,226 @@
+"""Bad input is refused with an error that names what is wrong, and nothing that was learnt is lost."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+
+ALGORITHMS = [REINFORCE, ReinforceBaseline, A2C, PPO]
+SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "batch_size": 8}}
+
+
+@pytest.mark.parametrize(
+    ("cls", "kwargs", "message"),
+    [
+        (PPO, {"n_steps": 0}, r"`n_steps` must be an integer at least 1, but is 0"),
+        (A2C, {"n_steps": 2.5}, r"`n_steps` must be an integer at least 1, but is 2.5"),
+        (REINFORCE, {"n_episodes": 0}, r"`n_episodes` must be an integer at least 1, or None, but is 0"),
+        (ReinforceBaseline, {"n_episodes": -1}, r"`n_episodes`"),
+        (PPO, {"n_epochs": 0}, r"`n_epochs`"),
+        (PPO, {"batch_size": 0, "normalize_advantage": False}, r"`batch_size`"),
+        (PPO, {"ent_coef": -0.1}, r"`ent_coef` must be a number at least 0, but is -0.1"),
+        (A2C, {"vf_coef": -1}, r"`vf_coef`"),
+        (A2C, {"gamma": 1.1}, r"`gamma` must be a number at least 0 and at most 1, but is 1.1"),
+        (A2C, {"gae_lambda": float("nan")}, r"`gae_lambda`"),
+        (A2C, {"learning_rate": -1e-3}, r"`learning_rate`"),
+        (A2C, {"learning_rate": "fast"}, r"`learning_rate` must be a number at least 0, but is 'fast'"),
+        (A2C, {"max_grad_norm": 0}, r"`max_grad_norm` must be a number greater than 0, or None, but is 0"),
+        (A2C, {"rms_prop_eps": 0}, r"`rms_prop_eps`"),
+        (PPO, {"target_kl": 0}, r"`target_kl`"),
+        (PPO, {"kl_target": -1}, r"`kl_target`"),
+        (PPO, {"kl_coef": -1}, r"`kl_coef`"),
+        (PPO, {"clip_range": -0.1}, r"`clip_range`"),
+        (A2C, {"stats_window_size": 0}, r"`stats_window_size`"),
+        (REINFORCE, {"baseline": "mean"}, r"`baseline` must be one of 'none', 'constant'"),
+        (REINFORCE, {"estimator": "reward_togo"}, r"`estimator` .* Did you mean 'reward_to_go'\?"),
+        (REINFORCE, {"estimator": "total_return", "discount_updates": True}, r"`discount_updates=True`"),
+        (ReinforceBaseline, {"value_learning_rate": -1}, r"`value_learning_rate`"),
+        (PPO, {"engine": "mpl"}, r"`engine` must be one of 'auto', 'autograd', but is 'mpl'"),
+        (REINFORCE, {"rollout_buffer_class": th.nn.Module}, r"`rollout_buffer_class` must derive from"),
+    ],
+    ids=str,
+)
+def test_an_argument_out_of_range_is_named_with_what_is_allowed(cls, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        cls("MlpPolicy", "CartPole-v1", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("cls", "keyword", "meant"),
+    [
+        (PPO, "n_step", "n_steps"),
+        (A2C, "entropy_coef", "ent_coef"),
+        (REINFORCE, "n_epsiodes", "n_episodes"),
+        (ReinforceBaseline, "polcy_kwargs", "policy_kwargs"),
+    ],
+)
+def test_a_misspelt_keyword_suggests_the_right_one(cls, keyword, meant):
+    with pytest.raises(TypeError, match=rf"{cls.__name__}\(\) .* '{keyword}'\. Did you mean '{meant}'\?"):
+        cls("MlpPolicy", "CartPole-v1", **{keyword: 1})
+
+
+@pytest.mark.parametrize("keyword", ["n_epochs", "batch_size", "n_steps", "gae_lambda", "target_kl"])
+def test_what_an_algorithm_has_no_use_for_is_refused_rather_than_ignored(keyword):
+    with pytest.raises(TypeError, match=keyword):
+        REINFORCE("MlpPolicy", "CartPole-v1", **{keyword: 1})
+
+
+def test_normalised_advantages_of_one_sample_are_refused_in_sb3s_words():
+    with pytest.raises(AssertionError, match=r"`n_steps \* n_envs` must be greater than 1"):
+        A2C("MlpPolicy", "CartPole-v1", n_steps=1, normalize_advantage=True)
+    with pytest.raises(AssertionError, match="`batch_size` must be greater than 1"):
+        PPO("MlpPolicy", "CartPole-v1", batch_size=1)
+
+
+class Faulty(gym.Env):
+    """Does what it is told in its k-th step, and is a valid environment otherwise."""
+
+    observation_space = spaces.Box(-1, 1, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, at=20, observation=None, reward=0.0, space=None, error=None, action_space=None):
+        self.at, self.observation, self.reward, self.error, self.steps = at, observation, reward, error, 0
+        self.observation_space = space or self.observation_space
+        self.action_space = action_space or self.action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.at and self.error:
+            raise self.error
+        return self._observe(), self.reward if self.steps == self.at else 1.0, self.steps % 5 == 0, False, {}
+
+    def _observe(self):
+        if self.steps >= self.at and self.observation is not None:
+            return self.observation
+        return self.observation_space.sample()
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+@pytest.mark.parametrize(
+    "action_space",
+    [spaces.Dict({"a": spaces.Discrete(2)}), spaces.Tuple([spaces.Discrete(2)]), spaces.Text(3)],
+    ids=str,
+)
+def test_an_unsupported_action_space_is_refused_by_name(cls, action_space):
+    with pytest.raises(AssertionError, match=rf"only supports .* but {action_space.__class__.__name__}"):
+        cls("MlpPolicy", Faulty(action_space=action_space))
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"observation": np.float32([0, np.nan, 0])}, "observation after 20 steps of environment 0 is not finite"),
+        ({"observation": np.float32([0, 0, np.inf])}, "observation after 20 steps of environment 0 is not finite"),
+        ({"reward": float("nan")}, "reward after 20 steps of environment 0 is not finite: nan"),
+        ({"reward": -float("inf")}, "reward after 20 steps of environment 0 is not finite: -inf"),
+        ({"observation": np.zeros(4, np.float32)}, r"observation of environment 0 after 19 steps .*shape \(4,\)"),
+        ({"observation": {"a": 1}}, r"observation of environment 0 after 19 steps does not match"),
+    ],
+    ids=str,
+)
+def test_a_faulty_environment_is_named_with_the_step(cls, fault, message):
+    agent = cls("MlpPolicy", Faulty(**fault), seed=0, **SHORT[cls])
+    with pytest.raises(ValueError, match=message):
+        agent.learn(100)
+
+
+def test_the_environment_among_several_is_named():
+    env = DummyVecEnv([Faulty, lambda: Faulty(reward=float("nan"), at=3), Faulty])
+    with pytest.raises(ValueError, match="reward after 9 steps of environment 1 is not finite"):
+        A2C("MlpPolicy", env).learn(100)
+
+
+def test_a_wrong_first_observation_is_named():
+    with pytest.raises(
+        ValueError, match=r"observation of environment 0 after 0 steps .*shape \(4,\), but the space is"
+    ):
+        A2C("MlpPolicy", Faulty(at=0, observation=np.zeros(4))).learn(10)
+
+
+def test_a_category_that_does_not_exist_is_named():
+    env = Faulty(space=spaces.Discrete(3), observation=3, at=7)
+    with pytest.raises(
+        ValueError, match=r"observation after 7 steps of environment 0 is 3, outside its space Discrete\(3\)"
+    ):
+        A2C("MlpPolicy", env).learn(10)
+
+
+def test_missing_keys_of_a_dict_observation_are_named():
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(2)})
+    env = Faulty(space=space, observation={"a": np.zeros(2, np.float32)}, at=7)
+    with pytest.raises(ValueError, match=r"after 6 steps does not match .*\['a'\], but the space is Dict"):
+        A2C("MultiInputPolicy", env).learn(10)
+
+
+def test_nan_inside_a_dict_observation_is_named_with_its_key():
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(2)})
+    env = Faulty(space=space, observation={"a": np.float32([np.nan, 0]), "b": 0}, at=7)
+    with pytest.raises(ValueError, match=r"observation 'a' after 7 steps of environment 0 is not finite"):
+        A2C("MultiInputPolicy", env).learn(10)
+
+
+class WrongShape(DummyVecEnv):
+    """A VecEnv of somebody's own, which does not copy observations into an array of the declared shape."""
+
+    def step_wait(self):
+        observations, *rest = super().step_wait()
+        return observations[:, :2], *rest
+
+
+def test_a_vec_env_that_returns_another_shape_than_it_declares_is_named():
+    with pytest.raises(ValueError, match=r"observation after 2 steps has shape \(2, 2\), but 2 environments"):
+        A2C("MlpPolicy", WrongShape([Faulty, Faulty])).learn(10)
+
+
+def parameters(agent):
+    return {name: value.clone() for name, value in agent.policy.state_dict().items()}
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_a_loss_that_is_not_finite_is_named_and_leaves_the_parameters_alone(cls, tmp_path):
+    agent = cls("MlpPolicy", Faulty(reward=3e38, at=3), seed=0, gamma=1.0, learning_rate=0.1, **SHORT[cls])
+    before = parameters(agent)
+    with pytest.raises(FloatingPointError, match=r"The (loss|gradient's norm) is .* in the update after \d+ steps"):
+        agent.learn(200)
+    agent.save(tmp_path / "model")
+    after = parameters(cls.load(tmp_path / "model"))
+    assert all(th.isfinite(value).all() for value in after.values())
+    if cls is not PPO:  # PPO's normalised advantages may pass some minibatches before
+        assert all(th.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_ctrl_c_leaves_an_agent_that_can_be_saved_and_trained_on(cls, tmp_path):
+    env = Faulty(error=KeyboardInterrupt(), at=33)
+    agent = cls("MlpPolicy", env, seed=0, **SHORT[cls])
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(100)
+    assert agent.num_timesteps == 32
+    agent.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", env=Faulty())
+    assert all(th.equal(value, parameters(loaded)[name]) for name, value in parameters(agent).items())
+    loaded.learn(50)
+    agent.learn(50, reset_num_timesteps=False)
+
+
+def test_an_error_of_the_environments_own_is_passed_on_as_it_is():
+    with pytest.raises(ValueError, match=r"^something else$"):
+        A2C("MlpPolicy", Faulty(error=ValueError("something else"))).learn(100)
+
+
+def test_observations_outside_the_bounds_of_their_box_are_trained_on():
+    """Many environments leave theirs, and SB3 trains on them."""
+    A2C("MlpPolicy", Faulty(observation=np.float32([5, -7, 0]))).learn(50)
+
+
+def test_normalised_observations_of_vec_normalize_are_no_fault():
+    A2C("MlpPolicy", VecNormalize(DummyVecEnv([Faulty]))).learn(50)
