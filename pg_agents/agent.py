@@ -42,12 +42,12 @@ from pg_agents.checks import (
     check_number,
     check_observations,
     constructor_arguments,
-    explain_bad_observations,
+    explained,
 )
 from pg_agents.engines import make_engine
 from pg_agents.engines.autograd import Minibatch
-from pg_agents.estimators import Bools, Floats, gae
-from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD
+from pg_agents.estimators import Floats, gae
+from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, unchecked_distributions
 
 Env = GymEnv | str | None
 
@@ -201,7 +201,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         check_number("gae_lambda", self.gae_lambda, at_least=0, at_most=1)
         check_number("ent_coef", self.ent_coef, at_least=0)
         check_number("vf_coef", self.vf_coef, at_least=0)
-        check_number("max_grad_norm", self.max_grad_norm, above=0, optional=True)
+        check_number("max_grad_norm", self.max_grad_norm, above=0, infinite=True, optional=True)
         check_number("target_kl", self.target_kl, above=0, optional=True)
         check_number("stats_window_size", self._stats_window_size, at_least=1, integer=True)
         if self.normalize_advantage and self.n_episodes is None:
@@ -253,8 +253,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         if reset_num_timesteps or self._last_obs is None:
             self._episode_returns = np.zeros(self.n_envs)
             self._raw_returns = deque(maxlen=self._stats_window_size)
-        with explain_bad_observations(self.observation_space, self.num_timesteps):
+        try:
             prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        except (ValueError, KeyError, TypeError) as error:
+            raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set there
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
         if any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats):
             others = ("stdout", "log", "json", "csv")
@@ -346,33 +348,31 @@ class PolicyGradient(OnPolicyAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
 
-            with th.no_grad():
+            with th.no_grad(), unchecked_distributions():
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
                 actions, values, log_probs = self.policy(obs_tensor)
             actions = actions.cpu().numpy()
             clipped_actions = self._environment_actions(actions)
-            with explain_bad_observations(self.observation_space, self.num_timesteps):
+            try:
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
+            except (ValueError, KeyError, TypeError) as error:
+                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904
             self.num_timesteps += env.num_envs
             check_observations(new_obs, self.observation_space, env.num_envs, self.num_timesteps)
-            check_finite(f"reward after {self.num_timesteps} steps", rewards)
+            check_finite("reward", np.asarray(rewards), self.num_timesteps)
 
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
 
             self._update_info_buffer(infos, dones)
-            self._update_raw_returns(rewards, dones)
             n_steps += 1
-
-            env_rewards = np.array(rewards, dtype=np.float32)
-            terminated, truncated, final_values = self._ends(dones, infos)
-            if not whole_episodes:
-                for index in np.flatnonzero(truncated):
-                    # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
-                    rewards[index] += self.gamma * final_values[index]
+            normalised = self._vec_normalize_env
+            self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
             if isinstance(rollout_buffer, AnyEstimatorBuffer):
-                rollout_buffer.add_ends(env_rewards, terminated, truncated, final_values)
+                rollout_buffer.add_env_rewards(rewards)
+            if np.any(dones):
+                self._end_episodes(rollout_buffer, rewards, dones, infos)
             rollout_buffer.add(
                 self._last_obs,  # type: ignore[arg-type]
                 actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
@@ -474,18 +474,27 @@ class PolicyGradient(OnPolicyAlgorithm):
         clipped: np.ndarray = np.clip(actions, self.action_space.low, self.action_space.high)
         return clipped
 
-    def _ends(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[Bools, Bools, th.Tensor]:
-        """Which episodes ended, which of them by a time limit, and V of the state where a time limit cut one."""
+    def _end_episodes(
+        self, rollout_buffer: SB3RolloutBuffer, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """Note which episodes ended and how; complete the reward of a time limit by the value of the state it cut."""
         terminated = np.array(dones, dtype=np.bool_)
         truncated = np.zeros_like(terminated)
         final_values = th.zeros(len(terminated))
         for index in np.flatnonzero(terminated):
+            self._raw_returns.append(float(self._episode_returns[index]))
+            self._episode_returns[index] = 0
             final_obs = infos[index].get("terminal_observation")
-            if final_obs is not None and infos[index].get("TimeLimit.truncated", False):
-                terminated[index], truncated[index] = False, True
+            if final_obs is None or not infos[index].get("TimeLimit.truncated", False):
+                continue
+            terminated[index], truncated[index] = False, True
+            if self.n_episodes is None:
                 with th.no_grad():
                     final_values[index] = self.policy.predict_values(self.policy.obs_to_tensor(final_obs)[0]).item()
-        return terminated, truncated, final_values
+                # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
+                rewards[index] += self.gamma * final_values[index]
+        if isinstance(rollout_buffer, AnyEstimatorBuffer):
+            rollout_buffer.add_ends(terminated, truncated, final_values)
 
     def _begin_episodes(self, env: VecEnv) -> None:
         """Start all environments at the beginning of an episode, unless they are there already."""
@@ -494,13 +503,6 @@ class PolicyGradient(OnPolicyAlgorithm):
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
             self._episode_returns[:] = 0
-
-    def _update_raw_returns(self, rewards: np.ndarray, dones: np.ndarray) -> None:
-        normalised = self._vec_normalize_env
-        self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
-        for index in np.flatnonzero(dones):
-            self._raw_returns.append(float(self._episode_returns[index]))
-            self._episode_returns[index] = 0
 
     def _log_rollout(self, buffer: SB3RolloutBuffer) -> None:
         counted = _counted(buffer)

@@ -71,16 +71,18 @@ class _EstimatorMixin(SB3RolloutBuffer):
         self.terminated = np.zeros(shape, dtype=np.bool_)
         self.truncated = np.zeros(shape, dtype=np.bool_)
 
-    def add_ends(self, env_rewards: Floats, terminated: Bools, truncated: Bools, final_values: th.Tensor) -> None:
-        """Note how the step that `add` is about to store ended, for each environment; call it just before `add`.
+    def add_env_rewards(self, rewards: np.ndarray) -> None:
+        """Note the environment's rewards of the step that `add` is about to store, before any bootstrap."""
+        self.env_rewards[self.pos] = rewards
+
+    def add_ends(self, terminated: Bools, truncated: Bools, final_values: th.Tensor) -> None:
+        """Note how the step that `add` is about to store ended, where it ended an episode.
 
         Args:
-            env_rewards: The environment's rewards, before any bootstrap.
             terminated: The task ended.
             truncated: A time limit cut the episode.
             final_values: V of the last state where truncated; not used elsewhere.
         """
-        self.env_rewards[self.pos] = env_rewards
         self.terminated[self.pos] = terminated
         self.truncated[self.pos] = truncated
         self.final_values[self.pos] = final_values

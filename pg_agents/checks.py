@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -60,6 +58,7 @@ def check_number(
     above: float | None = None,
     at_most: float | None = None,
     integer: bool = False,
+    infinite: bool = False,
     optional: bool = False,
 ) -> None:
     """Refuse a number outside its range. A schedule (any callable) passes: its values are not known yet.
@@ -73,7 +72,7 @@ def check_number(
     in_range = (
         isinstance(value, kinds)
         and not isinstance(value, bool)
-        and np.isfinite(value)
+        and (np.isfinite(value) or (infinite and not np.isnan(value)))
         and (at_least is None or value >= at_least)
         and (above is None or value > above)
         and (at_most is None or value <= at_most)
@@ -116,68 +115,67 @@ def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int,
     Raises:
         ValueError: Wrong keys or shape, a category that does not exist, NaN or infinity.
     """
-    where = f"observation{f' {key!r}' if key else ''} after {step} steps"
+    name = f"observation {key!r}" if key else "observation"
     if isinstance(space, spaces.Dict):
         given = sorted(observations) if isinstance(observations, dict) else type(observations).__name__
         if given != sorted(space.spaces):
-            raise ValueError(f"The {where} has {given}, but the observation space has {sorted(space.spaces)}.")
-        for name, subspace in space.spaces.items():
-            check_observations(observations[name], subspace, n_envs, step, name)
+            raise ValueError(
+                f"The {name} after {step} steps has {given}, but the observation space has {sorted(space.spaces)}."
+            )
+        for subkey, subspace in space.spaces.items():
+            check_observations(observations[subkey], subspace, n_envs, step, subkey)
         return
     expected = (n_envs, *(space.shape or ()))
     if np.shape(observations) not in (expected, (*expected, 1)):
         raise ValueError(
-            f"The {where} has shape {np.shape(observations)}, but {n_envs} environments with the observation space "
-            f"{space} give {expected}."
+            f"The {name} after {step} steps has shape {np.shape(observations)}, but {n_envs} environments with the "
+            f"observation space {space} give {expected}."
         )
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        start = space.start
         size = space.n if isinstance(space, spaces.Discrete) else space.nvec
         categories = np.reshape(observations, expected)
-        wrong = ~((categories >= start) & (categories < start + size))
+        wrong = ~((categories >= space.start) & (categories < space.start + size))
         if wrong.any():
+            env = _first(wrong)
             raise ValueError(
-                f"The {where} of environment {_first(wrong)} is {categories[_first(wrong)]}, outside its space {space}."
+                f"The {name} after {step} steps of environment {env} is {categories[env]}, outside its space {space}."
             )
     else:
-        check_finite(where, observations)
+        check_finite(name, observations, step)
 
 
-def check_finite(what: str, values: Any) -> None:
+def check_finite(name: str, values: np.ndarray, step: int) -> None:
     """Refuse NaN and infinity in an array whose first axis counts environments.
 
     Raises:
         ValueError: A value is not finite; the message names the environment.
     """
-    finite = np.isfinite(values)
-    if not finite.all():
-        env = _first(~finite)
-        raise ValueError(f"The {what} of environment {env} is not finite: {np.asarray(values)[env]}.")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        env = _first(~np.isfinite(values))
+        raise ValueError(f"The {name} after {step} steps of environment {env} is not finite: {values[env]}.")
 
 
 def _first(wrong: np.ndarray) -> int:
     return int(np.argwhere(wrong)[0][0])
 
 
-@contextmanager
-def explain_bad_observations(space: spaces.Space[Any], step: int) -> Iterator[None]:
-    """Say so when an environment's observation does not fit its declared space.
+def explained(error: Exception, space: spaces.Space[Any], step: int) -> Exception:
+    """What to raise for an error of `env.step` or `env.reset`: it says so if an observation does not fit its space.
 
     SB3's DummyVecEnv copies each observation into an array of the declared shape, and NumPy's complaint about that
-    copy names neither the environment nor the space.
+    copy names neither the environment nor the space. Any other error is returned as it is.
     """
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        traceback = error.__traceback__
-        while traceback is not None and traceback.tb_next is not None:
-            traceback = traceback.tb_next
-        if traceback is None or traceback.tb_frame.f_code.co_name != "_save_obs":
-            raise
-        frame = traceback.tb_frame.f_locals
-        observation = frame.get("obs")
-        given = sorted(observation) if isinstance(observation, dict) else f"shape {np.asarray(observation).shape}"
-        raise ValueError(
-            f"The observation of environment {frame.get('env_idx')} after {step} steps does not match its observation "
-            f"space: it has {given}, but the space is {space}."
-        ) from error
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None or traceback.tb_frame.f_code.co_name != "_save_obs":
+        return error
+    frame = traceback.tb_frame.f_locals
+    observation = frame.get("obs")
+    given = sorted(observation) if isinstance(observation, dict) else f"shape {np.asarray(observation).shape}"
+    explanation = ValueError(
+        f"The observation of environment {frame.get('env_idx')} after {step} steps does not match its observation "
+        f"space: it has {given}, but the space is {space}."
+    )
+    explanation.__cause__ = error
+    return explanation

@@ -7,6 +7,8 @@ kind whose network gives the standard deviation too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,6 +26,20 @@ from torch import nn
 
 # Far out, for the gradient is zero beyond them: they keep σ and 1/σ² finite in float32 and are not to be reached.
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Skip torch's checks of each distribution's parameters and samples, which cost more than a small network.
+
+    What they would find is found elsewhere: observations and gradients are checked, so parameters stay finite.
+    """
+    before = th.distributions.Distribution._validate_args
+    th.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        th.distributions.Distribution.set_default_validate_args(before)
 
 
 class ZeroValue(nn.Module):

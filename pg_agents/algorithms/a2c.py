@@ -117,6 +117,21 @@ class A2C(PolicyGradient):
         """Â log π(a|s)."""
         return score_function(batch.log_prob, batch.advantages)
 
+    @classmethod
+    def load(cls, *args: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Self:
+        """Load a file; as SB3's, whose `policy_kwargs` may leave out the optimiser that `use_rms_prop` has added."""
+        agent = super().load(*args, **kwargs)
+        stored = agent.policy_kwargs
+        added: dict[str, Any] = {
+            name: stored[name] for name in ("optimizer_class", "optimizer_kwargs") if name in stored
+        }
+        if policy_kwargs is not None and {**added, **policy_kwargs} != stored:
+            raise ValueError(
+                f"The specified policy kwargs do not equal the stored policy kwargs."
+                f"Stored kwargs: {stored}, specified kwargs: {policy_kwargs}"
+            )
+        return agent
+
     def learn(
         self,
         total_timesteps: int,

@@ -134,9 +134,9 @@ class PPO(PolicyGradient):
         self.clip_range_vf = clip_range_vf
         self.kl_target = kl_target
         self.kl_coef = 1.0 if kl_coef is None and kl_target is not None else kl_coef
-        self._warn_of_truncated_minibatch()
         if _init_setup_model:
             self._setup_model()
+        self._warn_of_truncated_minibatch()
 
     def objective(self, batch: Minibatch) -> th.Tensor:
         """min(Â r, Â clip(r, 1 - ε, 1 + ε)), or Â r - β KL(π_old || π)."""
@@ -184,7 +184,7 @@ class PPO(PolicyGradient):
                 "`batch_size` must be greater than 1. See https://github.com/DLR-RM/stable-baselines3/issues/440"
             )
         super()._check_arguments()
-        check_number("clip_range", self.clip_range, at_least=0)
+        check_number("clip_range", self.clip_range, at_least=0, infinite=True)
         check_number("kl_target", self.kl_target, above=0, optional=True)
         check_number("kl_coef", self.kl_coef, at_least=0, optional=True)
         if isinstance(self.clip_range_vf, (float, int)):

@@ -89,11 +89,16 @@ class ReinforceBaseline(PolicyGradient):
     def _setup_model(self) -> None:
         super()._setup_model()
         if self.value_learning_rate is not None:
-            policy, optimizer = self.policy, self.policy.optimizer
+            policy = self.policy
             critic = _critic_parameters(policy)
             actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
             groups = [{"params": actor}, {"params": critic}]
-            policy.optimizer = type(optimizer)(groups, **optimizer.defaults)
+            # Not with the old optimiser's `defaults`: some optimisers (AdamW) have defaults that they do not take.
+            policy.optimizer = policy.optimizer_class(
+                groups,
+                lr=self.lr_schedule(1),  # type: ignore[call-arg]
+                **policy.optimizer_kwargs,
+            )
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
@@ -107,7 +112,9 @@ def _critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
     """The parameters that the value depends on and the action distribution does not."""
     observation = policy.observation_space.sample()
     tensor, _ = policy.obs_to_tensor(observation)
+    policy.set_training_mode(False)  # one observation is no batch to normalise, nor should it count
     values, log_prob, _ = policy.evaluate_actions(tensor, policy.get_distribution(tensor).mode())
+    policy.set_training_mode(True)
     parameters = list(policy.parameters())
 
     def reached(output: th.Tensor) -> list[bool]:

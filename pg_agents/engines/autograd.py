@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from pg_agents.objectives import kl_divergence, normalise
+from pg_agents.policies import unchecked_distributions
 
 if TYPE_CHECKING:
     from pg_agents.agent import PolicyGradient
@@ -62,7 +63,8 @@ def evaluate(agent: PolicyGradient, samples: RolloutBufferSamples | DictRolloutB
     actions = samples.actions
     if isinstance(agent.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    values, log_prob, entropy = agent.policy.evaluate_actions(samples.observations, actions)
+    with unchecked_distributions():
+        values, log_prob, entropy = agent.policy.evaluate_actions(samples.observations, actions)
     values = values.flatten()
     advantages = samples.advantages
     if agent.normalize_advantage and len(advantages) > 1:
@@ -91,7 +93,7 @@ class AutogradEngine:
         means: dict[str, list[float]] = defaultdict(list)
         metrics: dict[str, Any] = {}
         ent_coef, vf_coef = agent.coefficient("ent_coef"), agent.coefficient("vf_coef")
-        stop = False
+        scale, stop = agent.loss_scale, False
         for epoch in range(agent.n_epochs):
             epoch_kl = []
             for samples in agent.rollout_buffer.get(agent.batch_size):
@@ -104,14 +106,13 @@ class AutogradEngine:
                 if value_loss is not None:
                     loss = loss + vf_coef * value_loss
                     means["value_loss"].append(value_loss.item())
-                if agent.loss_scale != 1:
-                    loss = loss * agent.loss_scale
+                if scale != 1:
+                    loss = loss * scale
 
                 means["policy_loss"].append(policy_loss.item())
                 means["entropy_loss"].append(entropy_loss.item())
                 for name, value in agent.minibatch_metrics(batch).items():
                     means[name].append(value)
-                metrics["loss"] = loss.item()
                 if agent.reuses_samples:
                     approx_kl = batch.mean_kl()
                     epoch_kl.append(approx_kl)
@@ -127,6 +128,7 @@ class AutogradEngine:
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = float(np.mean(epoch_kl))
             if stop:
                 break
+        metrics["loss"] = loss.item()
         return {name: float(np.mean(values)) for name, values in means.items()} | metrics
 
     def _step(self, agent: PolicyGradient, loss: th.Tensor) -> float:
