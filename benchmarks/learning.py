@@ -23,7 +23,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -60,9 +59,13 @@ TASKS = [
 
 def episodes_until(folder: Path, mean_return: float) -> int | None:
     """Training episodes after which the mean return of the last 100 first reached `mean_return`."""
-    episodes = pd.concat(pd.read_csv(path, skiprows=1) for path in folder.glob("*.monitor.csv")).sort_values("t")
-    reached = np.flatnonzero(episodes["r"].rolling(100).mean() >= mean_return)
-    return int(reached[0]) + 1 if len(reached) else None
+    # Two lines of header, then return, length and time of each episode.
+    monitors = [np.loadtxt(path, delimiter=",", skiprows=2, ndmin=2) for path in folder.glob("*.monitor.csv")]
+    episodes = np.concatenate(monitors)
+    returns = episodes[np.argsort(episodes[:, 2]), 0]
+    means = np.convolve(returns, np.full(100, 1 / 100), mode="valid")
+    reached = np.flatnonzero(means >= mean_return)
+    return int(reached[0]) + 100 if len(reached) else None
 
 
 def run(task: Task, seed: int) -> dict[str, float | None]:
