@@ -29,7 +29,7 @@ from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
@@ -279,7 +279,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         for name in constructor_arguments(type(self), CommonArguments) or ():
             value = getattr(self, name, None)
             if name not in _NOT_HYPERPARAMETERS and name not in shown and value is not None:
-                shown[name] = value if isinstance(value, (bool, int, float, str)) else str(value)
+                shown[name] = _shown(value)
         return shown
 
     def learn(
@@ -554,6 +554,18 @@ def _counted(buffer: SB3RolloutBuffer) -> Any:
 def _exclude(metric: str) -> str | None:
     """One line for each dimension and epoch belongs into TensorBoard, not into the table on the terminal."""
     return "stdout" if metric.startswith(("std_", "approx_kl_epoch_")) else None
+
+
+def _shown(value: Any) -> bool | str | float:
+    """An argument as TensorBoard can show it; a schedule as its first and its last value."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, type):
+        return value.__name__
+    if not callable(value):
+        return str(value)
+    first, last = FloatSchedule(value)(1.0), FloatSchedule(value)(0.0)
+    return first if first == last else f"{first:g} to {last:g}"
 
 
 def _with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:

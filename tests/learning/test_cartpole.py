@@ -1,0 +1,28 @@
+"""The cheapest tasks that show that the agents learn; benchmarks/learning.py has the others, over several seeds."""
+
+import numpy as np
+import pytest
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
+
+from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+
+
+@pytest.mark.parametrize(
+    ("cls", "n_envs", "n_timesteps", "kwargs"),
+    [
+        (PPO, 8, 30_000, {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98,
+                          "learning_rate": LinearSchedule(1e-3, 0.0, 1.0)}),
+        (A2C, 8, 100_000, {"learning_rate": LinearSchedule(1.4e-3, 0.0, 1.0)}),
+        (REINFORCE, 1, 30_000, {"baseline": "leave_one_out"}),
+        (ReinforceBaseline, 1, 30_000, {}),
+    ],
+    ids=["ppo", "a2c", "reinforce", "reinforce_baseline"],
+)  # fmt: skip
+def test_an_agent_learns_to_balance_the_pole(cls, n_envs, n_timesteps, kwargs):
+    # A random policy's mean return is 22; 195 was the threshold of CartPole-v0.
+    agent = cls("MlpPolicy", make_vec_env("CartPole-v1", n_envs, seed=0), seed=0, device="cpu", **kwargs)
+    agent.learn(n_timesteps)
+    returns, _ = evaluate_policy(agent, make_vec_env("CartPole-v1", 8, seed=100), 40, return_episode_rewards=True)
+    assert np.mean(returns) >= 195

@@ -1,0 +1,29 @@
+"""What the package exports, and what importing it costs."""
+
+import subprocess
+import sys
+
+import pg_agents
+
+
+def test_the_exported_names_are_these():
+    assert set(pg_agents.__all__) == {
+        "A2C",
+        "PPO",
+        "REINFORCE",
+        "PolicyGradient",
+        "ReinforceBaseline",
+        "__version__",
+        "make",
+    }
+    assert all(hasattr(pg_agents, name) for name in pg_agents.__all__)
+
+
+def test_importing_it_imports_nothing_that_sb3_does_not():
+    code = (
+        "import sys, stable_baselines3; before = set(sys.modules); import pg_agents; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    # Of the standard library, what finds entry points.
+    assert set(output.split()) - set(sys.stdlib_module_names) == {"pg_agents"}
