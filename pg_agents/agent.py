@@ -15,6 +15,8 @@ A subclass declares the one that differs and inherits the others.
 
 from __future__ import annotations
 
+import io
+import pathlib
 from collections import deque
 from typing import Any, TypedDict
 
@@ -281,6 +283,34 @@ class PolicyGradient(OnPolicyAlgorithm):
             if name not in _NOT_HYPERPARAMETERS and name not in shown and value is not None:
                 shown[name] = _shown(value)
         return shown
+
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a file that `save` has written, here or in SB3. It is unpickled: load only files that you trust.
+
+        Args:
+            path: The file, with or without `.zip`.
+            env: The environment to go on training in; not needed to predict.
+            device: Where to.
+            custom_objects: Instead of what the file holds under these names.
+            print_system_info: Print the versions with which the file was written, and those of today.
+            force_reset: Begin with a new episode.
+            **kwargs: Constructor arguments to change.
+
+        Raises:
+            TypeError: A keyword is not an argument of the constructor.
+        """
+        check_keywords(cls, CommonArguments, kwargs)
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def learn(
         self,

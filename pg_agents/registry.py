@@ -26,7 +26,7 @@ ALGORITHMS = "pg_agents.algorithms"
 ENVS = "pg_agents.envs"
 HYPERPARAMS = "pg_agents.hyperparams"
 
-# The reference implementations, under names that no entry point can take (an entry point has no prefix of ours).
+# The reference implementations, under names with a slash; they come last, so that no plugin can take their place.
 REFERENCES = {
     "sb3": ("stable_baselines3", ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")),
     "contrib": ("sb3_contrib", ("ARS", "CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO")),

@@ -76,15 +76,10 @@ class REINFORCE(PolicyGradient):
         max_grad_norm: float | None = None,
         **common: Unpack[CommonArguments],
     ) -> None:
-        check_choice("estimator", estimator, ESTIMATORS)
         check_choice("baseline", baseline, BASELINES)
-        if discount_updates and estimator == "total_return":
-            raise ValueError(
-                "`discount_updates=True` is for estimator='reward_to_go': the total return is discounted from the "
-                "start of the episode already."
-            )
         self.estimator = estimator
         self.discount_updates = discount_updates
+        self.normalize_returns = normalize_returns
         self.baseline = baseline
         self._baseline: Baseline = BASELINES[baseline]()
         super().__init__(
@@ -96,12 +91,25 @@ class REINFORCE(PolicyGradient):
             gamma=gamma,
             ent_coef=ent_coef,
             max_grad_norm=max_grad_norm,
-            normalize_advantage=normalize_returns,
             **common,
         )
 
+    def _setup_model(self) -> None:
+        # Here, because `load` may change the arguments of a saved model.
+        self.normalize_advantage = self.normalize_returns
+        super()._setup_model()
+        if type(self._baseline) is not BASELINES[self.baseline]:
+            self._baseline = BASELINES[self.baseline]()
+
     def _check_arguments(self) -> None:
         super()._check_arguments()
+        check_choice("estimator", self.estimator, ESTIMATORS)
+        check_choice("baseline", self.baseline, BASELINES)
+        if self.discount_updates and self.estimator == "total_return":
+            raise ValueError(
+                "`discount_updates=True` is for estimator='reward_to_go': the total return is discounted from the "
+                "start of the episode already."
+            )
         assert self.n_episodes is not None
         n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
         if self.baseline == "leave_one_out" and self.n_episodes * n_envs < 2:

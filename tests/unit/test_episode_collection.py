@@ -141,3 +141,17 @@ def test_discounted_updates_weigh_step_t_with_gamma_to_the_t():
     discounted = REINFORCE("MlpPolicy", vec_env([3, 2]), discount_updates=True, **kwargs).learn(1)
     (plain,), (discounted,) = plain.rollout_buffer.get(), discounted.rollout_buffer.get()
     assert (discounted.advantages / plain.advantages).tolist() == [1, 0.5, 0.25, 1, 0.5]
+
+
+def test_arguments_that_are_changed_on_loading_take_effect(tmp_path):
+    REINFORCE("MlpPolicy", vec_env([3, 2])).learn(1).save(tmp_path / "model")
+    agent = REINFORCE.load(tmp_path / "model", env=vec_env([3, 2]), normalize_returns=True, baseline="time", gamma=0.5)
+    assert agent.normalize_advantage
+    agent.learn(1)
+    assert agent._baseline.mean.tolist()[0] == pytest.approx((1 + 2 / 2 + 3 / 4 + 1 + 2 / 2) / 2)
+
+
+def test_a_misspelt_argument_on_loading_is_refused(tmp_path):
+    REINFORCE("MlpPolicy", vec_env([3])).save(tmp_path / "model")
+    with pytest.raises(TypeError, match=r"'n_episode'\. Did you mean 'n_episodes'\?"):
+        REINFORCE.load(tmp_path / "model", n_episode=3)

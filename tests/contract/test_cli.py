@@ -1,0 +1,335 @@
+"""`pg-zoo` as a user meets it: real short trainings, replays and mistakes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import stable_baselines3
+import torch as th
+import yaml
+from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import pg_agents
+from pg_zoo.cli import main
+
+SMALL = ["--hyperparams", "n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1", "learning_rate:0.001"]
+MY_ENVS = """
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Constant(gym.Env):
+    '''Shows the same observation for five steps and rewards each with 2.'''
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, observation_space, reward=2.0):
+        self.observation_space, self.reward = observation_space, reward
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def observe(self):
+        zeros = np.zeros_like(spaces.flatten(self.observation_space, self.observation_space.sample()))
+        return spaces.unflatten(self.observation_space, zeros)
+
+    def step(self, action):
+        self.steps += 1
+        return self.observe(), self.reward, self.steps == 5, False, {}
+
+
+IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+for name, space in {"Image": IMAGE, "Vector": VECTOR, "Dict": spaces.Dict(image=IMAGE, vector=VECTOR)}.items():
+    gym.register(f"My/{name}-v0", entry_point=Constant, kwargs={"observation_space": space})
+"""
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def my_envs(empty_folder, monkeypatch):
+    (empty_folder / "my_envs.py").write_text(MY_ENVS)
+    monkeypatch.syspath_prepend(empty_folder)
+    return ["--gym-packages", "my_envs"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with one run: PPO on CartPole for 3072 steps, with everything that can be written."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["-n", "3072", "--seed", "1", "--eval-freq", "1024", "--save-freq", "1024", "--verbose", "0"]
+    options += ["--hyperparams", "n_envs:8", "n_steps:32", "batch_size:256", "learning_rate:lin_0.001"]
+    assert main(["train", "-f", str(folder / "logs"), "-tb", str(folder / "tb"), *options]) == 0
+    return folder
+
+
+def parameters(model):
+    return {name: value.numpy() for name, value in model.policy.state_dict().items()}
+
+
+def only_error_line(capsys):
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("pg-zoo: error: ")
+    return lines[0]
+
+
+def test_a_run_is_laid_out_as_rl_zoo3_lays_it_out(trained):
+    run = trained / "logs/ppo/CartPole-v1_1"
+    names = {"CartPole-v1.zip", "best_model.zip", "evaluations.npz", "rl_model_3072_steps.zip", "0.monitor.csv"}
+    assert names <= {path.name for path in run.iterdir()}
+    assert {path.name for path in (run / "CartPole-v1").iterdir()} == {"args.yml", "config.yml", "command.txt"}
+    assert get_trained_models(str(trained / "logs")) == {"ppo-CartPole-v1": ("ppo", "CartPole-v1")}
+    hyperparams, _ = get_saved_hyperparams(str(run / "CartPole-v1"))
+    assert (hyperparams["n_envs"], hyperparams["learning_rate"]) == (8, "lin_0.001")
+
+
+def test_a_second_run_gets_the_next_number_even_if_another_took_it_meanwhile(empty_folder, monkeypatch):
+    monkeypatch.setattr("rl_zoo3.exp_manager.get_latest_run_id", lambda *_: 0)
+    monkeypatch.setattr("pg_zoo.experiment.get_latest_run_id", lambda *_: 0)
+    for _ in range(2):
+        assert main(["train", "-n", "32", "--eval-freq", "-1", *SMALL]) == 0
+    assert {path.parent.name for path in empty_folder.rglob("CartPole-v1.zip")} == {"CartPole-v1_1", "CartPole-v1_2"}
+
+
+def test_enjoy_prints_the_rewards_that_sb3_finds_for_the_same_agent(trained, capsys):
+    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--seed", "3", "-n", "400"]) == 0
+    out = capsys.readouterr().out
+    printed = [float(reward) for reward in re.findall(r"^Episode \d+: reward ([\d.]+)", out, re.MULTILINE)]
+    model = stable_baselines3.PPO.load(trained / "logs/ppo/CartPole-v1_1/CartPole-v1.zip")
+    env = make_vec_env("CartPole-v1", seed=3)
+    rewards, _ = evaluate_policy(model, env, len(printed), deterministic=True, return_episode_rewards=True)
+    assert printed == rewards
+    assert f"Mean reward: {np.mean(rewards):.2f} +/- {np.std(rewards):.2f}" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "file"),
+    [
+        ([], "CartPole-v1.zip"),
+        (["--load-best"], "best_model.zip"),
+        (["--load-checkpoint", "2048"], "rl_model_2048_steps.zip"),
+        (["--load-last-checkpoint"], "rl_model_3072_steps.zip"),
+    ],
+)
+def test_enjoy_loads_the_model_that_was_asked_for(trained, capsys, options, file):
+    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "-n", "1", "--exp-id", "1", *options]) == 0
+    assert f"Loading {trained / 'logs/ppo/CartPole-v1_1' / file}\n" in capsys.readouterr().out
+
+
+def test_enjoy_counts_the_episodes_of_all_environments(my_envs, capsys):
+    main(["train", "-n", "32", "--env", "My/Vector-v0", "--env-kwargs", "reward:3.5", *my_envs, *SMALL])
+    assert main(["enjoy", "--env", "My/Vector-v0", "--no-render", "--n-envs", "3", "-n", "11", *my_envs]) == 0
+    # Two whole episodes in each, with the reward that the agent was trained with.
+    assert "6 episodes\nMean reward: 17.50 +/- 0.00\nMean episode length: 5.00 +/- 0.00\n" in capsys.readouterr().out
+
+
+def test_enjoy_shows_rewards_that_are_not_normalised(my_envs, capsys):
+    main(["train", "-n", "64", "--env", "My/Vector-v0", "--verbose", "0", *my_envs, *SMALL, "normalize:true"])
+    assert main(["enjoy", "--env", "My/Vector-v0", "--no-render", "-n", "10", *my_envs]) == 0
+    assert "Mean reward: 10.00 +/- 0.00" in capsys.readouterr().out
+
+
+def test_enjoy_without_a_model_says_what_there_is(trained, capsys):
+    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--load-checkpoint", "7"]) == 2
+    assert "ppo/CartPole-v1_1/rl_model_2048_steps.zip" in only_error_line(capsys)
+    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--algo", "a2c"]) == 2
+    assert only_error_line(capsys).endswith("there is ppo/CartPole-v1_1.")
+
+
+def test_a_video_has_one_frame_for_each_step_and_one_for_the_start(trained, empty_folder):
+    assert main(["enjoy", "-f", str(trained / "logs"), "--video", "videos", "-n", "20"]) == 0
+    (video,) = (empty_folder / "videos").glob("*.mp4")
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
+    assert frames == 21
+
+
+def test_a_video_without_moviepy_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "moviepy", None)
+    assert main(["enjoy", "--video"]) == 2
+    assert "pip install 'pg-agents[video]'" in only_error_line(capsys)
+
+
+def test_rendering_without_a_display_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["enjoy"]) == 2
+    assert "no display" in only_error_line(capsys)
+
+
+def test_tensorboard_gets_sb3s_keys_up_to_the_last_step(trained):
+    log = EventAccumulator(str(trained / "tb/CartPole-v1/PPO_1"))
+    log.Reload()
+    expected = {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps", "train/loss", "eval/mean_reward"}
+    assert expected <= set(log.Tags()["scalars"])
+    assert log.Scalars("rollout/ep_rew_mean")[-1].step == 3072
+
+
+def test_without_a_tensorboard_folder_only_the_run_is_written(empty_folder):
+    assert main(["train", "-n", "32", *SMALL]) == 0
+    assert [path.name for path in empty_folder.iterdir()] == ["logs"]
+    assert not list(empty_folder.rglob("events.out*"))
+
+
+def test_ctrl_c_saves_a_model_that_loads(empty_folder):
+    argv = ["train", "--algo", "a2c", "-n", "500000", "--log-interval", "1"]
+    code = f"import sys; from pg_zoo.cli import main; sys.exit(main({argv}))"
+    with (empty_folder / "out.txt").open("w") as out:
+        process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+        while "total_timesteps" not in (empty_folder / "out.txt").read_text():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    model = pg_agents.A2C.load("logs/a2c/CartPole-v1_1/CartPole-v1.zip")
+    written = (empty_folder / "out.txt").read_text()
+    assert f"Stopped after {model.num_timesteps} of 500000 steps.\n" in written
+    assert "Model: logs/a2c/CartPole-v1_1/CartPole-v1.zip\n" in written
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train", "--algo", "reinforse"], "Did you mean 'reinforce'?"),
+        (["enjoy", "--no-render", "--algo", "pp0"], "Did you mean 'ppo'?"),
+        (["train", "--env", "CartPol-v1"], "Did you mean 'CartPole-v1'?"),
+        (["enjoy", "--no-render", "--env", "Pendulm-v1"], "Did you mean 'Pendulum-v1'?"),
+        (["train", "--hyperparams", "learnin_rate:0.1"], "Did you mean 'learning_rate'?"),
+        (["train", "--algo", "sb3/ppo", "--hyperparams", "n_epoch:1"], "Did you mean 'n_epochs'?"),
+        (["train", "--hyperparams", "n_env:2"], "Did you mean 'n_envs'?"),
+        (["train", "--hyperparams", "seed:2"], "--seed"),
+        (["train", "--hyperparams", "gamma=2"], "name:value"),
+        (["train", "--hyperparams", "gamma:open('x')"], "neither a Python literal"),
+        (["train", "--hyperparams", "gamma:2"], "`gamma` must be a number at least 0 and at most 1, but is 2."),
+        (["train", "--hyperparams", "policy_kwargs:dict(activation_fn=nn.Tan)"], "torch.nn has no 'Tan'"),
+        (["train", "--algo", "sb3/a2c", "--hyperparams", "ent_coef:lin_0.1"], "cannot be a schedule"),
+        (["train", "--env-kwargs", "gravitation:1"], "gravitation"),
+        (["train", "-conf", "missing.yml"], "missing.yml"),
+        (["train", "-i", "missing.zip"], "missing.zip"),
+        (["train", "--gym-packages", "missing_module"], "missing_module"),
+        (["train", "--n-timestep", "x"], "invalid int value: 'x'"),
+        (["train", "--nonsense"], "--nonsense"),
+        (["trian"], "'train'"),
+    ],
+)
+def test_a_mistake_is_one_line_that_helps_and_leaves_no_run_behind(argv, said, capsys, empty_folder):
+    assert main(argv) == 2
+    assert said in only_error_line(capsys)
+    assert not [path for path in empty_folder.rglob("*") if path.is_file()]
+
+
+def test_hyperparameters_of_the_command_line_reach_the_model(capsys):
+    values = ["gamma:0.5", "ent_coef:lin_0.2", "learning_rate:lin_0.01", "clip_range_vf:None"]
+    kwargs = "policy_kwargs:dict(net_arch=dict(pi=[5], vf=[7]), activation_fn=nn.ReLU)"
+    assert main(["train", "-n", "32", *SMALL[:-1], *values, kwargs]) == 0
+    model = pg_agents.PPO.load("logs/ppo/CartPole-v1_1/CartPole-v1.zip")
+    assert (model.gamma, model.n_steps, model.clip_range_vf) == (0.5, 32, None)
+    assert (model.ent_coef(0.5), model.learning_rate(0.5)) == (0.1, 0.005)
+    assert [type(layer) for layer in model.policy.mlp_extractor.policy_net] == [th.nn.Linear, th.nn.ReLU]
+    assert model.policy.mlp_extractor.value_net[0].out_features == 7
+
+
+def test_words_need_no_quotes():
+    assert main(["train", "--algo", "reinforce", "-n", "1", "--hyperparams", "baseline:leave_one_out"]) == 0
+    assert pg_agents.REINFORCE.load("logs/reinforce/CartPole-v1_1/CartPole-v1.zip").baseline == "leave_one_out"
+
+
+def test_the_command_line_overrides_the_conf_file_which_overrides_what_is_installed(empty_folder):
+    entry = {"n_timesteps": 48, "n_steps": 24, "batch_size": 24, "gamma": 0.25, "n_epochs": 3}
+    entry["policy_kwargs"] = "dict(net_arch=[4], activation_fn=nn.Tanh)"
+    (empty_folder / "mine.yml").write_text(yaml.safe_dump({"CartPole-v1": entry}))
+    assert main(["train", "-conf", "mine.yml", "--hyperparams", "gamma:0.125"]) == 0
+    model = pg_agents.PPO.load("logs/ppo/CartPole-v1_1/CartPole-v1.zip")
+    assert (model.num_timesteps, model.gamma, model.n_epochs, model.gae_lambda) == (48, 0.125, 3, 0.95)
+    assert model.policy.mlp_extractor.policy_net[0].out_features == 4
+
+
+@pytest.mark.parametrize("algo", ["reinforce", "reinforce_baseline", "a2c", "ppo", "sb3/a2c", "contrib/recurrentppo"])
+@pytest.mark.parametrize(("env", "policy"), [("Dict", "MultiInput"), ("Image", "Cnn"), ("Vector", "Mlp")])
+def test_any_algorithm_finds_the_policy_for_any_observations(my_envs, capsys, algo, env, policy):
+    assert (
+        main(["train", "-n", "8", "--algo", algo, "--env", f"My/{env}-v0", "--verbose", "0", *my_envs, *few(algo)]) == 0
+    )
+    (config,) = Path("logs").rglob("config.yml")
+    assert dict(yaml.unsafe_load(config.read_text()))["policy"].startswith(policy)
+    assert main(["enjoy", "-n", "5", "--algo", algo, "--env", f"My/{env}-v0", "--no-render", *my_envs]) == 0
+    assert "Mean reward: 10.00 +/- 0.00" in capsys.readouterr().out
+
+
+def few(algo):
+    """Hyperparameters for a short run."""
+    if algo.endswith("ppo"):
+        return ["--hyperparams", "n_steps:8", "batch_size:8", "n_epochs:1"]
+    return ["--hyperparams", "n_episodes:1"] if algo.startswith("reinforce") else []
+
+
+def test_ppo_is_ours_and_sb3_ppo_the_reference_and_both_arrive_at_the_same_parameters(capsys):
+    assert main(["train", "-n", "64", "--seed", "5", *SMALL, "engine:autograd"]) == 0
+    assert "ppo (pg_agents.algorithms.ppo.PPO) on CartPole-v1, seed 5" in capsys.readouterr().out
+    assert main(["train", "-n", "64", "--seed", "5", "--algo", "sb3/ppo", *SMALL]) == 0
+    assert "sb3/ppo (stable_baselines3.ppo.ppo.PPO) on CartPole-v1, seed 5" in capsys.readouterr().out
+    ours = pg_agents.PPO.load("logs/ppo/CartPole-v1_1/CartPole-v1.zip")
+    reference = stable_baselines3.PPO.load("logs/sb3/ppo/CartPole-v1_1/CartPole-v1.zip")
+    np.testing.assert_equal(parameters(ours), parameters(reference))
+
+
+def test_a_trained_agent_is_trained_on(trained):
+    before = trained / "logs/ppo/CartPole-v1_1/CartPole-v1.zip"
+    assert main(["train", "-i", str(before), "-n", "32", *SMALL[:-1], "learning_rate:0.0"]) == 0
+    after = pg_agents.PPO.load("logs/ppo/CartPole-v1_1/CartPole-v1.zip")
+    # With a learning rate of zero, it is the same agent.
+    np.testing.assert_equal(parameters(after), parameters(pg_agents.PPO.load(before)))
+
+
+def test_list_shows_everything_with_the_distribution_that_it_came_from(capsys):
+    assert main(["list"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    ours = f"pg-agents {pg_agents.__version__}".split()
+    assert ["reinforce_baseline", "ReinforceBaseline", *ours] in rows
+    assert ["sb3/ppo", "PPO", "stable_baselines3", stable_baselines3.__version__] in rows
+    for algo in ("reinforce", "reinforce_baseline", "a2c", "ppo"):
+        assert [algo, "default", "CartPole-v1"] in [[word.rstrip(",") for word in row[:3]] for row in rows]
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 0
+    assert "usage: pg-zoo" in capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert (exit_.value.code, capsys.readouterr().out) == (0, f"pg-agents {pg_agents.__version__}\n")
+
+
+@pytest.mark.parametrize(("argv", "unwanted"), [(["--help"], "torch"), (["list"], "rl_zoo3")])
+def test_what_needs_no_heavy_module_imports_none(argv, unwanted):
+    code = f"""
+import sys
+from pg_zoo.cli import main
+try:
+    main({argv})
+finally:
+    assert {unwanted!r} not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env={**os.environ})

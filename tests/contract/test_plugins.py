@@ -1,0 +1,229 @@
+"""Plugins in wheels of their own, installed beside our wheel into a fresh environment, need no change in our code."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pg_agents
+
+ROOT = Path(__file__).parents[2]
+
+ALGORITHM = '''
+"""Vanilla policy gradient: every step is weighted by its advantage."""
+
+from pg_agents import PolicyGradient
+from pg_agents.objectives import score_function
+
+
+class Vanilla(PolicyGradient):
+    """One gradient step after every few steps of experience."""
+
+    def __init__(self, policy, env, learning_rate=1e-3, n_steps=32, gamma=0.99, **common):
+        super().__init__(policy, env, learning_rate=learning_rate, n_steps=n_steps, gamma=gamma, **common)
+
+    def objective(self, batch):
+        return score_function(batch.log_prob, batch.advantages)
+'''
+ENVIRONMENT = '''
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Corridor(gym.Env):
+    """Four steps to the door, and 2.5 for each, whatever one does."""
+
+    observation_space, action_space = spaces.Box(0, 4, (1,), np.float32), spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.place += 1
+        return np.full(1, self.place, np.float32), 2.5, self.place == 4, False, {}
+
+
+def register():
+    gym.register("Acme/Corridor-v0", entry_point="acme_envs:Corridor")
+'''
+HYPERPARAMETERS = {
+    "vanilla.yml": {"Acme/Corridor-v0": {"n_timesteps": 96, "n_envs": 3, "n_steps": 16, "gamma": 0.5}},
+    "ppo.yml": {"CartPole-v1": {"n_timesteps": 64, "n_steps": 32, "batch_size": 32, "gamma": 0.25}},
+}
+BROKEN = 'raise RuntimeError("acme has a bad day")'
+
+# Distribution -> (files, entry points by group).
+DISTRIBUTIONS = {
+    "acme-algorithms": ({"acme_algorithms.py": ALGORITHM}, {"algorithms": {"vanilla": "acme_algorithms:Vanilla"}}),
+    "acme-envs": ({"acme_envs.py": ENVIRONMENT}, {"envs": {"acme": "acme_envs:register"}}),
+    "acme-hyperparams": (
+        {"__init__.py": "", **{name: yaml.safe_dump(entries) for name, entries in HYPERPARAMETERS.items()}},
+        {"hyperparams": {"acme": "acme_hyperparams"}},
+    ),
+    "acme-broken": (
+        {"acme_broken.py": BROKEN},
+        {
+            "algorithms": {"bad_algorithm": "acme_broken:Algorithm"},
+            "envs": {"bad_envs": "acme_broken:register"},
+            "hyperparams": {"bad_hyperparams": "acme_broken"},
+        },
+    ),
+    "acme-twin": ({"acme_twin.py": ALGORITHM}, {"algorithms": {"ppo": "acme_twin:Vanilla"}}),
+}
+
+
+def build(source, wheels):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", wheels, source]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def write_distribution(folder, name, files, entry_points):
+    module = name.replace("-", "_")
+    package = folder / module if "__init__.py" in files else folder
+    package.mkdir(parents=True)
+    for file, text in files.items():
+        (package / file).write_text(text)
+    tables = "".join(
+        f'\n[project.entry-points."pg_agents.{group}"]\n'
+        + "".join(f'{key} = "{value}"\n' for key, value in table.items())
+        for group, table in entry_points.items()
+    )
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n\n'
+        f'[project]\nname = "{name}"\nversion = "1.0"\n{tables}\n'
+        f'[tool.hatch.build.targets.wheel]\ninclude = ["{module}*"]\n'
+    )
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    """All wheels, ours among them, by the name of the distribution."""
+    folder = tmp_path_factory.mktemp("wheels")
+    build(ROOT, folder)
+    for name, contents in DISTRIBUTIONS.items():
+        source = tmp_path_factory.mktemp("sources") / name
+        write_distribution(source, name, *contents)
+        build(source, folder)
+    return {path.name.split("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
+
+
+@pytest.fixture
+def installed(wheels, tmp_path):
+    """A function that installs distributions into a fresh environment and returns how to run a command there."""
+
+    def installed(*names):
+        environment = tmp_path / "venv"
+        venv.create(environment, symlinks=True)
+        python = environment / "bin/python"
+        # Torch and the like from where these tests run. Behind the environment's own packages on the path, so that
+        # pg-agents there is found second; nor is the editable install's own .pth file read.
+        own = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+        outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        (own / "outer.pth").write_text("\n".join(outer))
+        wheel_files = [wheels[name] for name in ("pg-agents", *names)]
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet"]
+        subprocess.run([*pip, *wheel_files], check=True, capture_output=True)
+
+        def run(command, *arguments):
+            variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+            return subprocess.run(
+                [environment / "bin" / command, *arguments], cwd=tmp_path, env=variables, capture_output=True, text=True
+            )
+
+        return run
+
+    return installed
+
+
+def rows(finished):
+    return [line.split() for line in finished.stdout.splitlines()]
+
+
+def config(folder):
+    (path,) = folder.rglob("config.yml")
+    return dict(yaml.unsafe_load(path.read_text()))
+
+
+def test_the_wheel_alone_trains_and_is_what_runs(installed, tmp_path):
+    run = installed()
+    where = run("python", "-c", "import pg_agents, pg_zoo; print(pg_agents.__file__, pg_zoo.__file__)").stdout.split()
+    assert all(Path(path).is_relative_to(tmp_path / "venv") for path in where)
+    trained = run("pg-zoo", "train", "--algo", "a2c", "-n", "40")
+    assert (trained.returncode, trained.stderr) == (0, "")
+    ours = yaml.safe_load((ROOT / "zoo/pg_zoo/hyperparams/a2c.yml").read_text())
+    assert config(tmp_path / "logs") == ours["CartPole-v1"]
+
+
+def test_an_algorithm_an_environment_and_hyperparameters_from_three_distributions_work_together(installed, tmp_path):
+    run = installed("acme-algorithms", "acme-envs", "acme-hyperparams")
+    trained = run("pg-zoo", "train", "--algo", "vanilla", "--env", "Acme/Corridor-v0", "--seed", "0")
+    assert (trained.returncode, trained.stderr) == (0, "")
+    assert "Hyperparameters: 'Acme/Corridor-v0' in vanilla.yml of acme-hyperparams 1.0\n" in trained.stdout
+    assert "Model: logs/vanilla/Acme-Corridor-v0_1/Acme-Corridor-v0.zip\n" in trained.stdout
+    entry = HYPERPARAMETERS["vanilla.yml"]["Acme/Corridor-v0"]
+    assert config(tmp_path / "logs") == {**entry, "policy": "MlpPolicy"}
+
+    replayed = run("pg-zoo", "enjoy", "--algo", "vanilla", "--env", "Acme/Corridor-v0", "--no-render", "-n", "8")
+    assert "2 episodes\nMean reward: 10.00 +/- 0.00\n" in replayed.stdout
+
+    listed = rows(run("pg-zoo", "list"))
+    assert ["vanilla", "Vanilla", "acme-algorithms", "1.0"] in listed
+    assert ["Acme/Corridor-v0", "acme", "acme-envs", "1.0"] in listed
+    assert ["vanilla", "Acme/Corridor-v0", "acme-hyperparams", "1.0"] in listed
+
+
+def test_an_algorithm_without_a_hyperparameter_file_trains_with_its_own_defaults(installed, tmp_path):
+    run = installed("acme-algorithms")
+    trained = run("pg-zoo", "train", "--algo", "vanilla", "-n", "64")
+    assert (trained.returncode, trained.stderr) == (0, "")
+    assert config(tmp_path / "logs") == {"n_timesteps": 100_000, "policy": "MlpPolicy"}
+
+
+def test_hyperparameters_of_a_plugin_override_ours_entry_by_entry(installed, tmp_path):
+    run = installed("acme-hyperparams")
+    trained = run("pg-zoo", "train")
+    assert "Hyperparameters: 'CartPole-v1' in ppo.yml of acme-hyperparams 1.0\n" in trained.stdout
+    # The whole entry: nothing of our own values for CartPole is mixed in.
+    assert config(tmp_path / "logs") == {**HYPERPARAMETERS["ppo.yml"]["CartPole-v1"], "policy": "MlpPolicy"}
+    assert "'Pendulum-v1' in ppo.yml of pg-agents" in run("pg-zoo", "train", "--env", "Pendulum-v1", "-n", "1").stdout
+
+
+def test_a_plugin_that_cannot_be_imported_is_named_and_all_else_works(installed):
+    run = installed("acme-broken", "acme-envs")
+    listed = run("pg-zoo", "list")
+    assert listed.returncode == 0
+    warnings = listed.stderr.splitlines()
+    for name in ("bad_algorithm", "bad_envs", "bad_hyperparams"):
+        (warning,) = [line for line in warnings if f"'{name}'" in line]
+        assert warning.startswith("pg-zoo: warning: ")
+        assert "acme-broken 1.0" in warning
+        assert "acme has a bad day" in warning
+    assert len(warnings) == 3
+    assert ["Acme/Corridor-v0", "acme", "acme-envs", "1.0"] in rows(listed)
+
+    assert run("pg-zoo", "train", "--env", "Acme/Corridor-v0", "-n", "1").returncode == 0
+
+    refused = run("pg-zoo", "train", "--algo", "bad_algorithm")
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("pg-zoo: error: ")
+    assert "acme-broken 1.0" in line
+
+
+def test_two_plugins_of_one_name_are_one_line_that_names_both_distributions(installed):
+    run = installed("acme-twin")
+    for command in (["list"], ["train"], ["enjoy", "--no-render"]):
+        refused = run("pg-zoo", *command)
+        assert refused.returncode == 2
+        (line,) = refused.stderr.splitlines()
+        assert line.startswith("pg-zoo: error: ")
+        assert "acme-twin 1.0" in line
+        assert f"pg-agents {pg_agents.__version__}" in line

@@ -1,0 +1,236 @@
+"""`pg-zoo train`: rl_zoo3's `ExperimentManager` with our registry, our hyperparameter files and fewer surprises."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import itertools
+import os
+import re
+import shutil
+import uuid
+from collections import OrderedDict
+from contextlib import closing, suppress
+from pprint import pprint
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS, SimpleLinearSchedule, get_latest_run_id
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_agents.agent import CommonArguments, PolicyGradient
+from pg_agents.checks import constructor_arguments
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.hyperparameters import find_entry
+from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+
+N_TIMESTEPS = 100_000  # where neither a file nor the user says a number
+
+# What ExperimentManager takes out of an entry before the algorithm's constructor gets it.
+_MANAGED = {"callback", "env_kwargs", "env_wrapper", "frame_stack", "monitor_kwargs", "n_envs", "n_timesteps"}
+_MANAGED |= {"noise_std", "noise_type", "normalize", "vec_env_wrapper"}
+# What it hands to the constructor itself.
+_OPTIONS = {"device", "env", "seed", "tensorboard_log", "verbose"}
+
+_LINEAR = re.compile(r"lin_([-+\d.e]+)")
+_SCHEDULES_OF_SB3 = {"learning_rate", "clip_range", "clip_range_vf", "delta_std"}
+
+
+class Experiment(ExperimentManager):
+    """One training run.
+
+    Args:
+        args: The parsed options of `pg-zoo train`.
+        algorithm: The class that `args.algo` names.
+    """
+
+    def __init__(self, args: argparse.Namespace, algorithm: type[BaseAlgorithm]) -> None:
+        # All of rl_zoo3's modules share this dictionary.
+        ALGOS[args.algo] = algorithm
+        self.algorithm = algorithm
+        self._claimed = False
+        self._open: dict[str, VecEnv] = {}
+        self._suffix = f"_{uuid.uuid4()}" if args.uuid else ""
+        super().__init__(
+            args,
+            args.algo,
+            args.env,
+            args.log_folder,
+            tensorboard_log=args.tensorboard_log,
+            n_timesteps=args.n_timesteps,
+            eval_freq=args.eval_freq,
+            n_eval_episodes=args.eval_episodes,
+            save_freq=args.save_freq,
+            hyperparams=args.hyperparams,
+            env_kwargs=args.env_kwargs,
+            eval_env_kwargs=args.eval_env_kwargs,
+            trained_agent=args.trained_agent,
+            uuid_str=self._suffix,
+            seed=args.seed,
+            log_interval=args.log_interval,
+            verbose=args.verbose,
+            vec_env_type=args.vec_env,
+            n_eval_envs=args.n_eval_envs,
+            device=args.device,
+            show_progress=args.progress,
+        )
+
+    @property
+    def model_path(self) -> str:
+        """Where the trained model is saved."""
+        return os.path.join(self.save_path, f"{self.env_name}.zip")
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The entry of the merged files, with the user's own values over it.
+
+        Returns:
+            The hyperparameters, and a sorted copy to be saved.
+
+        Raises:
+            UserError: One of them is unknown.
+        """
+        with plugin_warnings():
+            entry, origin = find_entry(
+                self.algo, self.env_name.gym_id, conf_file=self.args.conf_file, atari=self._is_atari
+            )
+        values = {"n_timesteps": N_TIMESTEPS, "policy": "auto", **entry, **(self.custom_hyperparams or {})}
+        if self.env_kwargs:
+            values["env_kwargs"] = self.env_kwargs
+        if self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = values.get("env_kwargs", {})
+        self._check(values)
+        saved = OrderedDict(sorted(values.items()))
+        print(f"Hyperparameters: {origin}{', changed by --hyperparams' if self.custom_hyperparams else ''}")
+        pprint(dict(saved))
+        return values, saved
+
+    def create_log_folder(self) -> None:
+        """Claim a new folder: runs that start at the same moment get one each."""
+        first = get_latest_run_id(self.log_path, self.env_name) + 1
+        for number in itertools.count(first):
+            self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}{self._suffix}")
+            try:
+                os.makedirs(self.save_path)
+            except FileExistsError:
+                continue
+            break
+        self.params_path = os.path.join(self.save_path, self.env_name)
+        os.makedirs(self.params_path)
+        self._claimed = True
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """As rl_zoo3's; `close` closes them."""
+        env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
+        self._open["evaluation" if eval_env else "training"] = env
+        return env
+
+    def set_up(self) -> BaseAlgorithm:
+        """Build environments and model; leave nothing behind if that fails."""
+        try:
+            results = self.setup_experiment()
+        except BaseException:
+            self.close()
+            # A folder without a model would only be in the way of `enjoy`.
+            if self._claimed:
+                shutil.rmtree(self.save_path)
+            raise
+        assert results is not None, "no hyperparameter search was asked for"
+        model: BaseAlgorithm = results[0]
+        return model
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        """Train; after Ctrl-C, the model is as it was at that moment."""
+        self._open.pop("training")  # rl_zoo3 closes this one
+        super().learn(model)
+
+    def close(self) -> None:
+        """Close the environments that are still open."""
+        for env in self._open.values():
+            # Ctrl-C reaches environments in other processes too: they may be gone.
+            with suppress(EOFError, OSError):
+                env.close()
+
+    def _check(self, values: dict[str, Any]) -> None:
+        arguments = constructor_arguments(self.algorithm, CommonArguments)
+        known = {*(arguments or values), *_MANAGED} - _OPTIONS - {"_init_setup_model"}
+        for name, value in values.items():
+            if name in _OPTIONS:
+                raise UserError(f"{name!r} is not a hyperparameter but an option: --{name.replace('_', '-')}.")
+            if name not in known:
+                near = difflib.get_close_matches(name, sorted(known), n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise UserError(f"{self.algo} has no hyperparameter {name!r}.{hint}")
+            if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not issubclass(self.algorithm, PolicyGradient):
+                raise UserError(f"{name!r} of {self.algo} cannot be a schedule, but is {value!r}.")
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """Make schedules of `lin_0.001`, whatever they are of; numbers and None are the algorithm's own business."""
+        for name, value in hyperparams.items():
+            if _is_linear(value):
+                hyperparams[name] = SimpleLinearSchedule(value.removeprefix("lin_"))
+        return hyperparams
+
+    def _preprocess_action_noise(
+        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        # The first moment at which the observation space is known, with all wrappers.
+        if hyperparams["policy"] == "auto":
+            hyperparams["policy"] = default_policy(self.algorithm, env.observation_space)
+            saved_hyperparams["policy"] = hyperparams["policy"]
+        processed: dict[str, Any] = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+        return processed
+
+
+def _is_linear(value: Any) -> bool:
+    return isinstance(value, str) and _LINEAR.fullmatch(value) is not None
+
+
+def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> str:
+    """The name of the policy that an algorithm has for a kind of observations.
+
+    Raises:
+        UserError: It has none.
+    """
+    kind = "MultiInput" if isinstance(space, spaces.Dict) else "Cnn" if is_image_space(space) else "Mlp"
+    for alias in algorithm.policy_aliases:
+        if alias.startswith(kind):
+            return alias
+    raise UserError(f"{algorithm.__name__} has no policy for {space}: name one with --hyperparams policy:...")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run `pg-zoo train`.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    algorithm = find_algorithm(args.algo, args.verbose)
+    find_env(args.env, args.gym_packages, args.verbose)
+    if args.trained_agent and not (args.trained_agent.endswith(".zip") and os.path.isfile(args.trained_agent)):
+        raise UserError(f"--trained-agent must be an existing .zip file, but is {args.trained_agent!r}.")
+    if args.seed < 0:
+        args.seed = int(np.random.default_rng().integers(2**32 - 1))
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    print(f"{args.algo} ({algorithm.__module__}.{algorithm.__name__}) on {args.env}, seed {args.seed}")
+
+    # Anything can be wrong in what files, plugins and environments define, and it is for the user to mend.
+    with one_line(Exception, verbose=args.verbose):
+        set_random_seed(args.seed)
+        experiment = Experiment(args, algorithm)
+        model = experiment.set_up()
+    with closing(experiment), one_line(ValueError, verbose=args.verbose):
+        experiment.learn(model)
+    if model.num_timesteps < experiment.n_timesteps:
+        print(f"Stopped after {model.num_timesteps} of {experiment.n_timesteps} steps.")
+    experiment.save_trained_model(model)
+    print(f"Model: {experiment.model_path}")
+    if experiment.tensorboard_log:
+        print(f"TensorBoard: {experiment.tensorboard_log}")

@@ -1,0 +1,76 @@
+"""`pg-zoo list`: what is installed, and which distribution each part came from."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pg_agents import registry
+from pg_zoo.errors import one_line, warn
+from pg_zoo.hyperparameters import files
+from pg_zoo.lookup import plugin_warnings
+
+MANY = 12  # environments of one hyperparameter file: more are counted
+
+
+def show() -> None:
+    """Run `pg-zoo list`.
+
+    Raises:
+        UserError: Two distributions declare a plugin of the same name.
+    """
+    with one_line(registry.PluginError), plugin_warnings():
+        parts = [_algorithms(), *_environments(), _hyperparameters()]
+    console = Console()
+    for part in parts:
+        console.print(part)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _algorithms() -> Table:
+    table = _table("Algorithms", "--algo", "class", "from")
+    for name, plugin in registry.plugins(registry.ALGORITHMS).items():
+        try:
+            registry.algorithm(name)
+        except registry.PluginError as error:
+            warn(str(error))
+            continue
+        table.add_row(name, _class_name(plugin), plugin.distribution)
+    # Not imported: sb3-contrib would take its time.
+    for name, plugin in registry.reference_algorithms().items():
+        table.add_row(name, _class_name(plugin), plugin.distribution)
+    return table
+
+
+def _class_name(plugin: registry.Plugin) -> str:
+    return plugin.value.rpartition(":")[2]
+
+
+def _environments() -> list[Table | str]:
+    known = len(gym.registry)
+    registered = registry.register_envs()
+    plugins = registry.plugins(registry.ENVS)
+    table = _table("Environments", "--env", "plugin", "from")
+    for name, env_ids in registered.items():
+        for env_id in env_ids:
+            table.add_row(env_id, name, plugins[name].distribution)
+    besides = f"{known} environments are Gymnasium's own, or known to it."
+    return [table, f"  {besides}\n"] if table.row_count else [f"Environments\n\n  No plugins. {besides}\n"]
+
+
+def _hyperparameters() -> Table:
+    table = _table("Hyperparameters", "--algo", "--env", "from")
+    # The references' files are merged first, but are not what one looks for first.
+    for file in sorted(files(), key=lambda file: "/" in file.algo):
+        env_ids = list(file.entries())
+        shown = env_ids if len(env_ids) <= MANY else [*env_ids[:3], f"and {len(env_ids) - 3} more"]
+        table.add_row(file.algo, ", ".join(shown), file.distribution)
+    return table

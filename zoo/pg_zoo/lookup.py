@@ -1,0 +1,63 @@
+"""Algorithms and environments by the names that users type."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from pg_agents import registry
+from pg_zoo.errors import UserError, one_line, warn
+
+
+@contextmanager
+def plugin_warnings() -> Iterator[None]:
+    """Show a `PluginWarning` as one line, without the line of code that gave it; other warnings stay as they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        # Each one, every time: a filter must neither hide them nor turn them into errors.
+        warnings.simplefilter("always", registry.PluginWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, registry.PluginWarning):
+            warn(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def find_algorithm(name: str, verbose: int = 1) -> type[BaseAlgorithm]:
+    """The class that `--algo` names.
+
+    Raises:
+        UserError: There is none, or it cannot be imported.
+    """
+    with one_line(ValueError, registry.PluginError, verbose=verbose):
+        return registry.algorithm(name)
+
+
+def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) -> None:
+    """Register everybody's environments and make sure that `--env` is among them.
+
+    Args:
+        env_id: The Gymnasium id.
+        gym_packages: Modules to import first, because they register environments.
+        verbose: As for `one_line`.
+
+    Raises:
+        UserError: There is no such id, or a package cannot be imported.
+    """
+    with one_line(Exception, verbose=verbose):
+        for package in gym_packages:
+            importlib.import_module(package)
+    with plugin_warnings(), one_line(registry.PluginError, verbose=verbose):
+        registry.register_envs()
+    import rl_zoo3.import_envs  # noqa: F401  # it registers those that it knows of
+
+    if env_id not in gym.registry:
+        near = difflib.get_close_matches(env_id, gym.registry, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else "Is the package that registers it installed?"
+        raise UserError(f"Unknown environment {env_id!r}. {hint}")

@@ -1,0 +1,150 @@
+"""`pg-zoo enjoy`: replay a trained agent, on the screen, into a video or into numbers alone."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+import yaml
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
+
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.lookup import find_algorithm, find_env
+
+# With the last one, SDL draws without a display.
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+
+
+def enjoy(args: argparse.Namespace) -> None:
+    """Run `pg-zoo enjoy`.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    _check_display(args)
+    algorithm = find_algorithm(args.algo, args.verbose)
+    find_env(args.env, args.gym_packages, args.verbose)
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    name, model_path, run_folder = _find_model(args)
+    print(f"Loading {model_path}")
+    with one_line(Exception, verbose=args.verbose):
+        set_random_seed(args.seed)
+        # A replay buffer of full size would take gigabytes for nothing.
+        buffer: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        model = algorithm.load(model_path, device=args.device, **buffer)
+        env = _make_env(args, run_folder)
+        if args.video is not None:
+            env = VecVideoRecorder(
+                env,
+                args.video or os.path.join(run_folder, "videos"),
+                record_video_trigger=lambda step: step == 0,
+                video_length=args.n_timesteps,
+                name_prefix=name.replace("/", "-"),
+            )
+        with closing(env):
+            episodes = _replay(model, env, args.n_timesteps, deterministic=not args.stochastic)
+    if isinstance(env, VecVideoRecorder):
+        print(f"Video: {env.video_path}")
+    if not episodes:
+        print(f"No episode ended within {args.n_timesteps} steps.")
+        return
+    rewards, lengths = np.array(episodes).T
+    print(f"{len(episodes)} episodes")
+    print(f"Mean reward: {rewards.mean():.2f} +/- {rewards.std():.2f}")
+    print(f"Mean episode length: {lengths.mean():.2f} +/- {lengths.std():.2f}")
+
+
+def _check_display(args: argparse.Namespace) -> None:
+    if args.video is not None:
+        if importlib.util.find_spec("moviepy") is None:
+            raise UserError("--video needs the package moviepy: pip install 'pg-agents[video]'.")
+    elif not args.no_render and sys.platform.startswith("linux") and not any(map(os.environ.get, _DISPLAYS)):
+        raise UserError("There is no display to render on: use --no-render, or --video to record a video.")
+
+
+def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
+    """Name and path of the model, and the folder of its run."""
+    try:
+        found: tuple[str, str, str] = get_model_path(
+            args.exp_id,
+            args.folder,
+            args.algo,
+            EnvironmentName(args.env),
+            args.load_best,
+            args.load_checkpoint,
+            args.load_last_checkpoint,
+        )
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"{error}. {_what_is_there(args)}") from error
+    return found
+
+
+def _what_is_there(args: argparse.Namespace) -> str:
+    """Models of this algorithm and environment; of all runs, the names alone."""
+    folder, env_name = Path(args.folder), EnvironmentName(args.env)
+    models = [path.relative_to(folder) for path in sorted(folder.rglob("*.zip"))]
+    near = [path for path in models if path.is_relative_to(args.algo) and path.parent.name.startswith(env_name)]
+    there = near or sorted({path.parent for path in models})
+    return f"In {folder} there is {', '.join(map(str, there)) or 'no model at all'}."
+
+
+def _make_env(args: argparse.Namespace, run_folder: str) -> VecEnv:
+    """The environment as it was in training: same arguments, wrappers, frame stack and normalisation."""
+    params_folder = os.path.join(run_folder, EnvironmentName(args.env))
+    hyperparams, stats_path = get_saved_hyperparams(params_folder, test_mode=True)
+    env_kwargs: dict[str, Any] = hyperparams.pop("env_kwargs", None) or {}
+    args_file = Path(params_folder, "args.yml")
+    if args_file.is_file():
+        # rl_zoo3 writes it with Python tags. The model beside it is a pickle: no less is trusted there.
+        env_kwargs |= yaml.unsafe_load(args_file.read_text()).get("env_kwargs") or {}
+    env_kwargs |= args.env_kwargs or {}
+    if args.video is not None:
+        env_kwargs["render_mode"] = "rgb_array"
+    elif args.no_render:
+        env_kwargs.pop("render_mode", None)
+    env: VecEnv = create_test_env(
+        args.env,
+        n_envs=args.n_envs,
+        stats_path=stats_path,
+        seed=args.seed,
+        should_render=not args.no_render,
+        hyperparams=hyperparams,
+        env_kwargs=env_kwargs,
+        vec_env_cls=DummyVecEnv,
+    )
+    return env
+
+
+def _replay(model: BaseAlgorithm, env: VecEnv, n_timesteps: int, *, deterministic: bool) -> list[tuple[float, int]]:
+    """Act for so many steps, printing each episode's reward.
+
+    Returns:
+        Reward, not normalised, and length of each episode that ended.
+    """
+    episodes: list[tuple[float, int]] = []
+    observations, state, starts = env.reset(), None, np.ones(env.num_envs, dtype=bool)
+    try:
+        for _ in range(n_timesteps):
+            actions, state = model.predict(observations, state, starts, deterministic)  # type: ignore[arg-type]
+            observations, _, starts, infos = env.step(actions)
+            for index in np.flatnonzero(starts):
+                # Monitor's numbers: those of the environment itself, under all wrappers.
+                episode = infos[index]["episode"]
+                episodes.append((episode["r"], episode["l"]))
+                print(f"Episode {len(episodes)}: reward {episode['r']:.2f}, length {episode['l']}")
+    except KeyboardInterrupt:
+        pass
+    return episodes
