@@ -34,8 +34,8 @@ class Constant(gym.Env):
 
     action_space = spaces.Discrete(2)
 
-    def __init__(self, observation_space, reward=2.0):
-        self.observation_space, self.reward = observation_space, reward
+    def __init__(self, observation_space, reward=2.0, nan_at=None):
+        self.observation_space, self.reward, self.nan_at, self.total_steps = observation_space, reward, nan_at, 0
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -48,7 +48,9 @@ class Constant(gym.Env):
 
     def step(self, action):
         self.steps += 1
-        return self.observe(), self.reward, self.steps == 5, False, {}
+        self.total_steps += 1
+        reward = float("nan") if self.total_steps == self.nan_at else self.reward
+        return self.observe(), reward, self.steps == 5, False, {}
 
 
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
@@ -236,6 +238,13 @@ def test_a_mistake_is_one_line_that_helps_and_leaves_no_run_behind(argv, said, c
     assert main(argv) == 2
     assert said in only_error_line(capsys)
     assert not [path for path in empty_folder.rglob("*") if path.is_file()]
+
+
+def test_a_training_that_fails_keeps_what_was_learnt_until_then(my_envs, capsys):
+    argv = ["train", "-n", "500", "--env", "My/Vector-v0", "--env-kwargs", "nan_at:100", "--eval-freq", "-1", *my_envs]
+    assert main([*argv, *SMALL]) == 2
+    assert "reward after 100 steps of environment 0 is not finite" in only_error_line(capsys)
+    assert pg_agents.PPO.load("logs/ppo/My-Vector-v0_1/My-Vector-v0.zip").num_timesteps == 100
 
 
 def test_hyperparameters_of_the_command_line_reach_the_model(capsys):

@@ -226,11 +226,14 @@ def train(args: argparse.Namespace) -> None:
         set_random_seed(args.seed)
         experiment = Experiment(args, algorithm)
         model = experiment.set_up()
-    with closing(experiment), one_line(ValueError, verbose=args.verbose):
-        experiment.learn(model)
-    if model.num_timesteps < experiment.n_timesteps:
-        print(f"Stopped after {model.num_timesteps} of {experiment.n_timesteps} steps.")
-    experiment.save_trained_model(model)
-    print(f"Model: {experiment.model_path}")
+    with closing(experiment), one_line(ValueError, FloatingPointError, verbose=args.verbose):
+        try:
+            experiment.learn(model)
+        finally:
+            # Whatever stopped it: what was learnt until then is kept.
+            if model.num_timesteps < experiment.n_timesteps:
+                print(f"Stopped after {model.num_timesteps} of {experiment.n_timesteps} steps.")
+            experiment.save_trained_model(model)
+            print(f"Model: {experiment.model_path}")
     if experiment.tensorboard_log:
         print(f"TensorBoard: {experiment.tensorboard_log}")
