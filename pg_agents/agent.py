@@ -235,6 +235,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         return SB3RolloutBuffer if self.n_episodes is None else EpisodeBuffer
 
     def _check_buffer_class(self, named: type[SB3RolloutBuffer]) -> None:
+        estimates_itself = named not in _OUR_BUFFERS and not issubclass(named, AnyEstimatorBuffer)
+        if estimates_itself and type(self).estimate is not PolicyGradient.estimate:
+            raise ValueError(
+                f"`rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer or DictRolloutBuffer: "
+                f"{type(self).__name__} has its own way to estimate advantages, but is {named.__name__}."
+            )
         if self.n_episodes is not None and not issubclass(named, AnyEpisodeBuffer):
             raise ValueError(
                 f"`rollout_buffer_class` must derive from pg_agents.buffers.EpisodeBuffer or DictEpisodeBuffer, "
@@ -518,7 +524,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             if final_obs is None or not infos[index].get("TimeLimit.truncated", False):
                 continue
             terminated[index], truncated[index] = False, True
-            if self.n_episodes is None:
+            if self.has_critic:
                 with th.no_grad():
                     final_values[index] = self.policy.predict_values(self.policy.obs_to_tensor(final_obs)[0]).item()
                 # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.

@@ -1,0 +1,254 @@
+"""`check_agent` passes every registered algorithm and SB3's own, and says what is wrong with faulty ones."""
+
+import warnings
+
+import numpy as np
+import pytest
+import stable_baselines3
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from pg_agents import A2C
+from pg_agents.registry import ALGORITHMS, plugins
+from pg_agents.testing import check_agent
+
+
+@pytest.mark.parametrize("name", plugins(ALGORITHMS))
+def test_every_registered_algorithm_conforms(name):
+    check_agent(plugins(ALGORITHMS)[name].load())
+
+
+@pytest.mark.parametrize("cls", [stable_baselines3.PPO, stable_baselines3.A2C])
+def test_sb3s_own_algorithms_conform(cls):
+    check_agent(cls)
+
+
+def test_arguments_reach_the_constructor():
+    with pytest.raises(AssertionError, match="from 64 steps"):
+        # Rollouts of 64 steps are fine, were it not that learn starts again.
+        check_agent(Forgets, n_steps=64)
+
+
+class Mixin:
+    """Has no constructor of its own."""
+
+
+class Base(Mixin, A2C):
+    policy_aliases = {"MlpPolicy": ActorCriticPolicy}  # noqa: RUF012
+
+
+class NoPolicy(Base):
+    policy_aliases = {}  # noqa: RUF012
+
+
+class ReturnsNone(Base):
+    def learn(self, *args, **kwargs):
+        super().learn(*args, **kwargs)
+
+
+class NeverTrains(Base):
+    def train(self):
+        pass
+
+
+class StepsTooOften(Base):
+    def collect_rollouts(self, env, *args, **kwargs):
+        env.step([env.action_space.sample()] * env.num_envs)
+        return super().collect_rollouts(env, *args, **kwargs)
+
+
+class SendsRawActions(Base):
+    def _environment_actions(self, actions):
+        return actions
+
+
+class PredictsFloat64(Base):
+    def predict(self, *args, **kwargs):
+        actions, state = super().predict(*args, **kwargs)
+        return (actions.astype(np.float64) if actions.dtype == np.float32 else actions), state
+
+
+class PredictsColumns(Base):
+    def predict(self, *args, **kwargs):
+        actions, state = super().predict(*args, **kwargs)
+        return actions[:, None], state
+
+
+class AlwaysSamples(Base):
+    def predict(self, *args, deterministic=False, **kwargs):
+        return super().predict(*args, **kwargs)
+
+
+class ForgetsTheOptimiser(Base):
+    def _get_torch_save_params(self):
+        return ["policy"], []
+
+
+class HoldsAGenerator(Base):
+    def _setup_model(self):
+        super()._setup_model()
+        self.generator = (number for number in range(3))
+
+
+class HoldsAGeneratorWhileCollecting(Base):
+    def collect_rollouts(self, *args, **kwargs):
+        self.generator = (number for number in range(3))
+        going_on = super().collect_rollouts(*args, **kwargs)
+        del self.generator
+        return going_on
+
+
+class AllocatesInInit(Base):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.total = np.zeros(getattr(self, "n_envs", 1))
+
+    def collect_rollouts(self, env, *args, **kwargs):
+        self.total += np.ones(env.num_envs)
+        return super().collect_rollouts(env, *args, **kwargs)
+
+
+class IgnoresTheSeed(Base):
+    def set_random_seed(self, seed=None):
+        pass
+
+
+class HasOneSeed(Base):
+    def set_random_seed(self, seed=None):
+        super().set_random_seed(0)
+
+
+class WithCallback(Base):
+    """Changes the callback that it is given."""
+
+    def _setup_learn(self, *args, **kwargs):
+        total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+        self.change(callback)
+        return total_timesteps, callback
+
+
+class IgnoresFalse(WithCallback):
+    def change(self, callback):
+        on_step = callback.on_step
+        callback.on_step = lambda: [on_step(), True][1]
+
+
+class HidesItsVariables(WithCallback):
+    def change(self, callback):
+        callback.update_locals = lambda local_variables: None
+
+
+class ForgetsTheEndOfRollouts(WithCallback):
+    def change(self, callback):
+        callback.on_rollout_end = lambda: None
+
+
+class TrainsWhenStopped(Base):
+    def collect_rollouts(self, env, callback, rollout_buffer, n_rollout_steps):
+        going_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if not going_on:
+            rollout_buffer.full = True
+            rollout_buffer.advantages += 1
+            self.train()
+        return going_on
+
+
+class Forgets(Base):
+    def learn(self, *args, reset_num_timesteps=True, **kwargs):
+        return super().learn(*args, **kwargs)
+
+
+class NeverForgets(Base):
+    def learn(self, *args, reset_num_timesteps=True, **kwargs):
+        return super().learn(*args, reset_num_timesteps=False, **kwargs)
+
+
+class KeepsItsEnvironment(Base):
+    def set_env(self, env, force_reset=True):
+        pass
+
+
+class KeepsItsParameters(Base):
+    def set_parameters(self, parameters, *args, **kwargs):
+        if isinstance(parameters, dict) and "device" in kwargs:  # only `load` names the device
+            super().set_parameters(parameters, *args, **kwargs)
+
+
+class LogsNothing(Base):
+    def dump_logs(self, iteration=0):
+        pass
+
+
+class CollectsInTrainingMode(Base):
+    def _setup_model(self):
+        super()._setup_model()
+        self.policy.set_training_mode = lambda mode: None
+
+
+class SwallowsInterrupts(Base):
+    def learn(self, *args, **kwargs):
+        try:
+            return super().learn(*args, **kwargs)
+        except KeyboardInterrupt:
+            return self
+
+
+class DiesOfInterrupts(Base):
+    def collect_rollouts(self, *args, **kwargs):
+        if getattr(self, "busy", False):
+            raise RuntimeError("busy")
+        self.busy = True
+        going_on = super().collect_rollouts(*args, **kwargs)
+        self.busy = False
+        return going_on
+
+    def _excluded_save_params(self):
+        return [*super()._excluded_save_params(), "busy"]
+
+
+class Warns(Base):
+    def train(self):
+        warnings.warn("old", DeprecationWarning, stacklevel=2)
+        super().train()
+
+
+FAULTS = {
+    NoPolicy: "must have one of the policies MlpPolicy, CnnPolicy, MultiInputPolicy",
+    ReturnsNone: "must return the agent itself, but returned None",
+    NeverTrains: "must change the policy's parameters",
+    StepsTooOften: "must count the steps of all environments, which took 18, but is 16",
+    SendsRawActions: r"must be given actions in their action space Box\(.*\), but got array",
+    PredictsFloat64: "must give actions in Box|dtype float32, but gave float64",
+    PredictsColumns: r"must give actions of shape \(5,\) for five observations, but gave \(5, 1\)",
+    AlwaysSamples: "must answer the same observation with the same action each time",
+    ForgetsTheOptimiser: "must hold the optimiser's state too",
+    HoldsAGenerator: "must be saved and loaded. Name what cannot be pickled.*TypeError",
+    HoldsAGeneratorWhileCollecting: "must be saved at any moment, also in the middle of a rollout.*TypeError",
+    AllocatesInInit: "must load with three environments and train on: allocate by `n_envs` in `_setup_model`",
+    IgnoresTheSeed: "with one seed must have the same parameters",
+    HasOneSeed: "with different seeds must differ",
+    IgnoresFalse: "must stop at once when a callback returns False, here in its third step",
+    HidesItsVariables: r"must see SB3's local variables, but \['actions', 'dones', .* are missing",
+    ForgetsTheEndOfRollouts: "must see the events .*'rollout_end'.*, but saw",
+    TrainsWhenStopped: "must not train on a rollout that a callback has stopped",
+    Forgets: "must go on from 16 steps to at least 28, but ended at 16",
+    NeverForgets: "must count from 0 again, but ended at",
+    KeepsItsEnvironment: "must train in the environment that `set_env` has set",
+    KeepsItsParameters: "must copy all parameters",
+    LogsNothing: r"must log \['rollout/ep_len_mean', .*\] to TensorBoard",
+    CollectsInTrainingMode: "must collect in evaluation mode",
+    SwallowsInterrupts: "must let KeyboardInterrupt through",
+    DiesOfInterrupts: "Ctrl-C must leave a model .* Instead: RuntimeError: busy",
+    Warns: "must not warn, but warned: old",
+}
+
+
+# SB3 leaves the file open when something cannot be pickled.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_faulty_algorithm_is_told_what_is_wrong(fault):
+    with pytest.raises(AssertionError, match=FAULTS[fault]):
+        check_agent(fault)
+
+
+def test_the_class_that_the_faulty_ones_derive_from_is_not_faulty():
+    check_agent(Base)

@@ -1,0 +1,125 @@
+"""What an algorithm of one's own is given in the slots that it fills."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pg_agents import PolicyGradient
+from pg_agents.buffers import RolloutBuffer
+from pg_agents.objectives import score_function
+
+
+class Counting(gym.Env):
+    """Observes the number of steps so far; episode ends by termination after 2, then by a time limit after 3 steps."""
+
+    observation_space = spaces.Box(0, 100, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self):
+        self.total, self.episode = 0, -1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.t = self.episode + 1, 0
+        return np.float32([self.total]), {}
+
+    def step(self, action):
+        self.total, self.t = self.total + 1, self.t + 1
+        terminated = self.episode % 2 == 0 and self.t == 2
+        return np.float32([self.total]), 1.0, terminated, not terminated and self.t == 3, {}
+
+
+class ValueIsObservation(ActorCriticPolicy):
+    """V(s) = s, so that each value says which state it is of."""
+
+    def forward(self, obs, deterministic=False):
+        actions, _, log_prob = super().forward(obs, deterministic)
+        return actions, obs, log_prob
+
+    def predict_values(self, obs):
+        return obs
+
+
+class Recording(PolicyGradient):
+    """Keeps what its slots are given."""
+
+    def __init__(self, policy, env, n_steps=6, n_episodes=None, **kwargs):
+        super().__init__(policy, env, learning_rate=1e-3, n_steps=n_steps, n_episodes=n_episodes, gamma=0.5, **kwargs)
+
+    def estimate(self, rollout):
+        self.rollout = rollout
+        return super().estimate(rollout)
+
+    def objective(self, batch):
+        self.batch = batch
+        return score_function(batch.log_prob, batch.advantages)
+
+
+def column(*values):
+    return np.array(values, dtype=np.float32)[:, None]
+
+
+def test_a_rollout_knows_terminations_and_time_limits_apart():
+    rollout = Recording(ValueIsObservation, Counting()).learn(6).rollout
+    # Steps 0 1 | 2 3 4 | 5: a termination after step 1, a time limit after step 4, and step 5 goes on.
+    np.testing.assert_array_equal(rollout.terminated, column(0, 1, 0, 0, 0, 0))
+    np.testing.assert_array_equal(rollout.truncated, column(0, 0, 0, 0, 1, 0))
+    np.testing.assert_array_equal(rollout.ends, column(0, 1, 0, 0, 1, 0))
+    np.testing.assert_array_equal(rollout.rewards, column(1, 1, 1, 1, 1, 1))
+    np.testing.assert_array_equal(rollout.values, column(0, 1, 2, 3, 4, 5))
+    # V of the state that each step led to; the one after the termination is not used.
+    np.testing.assert_array_equal(rollout.next_values[[0, 2, 3, 4, 5]], column(1, 3, 4, 5, 6))
+    np.testing.assert_array_equal(rollout.bootstrapped_rewards, column(1, 1, 1, 1, 1 + 0.5 * 5, 1))
+    np.testing.assert_array_equal(rollout.td_errors(0.5), column(1.5, 0, 0.5, 0, -0.5, -1))
+    assert rollout.counted.all()
+
+
+def test_whole_episodes_know_the_value_of_the_state_that_a_time_limit_cut():
+    rollout = Recording(ValueIsObservation, Counting(), n_episodes=2).learn(1).rollout
+    np.testing.assert_array_equal(rollout.td_errors(0.5), column(1.5, 0, 0.5, 0, -0.5))
+
+
+def test_an_objective_is_given_tensors_of_one_entry_for_each_sample():
+    agent = Recording("MlpPolicy", DummyVecEnv([Counting, Counting])).learn(12)
+    batch = agent.batch
+    for tensor in (batch.log_prob, batch.old_log_prob, batch.advantages, batch.values, batch.old_values, batch.returns,
+                   batch.entropy, batch.ratio, batch.log_ratio):  # fmt: skip
+        assert tensor.shape == (12,)
+    # A single pass over the rollout: the policy is still the one that collected it.
+    assert batch.ratio.tolist() == pytest.approx([1.0] * 12)
+    th.testing.assert_close(batch.values.detach(), batch.old_values)
+
+
+class Halved(SB3RolloutBuffer):
+    """A buffer with an estimate of its own."""
+
+
+def test_a_buffer_that_would_ignore_an_algorithms_estimate_is_refused():
+    with pytest.raises(ValueError, match=r"Recording has its own way to estimate advantages, but is Halved"):
+        Recording("MlpPolicy", Counting(), rollout_buffer_class=Halved)
+
+
+class Larger(RolloutBuffer):
+    """A buffer that carries an algorithm's estimate."""
+
+
+@pytest.mark.parametrize("buffer", [None, SB3RolloutBuffer, RolloutBuffer, Larger])
+def test_an_algorithms_estimate_is_used_with_any_buffer_that_carries_it(buffer):
+    agent = Recording("MlpPolicy", Counting(), rollout_buffer_class=buffer).learn(6)
+    assert len(agent.rollout.rewards) == 6
+    assert isinstance(agent.rollout_buffer, buffer or SB3RolloutBuffer)
+
+
+class WithoutObjective(PolicyGradient):
+    pass
+
+
+def test_an_algorithm_without_an_objective_says_what_is_missing():
+    agent = WithoutObjective("MlpPolicy", Counting(), learning_rate=1e-3, n_steps=4, gamma=0.9)
+    with pytest.raises(NotImplementedError, match=r"WithoutObjective does not say what it maximises"):
+        agent.learn(4)
