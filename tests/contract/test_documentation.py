@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "docs/plugins.md"]
 
 
+# The progress bar that SB3 uses announces itself as experimental.
+@pytest.mark.filterwarnings("ignore:rich is experimental")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
