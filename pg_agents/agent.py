@@ -20,24 +20,28 @@ import pathlib
 from collections import deque
 from typing import Any, TypedDict
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRolloutBuffer
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor, safe_mean
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
-from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, Rollout, RolloutBuffer
-from pg_agents.buffers import _EpisodeMixin as AnyEpisodeBuffer
-from pg_agents.buffers import _EstimatorMixin as AnyEstimatorBuffer
+from pg_agents.buffers import (
+    DictEpisodeBuffer,
+    DictRolloutBuffer,
+    EpisodeBuffer,
+    EpisodeMixin,
+    EstimatorMixin,
+    Rollout,
+    RolloutBuffer,
+)
 from pg_agents.checks import (
     check_finite,
     check_keywords,
@@ -49,6 +53,7 @@ from pg_agents.checks import (
 from pg_agents.engines import make_engine
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Floats, gae
+from pg_agents.metrics import deviations, is_one_of_many, record_hyperparameters, rollout_metrics
 from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, unchecked_distributions
 
 Env = GymEnv | str | None
@@ -221,9 +226,9 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.rollout_buffer_class = _OUR_BUFFERS.get(named, named)
         super()._setup_model()
         self.rollout_buffer_class = named
-        if isinstance(self.rollout_buffer, AnyEstimatorBuffer):
+        if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
-        if isinstance(self.rollout_buffer, AnyEpisodeBuffer):
+        if isinstance(self.rollout_buffer, EpisodeMixin):
             assert self.n_episodes is not None
             self.rollout_buffer.n_episodes = self.n_episodes
         self._episode_returns = np.zeros(self.n_envs)
@@ -235,16 +240,16 @@ class PolicyGradient(OnPolicyAlgorithm):
         return SB3RolloutBuffer if self.n_episodes is None else EpisodeBuffer
 
     def _check_buffer_class(self, named: type[SB3RolloutBuffer]) -> None:
-        estimates_itself = named not in _OUR_BUFFERS and not issubclass(named, AnyEstimatorBuffer)
+        estimates_itself = named not in _OUR_BUFFERS and not issubclass(named, EstimatorMixin)
         if estimates_itself and type(self).estimate is not PolicyGradient.estimate:
             raise ValueError(
-                f"`rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer or DictRolloutBuffer: "
-                f"{type(self).__name__} has its own way to estimate advantages, but is {named.__name__}."
+                f"`rollout_buffer_class` is {named.__name__}, but must derive from pg_agents.buffers.RolloutBuffer or "
+                f"DictRolloutBuffer, because {type(self).__name__} has its own way to estimate advantages."
             )
-        if self.n_episodes is not None and not issubclass(named, AnyEpisodeBuffer):
+        if self.n_episodes is not None and not issubclass(named, EpisodeMixin):
             raise ValueError(
-                f"`rollout_buffer_class` must derive from pg_agents.buffers.EpisodeBuffer or DictEpisodeBuffer, "
-                f"because {type(self).__name__} learns from whole episodes, but is {named.__name__}."
+                f"`rollout_buffer_class` is {named.__name__}, but must derive from pg_agents.buffers.EpisodeBuffer or "
+                f"DictEpisodeBuffer, because {type(self).__name__} learns from whole episodes."
             )
 
     def _excluded_save_params(self) -> list[str]:
@@ -266,29 +271,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         except (ValueError, KeyError, TypeError) as error:
             raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set there
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
-        if any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats):
-            others = ("stdout", "log", "json", "csv")
-            self.logger.record("hparams", HParam(self._hyperparameters(), _HPARAM_METRICS), exclude=others)
+        record_hyperparameters(self, constructor_arguments(type(self), CommonArguments) or [])
         return prepared
-
-    def _hyperparameters(self) -> dict[str, bool | str | float | None]:
-        """The constructor's arguments as TensorBoard's HParams page can show them."""
-        assert self.env is not None
-        try:
-            spec = self.env.get_attr("spec")[0]
-        except (AttributeError, IndexError, NotImplementedError):
-            spec = None
-        shown: dict[str, bool | str | float | None] = {
-            "algorithm": type(self).__name__,
-            "policy": self.policy_class.__name__,
-            "env": spec.id if isinstance(spec, gym.envs.registration.EnvSpec) else type(self.env).__name__,
-            "n_envs": self.n_envs,
-        }
-        for name in constructor_arguments(type(self), CommonArguments) or ():
-            value = getattr(self, name, None)
-            if name not in _NOT_HYPERPARAMETERS and name not in shown and value is not None:
-                shown[name] = _shown(value)
-        return shown
 
     @classmethod
     def load(
@@ -405,7 +389,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             n_steps += 1
             normalised = self._vec_normalize_env
             self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
-            if isinstance(rollout_buffer, AnyEstimatorBuffer):
+            if isinstance(rollout_buffer, EstimatorMixin):
                 rollout_buffer.add_env_rewards(rewards)
             if np.any(dones):
                 self._end_episodes(rollout_buffer, rewards, dones, infos)
@@ -429,7 +413,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         with th.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        self._log_rollout(rollout_buffer)
+        for name, value in rollout_metrics(self, rollout_buffer, _counted(rollout_buffer)).items():
+            self.logger.record(f"rollout/{name}", value)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -470,8 +455,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         metrics[self.policy_loss_name] = metrics.pop("policy_loss")
         if self.has_critic:
             metrics["explained_variance"] = explained_variance(values, returns)
-        for name, value in {**metrics, **self._deviations()}.items():
-            self.logger.record(f"train/{name}", value, exclude=_exclude(name))
+        for name, value in {**metrics, **deviations(self.policy)}.items():
+            self.logger.record(f"train/{name}", value, exclude="stdout" if is_one_of_many(name) else None)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     # What slots and engines ask
@@ -497,7 +482,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     @property
     def loss_scale(self) -> float:
         """Turns the mean over samples into the sum over each episode's steps, where whole episodes are collected."""
-        return self.rollout_buffer.mean_length if isinstance(self.rollout_buffer, AnyEpisodeBuffer) else 1
+        return self.rollout_buffer.mean_length if isinstance(self.rollout_buffer, EpisodeMixin) else 1
 
     # Parts of the loop
 
@@ -529,7 +514,7 @@ class PolicyGradient(OnPolicyAlgorithm):
                     final_values[index] = self.policy.predict_values(self.policy.obs_to_tensor(final_obs)[0]).item()
                 # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
                 rewards[index] += self.gamma * final_values[index]
-        if isinstance(rollout_buffer, AnyEstimatorBuffer):
+        if isinstance(rollout_buffer, EstimatorMixin):
             rollout_buffer.add_ends(terminated, truncated, final_values)
 
     def _begin_episodes(self, env: VecEnv) -> None:
@@ -539,29 +524,6 @@ class PolicyGradient(OnPolicyAlgorithm):
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
             self._episode_returns[:] = 0
-
-    def _log_rollout(self, buffer: SB3RolloutBuffer) -> None:
-        counted = _counted(buffer)
-        advantages = buffer.advantages[counted].astype(np.float64)
-        self.logger.record("rollout/advantage_mean", float(advantages.mean()))
-        self.logger.record("rollout/advantage_std", float(advantages.std()))
-        if isinstance(self.action_space, spaces.Box):
-            low, high = self.action_space.low.flatten(), self.action_space.high.flatten()
-            actions = buffer.actions[counted]
-            squashed = self.policy.squash_output
-            saturated = np.abs(actions) > 0.99 if squashed else (actions < low) | (actions > high)
-            self.logger.record("rollout/saturated_actions", float(saturated.mean()))
-
-    def _deviations(self) -> dict[str, float]:
-        """σ of a Gaussian policy, all in all and for each dimension; over the last minibatch where it varies."""
-        distribution = getattr(getattr(self.policy, "action_dist", None), "distribution", None)
-        if not isinstance(distribution, th.distributions.Normal):
-            return {}
-        with th.no_grad():
-            # SB3's own definition where there is a parameter to look at: gSDE's is not the action's deviation.
-            std = self.policy.log_std.exp().mean() if hasattr(self.policy, "log_std") else distribution.stddev.mean()
-            per_dimension = distribution.stddev.mean(dim=0)
-        return {"std": std.item()} | {f"std_{i}": value.item() for i, value in enumerate(per_dimension)}
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log; may be called at any time.
@@ -574,34 +536,15 @@ class PolicyGradient(OnPolicyAlgorithm):
         super().dump_logs(iteration)
 
 
-_OUR_BUFFERS: dict[type[SB3RolloutBuffer] | None, type[SB3RolloutBuffer]] = {
+_OUR_BUFFERS: dict[type[SB3RolloutBuffer], type[SB3RolloutBuffer]] = {
     SB3RolloutBuffer: RolloutBuffer,
     SB3DictRolloutBuffer: DictRolloutBuffer,
 }
-_HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0, "train/explained_variance": 0.0}
-_NOT_HYPERPARAMETERS = {"verbose", "tensorboard_log", "stats_window_size", "_init_setup_model"}
 
 
 def _counted(buffer: SB3RolloutBuffer) -> Any:
     """Index of the steps that are trained on, in a buffer that is filled and not yet read."""
-    return buffer.counted if isinstance(buffer, AnyEpisodeBuffer) else ...
-
-
-def _exclude(metric: str) -> str | None:
-    """One line for each dimension and epoch belongs into TensorBoard, not into the table on the terminal."""
-    return "stdout" if metric.startswith(("std_", "approx_kl_epoch_")) else None
-
-
-def _shown(value: Any) -> bool | str | float:
-    """An argument as TensorBoard can show it; a schedule as its first and its last value."""
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, type):
-        return value.__name__
-    if not callable(value):
-        return str(value)
-    first, last = FloatSchedule(value)(1.0), FloatSchedule(value)(0.0)
-    return first if first == last else f"{first:g} to {last:g}"
+    return buffer.counted if isinstance(buffer, EpisodeMixin) else ...
 
 
 def _with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:

@@ -58,12 +58,13 @@ class Rollout:
 Estimator = Callable[[Rollout], tuple[Floats, Floats]]
 
 
-class _EstimatorMixin(SB3RolloutBuffer):
+class EstimatorMixin(SB3RolloutBuffer):
     """What our buffers add to SB3's."""
 
     estimator: Estimator | None = None
 
     def reset(self) -> None:
+        """Empty the buffer."""
         super().reset()
         shape = (self.buffer_size, self.n_envs)
         self.env_rewards = np.zeros(shape, dtype=np.float32)
@@ -120,15 +121,15 @@ class _EstimatorMixin(SB3RolloutBuffer):
         )
 
 
-class RolloutBuffer(_EstimatorMixin, SB3RolloutBuffer):
+class RolloutBuffer(EstimatorMixin, SB3RolloutBuffer):
     """SB3's `RolloutBuffer`, with an estimator."""
 
 
-class DictRolloutBuffer(_EstimatorMixin, SB3DictRolloutBuffer):
+class DictRolloutBuffer(EstimatorMixin, SB3DictRolloutBuffer):
     """SB3's `DictRolloutBuffer`, with an estimator."""
 
 
-class _EpisodeMixin(_EstimatorMixin):
+class EpisodeMixin(EstimatorMixin):
     """Whole episodes only, the same number from every environment, however long they are.
 
     Taking the first k episodes that finish in any environment would favour short ones. Here each environment
@@ -143,6 +144,7 @@ class _EpisodeMixin(_EstimatorMixin):
         super().__init__(buffer_size, *args, **kwargs)
 
     def reset(self) -> None:
+        """Empty the buffer, and give back the room that long episodes took."""
         self.buffer_size = self.initial_size
         super().reset()
         self.n_finished = np.zeros(self.n_envs, dtype=int)
@@ -204,9 +206,9 @@ class _EpisodeMixin(_EstimatorMixin):
             yield self._get_samples(indices[start : start + batch_size])
 
 
-class EpisodeBuffer(_EpisodeMixin, SB3RolloutBuffer):
+class EpisodeBuffer(EpisodeMixin, SB3RolloutBuffer):
     """Whole episodes with array observations."""
 
 
-class DictEpisodeBuffer(_EpisodeMixin, SB3DictRolloutBuffer):
+class DictEpisodeBuffer(EpisodeMixin, SB3DictRolloutBuffer):
     """Whole episodes with Dict observations."""

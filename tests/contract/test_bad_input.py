@@ -40,7 +40,7 @@ SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "ba
         (REINFORCE, {"estimator": "total_return", "discount_updates": True}, r"`discount_updates=True`"),
         (ReinforceBaseline, {"value_learning_rate": -1}, r"`value_learning_rate`"),
         (PPO, {"engine": "mpl"}, r"`engine` must be one of 'auto', 'autograd', but is 'mpl'"),
-        (REINFORCE, {"rollout_buffer_class": th.nn.Module}, r"`rollout_buffer_class` must derive from"),
+        (REINFORCE, {"rollout_buffer_class": th.nn.Module}, r"`rollout_buffer_class` is Module, but must derive from"),
     ],
     ids=str,
 )

@@ -100,7 +100,7 @@ class Halved(SB3RolloutBuffer):
 
 
 def test_a_buffer_that_would_ignore_an_algorithms_estimate_is_refused():
-    with pytest.raises(ValueError, match=r"Recording has its own way to estimate advantages, but is Halved"):
+    with pytest.raises(ValueError, match=r"`rollout_buffer_class` is Halved, but .* Recording has its own way"):
         Recording("MlpPolicy", Counting(), rollout_buffer_class=Halved)
 
 

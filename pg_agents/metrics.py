@@ -1,0 +1,101 @@
+"""What is logged beside SB3's own keys; docs/metrics.md defines each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import FloatSchedule
+
+if TYPE_CHECKING:
+    from pg_agents.agent import PolicyGradient
+
+_HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0}
+_NOT_HYPERPARAMETERS = {"policy", "env", "verbose", "tensorboard_log", "stats_window_size", "_init_setup_model"}
+
+
+def rollout_metrics(agent: PolicyGradient, buffer: RolloutBuffer, counted: Any) -> dict[str, float]:
+    """Advantages before normalisation, and the share of actions that the action space cut off.
+
+    Args:
+        agent: Whose rollout it is.
+        buffer: Filled, advantages included, and not yet read.
+        counted: Index of the steps that are trained on.
+    """
+    # float32 would overflow where rewards are very large, before their loss is refused.
+    advantages = buffer.advantages[counted].astype(np.float64)
+    metrics = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
+    if isinstance(agent.action_space, spaces.Box):
+        low, high = agent.action_space.low.flatten(), agent.action_space.high.flatten()
+        actions = buffer.actions[counted]
+        squashed = agent.policy.squash_output
+        saturated = np.abs(actions) > 0.99 if squashed else (actions < low) | (actions > high)
+        metrics["saturated_actions"] = float(saturated.mean())
+    return metrics
+
+
+def deviations(policy: ActorCriticPolicy) -> dict[str, float]:
+    """σ of a Gaussian policy, all in all and for each dimension; over the last minibatch where it varies."""
+    distribution = getattr(getattr(policy, "action_dist", None), "distribution", None)
+    if not isinstance(distribution, th.distributions.Normal):
+        return {}
+    with th.no_grad():
+        # SB3's own definition where there is a parameter to look at: gSDE's is not the action's deviation.
+        std = policy.log_std.exp().mean() if hasattr(policy, "log_std") else distribution.stddev.mean()
+        per_dimension = distribution.stddev.mean(dim=0)
+    return {"std": std.item()} | {f"std_{i}": value.item() for i, value in enumerate(per_dimension)}
+
+
+def is_one_of_many(metric: str) -> bool:
+    """There is one for each dimension or epoch: for TensorBoard, and not for the table on the terminal."""
+    return metric.startswith(("std_", "approx_kl_epoch_"))
+
+
+def record_hyperparameters(agent: PolicyGradient, arguments: Iterable[str]) -> None:
+    """Fill TensorBoard's HParams page, if there is a TensorBoard.
+
+    Args:
+        agent: Whose constructor's arguments they are.
+        arguments: Their names.
+    """
+    if not any(isinstance(output, TensorBoardOutputFormat) for output in agent.logger.output_formats):
+        return
+    shown: dict[str, bool | str | float | None] = {
+        "algorithm": type(agent).__name__,
+        "policy": agent.policy_class.__name__,
+        "env": _env_name(agent),
+        "n_envs": agent.n_envs,
+    }
+    for name in arguments:
+        value = getattr(agent, name, None)
+        if name not in _NOT_HYPERPARAMETERS and value is not None:
+            shown[name] = _shown(value)
+    agent.logger.record("hparams", HParam(shown, _HPARAM_METRICS), exclude=("stdout", "log", "json", "csv"))
+
+
+def _env_name(agent: PolicyGradient) -> str:
+    assert agent.env is not None
+    try:
+        spec = agent.env.get_attr("spec")[0]
+    except (AttributeError, IndexError, NotImplementedError):
+        spec = None
+    return spec.id if isinstance(spec, gym.envs.registration.EnvSpec) else type(agent.env).__name__
+
+
+def _shown(value: Any) -> bool | str | float:
+    """An argument as TensorBoard can show it; a schedule as its first and its last value."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, type):
+        return value.__name__
+    if not callable(value):
+        return str(value)
+    first, last = FloatSchedule(value)(1.0), FloatSchedule(value)(0.0)
+    return first if first == last else f"{first:g} to {last:g}"
