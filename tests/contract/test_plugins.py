@@ -123,14 +123,15 @@ def installed(wheels, tmp_path):
         environment = tmp_path / "venv"
         venv.create(environment, symlinks=True)
         python = environment / "bin/python"
-        # Torch and the like from where these tests run. Behind the environment's own packages on the path, so that
-        # pg-agents there is found second; nor is the editable install's own .pth file read.
-        own = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-        outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-        (own / "outer.pth").write_text("\n".join(outer))
         wheel_files = [wheels[name] for name in ("pg-agents", *names)]
         pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet"]
         subprocess.run([*pip, *wheel_files], check=True, capture_output=True)
+        # Torch and the like from where these tests run. Behind the environment's own packages on the path, so that
+        # pg-agents there is found second; nor is the editable install's own .pth file read. Only now, because pip
+        # would take what is there for installed.
+        own = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+        outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        (own / "outer.pth").write_text("\n".join(outer))
 
         def run(command, *arguments):
             variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
