@@ -93,8 +93,8 @@ def interval(values: list[float]) -> tuple[float, float]:
 def table(results: list[dict]) -> str:
     """Markdown, one row for each task."""
     lines = [
-        "| task | steps | seeds | target | mean [95 % interval] | worst seed | evaluation after training |",
-        "|---|---|---|---|---|---|---|",
+        "| task | steps | seeds | target | mean [95 % interval] | worst seed | evaluation after training | reached |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for entry in results:
         task, runs = Task(**entry["task"]), entry["runs"]
@@ -105,9 +105,11 @@ def table(results: list[dict]) -> str:
             values = [np.inf if run["episodes"] is None else run["episodes"] for run in runs]
             target, worst = f"{task.episodes_to:g} within {task.target:g} episodes", max
         low, high = interval(values)
+        reached = np.mean(values) >= task.target if task.episodes_to is None else worst(values) <= task.target
         lines.append(
             f"| {task.name} | {task.n_timesteps:,} | {len(runs)} | {target} | {np.mean(values):.0f} "
-            f"[{low:.0f}, {high:.0f}] | {worst(values):.0f} | {np.mean(evaluations):.0f} |"
+            f"[{low:.0f}, {high:.0f}] | {worst(values):.0f} | {np.mean(evaluations):.0f} "
+            f"| {'yes' if reached else 'no'} |"
         )
     return "\n".join(lines)
 

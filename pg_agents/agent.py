@@ -54,7 +54,7 @@ from pg_agents.engines import make_engine
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Floats, gae
 from pg_agents.metrics import deviations, is_one_of_many, record_hyperparameters, rollout_metrics
-from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, unchecked_distributions
+from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue, unchecked_distributions
 
 Env = GymEnv | str | None
 
@@ -83,8 +83,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a policy class.
         env: A Gymnasium environment, an SB3 `VecEnv`, or a registered id.
         learning_rate: Step size of the optimiser; a number or a function of the progress remaining (1 to 0).
-        n_steps: Steps per environment and update, when steps are collected.
         gamma: Discount factor.
+        n_steps: Steps per environment and update, when steps are collected.
         n_episodes: Whole episodes per environment and update, instead of `n_steps`.
         gae_lambda: λ of generalised advantage estimation, the default of the `estimate` slot.
         ent_coef: Coefficient of the entropy bonus; a number or a schedule.
@@ -118,6 +118,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     policy_aliases = ACTOR_CRITIC_POLICIES
     has_critic = True
     policy_loss_name = "policy_loss"  # in the log; SB3 has two names for it
+    settled = frozenset({"policy"})  # arguments that a saved agent cannot change
     # Nothing is learnt from an episode before its end, so one that never ends must not go unnoticed.
     max_episode_steps = 100_000
 
@@ -132,8 +133,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         env: Env,
         *,
         learning_rate: float | Schedule,
-        n_steps: int,
         gamma: float,
+        n_steps: int = 512,
         n_episodes: int | None = None,
         gae_lambda: float = 1.0,
         ent_coef: float | Schedule = 0.0,
@@ -203,11 +204,11 @@ class PolicyGradient(OnPolicyAlgorithm):
         check_number("n_episodes", self.n_episodes, at_least=1, integer=True, optional=True)
         check_number("n_epochs", self.n_epochs, at_least=1, integer=True)
         check_number("batch_size", self.batch_size, at_least=1, integer=True, optional=True)
-        check_number("learning_rate", self.learning_rate, at_least=0)
+        check_number("learning_rate", self.learning_rate, at_least=0, schedule=True)
         check_number("gamma", self.gamma, at_least=0, at_most=1)
         check_number("gae_lambda", self.gae_lambda, at_least=0, at_most=1)
-        check_number("ent_coef", self.ent_coef, at_least=0)
-        check_number("vf_coef", self.vf_coef, at_least=0)
+        check_number("ent_coef", self.ent_coef, at_least=0, schedule=True)
+        check_number("vf_coef", self.vf_coef, at_least=0, schedule=True)
         check_number("max_grad_norm", self.max_grad_norm, above=0, infinite=True, optional=True)
         check_number("target_kl", self.target_kl, above=0, optional=True)
         check_number("stats_window_size", self._stats_window_size, at_least=1, integer=True)
@@ -226,6 +227,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.rollout_buffer_class = _OUR_BUFFERS.get(named, named)
         super()._setup_model()
         self.rollout_buffer_class = named
+        if self.has_critic and isinstance(getattr(self.policy, "value_net", None), ZeroValue):
+            raise ValueError(
+                f"{type(self).__name__} learns a value function, but its policy {self.policy_class.__name__} has none."
+            )
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
@@ -233,6 +238,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             self.rollout_buffer.n_episodes = self.n_episodes
         self._episode_returns = np.zeros(self.n_envs)
         self._raw_returns: deque[float] = deque(maxlen=self._stats_window_size)
+        self._in_mid_episode = False
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -266,6 +272,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         if reset_num_timesteps or self._last_obs is None:
             self._episode_returns = np.zeros(self.n_envs)
             self._raw_returns = deque(maxlen=self._stats_window_size)
+            self._in_mid_episode = False
         try:
             prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         except (ValueError, KeyError, TypeError) as error:
@@ -298,8 +305,19 @@ class PolicyGradient(OnPolicyAlgorithm):
 
         Raises:
             TypeError: A keyword is not an argument of the constructor.
+            ValueError: An argument cannot change any more.
         """
         check_keywords(cls, CommonArguments, kwargs)
+        for name in cls.settled & kwargs.keys():
+            raise ValueError(f"`{name}` cannot be changed on loading, because what is in the file depends on it.")
+        if "stats_window_size" in kwargs:
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
+        if kwargs.get("policy_kwargs"):
+            # It chose the policy's class, and is not among the arguments that the file holds.
+            chosen = ("state_dependent_std",)
+            kwargs["policy_kwargs"] = {
+                key: value for key, value in kwargs["policy_kwargs"].items() if key not in chosen
+            }
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def learn(
@@ -358,6 +376,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         n_steps = 0
         rollout_buffer.reset()
         whole_episodes = self.n_episodes is not None
+        episode_lengths = np.zeros(env.num_envs, dtype=int)
         if whole_episodes:
             self._begin_episodes(env)
         if self.use_sde:
@@ -385,7 +404,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             if not callback.on_step():
                 return False
 
-            self._update_info_buffer(infos, dones)
+            self._update_statistics(rollout_buffer, infos, dones)
             n_steps += 1
             normalised = self._vec_normalize_env
             self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
@@ -403,13 +422,11 @@ class PolicyGradient(OnPolicyAlgorithm):
             )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            if whole_episodes and n_steps > self.max_episode_steps * rollout_buffer.n_episodes:  # type: ignore[attr-defined]
-                raise ValueError(
-                    f"No end of episode in {n_steps} steps of some environment, but {type(self).__name__} learns from "
-                    "whole episodes. Give the environment a time limit (gymnasium.wrappers.TimeLimit), or raise the "
-                    f"agent's `max_episode_steps` ({self.max_episode_steps})."
-                )
+            if whole_episodes:
+                episode_lengths = np.where(dones, 0, episode_lengths + 1)
+                self._check_length(episode_lengths)
 
+        self._in_mid_episode = False
         with th.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
@@ -464,7 +481,14 @@ class PolicyGradient(OnPolicyAlgorithm):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return float(value(self._current_progress_remaining)) if callable(value) else value
+        # The last rollout can end after `total_timesteps`, with a progress below 0.
+        return float(value(max(self._current_progress_remaining, 0.0))) if callable(value) else value
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        if self.n_episodes is not None:
+            # Whole episodes can overshoot by far; a learning rate below 0 would unlearn. (Steps: as SB3 has it.)
+            self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def value_prediction(self, batch: Minibatch) -> th.Tensor:
         """What is compared with the returns in the value loss."""
@@ -502,8 +526,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         terminated = np.array(dones, dtype=np.bool_)
         truncated = np.zeros_like(terminated)
         final_values = th.zeros(len(terminated))
+        waiting = _waiting(rollout_buffer)
         for index in np.flatnonzero(terminated):
-            self._raw_returns.append(float(self._episode_returns[index]))
+            if not waiting[index]:
+                self._raw_returns.append(float(self._episode_returns[index]))
             self._episode_returns[index] = 0
             final_obs = infos[index].get("terminal_observation")
             if final_obs is None or not infos[index].get("TimeLimit.truncated", False):
@@ -512,6 +538,11 @@ class PolicyGradient(OnPolicyAlgorithm):
             if self.has_critic:
                 with th.no_grad():
                     final_values[index] = self.policy.predict_values(self.policy.obs_to_tensor(final_obs)[0]).item()
+                if not th.isfinite(final_values[index]):
+                    raise ValueError(
+                        f"The value of the last observation of environment {index} is {final_values[index].item()}, "
+                        f"after {self.num_timesteps} steps in all. The observation: {final_obs}"
+                    )
                 # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
                 rewards[index] += self.gamma * final_values[index]
         if isinstance(rollout_buffer, EstimatorMixin):
@@ -520,10 +551,35 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _begin_episodes(self, env: VecEnv) -> None:
         """Start all environments at the beginning of an episode, unless they are there already."""
         assert self._last_episode_starts is not None
-        if not np.all(self._last_episode_starts):
-            self._last_obs = env.reset()  # type: ignore[assignment]
+        if self._in_mid_episode or not np.all(self._last_episode_starts):
+            try:
+                self._last_obs = env.reset()  # type: ignore[assignment]
+            except (ValueError, KeyError, TypeError) as error:
+                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904
+            check_observations(self._last_obs, self.observation_space, env.num_envs, self.num_timesteps)
             self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
             self._episode_returns[:] = 0
+        # Until the rollout is complete: whoever stops in it leaves episodes that began and were not stored.
+        self._in_mid_episode = True
+
+    def _check_length(self, episode_lengths: np.ndarray) -> None:
+        if episode_lengths.max() >= self.max_episode_steps:
+            raise ValueError(
+                f"The episode of environment {episode_lengths.argmax()} has not ended after {self.max_episode_steps} "
+                f"steps, but {type(self).__name__} learns from whole episodes. Give the environment a time limit "
+                "(gymnasium.wrappers.TimeLimit), or raise the agent's `max_episode_steps`."
+            )
+
+    def _update_statistics(
+        self, rollout_buffer: SB3RolloutBuffer, infos: list[dict[str, Any]], dones: np.ndarray
+    ) -> None:
+        """Episode statistics; of an environment that waits for others, none: it would end more of its short ones."""
+        waiting = _waiting(rollout_buffer)
+        if not waiting.any():
+            self._update_info_buffer(infos, dones)
+        elif len(infos):
+            counted = np.flatnonzero(~waiting)
+            self._update_info_buffer([infos[index] for index in counted], np.asarray(dones)[counted])
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log; may be called at any time.
@@ -540,6 +596,14 @@ _OUR_BUFFERS: dict[type[SB3RolloutBuffer], type[SB3RolloutBuffer]] = {
     SB3RolloutBuffer: RolloutBuffer,
     SB3DictRolloutBuffer: DictRolloutBuffer,
 }
+
+
+def _waiting(buffer: SB3RolloutBuffer) -> np.ndarray:
+    """Which environments have contributed their whole episodes and wait for the others."""
+    if isinstance(buffer, EpisodeMixin):
+        waiting: np.ndarray = buffer.n_finished >= buffer.n_episodes
+        return waiting
+    return np.zeros(buffer.n_envs, dtype=np.bool_)
 
 
 def _counted(buffer: SB3RolloutBuffer) -> Any:

@@ -116,9 +116,15 @@ class EstimatorMixin(SB3RolloutBuffer):
         if self.estimator is None:
             super().compute_returns_and_advantage(last_values, dones)
             return
-        self.advantages[: self.pos], self.returns[: self.pos] = self.estimator(
-            self.rollout(last_values.cpu().numpy().flatten())
-        )
+        estimates = self.estimator(self.rollout(last_values.cpu().numpy().flatten()))
+        shape = (self.pos, self.n_envs)
+        if not isinstance(estimates, tuple) or [np.shape(estimate) for estimate in estimates] != [shape, shape]:
+            given = [np.shape(estimate) for estimate in estimates]
+            raise ValueError(
+                f"`estimate` must return advantages and returns as two arrays of the rollout's shape {shape}, but "
+                f"returned a {type(estimates).__name__} of shapes {given}."
+            )
+        self.advantages[: self.pos], self.returns[: self.pos] = estimates
 
 
 class RolloutBuffer(EstimatorMixin, SB3RolloutBuffer):

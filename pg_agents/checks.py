@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,14 @@ def check_number(
     integer: bool = False,
     infinite: bool = False,
     optional: bool = False,
+    schedule: bool = False,
 ) -> None:
-    """Refuse a number outside its range. A schedule (any callable) passes: its values are not known yet.
+    """Refuse a number outside its range. Where a schedule may be given, any callable passes: its values come later.
 
     Raises:
         ValueError: The value is out of range or of the wrong kind.
     """
-    if callable(value) or (optional and value is None):
+    if (schedule and callable(value)) or (optional and value is None):
         return
     kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     in_range = (
@@ -131,28 +133,39 @@ def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int,
             f"The {name} after {step} steps has shape {np.shape(observations)}, but {n_envs} environments with the "
             f"observation space {space} give {expected}."
         )
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        size = space.n if isinstance(space, spaces.Discrete) else space.nvec
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         categories = np.reshape(observations, expected)
-        wrong = ~((categories >= space.start) & (categories < space.start + size))
+        low, size = _categories(space)
+        wrong = ~((categories >= low) & (categories < low + size) & (categories == np.floor(categories)))
         if wrong.any():
             env = _first(wrong)
             raise ValueError(
-                f"The {name} after {step} steps of environment {env} is {categories[env]}, outside its space {space}."
+                f"The {name} of environment {env} is {categories[env]}, outside its space {space}, after {step} steps "
+                "in all."
             )
     else:
         check_finite(name, observations, step)
 
 
 def check_finite(name: str, values: np.ndarray, step: int) -> None:
-    """Refuse NaN and infinity in an array whose first axis counts environments.
+    """Refuse NaN and infinity, also what is infinite in float32, in an array whose first axis counts environments.
 
     Raises:
         ValueError: A value is not finite; the message names the environment.
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        env = _first(~np.isfinite(values))
-        raise ValueError(f"The {name} after {step} steps of environment {env} is not finite: {values[env]}.")
+    if values.dtype.kind == "f" and not (np.abs(values) <= _LARGEST).all():
+        env = _first(~(np.abs(values) <= _LARGEST))
+        raise ValueError(f"The {name} of environment {env} is not finite, after {step} steps in all: {values[env]}.")
+
+
+_LARGEST = np.finfo(np.float32).max
+
+
+def _categories(space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary) -> tuple[Any, Any]:
+    """The first category of each component, and how many there are."""
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 2
+    return space.start, space.n if isinstance(space, spaces.Discrete) else space.nvec
 
 
 def _first(wrong: np.ndarray) -> int:
@@ -162,20 +175,28 @@ def _first(wrong: np.ndarray) -> int:
 def explained(error: Exception, space: spaces.Space[Any], step: int) -> Exception:
     """What to raise for an error of `env.step` or `env.reset`: it says so if an observation does not fit its space.
 
-    SB3's DummyVecEnv copies each observation into an array of the declared shape, and NumPy's complaint about that
-    copy names neither the environment nor the space. Any other error is returned as it is.
+    SB3's VecEnvs copy observations into arrays of the declared shape, and NumPy's complaint about that copy names
+    neither the environment nor the space. Any other error is returned as it is.
     """
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None or traceback.tb_frame.f_code.co_name != "_save_obs":
+    frames = [frame.f_locals for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name in _COPYING]
+    if not frames:
         return error
-    frame = traceback.tb_frame.f_locals
-    observation = frame.get("obs")
-    given = sorted(observation) if isinstance(observation, dict) else f"shape {np.asarray(observation).shape}"
+    # DummyVecEnv copies one observation at a time; SubprocVecEnv all of them, from a list.
+    one_at_a_time = "env_idx" in frames[0]
+    first = frames[0]["env_idx"] if one_at_a_time else 0
+    observations = [frames[0]["obs"]] if one_at_a_time else frames[0]["obs_list"]
+    given = [_described(observation) for observation in observations]
+    odd = next((index for index, one in enumerate(given) if one != _described(space.sample())), 0)
     explanation = ValueError(
-        f"The observation of environment {frame.get('env_idx')} after {step} steps does not match its observation "
-        f"space: it has {given}, but the space is {space}."
+        f"The observation of environment {first + odd} does not match its observation space, after {step} steps in "
+        f"all: it has {given[odd]}, but the space is {space}."
     )
     explanation.__cause__ = error
     return explanation
+
+
+_COPYING = {"_save_obs", "_stack_obs"}
+
+
+def _described(observation: Any) -> str:
+    return f"keys {sorted(observation)}" if isinstance(observation, dict) else f"shape {np.shape(observation)}"

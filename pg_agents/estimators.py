@@ -47,9 +47,9 @@ def gae(td_errors: Floats, ends: Bools, gamma: float, gae_lambda: float) -> Floa
     λ = 0 is the TD error, λ = 1 the Monte-Carlo return minus V. The sum stops at the end of the episode and of the
     rollout.
     """
-    same_episode = 1 - ends.astype(td_errors.dtype)
-    advantages = np.empty_like(td_errors)
-    following = np.zeros_like(td_errors[0])
+    advantages = np.empty(td_errors.shape, np.result_type(td_errors, np.float32))
+    same_episode = 1 - ends.astype(advantages.dtype)
+    following = np.zeros(td_errors.shape[1:], advantages.dtype)
     for t in reversed(range(len(td_errors))):
         following = td_errors[t] + gamma * gae_lambda * same_episode[t] * following
         advantages[t] = following
@@ -83,11 +83,11 @@ def monte_carlo(rewards: Floats, next_values: Floats, terminated: Bools, truncat
     R_t = r_t + γ R_{t+1}, with R_{t+1} = 0 after a termination and V(s_{t+1}) after a cut
     (arXiv:1602.01783, algorithm S3)
     """
-    returns = np.empty_like(rewards)
+    returns = np.empty(rewards.shape, np.result_type(rewards, np.float32))
     following = next_values[-1]
     for t in reversed(range(len(rewards))):
         following = np.where(terminated[t], 0, np.where(truncated[t], next_values[t], following))
-        following = (rewards[t] + gamma * following).astype(rewards.dtype)
+        following = (rewards[t] + gamma * following).astype(returns.dtype)
         returns[t] = following
     return returns
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pg_agents.agent import PolicyGradient
 
 _HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0}
-_NOT_HYPERPARAMETERS = {"policy", "env", "verbose", "tensorboard_log", "stats_window_size", "_init_setup_model"}
+_NOT_HYPERPARAMETERS = {"policy", "env", "device", "verbose", "tensorboard_log", "stats_window_size"}
+_NOT_HYPERPARAMETERS |= {"rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
 
 
 def rollout_metrics(agent: PolicyGradient, buffer: RolloutBuffer, counted: Any) -> dict[str, float]:
@@ -82,10 +83,9 @@ def record_hyperparameters(agent: PolicyGradient, arguments: Iterable[str]) -> N
 
 def _env_name(agent: PolicyGradient) -> str:
     assert agent.env is not None
-    try:
-        spec = agent.env.get_attr("spec")[0]
-    except (AttributeError, IndexError, NotImplementedError):
-        spec = None
+    # Of environments in this process only: a spec need not survive the way from another one.
+    envs = getattr(agent.env.unwrapped, "envs", None)
+    spec = getattr(envs[0], "spec", None) if envs else None
     return spec.id if isinstance(spec, gym.envs.registration.EnvSpec) else type(agent.env).__name__
 
 

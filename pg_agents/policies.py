@@ -114,9 +114,6 @@ class _StateDependentStd(_RebuiltPolicy):
     training begins with nearly the same σ everywhere, as it does with SB3's state-independent one.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-
     def _rebuild(self) -> None:
         if not isinstance(self.action_dist, DiagGaussianDistribution):
             reason = "gSDE has a state-dependent deviation of its own" if self.use_sde else str(self.action_space)

@@ -27,6 +27,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
@@ -54,7 +55,12 @@ def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)  # could come from anything that is collected meanwhile
+        _require(
+            isinstance(cls, type) and issubclass(cls, OnPolicyAlgorithm),
+            f"{cls!r} must be a class derived from stable_baselines3.common.on_policy_algorithm.OnPolicyAlgorithm.",
+        )
         cases = _supported_cases(cls, kwargs)
+        _check_defaults(cases[0])
         for case in cases:
             _check_training(case)
             _check_predictions(case)
@@ -172,6 +178,11 @@ def _supports_actions(case: _Case) -> bool:
         if "only supports" in str(error):  # SB3's words
             return False
         raise
+    except Exception as error:
+        raise AssertionError(
+            f"{case} must take the arguments that are common to all algorithms, seed and device among them. Instead: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return True
 
 
@@ -190,11 +201,18 @@ def _arguments(cls: type[Any]) -> set[str]:
 # What is checked everywhere
 
 
+def _check_defaults(case: _Case) -> None:
+    name = case.cls.__name__
+    with _explained(f"{name}(policy, env) must do: every other argument needs a default."):
+        case.cls(case.policy, case.env())  # type: ignore[call-arg] # that is the question
+
+
 def _check_training(case: _Case) -> None:
     env = case.env()
     agent = case.agent(env)
     before = _weights(agent)
-    returned = agent.learn(12)
+    with _explained(f"`learn(12)` of {case} must train."):
+        returned = agent.learn(12)
     _require(returned is agent, lambda: f"`learn` of {case} must return the agent itself, but returned {returned!r}.")
     taken = sum(tiny.n_steps for tiny in _tiny(env))
     _require(taken >= 12, f"`learn(12)` of {case} must take at least 12 steps, but took {taken}.")

@@ -49,8 +49,10 @@ class A2C(PolicyGradient):
         seed: Seed of all random generators.
         device: Torch device.
         _init_setup_model: Build the networks now.
-        engine: What computes updates.
+        engine: What computes updates: `"autograd"`, or `"auto"` for the fastest that serves this agent.
     """
+
+    settled = PolicyGradient.settled | {"use_rms_prop", "rms_prop_eps"}
 
     def __init__(
         self,
@@ -88,6 +90,8 @@ class A2C(PolicyGradient):
                 "optimizer_class": th.optim.RMSprop,
                 "optimizer_kwargs": rms_prop,
             }
+        self.use_rms_prop = use_rms_prop
+        self.rms_prop_eps = rms_prop_eps
         super().__init__(
             policy,
             env,

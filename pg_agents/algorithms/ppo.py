@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
 from pg_agents.agent import Env, PolicyGradient
 from pg_agents.checks import check_number
@@ -60,7 +60,7 @@ class PPO(PolicyGradient):
         _init_setup_model: Build the networks now.
         kl_target: KL divergence per update that the penalty's coefficient is adapted to.
         kl_coef: The penalty's coefficient; 1 at the start if only `kl_target` is given, as in the paper.
-        engine: What computes updates.
+        engine: What computes updates: `"autograd"`, or `"auto"` for the fastest that serves this agent.
     """
 
     policy_loss_name = "policy_gradient_loss"
@@ -98,11 +98,6 @@ class PPO(PolicyGradient):
         kl_coef: float | None = None,
         engine: str = "auto",
     ) -> None:
-        if clip_range != 0.2 and (kl_target is not None or kl_coef is not None):
-            raise ValueError(
-                "`clip_range` belongs to the clipped objective and `kl_target` and `kl_coef` to the KL-penalised one, "
-                f"but clip_range={clip_range!r}, kl_target={kl_target!r} and kl_coef={kl_coef!r} were given."
-            )
         super().__init__(
             policy,
             env,
@@ -133,7 +128,7 @@ class PPO(PolicyGradient):
         self.clip_range = clip_range
         self.clip_range_vf = clip_range_vf
         self.kl_target = kl_target
-        self.kl_coef = 1.0 if kl_coef is None and kl_target is not None else kl_coef
+        self.kl_coef = kl_coef
         if _init_setup_model:
             self._setup_model()
         self._warn_of_truncated_minibatch()
@@ -142,29 +137,29 @@ class PPO(PolicyGradient):
         """min(Â r, Â clip(r, 1 - ε, 1 + ε)), or Â r - β KL(π_old || π)."""
         if self.kl_coef is not None:
             return kl_penalised(batch.ratio, batch.log_ratio, batch.advantages, self.kl_coef)
-        return clipped_surrogate(batch.ratio, batch.advantages, self.coefficient("clip_range"))
+        return clipped_surrogate(batch.ratio, batch.advantages, self._now(self.clip_range))
 
     def value_prediction(self, batch: Minibatch) -> th.Tensor:
         """V, or V_old + clip(V - V_old, -ε_v, ε_v)."""
         if self.clip_range_vf is None:
             return batch.values
-        return clipped_values(batch.values, batch.old_values, self.coefficient("clip_range_vf"))
+        return clipped_values(batch.values, batch.old_values, self._now(self.clip_range_vf))
 
     def minibatch_metrics(self, batch: Minibatch) -> dict[str, float]:
         """Share of samples whose ratio is outside the clip range."""
         if self.kl_coef is not None:
             return {}
-        return {"clip_fraction": (th.abs(batch.ratio - 1) > self.coefficient("clip_range")).float().mean().item()}
+        return {"clip_fraction": (th.abs(batch.ratio - 1) > self._now(self.clip_range)).float().mean().item()}
 
     def train(self) -> None:
         """Epochs over minibatches; then the penalty's coefficient is adapted, where there is one."""
         super().train()
         if self.kl_coef is None:
-            self.logger.record("train/clip_range", self.coefficient("clip_range"))
+            self.logger.record("train/clip_range", self._now(self.clip_range))
         else:
             self.logger.record("train/kl_coef", self.kl_coef)
         if self.clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", self.coefficient("clip_range_vf"))
+            self.logger.record("train/clip_range_vf", self._now(self.clip_range_vf))
         if self.kl_coef is not None and self.kl_target is not None:
             self._adapt_kl_coef(self.kl_coef, self.kl_target)
 
@@ -184,17 +179,31 @@ class PPO(PolicyGradient):
                 "`batch_size` must be greater than 1. See https://github.com/DLR-RM/stable-baselines3/issues/440"
             )
         super()._check_arguments()
-        check_number("clip_range", self.clip_range, at_least=0, infinite=True)
+        check_number("clip_range", self.clip_range, at_least=0, infinite=True, schedule=True)
         check_number("kl_target", self.kl_target, above=0, optional=True)
         check_number("kl_coef", self.kl_coef, at_least=0, optional=True)
+        if (self.kl_target is not None or self.kl_coef is not None) and _constant(self.clip_range) != 0.2:
+            raise ValueError(
+                "`clip_range` belongs to the clipped objective and `kl_target` and `kl_coef` to the KL-penalised one, "
+                f"but clip_range={self.clip_range!r}, kl_target={self.kl_target!r} and kl_coef={self.kl_coef!r} were "
+                "given."
+            )
         if isinstance(self.clip_range_vf, (float, int)):
             assert self.clip_range_vf > 0, "`clip_range_vf` must be positive, pass `None` to deactivate vf clipping"
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        # Here, because `load` may change the arguments of a saved model.
+        if self.kl_target is not None and self.kl_coef is None:
+            self.kl_coef = 1.0
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def _now(self, clip_range: float | Schedule | None) -> float:
+        """A clip range's current value, with SB3's progress: below 0 where the last rollout ends after the total."""
+        assert callable(clip_range), "a schedule since `_setup_model`"
+        return float(clip_range(self._current_progress_remaining))
 
     def _warn_of_truncated_minibatch(self) -> None:
         if self.env is None or not self.batch_size:
@@ -210,3 +219,12 @@ class PPO(PolicyGradient):
                 f"Info: (n_steps={self.n_steps} and n_envs={self.env.num_envs})",
                 stacklevel=3,
             )
+
+
+def _constant(clip_range: float | Schedule) -> float | None:
+    """The value of a clip range that is none of a schedule, before and after it was wrapped in one."""
+    if isinstance(clip_range, FloatSchedule):
+        return _constant(clip_range.value_schedule)
+    if isinstance(clip_range, ConstantSchedule):
+        return clip_range.val
+    return None if callable(clip_range) else clip_range

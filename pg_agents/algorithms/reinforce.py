@@ -14,7 +14,7 @@ from pg_agents import estimators
 from pg_agents.agent import CommonArguments, Env, PolicyGradient
 from pg_agents.baselines import BASELINES, Baseline, Episodes
 from pg_agents.buffers import Rollout
-from pg_agents.checks import check_choice
+from pg_agents.checks import check_choice, check_number
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Bools, Floats
 from pg_agents.objectives import score_function
@@ -34,7 +34,8 @@ class REINFORCE(PolicyGradient):
 
     With several environments, each contributes its first `n_episodes`, decided before they start: taking whichever
     finish first would favour short ones. Steps that an environment takes while it waits for the others count as
-    steps, are not trained on, and end in a reset.
+    steps, are not trained on or counted in episode statistics, and end in a reset (which SB3's `Monitor` refuses with
+    `allow_early_resets=False`).
 
     Args:
         policy: As for `PolicyGradient`, like all that is not listed here. There is no value network.
@@ -86,7 +87,6 @@ class REINFORCE(PolicyGradient):
             policy,
             env,
             learning_rate=learning_rate,
-            n_steps=512,
             n_episodes=n_episodes,
             gamma=gamma,
             ent_coef=ent_coef,
@@ -103,6 +103,7 @@ class REINFORCE(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
+        check_number("n_episodes", self.n_episodes, at_least=1, integer=True)
         check_choice("estimator", self.estimator, ESTIMATORS)
         check_choice("baseline", self.baseline, BASELINES)
         if self.discount_updates and self.estimator == "total_return":
@@ -112,9 +113,12 @@ class REINFORCE(PolicyGradient):
             )
         assert self.n_episodes is not None
         n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
-        if self.baseline == "leave_one_out" and self.n_episodes * n_envs < 2:
+        needs_others = "`baseline='leave_one_out'`" * (
+            self.baseline == "leave_one_out"
+        ) or "`normalize_returns=True` of total returns" * (self.normalize_returns and self.estimator == "total_return")
+        if needs_others and self.n_episodes * n_envs < 2:
             raise ValueError(
-                "`baseline='leave_one_out'` needs at least 2 episodes in an update, but `n_episodes` and the number of "
+                f"{needs_others} needs at least 2 episodes in an update, but `n_episodes` and the number of "
                 "environments are 1."
             )
 

@@ -63,7 +63,6 @@ class ReinforceBaseline(PolicyGradient):
             policy,
             env,
             learning_rate=learning_rate,
-            n_steps=512,
             n_episodes=n_episodes,
             gamma=gamma,
             ent_coef=ent_coef,
@@ -84,21 +83,21 @@ class ReinforceBaseline(PolicyGradient):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_number("value_learning_rate", self.value_learning_rate, at_least=0, optional=True)
+        check_number("n_episodes", self.n_episodes, at_least=1, integer=True)
+        check_number("value_learning_rate", self.value_learning_rate, at_least=0, optional=True, schedule=True)
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        if self.value_learning_rate is not None:
-            policy = self.policy
-            critic = _critic_parameters(policy)
-            actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
-            groups = [{"params": actor}, {"params": critic}]
-            # Not with the old optimiser's `defaults`: some optimisers (AdamW) have defaults that they do not take.
-            policy.optimizer = policy.optimizer_class(
-                groups,
-                lr=self.lr_schedule(1),  # type: ignore[call-arg]
-                **policy.optimizer_kwargs,
-            )
+        policy = self.policy
+        critic = _critic_parameters(policy)
+        actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
+        # Two groups, also where they move alike, so that `load` may change that. Not with the old optimiser's
+        # `defaults`: some optimisers (AdamW) have defaults that they do not take.
+        policy.optimizer = policy.optimizer_class(
+            [{"params": actor}, {"params": critic}],
+            lr=self.lr_schedule(1),  # type: ignore[call-arg]
+            **policy.optimizer_kwargs,
+        )
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)

@@ -1,13 +1,16 @@
 """Bad input is refused with an error that names what is wrong, and nothing that was learnt is lost."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+from pg_agents.checks import check_observations
 
 ALGORITHMS = [REINFORCE, ReinforceBaseline, A2C, PPO]
 SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "batch_size": 8}}
@@ -18,7 +21,7 @@ SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "ba
     [
         (PPO, {"n_steps": 0}, r"`n_steps` must be an integer at least 1, but is 0"),
         (A2C, {"n_steps": 2.5}, r"`n_steps` must be an integer at least 1, but is 2.5"),
-        (REINFORCE, {"n_episodes": 0}, r"`n_episodes` must be an integer at least 1, or None, but is 0"),
+        (REINFORCE, {"n_episodes": 0}, r"`n_episodes` must be an integer at least 1"),
         (ReinforceBaseline, {"n_episodes": -1}, r"`n_episodes`"),
         (PPO, {"n_epochs": 0}, r"`n_epochs`"),
         (PPO, {"batch_size": 0, "normalize_advantage": False}, r"`batch_size`"),
@@ -33,6 +36,13 @@ SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "ba
         (PPO, {"target_kl": 0}, r"`target_kl`"),
         (PPO, {"kl_target": -1}, r"`kl_target`"),
         (PPO, {"kl_coef": -1}, r"`kl_coef`"),
+        (PPO, {"kl_coef": abs}, r"`kl_coef`"),
+        (PPO, {"gamma": abs}, r"`gamma`"),
+        (
+            REINFORCE,
+            {"normalize_returns": True, "estimator": "total_return", "n_episodes": 1},
+            r"`normalize_returns=True`",
+        ),
         (PPO, {"clip_range": -0.1}, r"`clip_range`"),
         (A2C, {"stats_window_size": 0}, r"`stats_window_size`"),
         (REINFORCE, {"baseline": "mean"}, r"`baseline` must be one of 'none', 'constant'"),
@@ -118,12 +128,24 @@ def test_an_unsupported_action_space_is_refused_by_name(cls, action_space):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"observation": np.float32([0, np.nan, 0])}, "observation after 20 steps of environment 0 is not finite"),
-        ({"observation": np.float32([0, 0, np.inf])}, "observation after 20 steps of environment 0 is not finite"),
-        ({"reward": float("nan")}, "reward after 20 steps of environment 0 is not finite: nan"),
-        ({"reward": -float("inf")}, "reward after 20 steps of environment 0 is not finite: -inf"),
-        ({"observation": np.zeros(4, np.float32)}, r"observation of environment 0 after 19 steps .*shape \(4,\)"),
-        ({"observation": {"a": 1}}, r"observation of environment 0 after 19 steps does not match"),
+        (
+            {"observation": np.float32([0, np.nan, 0])},
+            "observation of environment 0 is not finite, after 20 steps in all",
+        ),
+        (
+            {"observation": np.float32([0, 0, np.inf])},
+            "observation of environment 0 is not finite, after 20 steps in all",
+        ),
+        ({"reward": float("nan")}, "reward of environment 0 is not finite, after 20 steps in all: nan"),
+        ({"reward": -float("inf")}, "reward of environment 0 is not finite, after 20 steps in all: -inf"),
+        (
+            {"observation": np.zeros(4, np.float32)},
+            r"observation of environment 0 .*after 19 steps .*shape \(4,\), but the space is",
+        ),
+        (
+            {"observation": {"a": 1}},
+            r"observation of environment 0 does not match its observation space, after 19 steps",
+        ),
     ],
     ids=str,
 )
@@ -135,13 +157,13 @@ def test_a_faulty_environment_is_named_with_the_step(cls, fault, message):
 
 def test_the_environment_among_several_is_named():
     env = DummyVecEnv([Faulty, lambda: Faulty(reward=float("nan"), at=3), Faulty])
-    with pytest.raises(ValueError, match="reward after 9 steps of environment 1 is not finite"):
+    with pytest.raises(ValueError, match="reward of environment 1 is not finite, after 9 steps in all"):
         A2C("MlpPolicy", env).learn(100)
 
 
 def test_a_wrong_first_observation_is_named():
     with pytest.raises(
-        ValueError, match=r"observation of environment 0 after 0 steps .*shape \(4,\), but the space is"
+        ValueError, match=r"observation of environment 0 .*after 0 steps .*shape \(4,\), but the space is"
     ):
         A2C("MlpPolicy", Faulty(at=0, observation=np.zeros(4))).learn(10)
 
@@ -149,7 +171,7 @@ def test_a_wrong_first_observation_is_named():
 def test_a_category_that_does_not_exist_is_named():
     env = Faulty(space=spaces.Discrete(3), observation=3, at=7)
     with pytest.raises(
-        ValueError, match=r"observation after 7 steps of environment 0 is 3, outside its space Discrete\(3\)"
+        ValueError, match=r"observation of environment 0 is 3, outside its space Discrete\(3\), after 7 steps"
     ):
         A2C("MlpPolicy", env).learn(10)
 
@@ -157,15 +179,67 @@ def test_a_category_that_does_not_exist_is_named():
 def test_missing_keys_of_a_dict_observation_are_named():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(2)})
     env = Faulty(space=space, observation={"a": np.zeros(2, np.float32)}, at=7)
-    with pytest.raises(ValueError, match=r"after 6 steps does not match .*\['a'\], but the space is Dict"):
+    with pytest.raises(ValueError, match=r"after 6 steps .*keys \['a'\], but the space is Dict"):
         A2C("MultiInputPolicy", env).learn(10)
 
 
 def test_nan_inside_a_dict_observation_is_named_with_its_key():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(2)})
     env = Faulty(space=space, observation={"a": np.float32([np.nan, 0]), "b": 0}, at=7)
-    with pytest.raises(ValueError, match=r"observation 'a' after 7 steps of environment 0 is not finite"):
+    with pytest.raises(ValueError, match=r"observation 'a' of environment 0 is not finite, after 7 steps"):
         A2C("MultiInputPolicy", env).learn(10)
+
+
+def test_the_environment_of_another_process_that_gives_another_shape_is_named():
+    env = SubprocVecEnv([Faulty, partial(Faulty, observation=np.zeros(4, np.float32), at=2)])
+    with pytest.raises(ValueError, match=r"observation of environment 1 .*shape \(4,\), but the space is"):
+        A2C("MlpPolicy", env).learn(10)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "observation"),
+    [(spaces.Discrete(5), 2.7), (spaces.MultiBinary(2), [1, -3]), (spaces.MultiDiscrete([2, 3]), [1, 3])],
+    ids=str,
+)
+def test_a_category_that_is_none_is_named(space, observation):
+    with pytest.raises(ValueError, match=r"observation of environment 0 is .*, outside its space"):
+        check_observations(np.array([observation]), space, n_envs=1, step=0)
+
+
+def test_what_is_infinite_in_float32_is_not_finite():
+    space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    with pytest.raises(ValueError, match=r"observation of environment 0 is not finite, after 7 steps"):
+        A2C("MlpPolicy", Faulty(space=space, observation=np.array([0, 1e300, 0]), at=7)).learn(20)
+
+
+class NanAtTheEnd(Faulty):
+    """The last observation before a time limit is not a number."""
+
+    def step(self, action):
+        observation, reward, over, _, info = super().step(action)
+        return np.full(3, np.nan, np.float32) if over else observation, reward, False, over, info
+
+
+@pytest.mark.parametrize("cls", [A2C, PPO])
+def test_a_last_observation_that_is_not_finite_is_named(cls):
+    with pytest.raises(ValueError, match=r"value of the last observation of environment 0 is nan, after 5 steps"):
+        cls("MlpPolicy", NanAtTheEnd(), **SHORT[cls]).learn(20)
+
+
+def test_a_faulty_reset_between_rollouts_is_named():
+    class NanAtSecondReset(Faulty):
+        resets = 0
+
+        def reset(self, *, seed=None, options=None):
+            observation, info = super().reset(seed=seed)
+            self.resets += 1
+            return observation * np.float32(np.nan if self.resets == 3 else 1), info
+
+    env = DummyVecEnv([NanAtSecondReset, lambda: Faulty(at=-1)])
+    env.envs[1].steps = 3  # so that one environment ends its first episode before the other, and is reset in its second
+    with pytest.raises(ValueError, match=r"observation of environment 0 is not finite, after 10 steps in all"):
+        REINFORCE("MlpPolicy", env, n_episodes=1).learn(20)
 
 
 class WrongShape(DummyVecEnv):

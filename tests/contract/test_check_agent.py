@@ -28,6 +28,12 @@ def test_arguments_reach_the_constructor():
         check_agent(Forgets, n_steps=64)
 
 
+def test_what_is_no_on_policy_algorithm_is_refused():
+    for thing in ("ppo", stable_baselines3.DQN):
+        with pytest.raises(AssertionError, match=r"must be a class derived from .*OnPolicyAlgorithm"):
+            check_agent(thing)
+
+
 class Mixin:
     """Has no constructor of its own."""
 

@@ -243,7 +243,7 @@ def test_a_mistake_is_one_line_that_helps_and_leaves_no_run_behind(argv, said, c
 def test_a_training_that_fails_keeps_what_was_learnt_until_then(my_envs, capsys):
     argv = ["train", "-n", "500", "--env", "My/Vector-v0", "--env-kwargs", "nan_at:100", "--eval-freq", "-1", *my_envs]
     assert main([*argv, *SMALL]) == 2
-    assert "reward after 100 steps of environment 0 is not finite" in only_error_line(capsys)
+    assert "reward of environment 0 is not finite, after 100 steps" in only_error_line(capsys)
     assert pg_agents.PPO.load("logs/ppo/My-Vector-v0_1/My-Vector-v0.zip").num_timesteps == 100
 
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
@@ -62,8 +62,25 @@ def test_the_hparams_page_shows_the_arguments_that_were_given(tmp_path):
     content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     for name in (b"gamma", b"CartPole-v1", b"ActorCriticPolicy", b"n_epochs", b"0.125 to 0", b"engine"):
         assert name in content
-    for name in (b"stats_window_size", b"Schedule"):
+    for name in (b"stats_window_size", b"Schedule", b"device"):
         assert name not in content
+
+
+def test_the_hparams_page_has_all_arguments_of_a2c(tmp_path):
+    A2C("MlpPolicy", "CartPole-v1", tensorboard_log=str(tmp_path), rms_prop_eps=0.25).learn(5, log_interval=1)
+    content = events(tmp_path).SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"rms_prop_eps" in content
+    assert b"use_rms_prop" in content
+
+
+def test_environments_of_other_processes_are_not_asked_for_what_may_not_travel(tmp_path):
+    def make():
+        gym.register("Unpicklable-v0", entry_point=lambda **kwargs: gym.make("CartPole-v1").unwrapped)
+        return gym.make("Unpicklable-v0")
+
+    env = SubprocVecEnv([make, make])
+    A2C("MlpPolicy", env, tensorboard_log=str(tmp_path)).learn(20)
+    env.close()
 
 
 def test_raw_return_is_that_of_the_environment_under_normalised_rewards():
@@ -103,6 +120,15 @@ def test_saturated_actions_are_those_that_were_clipped():
     agent = A2C("MlpPolicy", Wide(), n_steps=500, seed=0, device="cpu").learn(500, log_interval=None)
     # Half the components: N(0, 1) is within 1e-4 once in 12,500 draws, and beyond 100 never.
     assert agent.logger.name_to_value["rollout/saturated_actions"] == pytest.approx(0.5, abs=0.004)
+
+
+def test_saturated_actions_of_a_squashed_policy_are_those_near_the_bounds():
+    kwargs = {"use_sde": True, "policy_kwargs": {"squash_output": True, "log_std_init": 1.0}}
+    agent = A2C("MlpPolicy", "Pendulum-v1", n_steps=500, seed=0, device="cpu", **kwargs).learn(500, log_interval=None)
+    actions = agent.rollout_buffer.actions
+    share = ((actions < -0.99) | (actions > 0.99)).mean()
+    assert 0.05 < share < 0.95
+    assert agent.logger.name_to_value["rollout/saturated_actions"] == pytest.approx(share)
 
 
 def test_deviations_are_those_of_each_dimension():

@@ -88,6 +88,13 @@ def test_the_penaltys_coefficient_is_saved(tmp_path):
     assert PPO.load(tmp_path / "model").kl_coef == 8.0
 
 
+def test_the_penalised_objective_can_be_chosen_on_loading(tmp_path):
+    ppo().save(tmp_path / "model")
+    assert PPO.load(tmp_path / "model", kl_target=0.01).kl_coef == 1.0
+    with pytest.raises(ValueError, match="`clip_range` belongs to the clipped objective"):
+        PPO.load(tmp_path / "model", kl_target=0.01, clip_range=0.1)
+
+
 def test_a_clip_range_for_the_penalised_objective_is_refused():
     with pytest.raises(ValueError, match="`clip_range` belongs to the clipped objective"):
         ppo(clip_range=0.1, kl_target=0.01)

@@ -28,6 +28,22 @@ def test_one_update_on_a_bandit_is_the_worked_example():
     assert probability == pytest.approx(0.5498, abs=5e-5)
 
 
+def test_the_entropy_bonus_adds_its_own_gradient():
+    """No rewards, one step: θ += α c ∇H, with ∂H/∂θ_1 = π_1 π_2 (log π_2 - log π_1) for two actions."""
+
+    class Unpaid(Bandit):
+        def step(self, action):
+            return 0, 0.0, True, False, {}
+
+    agent = REINFORCE(TabularPolicy, Unpaid(), learning_rate=0.5, ent_coef=0.2, policy_kwargs=SGD, seed=0)
+    with th.no_grad():
+        agent.policy.action_net.weight.copy_(th.tensor([[1.0], [0.0]]))
+    agent.learn(1)
+    p = 1 / (1 + np.exp(-1))
+    step = 0.5 * 0.2 * p * (1 - p) * np.log((1 - p) / p)
+    assert agent.policy.theta.numpy() == pytest.approx(np.array([[1 + step, -step]]), abs=1e-7)
+
+
 THETA = th.tensor([[0.3, -0.2], [0.1, 0.6]], dtype=th.float64)
 
 

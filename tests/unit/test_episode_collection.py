@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from pg_agents import REINFORCE, ReinforceBaseline
 
@@ -113,11 +113,33 @@ def test_a_callback_can_stop_in_the_middle_of_an_episode_and_training_goes_on_la
     assert collected(agent) == [(1, t) for t in range(10)]
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_stopping_in_an_episodes_first_steps_leaves_no_episode_without_its_beginning(step):
+    agent = REINFORCE("MlpPolicy", vec_env([4]), n_episodes=1)
+    agent.learn(100, callback=StopAt(step))
+    agent.learn(1, reset_num_timesteps=False)
+    assert collected(agent) == [(1, 0), (1, 1), (1, 2), (1, 3)]
+
+
+def test_episodes_of_an_environment_that_waits_are_in_no_statistics():
+    env = VecMonitor(vec_env([1, 2, 1, 1, 1, 1], [3, 2]))
+    agent = REINFORCE("MlpPolicy", env, n_episodes=2).learn(1)
+    assert sorted(info["l"] for info in agent.ep_info_buffer) == [1, 2, 2, 3]
+    # Rewards 1, 2, ... of each step.
+    assert sorted(agent._raw_returns) == [1, 3, 3, 6]
+
+
+def test_a_schedule_does_not_go_below_its_end_when_the_last_episode_overshoots():
+    agent = REINFORCE("MlpPolicy", vec_env([40]), learning_rate=lambda progress: 1e-3 * progress).learn(10)
+    assert agent.logger.name_to_value["train/learning_rate"] == 0
+
+
 def test_an_episode_that_never_ends_is_an_error_that_names_the_remedy():
     agent = REINFORCE("MlpPolicy", vec_env([10**9]), n_episodes=1)
     agent.max_episode_steps = 700
-    with pytest.raises(ValueError, match="TimeLimit"):
+    with pytest.raises(ValueError, match=r"environment 0 has not ended after 700 steps.*TimeLimit"):
         agent.learn(10)
+    assert agent.num_timesteps == 700
 
 
 def test_leave_one_out_needs_two_episodes():

@@ -79,6 +79,13 @@ def test_estimators_keep_float32():
         assert result.dtype == np.float32
 
 
+def test_integer_rewards_give_real_returns():
+    rewards, ends = np.array([[1], [1], [1]]), np.array([[False], [False], [True]])
+    assert reward_to_go(rewards, ends, 0.5).flatten().tolist() == [1.75, 1.5, 1]
+    assert total_return(rewards, ends, 0.5).flatten().tolist() == [1.75, 1.75, 1.75]
+    assert monte_carlo(rewards, rewards, ends, ~ends & ends, 0.5).flatten().tolist() == [1.75, 1.5, 1]
+
+
 # Identities that hold for every rollout (checked in float64: 1e-9 is far above its rounding and below any mistake).
 
 SHAPE = st.tuples(st.integers(1, 12), st.integers(1, 3))

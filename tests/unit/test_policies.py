@@ -52,6 +52,21 @@ def test_an_actor_policy_is_saved_and_loaded_on_its_own(tmp_path):
     assert all(th.equal(a, b) for a, b in zip(policy.parameters(), loaded.parameters(), strict=True))
 
 
+def test_a_policy_without_a_critic_is_refused_where_one_is_learnt(tmp_path):
+    with pytest.raises(ValueError, match="PPO learns a value function, but its policy ActorPolicy has none"):
+        PPO(ActorPolicy, "CartPole-v1")
+    REINFORCE("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    with pytest.raises(ValueError, match="A2C learns a value function"):
+        A2C.load(tmp_path / "model")
+
+
+def test_a_file_of_an_algorithm_that_collects_steps_is_refused_where_episodes_are_collected(tmp_path):
+    PPO("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    for cls in (REINFORCE, ReinforceBaseline):
+        with pytest.raises(ValueError, match="`n_episodes` must be"):
+            cls.load(tmp_path / "model")
+
+
 def test_reinforce_ignores_the_critic_of_a_policy_that_has_one():
     agent = REINFORCE(ActorCriticPolicy, "CartPole-v1", seed=0)
     before = agent.policy.value_net.weight.clone()

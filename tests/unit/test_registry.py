@@ -70,7 +70,8 @@ def test_our_algorithms_come_from_our_own_distribution():
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("pppo", "ppo"), ("reinforse", "reinforce"), ("sb3/pp", "sb3/ppo"), ("PPO", None)]
+    ("typed", "meant"),
+    [("pppo", "ppo"), ("reinforse", "reinforce"), ("sb3/pp", "sb3/ppo"), ("PPO", "ppo"), ("xyzzy", None)],
 )
 def test_an_unknown_name_suggests_the_nearest(typed, meant):
     hint = f" Did you mean '{meant}'?" if meant else ""

@@ -79,6 +79,20 @@ def test_a_rollout_knows_terminations_and_time_limits_apart():
     assert rollout.counted.all()
 
 
+class DefaultSteps(PolicyGradient):
+    """Whole episodes with nothing else said."""
+
+    def __init__(self, policy, env, **kwargs):
+        super().__init__(policy, env, learning_rate=1e-3, gamma=0.5, n_episodes=1, **kwargs)
+
+    def objective(self, batch):
+        return score_function(batch.log_prob, batch.advantages)
+
+
+def test_whole_episodes_need_no_number_of_steps():
+    assert DefaultSteps("MlpPolicy", Counting()).learn(1).num_timesteps == 2
+
+
 def test_whole_episodes_know_the_value_of_the_state_that_a_time_limit_cut():
     rollout = Recording(ValueIsObservation, Counting(), n_episodes=2).learn(1).rollout
     np.testing.assert_array_equal(rollout.td_errors(0.5), column(1.5, 0, 0.5, 0, -0.5))
@@ -102,6 +116,24 @@ class Halved(SB3RolloutBuffer):
 def test_a_buffer_that_would_ignore_an_algorithms_estimate_is_refused():
     with pytest.raises(ValueError, match=r"`rollout_buffer_class` is Halved, but .* Recording has its own way"):
         Recording("MlpPolicy", Counting(), rollout_buffer_class=Halved)
+
+
+@pytest.mark.parametrize(
+    "estimates",
+    [
+        lambda rollout: rollout.rewards,
+        lambda rollout: (rollout.rewards.sum(0),) * 2,
+        lambda rollout: (rollout.rewards,),
+    ],
+    ids=["one array", "one entry for each environment", "returns missing"],
+)
+def test_an_estimate_of_the_wrong_shape_says_what_is_expected(estimates):
+    class Wrong(Recording):
+        def estimate(self, rollout):
+            return estimates(rollout)
+
+    with pytest.raises(ValueError, match=r"`estimate` must return advantages and returns .* shape \(6, 1\)"):
+        Wrong("MlpPolicy", Counting()).learn(6)
 
 
 class Larger(RolloutBuffer):

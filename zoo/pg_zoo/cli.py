@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         parser = _parser()
-        args = parser.parse_args(argv)
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            command = f"pg-zoo {args.subcommand}" if args.subcommand else "pg-zoo"
+            raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see {command} --help)")
         if args.subcommand is None:
             parser.print_help()
         else:
@@ -111,7 +114,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-n", "--n-timesteps", type=int, default=-1, help="environment steps; -1: as the hyperparameter file says")
     add("--seed", type=int, default=-1, help="random seed; -1: a random one")
-    add("-params", "--hyperparams", nargs="+", action=_StoreDict, help="hyperparameters, name:value ...")
+    add(
+        "-params",
+        "--hyperparams",
+        nargs="+",
+        action=_StoreDict,
+        help="hyperparameters, name:value ...; lin_0.01 falls to 0",
+    )
     add("-conf", "--conf-file", help="hyperparameter file (YAML or Python) or module, instead of those installed")
     add("-f", "--log-folder", default="logs", help="folder of all runs")
     add("-tb", "--tensorboard-log", default="", help="TensorBoard folder; none is written by default")

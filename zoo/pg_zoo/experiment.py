@@ -166,6 +166,8 @@ class Experiment(ExperimentManager):
                 near = difflib.get_close_matches(name, sorted(known), n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise UserError(f"{self.algo} has no hyperparameter {name!r}.{hint}")
+            if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
+                raise UserError(f"{name!r} is {value!r}, but a schedule that falls linearly to 0 is written lin_0.001.")
             if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not issubclass(self.algorithm, PolicyGradient):
                 raise UserError(f"{name!r} of {self.algo} cannot be a schedule, but is {value!r}.")
 
@@ -215,6 +217,10 @@ def train(args: argparse.Namespace) -> None:
     find_env(args.env, args.gym_packages, args.verbose)
     if args.trained_agent and not (args.trained_agent.endswith(".zip") and os.path.isfile(args.trained_agent)):
         raise UserError(f"--trained-agent must be an existing .zip file, but is {args.trained_agent!r}.")
+    if args.n_timesteps < 1 and args.n_timesteps != -1:
+        raise UserError(f"--n-timesteps must be at least 1, but is {args.n_timesteps}.")
+    if args.seed < -1:
+        raise UserError(f"--seed must be at least 0, or -1 for a random one, but is {args.seed}.")
     if args.seed < 0:
         args.seed = int(np.random.default_rng().integers(2**32 - 1))
     if args.num_threads > 0:

@@ -138,7 +138,10 @@ def _checked(entries: Any, source: str) -> Entries:
 def _conf_entries(conf_file: str) -> Entries:
     """What rl_zoo3 takes too: a YAML file, a Python file, or a module; the last two define `hyperparams`."""
     if conf_file.endswith((".yml", ".yaml")):
-        return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
+        try:
+            return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
+        except yaml.YAMLError as error:
+            raise UserError(f"{conf_file} is not YAML: {error}") from error
     if conf_file.endswith(".py"):
         return _checked(runpy.run_path(conf_file).get("hyperparams"), conf_file)
     return _checked(getattr(importlib.import_module(conf_file), "hyperparams", None), conf_file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+
 import gymnasium as gym
 from rich import box
 from rich.console import Console
@@ -22,7 +24,7 @@ def show() -> None:
         UserError: Two distributions declare a plugin of the same name.
     """
     with one_line(registry.PluginError), plugin_warnings():
-        parts = [_algorithms(), *_environments(), _hyperparameters()]
+        parts = [_algorithms(), _environments(), _hyperparameters()]
     console = Console()
     for part in parts:
         console.print(part)
@@ -54,16 +56,30 @@ def _class_name(plugin: registry.Plugin) -> str:
     return plugin.value.rpartition(":")[2]
 
 
-def _environments() -> list[Table | str]:
-    known = len(gym.registry)
+def _environments() -> Table:
+    table = _table("Environments", "--env", "from")
     registered = registry.register_envs()
     plugins = registry.plugins(registry.ENVS)
-    table = _table("Environments", "--env", "plugin", "from")
     for name, env_ids in registered.items():
-        for env_id in env_ids:
-            table.add_row(env_id, name, plugins[name].distribution)
-    besides = f"{known} environments are Gymnasium's own, or known to it."
-    return [table, f"  {besides}\n"] if table.row_count else [f"Environments\n\n  No plugins. {besides}\n"]
+        table.add_row(", ".join(env_ids), f"{plugins[name].distribution} (plugin {name})")
+    others = set(gym.registry) - {env_id for env_ids in registered.values() for env_id in env_ids}
+    by_origin: dict[str, list[str]] = {}
+    for env_id in sorted(others):
+        by_origin.setdefault(_origin(gym.registry[env_id]), []).append(env_id)
+    for origin, ids in by_origin.items():
+        table.add_row(", ".join(ids), origin)
+    return table
+
+
+def _origin(spec: gym.envs.registration.EnvSpec) -> str:
+    """The distribution whose module makes an environment, or the module where there is none."""
+    point = spec.entry_point or spec.vector_entry_point
+    module = (point if isinstance(point, str) else getattr(point, "__module__", "unknown")).partition(":")[0]
+    package = module.partition(".")[0]
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
 
 
 def _hyperparameters() -> Table:
