@@ -546,7 +546,7 @@ class PolicyGradient(OnPolicyAlgorithm):
                 # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
                 rewards[index] += self.gamma * final_values[index]
         if isinstance(rollout_buffer, EstimatorMixin):
-            rollout_buffer.add_ends(terminated, truncated, final_values)
+            rollout_buffer.add_ends(terminated, truncated, final_values.numpy())
 
     def _begin_episodes(self, env: VecEnv) -> None:
         """Start all environments at the beginning of an episode, unless they are there already."""

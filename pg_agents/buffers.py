@@ -76,7 +76,7 @@ class EstimatorMixin(SB3RolloutBuffer):
         """Note the environment's rewards of the step that `add` is about to store, before any bootstrap."""
         self.env_rewards[self.pos] = rewards
 
-    def add_ends(self, terminated: Bools, truncated: Bools, final_values: th.Tensor) -> None:
+    def add_ends(self, terminated: Bools, truncated: Bools, final_values: Floats) -> None:
         """Note how the step that `add` is about to store ended, where it ended an episode.
 
         Args:
