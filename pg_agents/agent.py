@@ -60,7 +60,10 @@ Env = GymEnv | str | None
 
 
 class CommonArguments(TypedDict, total=False):
-    """The constructor arguments that all algorithms share and hand on as they are; see `PolicyGradient`."""
+    """The constructor arguments that all algorithms share and hand on as they are; see `PolicyGradient`.
+
+    A2C and PPO spell theirs out all the same: that they take SB3's arguments by position is part of their contract.
+    """
 
     use_sde: bool
     sde_sample_freq: int
