@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch as th
@@ -113,14 +113,16 @@ class REINFORCE(PolicyGradient):
             )
         assert self.n_episodes is not None
         n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
-        needs_others = "`baseline='leave_one_out'`" * (
-            self.baseline == "leave_one_out"
-        ) or "`normalize_returns=True` of total returns" * (self.normalize_returns and self.estimator == "total_return")
-        if needs_others and self.n_episodes * n_envs < 2:
-            raise ValueError(
-                f"{needs_others} needs at least 2 episodes in an update, but `n_episodes` and the number of "
-                "environments are 1."
-            )
+        if self.n_episodes * n_envs < 2:
+            if self.baseline == "leave_one_out":
+                self._refuse_single_episode("baseline='leave_one_out'")
+            if self.normalize_returns and self.estimator == "total_return":
+                self._refuse_single_episode("normalize_returns=True of total returns")
+
+    def _refuse_single_episode(self, argument: str) -> NoReturn:
+        raise ValueError(
+            f"`{argument}` needs at least 2 episodes in an update, but `n_episodes` and the number of environments are 1."
+        )
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """[γ^t] (G_t - b), and G_t."""

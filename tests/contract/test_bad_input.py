@@ -41,7 +41,7 @@ SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "ba
         (
             REINFORCE,
             {"normalize_returns": True, "estimator": "total_return", "n_episodes": 1},
-            r"`normalize_returns=True`",
+            r"`normalize_returns=True of total returns`",
         ),
         (PPO, {"clip_range": -0.1}, r"`clip_range`"),
         (A2C, {"stats_window_size": 0}, r"`stats_window_size`"),

@@ -182,6 +182,8 @@ def test_the_state_dict_has_the_keys_of_actor_critic_policy(cls, use_sde):
     assert list(short(cls, env, use_sde=use_sde).policy.state_dict()) == keys
 
 
+# What torch says of the very first release of Python 3.13.
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")
 @pytest.mark.parametrize("cls", ALL)
 def test_a_compiled_policy_trains_is_saved_and_is_loaded(cls, tmp_path):
     agent = short(cls)
