@@ -121,7 +121,8 @@ class REINFORCE(PolicyGradient):
 
     def _refuse_single_episode(self, argument: str) -> NoReturn:
         raise ValueError(
-            f"`{argument}` needs at least 2 episodes in an update, but `n_episodes` and the number of environments are 1."
+            f"`{argument}` needs at least 2 episodes in an update, but `n_episodes` and the number of environments "
+            "are 1."
         )
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
