@@ -122,6 +122,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     has_critic = True
     policy_loss_name = "policy_loss"  # in the log; SB3 has two names for it
     settled = frozenset({"policy"})  # arguments that a saved agent cannot change
+    added_policy_kwargs: frozenset[str] = frozenset()  # what the constructor adds to `policy_kwargs` by itself
     # Nothing is learnt from an episode before its end, so one that never ends must not go unnoticed.
     max_episode_steps = 100_000
 
@@ -194,6 +195,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
         self.engine = engine
+        self._in_mid_episode = False
         if state_dependent_std:
             self.policy_class = _with_state_dependent_std(self.policy_class)
         if _init_setup_model:
@@ -241,7 +243,6 @@ class PolicyGradient(OnPolicyAlgorithm):
             self.rollout_buffer.n_episodes = self.n_episodes
         self._episode_returns = np.zeros(self.n_envs)
         self._raw_returns: deque[float] = deque(maxlen=self._stats_window_size)
-        self._in_mid_episode = False
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -315,13 +316,23 @@ class PolicyGradient(OnPolicyAlgorithm):
             raise ValueError(f"`{name}` cannot be changed on loading, because what is in the file depends on it.")
         if "stats_window_size" in kwargs:
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
-        if kwargs.get("policy_kwargs"):
-            # It chose the policy's class, and is not among the arguments that the file holds.
-            chosen = ("state_dependent_std",)
-            kwargs["policy_kwargs"] = {
-                key: value for key, value in kwargs["policy_kwargs"].items() if key not in chosen
-            }
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        policy_kwargs = kwargs.pop("policy_kwargs", None)
+        agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        if policy_kwargs is not None:
+            agent._check_same_policy(policy_kwargs)
+        return agent
+
+    def _check_same_policy(self, policy_kwargs: dict[str, Any]) -> None:
+        """SB3's check, of arguments as they were given to the constructor, which may have changed them since."""
+        given = dict(policy_kwargs)
+        has_own_std = self.policy_class in STATE_DEPENDENT_STD.values()
+        same_std = bool(given.pop("state_dependent_std", has_own_std)) == has_own_std
+        added = {name: self.policy_kwargs[name] for name in self.added_policy_kwargs if name in self.policy_kwargs}
+        if not same_std or {**added, **given} != self.policy_kwargs:
+            raise ValueError(
+                f"The specified policy kwargs do not equal the stored policy kwargs."
+                f"Stored kwargs: {self.policy_kwargs}, specified kwargs: {policy_kwargs}"
+            )
 
     def learn(
         self,
@@ -398,7 +409,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             try:
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
             except (ValueError, KeyError, TypeError) as error:
-                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904
+                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set
             self.num_timesteps += env.num_envs
             check_observations(new_obs, self.observation_space, env.num_envs, self.num_timesteps)
             check_finite("reward", np.asarray(rewards), self.num_timesteps)
@@ -558,7 +569,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             try:
                 self._last_obs = env.reset()  # type: ignore[assignment]
             except (ValueError, KeyError, TypeError) as error:
-                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904
+                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set
             check_observations(self._last_obs, self.observation_space, env.num_envs, self.num_timesteps)
             self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
             self._episode_returns[:] = 0
@@ -577,11 +588,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         self, rollout_buffer: SB3RolloutBuffer, infos: list[dict[str, Any]], dones: np.ndarray
     ) -> None:
         """Episode statistics; of an environment that waits for others, none: it would end more of its short ones."""
-        waiting = _waiting(rollout_buffer)
-        if not waiting.any():
+        if self.n_episodes is None:
             self._update_info_buffer(infos, dones)
         elif len(infos):
-            counted = np.flatnonzero(~waiting)
+            counted = np.flatnonzero(~_waiting(rollout_buffer))
             self._update_info_buffer([infos[index] for index in counted], np.asarray(dones)[counted])
 
     def dump_logs(self, iteration: int = 0) -> None:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from traceback import walk_tb
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+
+
+def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """` Did you mean '...'?` for the nearest of the known names, or nothing where none is near.
+
+    Args:
+        name: What was given.
+        known: What there is.
+        cutoff: How near is near, from 0 to 1.
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def constructor_arguments(cls: type[Any], common: type[Any]) -> list[str] | None:
@@ -46,8 +59,7 @@ def check_keywords(cls: type[Any], common: type[Any], keywords: dict[str, Any]) 
         return
     for keyword in keywords:
         if keyword not in known:
-            near = difflib.get_close_matches(keyword, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = suggestion(keyword, known)
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {keyword!r}.{hint}")
 
 
@@ -97,8 +109,7 @@ def check_choice(name: str, value: Any, allowed: Any) -> None:
         ValueError: The value is not among them; the message suggests the nearest.
     """
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = suggestion(str(value), allowed)
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}.{hint}")
 
 

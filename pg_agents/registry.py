@@ -12,7 +12,6 @@ this package come in through the same door as anybody else's.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import warnings
 from collections.abc import Iterable
@@ -21,6 +20,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+
+from pg_agents.checks import suggestion
 
 ALGORITHMS = "pg_agents.algorithms"
 ENVS = "pg_agents.envs"
@@ -114,8 +115,7 @@ def algorithms() -> dict[str, Plugin]:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(str(name).lower(), known, cutoff=0.5)
     return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
 
 

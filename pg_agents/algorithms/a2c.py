@@ -53,6 +53,7 @@ class A2C(PolicyGradient):
     """
 
     settled = PolicyGradient.settled | {"use_rms_prop", "rms_prop_eps"}
+    added_policy_kwargs = frozenset({"optimizer_class", "optimizer_kwargs"})
 
     def __init__(
         self,
@@ -120,21 +121,6 @@ class A2C(PolicyGradient):
     def objective(self, batch: Minibatch) -> th.Tensor:
         """Â log π(a|s)."""
         return score_function(batch.log_prob, batch.advantages)
-
-    @classmethod
-    def load(cls, *args: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Self:
-        """Load a file; as SB3's, whose `policy_kwargs` may leave out the optimiser that `use_rms_prop` has added."""
-        agent = super().load(*args, **kwargs)
-        stored = agent.policy_kwargs
-        added: dict[str, Any] = {
-            name: stored[name] for name in ("optimizer_class", "optimizer_kwargs") if name in stored
-        }
-        if policy_kwargs is not None and {**added, **policy_kwargs} != stored:
-            raise ValueError(
-                f"The specified policy kwargs do not equal the stored policy kwargs."
-                f"Stored kwargs: {stored}, specified kwargs: {policy_kwargs}"
-            )
-        return agent
 
     def learn(
         self,

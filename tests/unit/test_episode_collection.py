@@ -177,3 +177,13 @@ def test_a_misspelt_argument_on_loading_is_refused(tmp_path):
     REINFORCE("MlpPolicy", vec_env([3])).save(tmp_path / "model")
     with pytest.raises(TypeError, match=r"'n_episode'\. Did you mean 'n_episodes'\?"):
         REINFORCE.load(tmp_path / "model", n_episode=3)
+
+
+def test_an_agent_that_was_stopped_in_an_episode_knows_it_after_loading(tmp_path):
+    env = vec_env([4])
+    agent = REINFORCE("MlpPolicy", env, n_episodes=1)
+    agent.learn(100, callback=StopAt(1))
+    agent.save(tmp_path / "model")
+    loaded = REINFORCE.load(tmp_path / "model", env=env, force_reset=False)
+    loaded.learn(1, reset_num_timesteps=False)
+    assert collected(loaded) == [(1, 0), (1, 1), (1, 2), (1, 3)]

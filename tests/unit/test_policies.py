@@ -151,3 +151,14 @@ def test_the_callers_policy_kwargs_are_left_as_they_were():
     kwargs = {"state_dependent_std": True, "net_arch": [8]}
     A2C("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs)
     assert kwargs == {"state_dependent_std": True, "net_arch": [8]}
+
+
+@pytest.mark.parametrize("cls", [REINFORCE, ReinforceBaseline, A2C, PPO])
+def test_the_policy_arguments_of_a_file_may_be_repeated_on_loading_and_others_are_refused(cls, tmp_path):
+    cls(**PENDULUM).save(tmp_path / "plain")
+    cls(**PENDULUM, **STATE_DEPENDENT).save(tmp_path / "sigma")
+    cls.load(tmp_path / "sigma", **STATE_DEPENDENT)
+    cls.load(tmp_path / "plain", policy_kwargs={"state_dependent_std": False})
+    for file, kwargs in (("plain", STATE_DEPENDENT), ("sigma", {"policy_kwargs": {"state_dependent_std": False}})):
+        with pytest.raises(ValueError, match="The specified policy kwargs do not equal the stored policy kwargs"):
+            cls.load(tmp_path / file, **kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import os
 import re
@@ -25,7 +24,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.agent import CommonArguments, PolicyGradient
-from pg_agents.checks import constructor_arguments
+from pg_agents.checks import constructor_arguments, suggestion
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
@@ -163,9 +162,7 @@ class Experiment(ExperimentManager):
             if name in _OPTIONS:
                 raise UserError(f"{name!r} is not a hyperparameter but an option: --{name.replace('_', '-')}.")
             if name not in known:
-                near = difflib.get_close_matches(name, sorted(known), n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise UserError(f"{self.algo} has no hyperparameter {name!r}.{hint}")
+                raise UserError(f"{self.algo} has no hyperparameter {name!r}.{suggestion(name, known)}")
             if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
                 raise UserError(f"{name!r} is {value!r}, but a schedule that falls linearly to 0 is written lin_0.001.")
             if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not issubclass(self.algorithm, PolicyGradient):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from pg_agents import registry
+from pg_agents.checks import suggestion
 from pg_zoo.errors import UserError, one_line, warn
 
 
@@ -58,6 +58,5 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
     import rl_zoo3.import_envs  # noqa: F401  # it registers those that it knows of
 
     if env_id not in gym.registry:
-        near = difflib.get_close_matches(env_id, gym.registry, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else "Is the package that registers it installed?"
-        raise UserError(f"Unknown environment {env_id!r}. {hint}")
+        hint = suggestion(env_id, gym.registry) or " Is the package that registers it installed?"
+        raise UserError(f"Unknown environment {env_id!r}.{hint}")
