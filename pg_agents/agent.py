@@ -18,6 +18,10 @@ from __future__ import annotations
 import io
 import pathlib
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 import numpy as np
@@ -26,10 +30,11 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRolloutBuffer
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean
+from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
@@ -50,13 +55,17 @@ from pg_agents.checks import (
     constructor_arguments,
     explained,
 )
-from pg_agents.engines import make_engine
-from pg_agents.engines.autograd import Minibatch
+from pg_agents.engines import Engine, check_engine, make_engine
+from pg_agents.engines.autograd import AutogradEngine, Minibatch
 from pg_agents.estimators import Floats, gae
 from pg_agents.metrics import deviations, is_one_of_many, record_hyperparameters, rollout_metrics
-from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue, unchecked_distributions
+from pg_agents.objectives import Weight, clipped_values
+from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue
+from pg_agents.stepping import adapter_of, stepper
 
 Env = GymEnv | str | None
+
+SMALL_LAYER = 2**18  # numbers; larger ones gain from several threads
 
 
 class CommonArguments(TypedDict, total=False):
@@ -196,6 +205,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         self.target_kl = target_kl
         self.engine = engine
         self._in_mid_episode = False
+        self._n_threads = 1
         if state_dependent_std:
             self.policy_class = _with_state_dependent_std(self.policy_class)
         if _init_setup_model:
@@ -225,7 +235,7 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
-        self._engine = make_engine(self.engine)
+        self._engine_in_use = None
         named = self.rollout_buffer_class or self._default_buffer_class()
         self._check_buffer_class(named)
         # SB3's own buffer classes are what a file names, so that it loads in SB3; ours, derived from them, are used.
@@ -243,6 +253,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             self.rollout_buffer.n_episodes = self.n_episodes
         self._episode_returns = np.zeros(self.n_envs)
         self._raw_returns: deque[float] = deque(maxlen=self._stats_window_size)
+        check_engine(self.engine, self)
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -263,7 +274,50 @@ class PolicyGradient(OnPolicyAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_engine"]
+        return [*super()._excluded_save_params(), "_engine_in_use", "_generator", "_unlogged"]
+
+    # The engine, and what it needs
+
+    _engine_in_use: Engine | None = None
+    _generator: np.random.Generator | None = None
+
+    @property
+    def _engine(self) -> Engine:
+        """What acts and learns, chosen anew for each `learn` and whenever the policy is replaced."""
+        if self._engine_in_use is None or not self._engine_in_use.fits(self):
+            self._engine_in_use = make_engine(self.engine, self)
+        return self._engine_in_use
+
+    @property
+    def generator(self) -> np.random.Generator:
+        """What the compiled engine draws actions from."""
+        if self._generator is None:
+            # Without a seed of its own, a run depends on the global one, as SB3's do.
+            self._generator = np.random.default_rng(int(th.randint(2**62, ())))
+        return self._generator
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all random generators, the engine's included."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            self._generator = np.random.default_rng(seed)
+
+    # The log
+
+    _unlogged: Mapping[str, Callable[[], dict[str, float]]] = MappingProxyType({})
+
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger, complete: what costs time to know is worked out when somebody looks."""
+        self._log_unlogged()
+        return self._logger
+
+    def _log_unlogged(self) -> None:
+        unlogged, self._unlogged = self._unlogged, {}
+        for prefix, metrics in unlogged.items():
+            for name, value in metrics().items():
+                exclude = "stdout" if is_one_of_many(name) else None
+                self._logger.record(f"{prefix}/{name}", value, exclude=exclude)
 
     def _setup_learn(
         self,
@@ -282,6 +336,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         except (ValueError, KeyError, TypeError) as error:
             raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set there
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        self._engine_in_use = make_engine(self.engine, self)
+        self._unlogged = {}
         record_hyperparameters(self, constructor_arguments(type(self), CommonArguments) or [])
         return prepared
 
@@ -359,14 +415,30 @@ class PolicyGradient(OnPolicyAlgorithm):
             The agent itself.
         """
         tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
-        return super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type] # SB3 takes None too
-            tb_log_name,
-            reset_num_timesteps,
-            progress_bar,
-        )
+        with self._few_threads():
+            super().learn(
+                total_timesteps,
+                callback,
+                log_interval,  # type: ignore[arg-type] # SB3 takes None too
+                tb_log_name,
+                reset_num_timesteps,
+                progress_bar,
+            )
+        self._log_unlogged()
+        return self
+
+    @contextmanager
+    def _few_threads(self) -> Iterator[None]:
+        """One thread for torch where networks are small: more would wait for each other longer than they compute."""
+        before = self._n_threads = th.get_num_threads()
+        small = self.device.type == "cpu" and max(p.numel() for p in self.policy.parameters()) <= SMALL_LAYER
+        if small and before > 1:
+            th.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if small and before > 1:
+                th.set_num_threads(before)
 
     # The four slots
 
@@ -386,66 +458,76 @@ class PolicyGradient(OnPolicyAlgorithm):
                 should be whole does not end.
         """
         assert self._last_obs is not None, "No previous observation was provided"
-        self.policy.set_training_mode(False)
-        n_steps = 0
+        n_steps, n_envs = 0, env.num_envs
         rollout_buffer.reset()
         whole_episodes = self.n_episodes is not None
-        episode_lengths = np.zeros(env.num_envs, dtype=int)
+        episode_lengths = np.zeros(n_envs, dtype=int)
         if whole_episodes:
             self._begin_episodes(env)
         if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
+            self.policy.reset_noise(n_envs)
         callback.on_rollout_start()
+        # A buffer that is not the agent's own can be of any kind.
+        engine = self._engine if rollout_buffer is self.rollout_buffer else AutogradEngine()
+        act, step = engine.actor(self), stepper(env)
+        shape = getattr(self._last_obs, "shape", None)
+        knows_ends = isinstance(rollout_buffer, EstimatorMixin)
+        native = adapter_of(env)
 
         while not rollout_buffer.full if whole_episodes else n_steps < n_rollout_steps:
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
+                self.policy.reset_noise(n_envs)
 
-            with th.no_grad(), unchecked_distributions():
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                actions, values, log_probs = self.policy(obs_tensor)
-            actions = actions.cpu().numpy()
-            clipped_actions = self._environment_actions(actions)
+            actions, clipped_actions, values, log_probs = act(self._last_obs)
             try:
-                new_obs, rewards, dones, infos = env.step(clipped_actions)
+                new_obs, rewards, dones, infos = step(clipped_actions)
             except (ValueError, KeyError, TypeError) as error:
                 raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set
-            self.num_timesteps += env.num_envs
-            check_observations(new_obs, self.observation_space, env.num_envs, self.num_timesteps)
-            check_finite("reward", np.asarray(rewards), self.num_timesteps)
+            self.num_timesteps += n_envs
+            # Observations are checked by whoever acts on them.
+            if not act.checks or getattr(new_obs, "shape", None) != shape:
+                check_observations(new_obs, self.observation_space, n_envs, self.num_timesteps)
 
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
 
-            self._update_statistics(rollout_buffer, infos, dones)
             n_steps += 1
+            starts = dones
+            if native is not None and native.reset_rows.any():
+                starts = dones | native.reset_rows
+                rollout_buffer.add_resets(native.reset_rows)  # type: ignore[attr-defined]
+            self._update_statistics(rollout_buffer, infos, dones)
             normalised = self._vec_normalize_env
             self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
-            if isinstance(rollout_buffer, EstimatorMixin):
-                rollout_buffer.add_env_rewards(rewards)
-            if np.any(dones):
-                self._end_episodes(rollout_buffer, rewards, dones, infos)
-            rollout_buffer.add(
-                self._last_obs,  # type: ignore[arg-type]
-                actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
-                rewards,
-                self._last_episode_starts,  # type: ignore[arg-type]
-                values,
-                log_probs,
-            )
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
+            if knows_ends:
+                rollout_buffer.add_env_rewards(rewards)  # type: ignore[attr-defined]
+            if dones.any():
+                self._end_episodes(engine, rollout_buffer, rewards, dones, infos)
+            if act.writes:
+                act.finish(self._last_obs)
+                rollout_buffer.store(rewards, self._last_episode_starts)  # type: ignore[attr-defined]
+            else:
+                rollout_buffer.add(
+                    self._last_obs,  # type: ignore[arg-type]
+                    actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
+                    rewards,
+                    self._last_episode_starts,  # type: ignore[arg-type]
+                    values,
+                    log_probs,
+                )
+            self._last_obs = new_obs
+            self._last_episode_starts = starts
             if whole_episodes:
                 episode_lengths = np.where(dones, 0, episode_lengths + 1)
                 self._check_length(episode_lengths)
 
         self._in_mid_episode = False
-        with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))  # type: ignore[arg-type]
+        self._check_rollout(rollout_buffer, new_obs)
+        values = engine.values(self, new_obs)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        for name, value in rollout_metrics(self, rollout_buffer, _counted(rollout_buffer)).items():
-            self.logger.record(f"rollout/{name}", value)
+        stored = rollout_buffer.advantages, rollout_buffer.actions
+        self._log_later("rollout", partial(rollout_metrics, self, *stored, _counted(rollout_buffer)))
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -479,16 +561,20 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Fourth slot: move the parameters; here epochs over minibatches of a first-order optimiser."""
         buffer = self.rollout_buffer
         counted = _counted(buffer)
-        values, returns = buffer.values[counted].flatten(), buffer.returns[counted].flatten()
-        self.policy.set_training_mode(True)
+        # Of this moment: engines may reorder what the buffer holds.
+        values, returns, settings = buffer.values, buffer.returns, self.update_settings()
         self._update_learning_rate(self.policy.optimizer)
-        metrics = self._engine.update(self)
-        metrics[self.policy_loss_name] = metrics.pop("policy_loss")
-        if self.has_critic:
-            metrics["explained_variance"] = explained_variance(values, returns)
-        for name, value in {**metrics, **deviations(self.policy)}.items():
-            self.logger.record(f"train/{name}", value, exclude="stdout" if is_one_of_many(name) else None)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        summary = self._engine.update(self)
+
+        def metrics() -> dict[str, float]:
+            found = summary()
+            found[self.policy_loss_name] = found.pop("policy_loss")
+            if self.has_critic:
+                found["explained_variance"] = explained_variance(values[counted].flatten(), returns[counted].flatten())
+            return {**found, **deviations(self.policy), **settings}
+
+        self._log_later("train", metrics)
+        self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     # What slots and engines ask
 
@@ -504,12 +590,28 @@ class PolicyGradient(OnPolicyAlgorithm):
             # Whole episodes can overshoot by far; a learning rate below 0 would unlearn. (Steps: as SB3 has it.)
             self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
-    def value_prediction(self, batch: Minibatch) -> th.Tensor:
-        """What is compared with the returns in the value loss."""
-        return batch.values
+    def weight(self) -> Weight | None:
+        """ψ = ∂ objective / ∂ log π in closed form, which the compiled engine needs; None leaves it to autograd.
 
-    def minibatch_metrics(self, batch: Minibatch) -> dict[str, float]:
-        """Further quantities to log as `train/<name>`, averaged over minibatches."""
+        Whoever redefines `objective` must redefine this too, or the compiled engine is not used.
+        """
+        return None
+
+    def value_clip(self) -> float | None:
+        """How far the value may move from that of the rollout in the value loss; None does not limit it."""
+        return None
+
+    def value_prediction(self, batch: Minibatch) -> th.Tensor:
+        """What is compared with the returns in the value loss: V, or V_old + clip(V - V_old, -ε_v, ε_v)."""
+        value_clip = self.value_clip()
+        return batch.values if value_clip is None else clipped_values(batch.values, batch.old_values, value_clip)
+
+    def minibatch_metrics(self, batch: Minibatch) -> dict[str, th.Tensor]:
+        """Further quantities of each sample, `(batch,)`, whose mean over minibatches is logged as `train/<name>`."""
+        return {}
+
+    def update_settings(self) -> dict[str, float]:
+        """Coefficients in force in an update, to log as `train/<name>`."""
         return {}
 
     @property
@@ -534,7 +636,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         return clipped
 
     def _end_episodes(
-        self, rollout_buffer: SB3RolloutBuffer, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+        self,
+        engine: Engine,
+        rollout_buffer: SB3RolloutBuffer,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
     ) -> None:
         """Note which episodes ended and how; complete the reward of a time limit by the value of the state it cut."""
         terminated = np.array(dones, dtype=np.bool_)
@@ -550,8 +657,7 @@ class PolicyGradient(OnPolicyAlgorithm):
                 continue
             terminated[index], truncated[index] = False, True
             if self.has_critic:
-                with th.no_grad():
-                    final_values[index] = self.policy.predict_values(self.policy.obs_to_tensor(final_obs)[0]).item()
+                final_values[index] = engine.values(self, _batch_of_one(final_obs)).item()
                 if not th.isfinite(final_values[index]):
                     raise ValueError(
                         f"The value of the last observation of environment {index} is {final_values[index].item()}, "
@@ -561,6 +667,24 @@ class PolicyGradient(OnPolicyAlgorithm):
                 rewards[index] += self.gamma * final_values[index]
         if isinstance(rollout_buffer, EstimatorMixin):
             rollout_buffer.add_ends(terminated, truncated, final_values.numpy())
+
+    def _check_rollout(self, rollout_buffer: SB3RolloutBuffer, new_obs: Any) -> None:
+        """Refuse rewards that are not finite, and a last observation, on which nobody has acted yet."""
+        check_observations(new_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        rewards = rollout_buffer.rewards[: rollout_buffer.pos]
+        if not np.isfinite(rewards).all():
+            step = int(np.argmin(np.isfinite(rewards).all(axis=1)))
+            check_finite("reward", rewards[step], self.num_timesteps - (len(rewards) - 1 - step) * self.n_envs)
+
+    def _log_later(self, prefix: str, metrics: Callable[[], dict[str, float]]) -> None:
+        """Have metrics recorded as `<prefix>/<name>` as soon as somebody looks at the log."""
+        self._unlogged = {**self._unlogged, prefix: metrics}
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        rate = self.lr_schedule(self._current_progress_remaining)
+        self._logger.record("train/learning_rate", rate)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            update_learning_rate(optimizer, rate)
 
     def _begin_episodes(self, env: VecEnv) -> None:
         """Start all environments at the beginning of an episode, unless they are there already."""
@@ -589,7 +713,10 @@ class PolicyGradient(OnPolicyAlgorithm):
     ) -> None:
         """Episode statistics; of an environment that waits for others, none: it would end more of its short ones."""
         if self.n_episodes is None:
-            self._update_info_buffer(infos, dones)
+            for info in infos:
+                if "episode" in info or "is_success" in info:
+                    self._update_info_buffer(infos, dones)
+                    break
         elif len(infos):
             counted = np.flatnonzero(~_waiting(rollout_buffer))
             self._update_info_buffer([infos[index] for index in counted], np.asarray(dones)[counted])
@@ -621,7 +748,14 @@ def _waiting(buffer: SB3RolloutBuffer) -> np.ndarray:
 
 def _counted(buffer: SB3RolloutBuffer) -> Any:
     """Index of the steps that are trained on, in a buffer that is filled and not yet read."""
-    return buffer.counted if isinstance(buffer, EpisodeMixin) else ...
+    counted = getattr(buffer, "counted", None)
+    return ... if counted is None else counted
+
+
+def _batch_of_one(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: np.asarray(part)[None] for key, part in observation.items()}
+    return np.asarray(observation)[None]
 
 
 def _with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:

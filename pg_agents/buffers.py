@@ -62,6 +62,7 @@ class EstimatorMixin(SB3RolloutBuffer):
     """What our buffers add to SB3's."""
 
     estimator: Estimator | None = None
+    counted: Bools | None = None  # which of the steps are trained on; None: all
 
     def reset(self) -> None:
         """Empty the buffer."""
@@ -71,6 +72,8 @@ class EstimatorMixin(SB3RolloutBuffer):
         self.final_values = np.zeros(shape, dtype=np.float32)
         self.terminated = np.zeros(shape, dtype=np.bool_)
         self.truncated = np.zeros(shape, dtype=np.bool_)
+        self.reset_rows: Bools | None = None
+        self.counted = None
 
     def add_env_rewards(self, rewards: np.ndarray) -> None:
         """Note the environment's rewards of the step that `add` is about to store, before any bootstrap."""
@@ -88,6 +91,70 @@ class EstimatorMixin(SB3RolloutBuffer):
         self.truncated[self.pos] = truncated
         self.final_values[self.pos] = final_values
 
+    def add_resets(self, resets: Bools) -> None:
+        """Note that the step that `add` is about to store was, in these environments, a reset and no transition.
+
+        It is stored as an episode of its own, from which nothing leaks into others, and is not trained on.
+        """
+        if self.reset_rows is None:
+            self.reset_rows = np.zeros((self.buffer_size, self.n_envs), dtype=np.bool_)
+        self.reset_rows[self.pos] = resets
+        self.terminated[self.pos] = resets
+
+    def store(self, rewards: np.ndarray, episode_starts: np.ndarray) -> None:
+        """Complete a row in which an engine has written all that does not come from the environment.
+
+        Args:
+            rewards: Of the step.
+            episode_starts: Whether an episode began with it.
+        """
+        self.rewards[self.pos] = rewards
+        self.episode_starts[self.pos] = episode_starts
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def draw_order(self, batch_size: int | None, n_epochs: int) -> np.ndarray:
+        """The order in which the samples of some epochs are learnt from, as `get` draws it.
+
+        Args:
+            batch_size: None for all at once, in any order.
+            n_epochs: How often.
+
+        Returns:
+            `(n_epochs, samples)`: numbers of the steps, counted environment after environment.
+        """
+        numbers = np.arange(self.pos * self.n_envs) if self.counted is None else np.flatnonzero(self.counted.T)
+        if batch_size is None:
+            return np.tile(numbers, (n_epochs, 1))
+        # SB3 seeds this generator, and shuffles with it.
+        return np.stack([numbers[np.random.permutation(len(numbers))] for _ in range(n_epochs)])  # noqa: NPY002
+
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
+        """The steps that are trained on, in minibatches."""
+        if self.counted is None:
+            yield from super().get(batch_size)
+            return
+        counted = np.flatnonzero(self.counted.T)
+        self._flatten()
+        if batch_size is None:
+            batch_size = len(counted)
+        else:
+            np.random.shuffle(counted)  # noqa: NPY002 - SB3 seeds this generator, and shuffles with it
+        for start in range(0, len(counted), batch_size):
+            yield self._get_samples(counted[start : start + batch_size])
+
+    def _flatten(self) -> None:
+        """Environment after environment, as SB3's `get` does it."""
+        if self.generator_ready:
+            return
+        for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
+            stored = getattr(self, name)
+            if isinstance(stored, dict):
+                setattr(self, name, {key: self.swap_and_flatten(array) for key, array in stored.items()})
+            else:
+                setattr(self, name, self.swap_and_flatten(stored))
+        self.generator_ready = True
+
     def rollout(self, last_values: Floats) -> Rollout:
         """The steps stored so far, given V of the states that follow the last of them."""
         steps = slice(0, self.pos)
@@ -100,11 +167,11 @@ class EstimatorMixin(SB3RolloutBuffer):
             terminated=self.terminated[steps],
             truncated=truncated,
             bootstrapped_rewards=self.rewards[steps],
-            counted=self._counted(),
+            counted=np.ones((self.pos, self.n_envs), dtype=np.bool_) if self.counted is None else self.counted,
         )
 
-    def _counted(self) -> Bools:
-        return np.ones((self.pos, self.n_envs), dtype=np.bool_)
+    def _counted(self) -> Bools | None:
+        return None if self.reset_rows is None else ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """Fill `advantages` and `returns` with what the estimator says; without one, as SB3 does (GAE).
@@ -113,6 +180,7 @@ class EstimatorMixin(SB3RolloutBuffer):
             last_values: V of the states that follow the rollout's last step.
             dones: Whether the rollout's last step ended an episode.
         """
+        self.counted = self._counted()
         if self.estimator is None:
             super().compute_returns_and_advantage(last_values, dones)
             return
@@ -155,10 +223,22 @@ class EpisodeMixin(EstimatorMixin):
         super().reset()
         self.n_finished = np.zeros(self.n_envs, dtype=int)
 
+    def add_ends(self, terminated: Bools, truncated: Bools, final_values: Floats) -> None:
+        """As for the other buffers, with the episodes counted."""
+        super().add_ends(terminated, truncated, final_values)
+        self.n_finished += terminated | truncated
+
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Store a step, as SB3's buffer does."""
         super().add(*args, **kwargs)
-        self.n_finished += self.terminated[self.pos - 1] | self.truncated[self.pos - 1]
+        self._grow()
+
+    def store(self, rewards: np.ndarray, episode_starts: np.ndarray) -> None:
+        """As for the other buffers."""
+        super().store(rewards, episode_starts)
+        self._grow()
+
+    def _grow(self) -> None:
         self.full = bool((self.n_finished >= self.n_episodes).all())
         if self.pos == self.buffer_size:
             self._resize(2 * self.buffer_size)
@@ -178,38 +258,27 @@ class EpisodeMixin(EstimatorMixin):
 
     def _counted(self) -> Bools:
         ends = self.terminated[: self.pos] | self.truncated[: self.pos]
+        if self.reset_rows is not None:
+            ends &= ~self.reset_rows[: self.pos]
         finished_before: Floats = np.cumsum(ends, axis=0) - ends
-        return finished_before < self.n_episodes
+        counted: Bools = finished_before < self.n_episodes
+        return counted if self.reset_rows is None else counted & ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """As for the other buffers, with the room that was not needed given back first."""
         self._resize(self.pos)
-        self.counted = self._counted()
         super().compute_returns_and_advantage(last_values, dones)
 
     @property
     def mean_length(self) -> float:
         """Mean number of steps of the counted episodes."""
+        assert self.counted is not None
         return float(self.counted.sum()) / (self.n_envs * self.n_episodes)
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """The counted steps, in minibatches: shuffled, or in order when `batch_size` is None (all at once)."""
         assert self.full, "The buffer has no whole episode from some environment yet."
-        if not self.generator_ready:
-            for name in ("observations", "actions", "values", "log_probs", "advantages", "returns", "counted"):
-                stored = getattr(self, name)
-                if isinstance(stored, dict):
-                    setattr(self, name, {key: self.swap_and_flatten(array) for key, array in stored.items()})
-                else:
-                    setattr(self, name, self.swap_and_flatten(stored))
-            self.generator_ready = True
-        indices = np.flatnonzero(self.counted)
-        if batch_size is None:
-            batch_size = len(indices)
-        else:
-            np.random.shuffle(indices)  # noqa: NPY002 - SB3 seeds this generator, and shuffles with it
-        for start in range(0, len(indices), batch_size):
-            yield self._get_samples(indices[start : start + batch_size])
+        yield from super().get(batch_size)
 
 
 class EpisodeBuffer(EpisodeMixin, SB3RolloutBuffer):

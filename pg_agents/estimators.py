@@ -15,6 +15,8 @@ the rollout:
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,13 +49,23 @@ def gae(td_errors: Floats, ends: Bools, gamma: float, gae_lambda: float) -> Floa
     λ = 0 is the TD error, λ = 1 the Monte-Carlo return minus V. The sum stops at the end of the episode and of the
     rollout.
     """
-    advantages = np.empty(td_errors.shape, np.result_type(td_errors, np.float32))
-    same_episode = 1 - ends.astype(advantages.dtype)
-    following = np.zeros(td_errors.shape[1:], advantages.dtype)
-    for t in reversed(range(len(td_errors))):
-        following = td_errors[t] + gamma * gae_lambda * same_episode[t] * following
-        advantages[t] = following
-    return advantages
+    same_episode = 1 - ends.astype(np.result_type(td_errors, np.float32))
+    return _discounted_sums(td_errors, gamma * gae_lambda * same_episode)
+
+
+def _discounted_sums(terms: Floats, decays: Floats) -> Floats:
+    """S_t = terms_t + decays_t S_{t+1}."""
+    sums = np.empty(terms.shape, decays.dtype)
+    # Where the compiled engine has been loaded, its loop, which rounds as this one does.
+    kernels = sys.modules.get("pg_agents.engines.kernels")
+    if kernels is not None and terms.ndim == 2 and terms.dtype == decays.dtype == np.float32:
+        kernels.discounted_sums(np.ascontiguousarray(terms), decays, sums)
+        return sums
+    following = np.zeros(terms.shape[1:], decays.dtype)
+    for t in reversed(range(len(terms))):
+        following = terms[t] + decays[t] * following
+        sums[t] = following
+    return sums
 
 
 def reward_to_go(rewards: Floats, ends: Bools, gamma: float) -> Floats:

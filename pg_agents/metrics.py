@@ -9,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import FloatSchedule
@@ -22,20 +21,23 @@ _NOT_HYPERPARAMETERS = {"policy", "env", "device", "verbose", "tensorboard_log",
 _NOT_HYPERPARAMETERS |= {"rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
 
 
-def rollout_metrics(agent: PolicyGradient, buffer: RolloutBuffer, counted: Any) -> dict[str, float]:
+def rollout_metrics(
+    agent: PolicyGradient, stored_advantages: np.ndarray, stored_actions: np.ndarray, counted: Any
+) -> dict[str, float]:
     """Advantages before normalisation, and the share of actions that the action space cut off.
 
     Args:
         agent: Whose rollout it is.
-        buffer: Filled, advantages included, and not yet read.
+        stored_advantages: Of the rollout, `(T, N)`.
+        stored_actions: As drawn, `(T, N, n)`.
         counted: Index of the steps that are trained on.
     """
     # float32 would overflow where rewards are very large, before their loss is refused.
-    advantages = buffer.advantages[counted].astype(np.float64)
+    advantages = stored_advantages[counted].astype(np.float64)
     metrics = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
     if isinstance(agent.action_space, spaces.Box):
         low, high = agent.action_space.low.flatten(), agent.action_space.high.flatten()
-        actions = buffer.actions[counted]
+        actions = stored_actions[counted]
         squashed = agent.policy.squash_output
         saturated = np.abs(actions) > 0.99 if squashed else (actions < low) | (actions > high)
         metrics["saturated_actions"] = float(saturated.mean())

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from pg_agents.agent import Env, PolicyGradient
 from pg_agents.checks import check_number
 from pg_agents.engines.autograd import Minibatch
-from pg_agents.objectives import score_function
+from pg_agents.objectives import Weight, score_function, score_function_weight
 
 
 class A2C(PolicyGradient):
@@ -121,6 +121,10 @@ class A2C(PolicyGradient):
     def objective(self, batch: Minibatch) -> th.Tensor:
         """Â log π(a|s)."""
         return score_function(batch.log_prob, batch.advantages)
+
+    def weight(self) -> Weight:
+        """Â."""
+        return Weight(score_function_weight)
 
     def learn(
         self,

@@ -15,7 +15,13 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from pg_agents.agent import Env, PolicyGradient
 from pg_agents.checks import check_number
 from pg_agents.engines.autograd import Minibatch, evaluate
-from pg_agents.objectives import clipped_surrogate, clipped_values, kl_penalised
+from pg_agents.objectives import (
+    Weight,
+    clipped_surrogate,
+    clipped_surrogate_weight,
+    kl_penalised,
+    kl_penalised_weight,
+)
 
 
 class PPO(PolicyGradient):
@@ -139,34 +145,38 @@ class PPO(PolicyGradient):
             return kl_penalised(batch.ratio, batch.log_ratio, batch.advantages, self.kl_coef)
         return clipped_surrogate(batch.ratio, batch.advantages, self._now(self.clip_range))
 
-    def value_prediction(self, batch: Minibatch) -> th.Tensor:
-        """V, or V_old + clip(V - V_old, -ε_v, ε_v)."""
-        if self.clip_range_vf is None:
-            return batch.values
-        return clipped_values(batch.values, batch.old_values, self._now(self.clip_range_vf))
+    def weight(self) -> Weight:
+        """Â r where the objective is not clipped, or Â r - β (r - 1)."""
+        if self.kl_coef is not None:
+            return Weight(kl_penalised_weight, (self.kl_coef,))
+        return Weight(clipped_surrogate_weight, (self._now(self.clip_range),))
 
-    def minibatch_metrics(self, batch: Minibatch) -> dict[str, float]:
-        """Share of samples whose ratio is outside the clip range."""
+    def value_clip(self) -> float | None:
+        """ε_v, if there is one."""
+        return None if self.clip_range_vf is None else self._now(self.clip_range_vf)
+
+    def minibatch_metrics(self, batch: Minibatch) -> dict[str, th.Tensor]:
+        """Whether a sample's ratio is outside the clip range."""
         if self.kl_coef is not None:
             return {}
-        return {"clip_fraction": (th.abs(batch.ratio - 1) > self._now(self.clip_range)).float().mean().item()}
+        return {"clip_fraction": (th.abs(batch.ratio - 1) > self._now(self.clip_range)).float()}
+
+    def update_settings(self) -> dict[str, float]:
+        """The clip ranges or the penalty's coefficient."""
+        settings = {"clip_range": self._now(self.clip_range)} if self.kl_coef is None else {"kl_coef": self.kl_coef}
+        value_clip = self.value_clip()
+        return settings if value_clip is None else {**settings, "clip_range_vf": value_clip}
 
     def train(self) -> None:
         """Epochs over minibatches; then the penalty's coefficient is adapted, where there is one."""
         super().train()
-        if self.kl_coef is None:
-            self.logger.record("train/clip_range", self._now(self.clip_range))
-        else:
-            self.logger.record("train/kl_coef", self.kl_coef)
-        if self.clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", self._now(self.clip_range_vf))
         if self.kl_coef is not None and self.kl_target is not None:
             self._adapt_kl_coef(self.kl_coef, self.kl_target)
 
     def _adapt_kl_coef(self, kl_coef: float, kl_target: float) -> None:
         """β ← β / 2 if d < d_target / 1.5, and β ← 2 β if d > 1.5 d_target   (arXiv:1707.06347, section 4)."""
         with th.no_grad():
-            kl = np.mean([evaluate(self, samples).mean_kl() for samples in self.rollout_buffer.get(self.batch_size)])
+            kl = np.mean([evaluate(self, samples).mean_kl() for samples in self.rollout_buffer.get()])
         self.logger.record("train/kl_after_update", float(kl))
         if kl < kl_target / 1.5:
             self.kl_coef = kl_coef / 2

@@ -17,7 +17,7 @@ from pg_agents.buffers import Rollout
 from pg_agents.checks import check_choice, check_number
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Bools, Floats
-from pg_agents.objectives import score_function
+from pg_agents.objectives import Weight, score_function, score_function_weight
 from pg_agents.policies import ACTOR_POLICIES
 
 ESTIMATORS = {"total_return": estimators.total_return, "reward_to_go": estimators.reward_to_go}
@@ -140,6 +140,10 @@ class REINFORCE(PolicyGradient):
     def objective(self, batch: Minibatch) -> th.Tensor:
         """(G - b) log π(a|s)."""
         return score_function(batch.log_prob, batch.advantages)
+
+    def weight(self) -> Weight:
+        """G - b."""
+        return Weight(score_function_weight)
 
     def _episodes(self, returns: Floats, episode: np.ndarray, step: np.ndarray) -> Episodes:
         """Returns of the counted steps, one row for each episode."""

@@ -14,7 +14,7 @@ from pg_agents.buffers import Rollout
 from pg_agents.checks import check_number
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Floats
-from pg_agents.objectives import score_function
+from pg_agents.objectives import Weight, score_function, score_function_weight
 
 
 class ReinforceBaseline(PolicyGradient):
@@ -80,6 +80,10 @@ class ReinforceBaseline(PolicyGradient):
     def objective(self, batch: Minibatch) -> th.Tensor:
         """(G - V) log π(a|s)."""
         return score_function(batch.log_prob, batch.advantages)
+
+    def weight(self) -> Weight:
+        """G - V."""
+        return Weight(score_function_weight)
 
     def _check_arguments(self) -> None:
         super()._check_arguments()

@@ -1,32 +1,101 @@
-"""Engines: what turns a filled rollout buffer into an update of the policy's parameters."""
+"""Engines: what acts for an agent, and what turns a filled rollout buffer into an update of its parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch as th
 
 from pg_agents.checks import check_choice
 from pg_agents.engines.autograd import AutogradEngine
+from pg_agents.engines.mlp import MLPEngine, NotServed, check_served
 
 if TYPE_CHECKING:
     from pg_agents.agent import PolicyGradient
 
+ENGINES = ("auto", "autograd", "mlp")
 
-class Engine(Protocol):
-    """An engine is stateless: parameters and optimiser state are the policy's."""
 
-    def update(self, agent: PolicyGradient) -> dict[str, Any]:
-        """Train on `agent.rollout_buffer` and return what to log, by the key without its `train/` prefix."""
+class Actor(Protocol):
+    """Acts for one rollout.
+
+    Attributes:
+        writes: It writes observation, action, V and log π into the next row of the agent's rollout buffer.
+        checks: It refuses observations that are not finite.
+    """
+
+    writes: bool
+    checks: bool
+
+    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor]:
+        """Actions, the same as the environment takes them, V and log π, for one observation of each environment."""
+        ...
+
+    def finish(self, observations: Any) -> None:
+        """Complete what was written, when the environment has answered."""
         ...
 
 
-ENGINES: dict[str, type[Engine]] = {"autograd": AutogradEngine}
+class Engine(Protocol):
+    """An engine keeps no state of its own: parameters and the optimiser's state are the policy's."""
+
+    def fits(self, agent: PolicyGradient) -> bool:
+        """Whether the agent's policy is still one that this engine serves."""
+        ...
+
+    def actor(self, agent: PolicyGradient) -> Actor:
+        """What acts in the agent's next rollout."""
+        ...
+
+    def values(self, agent: PolicyGradient, observations: Any) -> th.Tensor:
+        """V of a batch of observations, of shape `(batch,)`."""
+        ...
+
+    def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
+        """Train on `agent.rollout_buffer`.
+
+        Returns:
+            A function that gives what to log, by the key without its `train/` prefix.
+        """
+        ...
 
 
-def make_engine(name: str) -> Engine:
-    """The engine of that name; `"auto"` is the fastest that serves every agent.
+def check_engine(name: str, agent: PolicyGradient) -> None:
+    """Refuse an engine that does not exist, or that cannot serve the agent, without compiling anything.
 
     Raises:
-        ValueError: There is no engine of that name.
+        ValueError: With the reason.
     """
-    check_choice("engine", name, ("auto", *ENGINES))
-    return ENGINES["autograd" if name == "auto" else name]()
+    check_choice("engine", name, ENGINES)
+    if name == "mlp":
+        try:
+            check_served(agent)
+        except NotServed as reason:
+            raise _refusal(reason) from None
+
+
+def make_engine(name: str, agent: PolicyGradient) -> Engine:
+    """The engine of that name; `"auto"` is the fastest that serves the agent.
+
+    Raises:
+        ValueError: The engine does not serve the agent.
+    """
+    if name == "autograd":
+        return AutogradEngine()
+    try:
+        check_served(agent)
+        return MLPEngine(agent)
+    except NotServed as reason:
+        if name == "mlp":
+            raise _refusal(reason) from reason
+        if agent.verbose >= 1:
+            print(f"Using the autograd engine; the compiled one does not serve this agent: {reason}.")
+        return AutogradEngine()
+
+
+def _refusal(reason: NotServed) -> ValueError:
+    return ValueError(
+        f"`engine` is 'mlp', which does not serve this agent: {reason}. engine='auto' takes autograd in its place."
+    )

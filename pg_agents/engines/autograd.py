@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.utils import obs_as_tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from pg_agents.objectives import kl_divergence, normalise
@@ -72,6 +74,27 @@ def evaluate(agent: PolicyGradient, samples: RolloutBufferSamples | DictRolloutB
     return Minibatch(log_prob, samples.old_log_prob, advantages, values, samples.old_values, samples.returns, entropy)
 
 
+class AutogradActor:
+    """Acts by calling the policy."""
+
+    writes = False
+    checks = False
+
+    def __init__(self, agent: PolicyGradient) -> None:
+        self.agent = agent
+
+    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor]:
+        """See `pg_agents.engines.Actor`."""
+        agent = self.agent
+        with th.no_grad(), unchecked_distributions():
+            actions, values, log_probs = agent.policy(obs_as_tensor(observations, agent.device))
+        drawn = actions.cpu().numpy()
+        return drawn, agent._environment_actions(drawn), values, log_probs
+
+    def finish(self, observations: Any) -> None:
+        """Nothing was written."""
+
+
 class AutogradEngine:
     """Epochs over minibatches, one optimiser step each.
 
@@ -81,15 +104,30 @@ class AutogradEngine:
     as in the policy-gradient theorem.
     """
 
-    def update(self, agent: PolicyGradient) -> dict[str, Any]:
+    def fits(self, agent: PolicyGradient) -> bool:
+        """Always: it serves any policy."""
+        return True
+
+    def actor(self, agent: PolicyGradient) -> AutogradActor:
+        """What acts in the agent's next rollout."""
+        agent.policy.set_training_mode(False)
+        return AutogradActor(agent)
+
+    def values(self, agent: PolicyGradient, observations: Any) -> th.Tensor:
+        """V of a batch of observations, of shape `(batch,)`."""
+        with th.no_grad():
+            return agent.policy.predict_values(obs_as_tensor(observations, agent.device)).flatten()
+
+    def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
         """Train on `agent.rollout_buffer`.
 
         Returns:
-            What to log: means over all minibatches, `loss` of the last, and `approx_kl_epoch_<i>`.
+            A function that gives what to log: means over all minibatches, `loss` of the last, and `approx_kl_epoch_<i>`.
 
         Raises:
             FloatingPointError: The loss or its gradient is not finite. The parameters are those before that step.
         """
+        agent.policy.set_training_mode(True)
         means: dict[str, list[float]] = defaultdict(list)
         metrics: dict[str, Any] = {}
         ent_coef, vf_coef = agent.coefficient("ent_coef"), agent.coefficient("vf_coef")
@@ -112,7 +150,7 @@ class AutogradEngine:
                 means["policy_loss"].append(policy_loss.item())
                 means["entropy_loss"].append(entropy_loss.item())
                 for name, value in agent.minibatch_metrics(batch).items():
-                    means[name].append(value)
+                    means[name].append(value.mean().item())
                 if agent.reuses_samples:
                     approx_kl = batch.mean_kl()
                     epoch_kl.append(approx_kl)
@@ -129,7 +167,7 @@ class AutogradEngine:
             if stop:
                 break
         metrics["loss"] = loss.item()
-        return {name: float(np.mean(values)) for name, values in means.items()} | metrics
+        return lambda: {name: float(np.mean(values)) for name, values in means.items()} | metrics
 
     def _step(self, agent: PolicyGradient, loss: th.Tensor) -> float:
         """One optimiser step; returns the norm of the gradient before clipping."""
@@ -139,12 +177,16 @@ class AutogradEngine:
         max_norm = float("inf") if agent.max_grad_norm is None else agent.max_grad_norm
         norm = th.nn.utils.clip_grad_norm_(agent.policy.parameters(), max_norm).item()
         if not np.isfinite(norm):
-            loss_value = loss.item()
-            what = f"The loss is {loss_value}" if not np.isfinite(loss_value) else f"The gradient's norm is {norm}"
-            raise FloatingPointError(
-                f"{what} in the update after {agent.num_timesteps} steps, so it was not applied: the parameters are "
-                "those before it. Rewards or observations of very large size, or too large a `learning_rate`, are the "
-                "usual causes; VecNormalize scales both."
-            )
+            raise not_finite(agent, loss.item(), norm)
         optimizer.step()
         return norm
+
+
+def not_finite(agent: PolicyGradient, loss: float, norm: float) -> FloatingPointError:
+    """The error for a loss or a gradient that is no number to go on with."""
+    what = f"The loss is {loss}" if not np.isfinite(loss) else f"The gradient's norm is {norm}"
+    return FloatingPointError(
+        f"{what} in the update after {agent.num_timesteps} steps, so it was not applied: the parameters are "
+        "those before it. Rewards or observations of very large size, or too large a `learning_rate`, are the "
+        "usual causes; VecNormalize scales both."
+    )

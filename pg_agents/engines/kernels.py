@@ -1,0 +1,900 @@
+"""The compiled arithmetic of the `mlp` engine: acting, values, and whole updates of small networks.
+
+Samples are columns: an array of a layer's outputs is (units, 64), a block of 64 samples. So a weight matrix multiplies
+from the left as torch stores it, and what happens to one sample in a head happens to 16 at once. A minibatch passes
+through a network block by block, forward and backward, and its activations stay in the processor's cache.
+
+Arrays that live elsewhere (torch's parameters, the optimiser's state, the rollout buffer) are reached through their
+addresses, so that all see the same memory. `mlp.py` fills the tables that hold them and keeps their owners alive.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numba import njit
+
+from pg_agents.engines.simd import (
+    LANES,
+    MAX_COEFFICIENTS,
+    call_weight,
+    floats,
+    give_way,
+    integers,
+    observe,
+    product,
+    publish,
+    spin,
+    transpose,
+)
+
+BLOCK = 64  # samples
+
+IDENTITY, TANH, RELU, ELU, LEAKY_RELU, SILU, GELU = range(7)
+CATEGORICAL, GAUSSIAN, BERNOULLI = range(3)
+ADAM, RMSPROP, RMSPROP_TF = range(3)
+DONE, NOT_FINITE, STOPPED, ABORTED = range(4)
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0  # as in pg_agents.policies
+
+_address, _integer, _number = np.int64, np.int64, np.float64
+
+LAYER = np.dtype(
+    [
+        ("n_in", _integer),
+        ("n_out", _integer),
+        ("activation", _integer),
+        ("slope_below_0", _number),  # ELU's and LeakyReLU's constant
+        ("weight", _address),  # (n_out, n_in), torch's
+        ("bias", _address),
+        ("weight_grad", _address),  # (n_out, n_in rounded up to 16)
+        ("bias_grad", _address),
+        ("input", _address),  # (n_in, 64)
+        ("input_rows", _address),  # (64, n_in rounded up to 16): its transpose
+        ("output", _address),  # (n_out, 64)
+        ("derivative", _address),  # (n_out, 64): of the activation
+        ("delta", _address),  # (n_out, 64): of the loss, with respect to what the activation sees
+    ],
+    align=True,
+)
+TOWER = np.dtype(
+    [
+        ("first_layer", _integer),
+        ("n_hidden", _integer),
+        ("n_heads", _integer),  # 2 where a network gives σ too
+        ("input", _address),
+        ("input_rows", _address),
+        ("first_tensor", _integer),
+        ("n_tensors", _integer),
+        ("gradient", _address),
+        ("gradient_size", _integer),
+    ],
+    align=True,
+)
+TENSOR = np.dtype(
+    [
+        ("rows", _integer),
+        ("columns", _integer),
+        ("value", _address),
+        ("gradient", _address),
+        ("gradient_row", _integer),
+        ("learning_rate", _number),
+        ("step", _address),  # of the optimiser's own count, or 0
+        ("mean", _address),  # of the gradient; Adam's
+        ("square", _address),  # mean of its square
+    ],
+    align=True,
+)
+POLICY = np.dtype(
+    [
+        ("n_observation", _integer),  # numbers of a stored observation
+        ("n_features", _integer),  # of the networks' input
+        ("one_hot", _integer),  # the observation is a number that stands for a unit vector
+        ("has_critic", _integer),
+        ("distribution", _integer),
+        ("n_actions", _integer),  # numbers of a stored action
+        ("n_outputs", _integer),  # of the head
+        ("sizes", _address),  # (n_actions,) choices of each categorical action
+        ("log_std", _address),  # (n_outputs,), torch's; 0 where a network gives it
+        ("log_std_grad", _address),
+        ("log_stds", _address),  # (n_outputs, 64)
+        ("actions", _address),  # (n_actions, 64)
+        ("log_prob", _address),  # (64,) from here on
+        ("entropy", _address),
+        ("scratch", _address),
+        ("weights", _address),
+    ],
+    align=True,
+)
+STEP = np.dtype(
+    [
+        ("n_envs", _integer),
+        ("observations", _address),  # (T, N, n_observation) float32
+        ("noise", _address),  # (T, N, n_actions) float32: uniform, or normal for Gaussians
+        ("actions", _address),  # (T, N, n_actions) int64 for categorical actions, else float32
+        ("clipped", _address),  # (T, N, n_actions) float32, for Gaussians
+        ("low", _address),  # (n_actions,)
+        ("high", _address),
+        ("values", _address),  # (T, N)
+        ("log_probs", _address),
+    ],
+    align=True,
+)
+UPDATE = np.dtype(
+    [
+        ("n_samples", _integer),
+        ("n_steps", _integer),  # T and N of the rollout
+        ("n_envs", _integer),
+        ("n_epochs", _integer),
+        ("batch_size", _integer),
+        ("observations", _address),  # (T, N, n_observation) float32
+        ("actions", _address),  # (T, N, n_actions) float32
+        ("trains_critic", _integer),
+        ("normalize_advantage", _integer),
+        ("ent_coef", _number),
+        ("vf_coef", _number),
+        ("scale", _number),
+        ("value_clip", _number),  # infinite for none
+        ("max_grad_norm", _number),
+        ("max_kl", _number),
+        ("weight", _address),
+        ("n_coefficients", _integer),
+        ("optimizer", _integer),
+        ("beta_1", _number),  # Adam's β_1
+        ("beta_2", _number),  # Adam's β_2 and RMSprop's α
+        ("epsilon", _number),
+    ],
+    align=True,
+)
+
+_compiled = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_reassociated = {**_compiled, "fastmath": {"contract", "reassoc", "nsz"}}
+
+
+# Functions of one number, in float32
+
+
+@njit(**_compiled)
+def exp32(x):  # type: ignore[no-untyped-def]
+    """e^x, by 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf)."""
+    x = min(max(x, np.float32(-87.0)), np.float32(88.0))
+    n = math.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375)
+    r -= n * np.float32(-2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1.0)
+    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@njit(**_compiled)
+def tanh32(x):  # type: ignore[no-untyped-def]
+    """tanh x, as a quotient of polynomials (the coefficients of Eigen's `ptanh_float`)."""
+    x = min(max(x, np.float32(-7.90531111)), np.float32(7.90531111))
+    s = x * x
+    p = np.float32(-2.76076847742355e-16)
+    p = p * s + np.float32(2.00018790482477e-13)
+    p = p * s + np.float32(-8.60467152213735e-11)
+    p = p * s + np.float32(5.12229709037114e-08)
+    p = p * s + np.float32(1.48572235717979e-05)
+    p = p * s + np.float32(6.37261928875436e-04)
+    p = p * s + np.float32(4.89352455891786e-03)
+    q = np.float32(1.19825839466702e-06)
+    q = q * s + np.float32(1.18534705686654e-04)
+    q = q * s + np.float32(2.26843463243900e-03)
+    q = q * s + np.float32(4.89352518554385e-03)
+    return x * p / q
+
+
+@njit(**_compiled)
+def erf32(x):  # type: ignore[no-untyped-def]
+    """erf x, as a quotient of polynomials (the coefficients of Eigen's `erf_float`)."""
+    x = min(max(x, np.float32(-4.0)), np.float32(4.0))
+    s = x * x
+    p = np.float32(-2.72614225801306e-10)
+    p = p * s + np.float32(2.77068142495902e-08)
+    p = p * s + np.float32(-2.10102402082508e-06)
+    p = p * s + np.float32(-5.69250639462346e-05)
+    p = p * s + np.float32(-7.34990630326855e-04)
+    p = p * s + np.float32(-2.95459980854025e-03)
+    p = p * s + np.float32(-1.60960333262415e-02)
+    q = np.float32(-1.45660718464996e-05)
+    q = q * s + np.float32(-2.13374055278905e-04)
+    q = q * s + np.float32(-1.68282697438203e-03)
+    q = q * s + np.float32(-7.37332916720468e-03)
+    q = q * s + np.float32(-1.42647390514189e-02)
+    return x * p / q
+
+
+# Networks
+
+
+@njit(**_compiled)
+def _activate(layer, lanes):  # type: ignore[no-untyped-def]
+    """output = f(output + bias), and derivative = f'."""
+    outputs = floats(layer.output, layer.n_out * BLOCK)
+    derivatives = floats(layer.derivative, layer.n_out * BLOCK)
+    biases = floats(layer.bias, layer.n_out)
+    kind = layer.activation
+    constant = np.float32(layer.slope_below_0)
+    one, zero, half = np.float32(1), np.float32(0), np.float32(0.5)
+    for j in range(layer.n_out):
+        bias = biases[j]
+        y = outputs[j * BLOCK : j * BLOCK + lanes]
+        d = derivatives[j * BLOCK : j * BLOCK + lanes]
+        if kind == TANH:
+            for i in range(lanes):
+                y[i] = tanh32(y[i] + bias)
+                d[i] = one - y[i] * y[i]
+        elif kind == RELU:
+            for i in range(lanes):
+                z = y[i] + bias
+                # max lets a NaN through; a comparison would hide it.
+                y[i] = z if not z <= zero else zero
+                d[i] = one if z > zero else zero
+        elif kind == ELU:
+            for i in range(lanes):
+                z = y[i] + bias
+                below = constant * (exp32(min(z, zero)) - one)
+                y[i] = z if not z <= zero else below
+                d[i] = one if z > zero else below + constant
+        elif kind == LEAKY_RELU:
+            for i in range(lanes):
+                z = y[i] + bias
+                y[i] = z if not z <= zero else constant * z
+                d[i] = one if z > zero else constant
+        elif kind == SILU:
+            for i in range(lanes):
+                z = y[i] + bias
+                sigmoid = one / (one + exp32(-z))
+                y[i] = z * sigmoid
+                d[i] = sigmoid * (one + z * (one - sigmoid))
+        elif kind == GELU:
+            for i in range(lanes):
+                z = y[i] + bias
+                cumulative = half * (one + erf32(z * np.float32(0.70710678)))
+                y[i] = z * cumulative
+                d[i] = cumulative + z * np.float32(0.39894228) * exp32(-half * z * z)
+        else:
+            for i in range(lanes):
+                y[i] += bias
+                d[i] = one
+
+
+@njit(**_compiled)
+def _forward(layers, tower, lanes):  # type: ignore[no-untyped-def]
+    for index in range(tower.first_layer, tower.first_layer + tower.n_hidden + tower.n_heads):
+        layer = layers[index]
+        product(
+            layer.weight, layer.n_in, 1, layer.input, BLOCK, layer.output, BLOCK, layer.n_out, lanes, layer.n_in, 0
+        )
+        _activate(layer, lanes)
+
+
+@njit(**_reassociated)
+def _sum(numbers, size):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for i in range(size):
+        total += numbers[i]
+    return total
+
+
+@njit(**_compiled)
+def _rounded_up(size):  # type: ignore[no-untyped-def]
+    return (size + LANES - 1) // LANES * LANES
+
+
+@njit(**_compiled)
+def _backward(layers, tower, rows, lanes):  # type: ignore[no-untyped-def]
+    """Add a block's gradient, given the `delta` of the heads."""
+    last_hidden = tower.first_layer + tower.n_hidden - 1
+    for index in range(last_hidden + tower.n_heads, tower.first_layer - 1, -1):
+        layer = layers[index]
+        width = _rounded_up(layer.n_in)
+        delta = floats(layer.delta, layer.n_out * BLOCK)
+        if index <= last_hidden:
+            derivative = floats(layer.derivative, layer.n_out * BLOCK)
+            for j in range(layer.n_out):
+                for i in range(j * BLOCK, j * BLOCK + lanes):
+                    delta[i] *= derivative[i]
+        if index >= last_hidden + tower.n_heads or index <= last_hidden:  # the heads share their input
+            if index > tower.first_layer:
+                transpose(layer.input, BLOCK, layer.input_rows, width, layer.n_in, lanes)
+        product(
+            layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1
+        )
+        bias_grad = floats(layer.bias_grad, layer.n_out)
+        for j in range(layer.n_out):
+            bias_grad[j] += _sum(delta[j * BLOCK : j * BLOCK + rows], rows)
+        below = index - 1 if index <= last_hidden else last_hidden
+        if below >= tower.first_layer:
+            first_head = index == last_hidden + tower.n_heads or index <= last_hidden
+            product(
+                layer.weight, 1, layer.n_in, layer.delta, BLOCK, layers[below].delta, BLOCK,
+                layer.n_in, lanes, layer.n_out, 0 if first_head else 1,
+            )  # fmt: skip
+
+
+# Distributions: of each kind, what is read from the head, drawn, and how its gradient comes about
+
+
+@njit(**_compiled)
+def _distribution(policy, head, std_head, lanes):  # type: ignore[no-untyped-def]
+    """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`."""
+    outputs = floats(head.output, policy.n_outputs * BLOCK)
+    if policy.distribution == CATEGORICAL:
+        p = floats(head.delta, policy.n_outputs * BLOCK)
+        sizes = integers(policy.sizes, policy.n_actions)
+        largest, total = floats(policy.scratch, BLOCK), floats(policy.weights, BLOCK)
+        first = 0
+        for dimension in range(policy.n_actions):
+            after = first + sizes[dimension]
+            for i in range(lanes):
+                largest[i] = outputs[first * BLOCK + i]
+                total[i] = 0
+            for j in range(first + 1, after):
+                for i in range(lanes):
+                    largest[i] = max(largest[i], outputs[j * BLOCK + i])
+            for j in range(first, after):
+                for i in range(lanes):
+                    outputs[j * BLOCK + i] -= largest[i]
+                    p[j * BLOCK + i] = exp32(outputs[j * BLOCK + i])
+                    total[i] += p[j * BLOCK + i]
+            for i in range(lanes):
+                largest[i] = math.log(total[i])
+                total[i] = np.float32(1) / total[i]
+            for j in range(first, after):
+                for i in range(lanes):
+                    outputs[j * BLOCK + i] -= largest[i]
+                    p[j * BLOCK + i] *= total[i]
+            first = after
+    elif policy.distribution == GAUSSIAN:
+        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        if policy.log_std != 0:
+            log_std = floats(policy.log_std, policy.n_outputs)
+            for j in range(policy.n_outputs):
+                for i in range(lanes):
+                    log_stds[j * BLOCK + i] = log_std[j]
+        else:
+            given = floats(std_head.output, policy.n_outputs * BLOCK)
+            for j in range(policy.n_outputs * BLOCK):
+                log_stds[j] = min(max(given[j], np.float32(LOG_STD_MIN)), np.float32(LOG_STD_MAX))
+
+
+@njit(**_compiled)
+def _sample(policy, head, noise, lanes_used):  # type: ignore[no-untyped-def]
+    """Draw the block's actions; `noise` is (samples, n_actions)."""
+    actions = floats(policy.actions, policy.n_actions * BLOCK)
+    outputs = floats(head.output, policy.n_outputs * BLOCK)
+    if policy.distribution == CATEGORICAL:
+        p = floats(head.delta, policy.n_outputs * BLOCK)
+        sizes = integers(policy.sizes, policy.n_actions)
+        first = 0
+        for dimension in range(policy.n_actions):
+            for i in range(lanes_used):
+                rest = noise[i * policy.n_actions + dimension]
+                chosen = 0
+                for j in range(sizes[dimension]):
+                    probability = p[(first + j) * BLOCK + i]
+                    if probability > 0:
+                        # The last that is possible, should rounding leave something over.
+                        chosen = j
+                        rest -= probability
+                        if rest < 0:
+                            break
+                actions[dimension * BLOCK + i] = chosen
+            first += sizes[dimension]
+    elif policy.distribution == GAUSSIAN:
+        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        for j in range(policy.n_actions):
+            for i in range(lanes_used):
+                std = exp32(log_stds[j * BLOCK + i])
+                actions[j * BLOCK + i] = outputs[j * BLOCK + i] + std * noise[i * policy.n_actions + j]
+    else:
+        for j in range(policy.n_actions):
+            for i in range(lanes_used):
+                p1 = np.float32(1) / (np.float32(1) + exp32(-outputs[j * BLOCK + i]))
+                actions[j * BLOCK + i] = np.float32(1) if noise[i * policy.n_actions + j] < p1 else np.float32(0)
+
+
+@njit(**_compiled)
+def _log_prob_and_entropy(policy, head, lanes):  # type: ignore[no-untyped-def]
+    actions = floats(policy.actions, policy.n_actions * BLOCK)
+    outputs = floats(head.output, policy.n_outputs * BLOCK)
+    log_prob, entropy = floats(policy.log_prob, BLOCK), floats(policy.entropy, BLOCK)
+    for i in range(lanes):
+        log_prob[i] = 0
+        entropy[i] = 0
+    if policy.distribution == CATEGORICAL:
+        p = floats(head.delta, policy.n_outputs * BLOCK)
+        sizes = integers(policy.sizes, policy.n_actions)
+        first = 0
+        for dimension in range(policy.n_actions):
+            for i in range(lanes):
+                log_prob[i] += outputs[(first + np.int64(actions[dimension * BLOCK + i])) * BLOCK + i]
+            for j in range(first, first + sizes[dimension]):
+                for i in range(lanes):
+                    entropy[i] -= p[j * BLOCK + i] * outputs[j * BLOCK + i]
+            first += sizes[dimension]
+    elif policy.distribution == GAUSSIAN:
+        half_log_2_pi = np.float32(0.9189385332046727)
+        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        for j in range(policy.n_actions):
+            for i in range(lanes):
+                log_std = log_stds[j * BLOCK + i]
+                z = (actions[j * BLOCK + i] - outputs[j * BLOCK + i]) * exp32(-log_std)
+                log_prob[i] += np.float32(-0.5) * z * z - log_std - half_log_2_pi
+                entropy[i] += np.float32(0.5) + half_log_2_pi + log_std
+    else:
+        for j in range(policy.n_actions):
+            for i in range(lanes):
+                z = outputs[j * BLOCK + i]
+                # log(1 + e^z), that neither overflows nor loses small e^z
+                softplus = max(z, np.float32(0)) + np.float32(math.log1p(exp32(-abs(z))))
+                p1 = np.float32(1) / (np.float32(1) + exp32(-z))
+                log_prob[i] += actions[j * BLOCK + i] * z - softplus
+                entropy[i] += softplus - z * p1
+
+
+@njit(**_reassociated)
+def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):  # type: ignore[no-untyped-def]
+    """`delta` of the actor's heads: of the loss -Σ factor (objective + ent_coef H), given ψ in `weights`."""
+    actions = floats(policy.actions, policy.n_actions * BLOCK)
+    outputs = floats(head.output, policy.n_outputs * BLOCK)
+    delta = floats(head.delta, policy.n_outputs * BLOCK)
+    weights = floats(policy.weights, BLOCK)
+    one = np.float32(1)
+    if policy.distribution == CATEGORICAL:
+        # ∂log π/∂z_j = 1[j = a] - p_j, ∂H/∂z_j = -p_j (log p_j + H), with p_j in `delta`
+        sizes = integers(policy.sizes, policy.n_actions)
+        entropy = floats(policy.scratch, BLOCK)
+        first = 0
+        for dimension in range(policy.n_actions):
+            after = first + sizes[dimension]
+            for i in range(lanes):
+                entropy[i] = 0
+            for j in range(first, after):
+                for i in range(lanes):
+                    entropy[i] -= delta[j * BLOCK + i] * outputs[j * BLOCK + i]
+            for j in range(first, after):
+                for i in range(lanes):
+                    p = delta[j * BLOCK + i]
+                    delta[j * BLOCK + i] = factor * p * (weights[i] + ent_coef * (outputs[j * BLOCK + i] + entropy[i]))
+            for i in range(rows):
+                delta[(first + np.int64(actions[dimension * BLOCK + i])) * BLOCK + i] -= factor * weights[i]
+            first = after
+    elif policy.distribution == GAUSSIAN:
+        # ∂log π/∂μ = (a - μ) / σ², ∂log π/∂log σ = ((a - μ) / σ)² - 1, ∂H/∂log σ = 1
+        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        for j in range(policy.n_actions):
+            for i in range(lanes):
+                inverse = exp32(-log_stds[j * BLOCK + i])
+                z = (actions[j * BLOCK + i] - outputs[j * BLOCK + i]) * inverse
+                delta[j * BLOCK + i] = -factor * weights[i] * z * inverse
+                # `outputs` is not needed any more: the gradient by log σ.
+                outputs[j * BLOCK + i] = -factor * (weights[i] * (z * z - one) + ent_coef)
+        if policy.log_std != 0:
+            log_std_grad = floats(policy.log_std_grad, policy.n_outputs)
+            for j in range(policy.n_actions):
+                log_std_grad[j] += _sum(outputs[j * BLOCK : j * BLOCK + rows], rows)
+        else:
+            given = floats(std_head.output, policy.n_outputs * BLOCK)
+            std_delta = floats(std_head.delta, policy.n_outputs * BLOCK)
+            for j in range(policy.n_actions):
+                for i in range(j * BLOCK, j * BLOCK + lanes):
+                    inside = given[i] >= np.float32(LOG_STD_MIN) and given[i] <= np.float32(LOG_STD_MAX)
+                    std_delta[i] = outputs[i] if inside else np.float32(0)
+    else:
+        # ∂log π/∂z = a - p, ∂H/∂z = -z p (1 - p)
+        for j in range(policy.n_actions):
+            for i in range(lanes):
+                z = outputs[j * BLOCK + i]
+                p = one / (one + exp32(-z))
+                of_log_prob = weights[i] * (actions[j * BLOCK + i] - p)
+                delta[j * BLOCK + i] = -factor * (of_log_prob - ent_coef * z * p * (one - p))
+
+
+# Acting
+
+
+@njit(**_compiled)
+def _load_features(policy, tower, observations, row, index):  # type: ignore[no-untyped-def]
+    """Observation number `index` as row `row` of the network's input."""
+    width = _rounded_up(policy.n_features)
+    features = floats(tower.input_rows, BLOCK * width)
+    if policy.one_hot:
+        for j in range(width):
+            features[row * width + j] = 0
+        number = observations[index]
+        # A NaN, or a number outside the space, is no index.
+        if number >= 0 and number < policy.n_features:
+            features[row * width + np.int64(number)] = 1
+    else:
+        for j in range(policy.n_features):
+            features[row * width + j] = observations[index * policy.n_observation + j]
+
+
+@njit(**_compiled)
+def _lanes(rows):  # type: ignore[no-untyped-def]
+    return LANES if rows <= LANES else BLOCK
+
+
+@njit(**_reassociated)
+def _sum_of_zeros(numbers, size):  # type: ignore[no-untyped-def]
+    """0, or NaN if a number is not finite."""
+    total = np.float32(0)
+    for i in range(size):
+        total += numbers[i] * np.float32(0)
+    return total
+
+
+_layers = numba.from_dtype(LAYER)[::1]
+_towers = numba.from_dtype(TOWER)[::1]
+_tensors = numba.from_dtype(TENSOR)[::1]
+_policies = numba.from_dtype(POLICY)[::1]
+_steps = numba.from_dtype(STEP)[::1]
+_updates = numba.from_dtype(UPDATE)[::1]
+_f4, _f8, _i8 = numba.float32[::1], numba.float64[::1], numba.int64[::1]
+
+
+@njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **_compiled)
+def act(policies, towers, layers, steps, t):  # type: ignore[no-untyped-def]
+    """Draw step t's actions, and write them, their log π, and V.
+
+    Returns:
+        Whether the observations, and all that came of them, are finite.
+    """
+    policy, step = policies[0], steps[0]
+    n_envs = step.n_envs
+    head = layers[towers[0].first_layer + towers[0].n_hidden]
+    std_head = layers[towers[0].first_layer + towers[0].n_hidden + towers[0].n_heads - 1]
+    size = n_envs * policy.n_observation
+    observations = floats(step.observations + 4 * t * size, size)
+    noise = floats(step.noise + 4 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
+    values = floats(step.values + 4 * t * n_envs, n_envs)
+    log_probs = floats(step.log_probs + 4 * t * n_envs, n_envs)
+    clipped = floats(step.clipped + 4 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
+    drawn_floats = floats(step.actions + 4 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
+    drawn_integers = integers(step.actions + 8 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
+    drawn = floats(policy.actions, policy.n_actions * BLOCK)
+    log_prob = floats(policy.log_prob, BLOCK)
+    low, high = floats(step.low, policy.n_actions), floats(step.high, policy.n_actions)
+    check = _sum_of_zeros(observations, size)
+    for start in range(0, n_envs, BLOCK):
+        rows = min(BLOCK, n_envs - start)
+        lanes = _lanes(rows)
+        for row in range(rows):
+            _load_features(policy, towers[0], observations, row, start + row)
+        transpose(
+            towers[0].input_rows, _rounded_up(policy.n_features), towers[0].input, BLOCK, lanes, policy.n_features
+        )
+        _forward(layers, towers[0], lanes)
+        _distribution(policy, head, std_head, lanes)
+        _sample(policy, head, noise[start * policy.n_actions :], rows)
+        _log_prob_and_entropy(policy, head, rows)
+        for row in range(rows):
+            log_probs[start + row] = log_prob[row]
+            check += log_prob[row] * np.float32(0)
+            for j in range(policy.n_actions):
+                place = (start + row) * policy.n_actions + j
+                action = drawn[j * BLOCK + row]
+                if policy.distribution == CATEGORICAL:
+                    drawn_integers[place] = np.int64(action)
+                else:
+                    drawn_floats[place] = action
+                    if policy.distribution == GAUSSIAN:
+                        clipped[place] = min(max(action, low[j]), high[j])
+        if policy.has_critic:
+            transpose(
+                towers[0].input_rows, _rounded_up(policy.n_features), towers[1].input, BLOCK, lanes, policy.n_features
+            )
+            _forward(layers, towers[1], lanes)
+            value = floats(layers[towers[1].first_layer + towers[1].n_hidden].output, BLOCK)
+            for row in range(rows):
+                values[start + row] = value[row]
+                check += value[row] * np.float32(0)
+    return check == 0
+
+
+@njit(numba.void(_policies, _towers, _layers, _f4, _f4), **_compiled)
+def predict_values(policies, towers, layers, observations, values):  # type: ignore[no-untyped-def]
+    """V of each observation."""
+    policy = policies[0]
+    for start in range(0, len(values), BLOCK):
+        rows = min(BLOCK, len(values) - start)
+        lanes = _lanes(rows)
+        for row in range(rows):
+            _load_features(policy, towers[1], observations, row, start + row)
+        transpose(
+            towers[1].input_rows, _rounded_up(policy.n_features), towers[1].input, BLOCK, lanes, policy.n_features
+        )
+        _forward(layers, towers[1], lanes)
+        value = floats(layers[towers[1].first_layer + towers[1].n_hidden].output, BLOCK)
+        for row in range(rows):
+            values[start + row] = value[row]
+
+
+# Learning
+
+
+@njit(**_compiled)
+def _stored(update, index):  # type: ignore[no-untyped-def]
+    """Where sample `index` lies: they are numbered environment after environment, and stored step after step."""
+    return index % update.n_steps * update.n_envs + index // update.n_steps
+
+
+@njit(**_compiled)
+def _mean_and_deviation(update, advantages, samples):  # type: ignore[no-untyped-def]
+    mean = 0.0
+    for index in samples:
+        mean += advantages[_stored(update, index)]
+    mean /= len(samples)
+    square = 0.0
+    for index in samples:
+        square += (advantages[_stored(update, index)] - mean) ** 2
+    return np.float32(mean), np.float32(math.sqrt(square / (len(samples) - 1)))
+
+
+@njit(**_compiled)
+def _actor_gradient(  # type: ignore[no-untyped-def]
+    policies, towers, layers, updates, samples, old_log_probs, advantages, coefficients, log_probs, entropies, scaled
+):
+    """Add the gradient of -E[objective + `ent_coef` H] of a minibatch.
+
+    Returns:
+        Mean of (r - 1) - log r, which estimates KL(π_old || π).
+    """
+    policy, update, tower = policies[0], updates[0], towers[0]
+    head = layers[tower.first_layer + tower.n_hidden]
+    std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
+    n_stored = update.n_steps * update.n_envs
+    observations = floats(update.observations, n_stored * policy.n_observation)
+    taken = floats(update.actions, n_stored * policy.n_actions)
+    actions = floats(policy.actions, policy.n_actions * BLOCK)
+    log_prob, entropy = floats(policy.log_prob, BLOCK), floats(policy.entropy, BLOCK)
+    weights = floats(policy.weights, BLOCK)
+    count = len(samples)
+    factor = np.float32(update.scale / count)
+    mean, deviation = np.float32(0), np.float32(1)
+    if update.normalize_advantage and count > 1:
+        mean, deviation = _mean_and_deviation(update, advantages, samples)
+        deviation += np.float32(1e-8)
+    divergence = 0.0
+    for start in range(0, count, BLOCK):
+        rows = min(BLOCK, count - start)
+        lanes = _lanes(rows)
+        for row in range(rows):
+            place = _stored(update, samples[start + row])
+            _load_features(policy, tower, observations, row, place)
+            for j in range(policy.n_actions):
+                actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
+        transpose(tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+        _forward(layers, tower, lanes)
+        _distribution(policy, head, std_head, lanes)
+        _log_prob_and_entropy(policy, head, rows)
+        for row in range(rows):
+            place = _stored(update, samples[start + row])
+            log_ratio = log_prob[row] - old_log_probs[place]
+            ratio = exp32(log_ratio)
+            divergence += (ratio - np.float32(1)) - log_ratio
+            advantage = (advantages[place] - mean) / deviation
+            weights[row] = call_weight(
+                update.weight, log_prob[row], ratio, advantage, coefficients, update.n_coefficients
+            )
+            scaled[start + row] = advantage
+            log_probs[start + row] = log_prob[row]
+            entropies[start + row] = entropy[row]
+        for row in range(rows, lanes):
+            weights[row] = 0
+        _policy_delta(policy, head, std_head, np.float32(update.ent_coef), factor, rows, lanes)
+        _backward(layers, tower, rows, lanes)
+    return divergence / count
+
+
+@njit(**_compiled)
+def _critic_gradient(policies, towers, layers, updates, samples, returns, old_values, values):  # type: ignore[no-untyped-def]
+    """Add the gradient of `vf_coef` E[(R - V)²] of a minibatch, with V clipped around the old value if asked for."""
+    policy, update, tower = policies[0], updates[0], towers[1]
+    head = layers[tower.first_layer + tower.n_hidden]
+    value, delta = floats(head.output, BLOCK), floats(head.delta, BLOCK)
+    observations = floats(update.observations, update.n_steps * update.n_envs * policy.n_observation)
+    count = len(samples)
+    factor = np.float32(2 * update.vf_coef * update.scale / count)
+    clip = np.float32(update.value_clip)
+    for start in range(0, count, BLOCK):
+        rows = min(BLOCK, count - start)
+        lanes = _lanes(rows)
+        for row in range(rows):
+            _load_features(policy, tower, observations, row, _stored(update, samples[start + row]))
+        transpose(tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+        _forward(layers, tower, lanes)
+        for row in range(rows):
+            place = _stored(update, samples[start + row])
+            moved = value[row] - old_values[place]
+            prediction = old_values[place] + min(max(moved, -clip), clip) if clip < np.inf else value[row]
+            # A NaN is inside: it must reach the gradient, to be found.
+            outside = moved > clip or moved < -clip
+            delta[row] = np.float32(0) if outside else factor * (prediction - returns[place])
+            values[start + row] = value[row]
+        for row in range(rows, lanes):
+            delta[row] = 0
+        _backward(layers, tower, rows, lanes)
+
+
+@njit(**_reassociated)
+def _sum_of_squares(numbers):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for start in range(0, len(numbers), 4096):
+        part = np.float32(0)
+        for i in range(start, min(start + 4096, len(numbers))):
+            part += numbers[i] * numbers[i]
+        total += part
+    return total
+
+
+@njit(**_compiled)
+def _step(update, tensor, shrinking):  # type: ignore[no-untyped-def]
+    """One step of the optimiser on one tensor, by the formulas of torch.optim."""
+    count = 0.0
+    if tensor.step != 0:
+        steps = floats(tensor.step, 1)
+        steps[0] += np.float32(1)
+        count = steps[0]
+    one = np.float32(1)
+    epsilon, rate = np.float32(update.epsilon), np.float32(tensor.learning_rate)
+    beta_1, beta_2 = np.float32(update.beta_1), np.float32(update.beta_2)
+    kept_1, kept_2 = np.float32(1 - update.beta_1), np.float32(1 - update.beta_2)
+    root = one
+    if update.optimizer == ADAM:
+        rate = np.float32(tensor.learning_rate / (1 - update.beta_1**count))
+        root = np.float32(1 / math.sqrt(1 - update.beta_2**count))
+    columns = tensor.columns
+    for row in range(tensor.rows):
+        value = floats(tensor.value + 4 * row * columns, columns)
+        gradient = floats(tensor.gradient + 4 * row * tensor.gradient_row, columns)
+        square = floats(tensor.square + 4 * row * columns, columns)
+        if update.optimizer == ADAM:
+            mean = floats(tensor.mean + 4 * row * columns, columns)
+            for i in range(columns):
+                g = gradient[i] * shrinking
+                mean[i] += kept_1 * (g - mean[i])
+                square[i] = beta_2 * square[i] + kept_2 * g * g
+                value[i] -= rate * mean[i] / (math.sqrt(square[i]) * root + epsilon)
+        elif update.optimizer == RMSPROP:
+            for i in range(columns):
+                g = gradient[i] * shrinking
+                square[i] = beta_2 * square[i] + kept_2 * g * g
+                value[i] -= rate * g / (math.sqrt(square[i]) + epsilon)
+        else:
+            for i in range(columns):
+                g = gradient[i] * shrinking
+                square[i] = beta_2 * square[i] + kept_2 * g * g
+                value[i] -= rate * g / math.sqrt(square[i] + epsilon)
+
+
+@njit(**_compiled)
+def _wait(progress, other, minibatch):  # type: ignore[no-untyped-def]
+    """Until the other thread has the gradient of this minibatch. Returns False if it gave up."""
+    turns = 0
+    while observe(progress + 8 * other) < minibatch:
+        if observe(progress + 16) != 0:
+            return False
+        turns += 1
+        if turns < 5000:
+            spin()
+        else:
+            give_way()
+    return True
+
+
+@njit(
+    numba.int64(
+        _policies, _towers, _layers, _tensors, _updates,
+        numba.int64[:, ::1], _f4, _f4, _f4, _f4, _f4,
+        numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1], _f8, _i8, _f8, numba.int64, numba.int64,
+    ),
+    **_compiled,
+)  # fmt: skip
+def train(  # type: ignore[no-untyped-def]
+    policies, towers, layers, tensors, updates,
+    samples, old_log_probs, advantages, returns, old_values, coefficients,
+    log_probs, entropies, values, scaled_advantages, norms, progress, squares, first_tower, last_tower,
+):  # fmt: skip
+    """All epochs of an update: for each minibatch the gradient, its norm, and a step of the optimiser.
+
+    Two threads may share the work, one with the actor (tower 0) and one with the critic (tower 1). They meet once per
+    minibatch, to add up the norm, and do the same arithmetic as one thread with both.
+
+    Args:
+        policies: And the other tables, one row each where there is one of a thing.
+        samples: (epochs, n): the order of the samples.
+        old_log_probs: (T N,), as the following three.
+        advantages: As above.
+        returns: As above.
+        old_values: As above.
+        coefficients: Of the objective's weight.
+        log_probs: (epochs, n): written, as the following three, for the log.
+        entropies: As above.
+        values: As above.
+        scaled_advantages: As above.
+        norms: (minibatches,): written.
+        progress: (5,): minibatches of each thread, a request to give up, the minibatches begun, and the KL's stop.
+        squares: (4,): of the gradient of each tower, for minibatches with an even and with an odd number.
+        first_tower: Of this thread.
+        last_tower: And one beyond.
+
+    Returns:
+        DONE, NOT_FINITE, STOPPED (by `max_kl`) or ABORTED. The minibatches begun are in `progress[3]`.
+    """
+    update = updates[0]
+    signals = progress.ctypes.data
+    n_towers = 2 if update.trains_critic else 1
+    shared = last_tower - first_tower < n_towers
+    minibatch = 0
+    for epoch in range(update.n_epochs):
+        for start in range(0, update.n_samples, update.batch_size):
+            end = min(start + update.batch_size, update.n_samples)
+            part = samples[epoch, start:end]
+            parity = minibatch % 2
+            minibatch += 1
+            for index in range(first_tower, last_tower):
+                tower = towers[index]
+                gradient = floats(tower.gradient, tower.gradient_size)
+                gradient[:] = 0
+                if index == 0:
+                    progress[3] = minibatch
+                    divergence = _actor_gradient(
+                        policies, towers, layers, updates, part, old_log_probs, advantages, coefficients,
+                        log_probs[epoch, start:end], entropies[epoch, start:end], scaled_advantages[epoch, start:end],
+                    )  # fmt: skip
+                    if divergence > update.max_kl:
+                        progress[4] = minibatch
+                else:
+                    _critic_gradient(
+                        policies, towers, layers, updates, part, returns, old_values, values[epoch, start:end]
+                    )
+                squares[2 * parity + index] = _sum_of_squares(gradient)
+            if shared:
+                publish(signals + 8 * first_tower, minibatch)
+                if not _wait(signals, 1 - first_tower, minibatch):
+                    return ABORTED
+            if progress[4] == minibatch:
+                return STOPPED
+            norm = 0.0
+            for index in range(n_towers):
+                norm += squares[2 * parity + index]
+            norm = math.sqrt(norm)
+            if first_tower == 0:
+                norms[minibatch - 1] = norm
+            if not math.isfinite(norm):
+                return NOT_FINITE
+            shrinking = np.float32(min(1.0, update.max_grad_norm / (norm + 1e-6)))
+            for index in range(first_tower, last_tower):
+                tower = towers[index]
+                for number in range(tower.first_tensor, tower.first_tensor + tower.n_tensors):
+                    _step(update, tensors[number], shrinking)
+    return DONE
+
+
+# Estimating
+
+
+@njit(numba.void(numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1]), nogil=True, cache=True)
+def discounted_sums(terms, decays, sums):  # type: ignore[no-untyped-def]
+    """sums_t = terms_t + decays_t sums_{t+1}, backwards in time, on arrays of (T, N).
+
+    Without contraction, so that it rounds as NumPy does.
+    """
+    for n in range(terms.shape[1]):
+        following = np.float32(0)
+        for t in range(len(terms) - 1, -1, -1):
+            following = terms[t, n] + decays[t, n] * following
+            sums[t, n] = following
+
+
+assert MAX_COEFFICIENTS == 3

@@ -1,0 +1,673 @@
+"""The compiled engine: SB3's MLP policies on the CPU, with hand-derived gradients, in the policy's own memory.
+
+The kernels work on torch's parameters and on the optimiser's state through their addresses, so `predict`, `save`,
+`load`, callbacks and a later change of engine see current values at any moment. What is here looks at a policy,
+says why it cannot be served or lays out the tables that the kernels read, and calls them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import nn
+
+from pg_agents.buffers import EpisodeBuffer, RolloutBuffer
+from pg_agents.checks import check_observations
+from pg_agents.engines.autograd import Minibatch, not_finite
+from pg_agents.objectives import Weight, kl_divergence
+from pg_agents.policies import ActorPolicy, StateDependentStdActorPolicy, StateDependentStdPolicy, ZeroValue
+
+if TYPE_CHECKING:
+    from pg_agents.agent import PolicyGradient
+
+POLICIES = (ActorCriticPolicy, ActorPolicy, StateDependentStdPolicy, StateDependentStdActorPolicy)
+ACTIVATIONS = {
+    nn.Identity: "IDENTITY",
+    nn.Tanh: "TANH",
+    nn.ReLU: "RELU",
+    nn.ELU: "ELU",
+    nn.LeakyReLU: "LEAKY_RELU",
+    nn.SiLU: "SILU",
+    nn.GELU: "GELU",
+}
+OPTIMIZERS = {th.optim.Adam: "ADAM", th.optim.RMSprop: "RMSPROP", RMSpropTFLike: "RMSPROP_TF"}
+# Options of these optimisers that change their formula.
+_PLAIN = ("weight_decay", "amsgrad", "maximize", "momentum", "centered", "differentiable", "capturable", "fused")
+# In minibatches times samples times parameters: below, starting a thread costs more than it saves.
+_WORTH_A_THREAD = 5e7
+
+
+class NotServed(ValueError):
+    """Why this engine does not serve an agent."""
+
+
+@cache
+def load_kernels() -> ModuleType:
+    """Import the compiled kernels; the first time on a machine, that compiles them.
+
+    Raises:
+        NotServed: Numba is missing, does not work, or has nowhere to keep what it compiles.
+    """
+    if importlib.util.find_spec("numba") is None:
+        raise NotServed("Numba is not installed (pip install numba)")
+    try:
+        from pg_agents.engines import kernels
+    except Exception as error:  # whatever it is that does not work, training can go on without
+        raise NotServed(f"Numba cannot compile or cannot keep what it compiled ({error})") from error
+    return kernels
+
+
+def check_served(agent: PolicyGradient) -> None:
+    """Look at an agent without compiling anything.
+
+    Raises:
+        NotServed: With the reason.
+    """
+    policy = agent.policy
+    if agent.device.type != "cpu":
+        raise NotServed(f"it works on the CPU, and `device` is {agent.device}")
+    _check_objective(agent)
+    if type(policy) not in POLICIES:
+        raise NotServed(f"it does not know the policy {type(policy).__name__}")
+    if policy.use_sde:
+        raise NotServed("`use_sde` is set")
+    _check_spaces(agent.observation_space, agent.action_space)
+    buffer = type(agent.rollout_buffer)
+    known = EpisodeBuffer if agent.n_episodes is not None else RolloutBuffer
+    for name in ("get", "add", "_get_samples"):
+        if getattr(buffer, name) is not getattr(known, name):
+            raise NotServed(f"the buffer {buffer.__name__} has its own `{name}`")
+    _check_modules(policy)
+    _check_optimizer(policy)
+
+
+def _definer(cls: type[Any], name: str) -> type[Any]:
+    return next(base for base in cls.__mro__ if name in vars(base))
+
+
+def _check_objective(agent: PolicyGradient) -> None:
+    cls = type(agent)
+    by, beside = _definer(cls, "objective"), _definer(cls, "weight")
+    if "objective" in vars(agent) or not issubclass(beside, by):
+        raise NotServed(f"{cls.__name__} defines an `objective` without its `weight`")
+    root = cls.__mro__[[base.__name__ for base in cls.__mro__].index("PolicyGradient")]
+    if _definer(cls, "value_prediction") is not root:
+        raise NotServed(f"{cls.__name__} has its own `value_prediction`")
+
+
+def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    if isinstance(observation_space, spaces.Box):
+        if is_image_space(observation_space):
+            raise NotServed("observations are images")
+    elif not (
+        (isinstance(observation_space, spaces.Discrete) and observation_space.start == 0)
+        or (isinstance(observation_space, spaces.MultiBinary))
+    ):
+        raise NotServed(f"observations are {observation_space}")
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim > 1:
+        raise NotServed(f"actions are {action_space}")
+
+
+def _check_modules(policy: ActorCriticPolicy) -> None:
+    overridden = {"forward", "evaluate_actions", "predict_values", "extract_features", "get_distribution"}
+    if overridden & vars(policy).keys():
+        raise NotServed("a method of the policy was replaced")
+    extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
+    if any(type(extractor) is not FlattenExtractor for extractor in extractors):
+        raise NotServed(f"the features extractor is a {type(policy.features_extractor).__name__}")
+    if type(policy.mlp_extractor) is not MlpExtractor:
+        raise NotServed(f"the networks are a {type(policy.mlp_extractor).__name__}")
+    for module in policy.modules():
+        if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
+            raise NotServed(f"a {type(module).__name__} has a hook")
+    known = [parameter for linear, _ in _linears(policy) for parameter in (linear.weight, linear.bias)]
+    known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
+    if {id(parameter) for parameter in known} != {id(parameter) for parameter in policy.parameters()}:
+        raise NotServed("the policy has parameters beyond those of its layers")
+    if len({id(parameter) for parameter in known}) != len(known):
+        raise NotServed("layers share parameters")
+    for parameter in known:
+        if parameter.dtype != th.float32 or not parameter.is_contiguous() or not parameter.requires_grad:
+            raise NotServed("a parameter is frozen or no plain array of float32")
+
+
+def _linears(policy: ActorCriticPolicy) -> Iterator[tuple[nn.Linear, nn.Module]]:
+    for layers in (_actor(policy), _critic(policy)):
+        yield from layers
+
+
+def _actor(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
+    heads = [policy.action_net]
+    if hasattr(policy, "log_std_net"):
+        heads.append(policy.log_std_net)
+    return _pairs([*policy.mlp_extractor.policy_net]) + [pair for head in heads for pair in _pairs([head])]
+
+
+def _critic(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
+    if isinstance(policy.value_net, ZeroValue):
+        return []
+    return _pairs([*policy.mlp_extractor.value_net]) + _pairs([policy.value_net])
+
+
+def _pairs(modules: list[nn.Module]) -> list[tuple[nn.Linear, nn.Module]]:
+    """Linear layers, each with the activation that follows it."""
+    pairs: list[tuple[nn.Linear, nn.Module]] = []
+    for module in modules:
+        if type(module) is nn.Linear and module.bias is not None:
+            pairs.append((module, nn.Identity()))
+        elif type(module) in ACTIVATIONS and pairs and type(pairs[-1][1]) is nn.Identity:
+            if isinstance(module, nn.GELU) and module.approximate != "none":
+                raise NotServed("an activation is an approximate GELU")
+            pairs[-1] = (pairs[-1][0], module)
+        else:
+            raise NotServed(f"the networks have a {type(module).__name__}")
+    return pairs
+
+
+def _check_optimizer(policy: ActorCriticPolicy) -> None:
+    optimizer = policy.optimizer
+    if type(optimizer) not in OPTIMIZERS:
+        raise NotServed(f"the optimiser is {type(optimizer).__name__}")
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        raise NotServed("the optimiser has a hook")
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if {id(parameter) for parameter in held} != {id(parameter) for parameter in policy.parameters()}:
+        raise NotServed("the optimiser does not hold the policy's parameters")
+    first = optimizer.param_groups[0]
+    for group in optimizer.param_groups:
+        for option in _PLAIN:
+            if group.get(option):
+                raise NotServed(f"the optimiser's `{option}` is {group[option]}")
+        if any(group.get(name) != first.get(name) for name in ("betas", "alpha", "eps")):
+            raise NotServed("the optimiser's groups differ in more than their learning rate")
+
+
+class Program:
+    """The tables of one policy, and everything that their addresses point into.
+
+    Args:
+        agent: Whose policy it is; one that `check_served` lets through.
+    """
+
+    def __init__(self, agent: PolicyGradient) -> None:
+        kernels = self.kernels = load_kernels()
+        policy = self.policy = agent.policy
+        observation_space, action_space = agent.observation_space, agent.action_space
+        self._owners: list[Any] = []
+        actor, critic = _actor(policy), _critic(policy)
+        row = self.policies = self._table(kernels.POLICY, 1)
+        self.n_features = actor[0][0].in_features
+        row["one_hot"] = isinstance(observation_space, spaces.Discrete)
+        self.n_observation = 1 if row["one_hot"] else self.n_features
+        row["n_observation"], row["n_features"] = self.n_observation, self.n_features
+        row["has_critic"] = bool(critic)
+        sizes = _sizes(action_space)
+        kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
+        row["distribution"] = getattr(kernels, kind)
+        n_outputs = policy.action_net.out_features
+        self.n_actions = len(sizes) or n_outputs
+        self.is_gaussian, self.is_categorical = kind == "GAUSSIAN", kind == "CATEGORICAL"
+        row["n_actions"], row["n_outputs"] = self.n_actions, n_outputs
+        row["sizes"] = self._address(np.array(sizes, dtype=np.int64))
+        has_log_std = isinstance(getattr(policy, "log_std", None), nn.Parameter)
+        row["log_stds"], row["actions"] = self._zeros(n_outputs * kernels.BLOCK), self._zeros(self.n_actions * 64)
+        for name in ("log_prob", "entropy", "scratch", "weights"):
+            row[name] = self._zeros(kernels.BLOCK)
+
+        self.layers = self._table(kernels.LAYER, len(actor) + len(critic))
+        self.tensors = self._table(kernels.TENSOR, 2 * len(self.layers) + has_log_std)
+        self.towers = self._table(kernels.TOWER, 2)
+        self.parameters: list[nn.Parameter] = []
+        input_, input_rows = self._zeros(self._padded(self.n_features) * 64), self._zeros(self._padded(self.n_features) * 64)
+        first = 0
+        for tower, pairs in zip(self.towers, (actor, critic), strict=True):
+            extra = policy.log_std if pairs is actor and has_log_std else None
+            n_heads = 1 + (pairs is actor and hasattr(policy, "log_std_net"))
+            if pairs is critic and not critic:
+                n_heads = 0
+            elif pairs is critic:
+                # Each tower has an input of its own, as two threads may fill them.
+                input_, input_rows = self._zeros(self._padded(self.n_features) * 64), self._zeros(self._padded(self.n_features) * 64)
+            tower["input"], tower["input_rows"] = input_, input_rows
+            self._lay_out(tower, first, pairs, n_heads, extra)
+            first += len(pairs)
+        self.addresses = [parameter.data_ptr() for parameter in self.parameters]
+
+    @staticmethod
+    def _padded(size: int) -> int:
+        return -(-size // 16) * 16
+
+    def _table(self, dtype: np.dtype[Any], rows: int) -> np.ndarray:
+        return np.zeros(rows, dtype=dtype)
+
+    def _address(self, array: np.ndarray) -> int:
+        self._owners.append(array)
+        return int(array.ctypes.data)
+
+    def _zeros(self, size: int) -> int:
+        """Address of so many zeros, at the beginning of a cache line."""
+        array = np.zeros(size + 16, dtype=np.float32)
+        return self._address(array) + -array.ctypes.data % 64
+
+    def _lay_out(
+        self,
+        tower: Any,
+        first: int,
+        pairs: list[tuple[nn.Linear, nn.Module]],
+        n_heads: int,
+        extra: nn.Parameter | None,
+    ) -> None:
+        """Fill in the layers and tensors of a tower, in the order of the parameters that are appended."""
+        block, n_hidden = self.kernels.BLOCK, len(pairs) - n_heads
+        tower["first_layer"], tower["n_hidden"], tower["n_heads"] = first, n_hidden, n_heads
+        tower["first_tensor"] = len(self.parameters)
+        size = sum(linear.out_features * (self._padded(linear.in_features) + 1) for linear, _ in pairs)
+        size += 0 if extra is None else extra.numel()
+        gradient = tower["gradient"] = self._zeros(size)
+        tower["gradient_size"] = size
+        input_, input_rows = tower["input"], tower["input_rows"]
+        for index, (linear, activation) in enumerate(pairs, first):
+            layer = self.layers[index]
+            n_in, n_out, width = linear.in_features, linear.out_features, self._padded(linear.in_features)
+            layer["n_in"], layer["n_out"] = n_in, n_out
+            layer["activation"] = getattr(self.kernels, ACTIVATIONS[type(activation)])  # type: ignore[index]
+            layer["slope_below_0"] = getattr(activation, "alpha", getattr(activation, "negative_slope", 0))
+            layer["weight"], layer["bias"] = linear.weight.data_ptr(), linear.bias.data_ptr()
+            layer["weight_grad"], layer["bias_grad"] = gradient, gradient + 4 * n_out * width
+            self._add_tensor(linear.weight, n_out, n_in, gradient, width)
+            self._add_tensor(linear.bias, 1, n_out, gradient + 4 * n_out * width, n_out)
+            gradient += 4 * n_out * (width + 1)
+            layer["input"], layer["input_rows"] = input_, input_rows
+            for name in ("output", "derivative", "delta"):
+                # Rows up to a multiple of 16: they are transposed in tiles.
+                layer[name] = self._zeros(self._padded(n_out) * block)
+            if index < first + n_hidden:
+                input_, input_rows = layer["output"], self._zeros(block * self._padded(n_out))
+        if extra is not None:
+            self.policies["log_std"], self.policies["log_std_grad"] = extra.data_ptr(), gradient
+            self._add_tensor(extra, 1, extra.numel(), gradient, extra.numel())
+        tower["n_tensors"] = len(self.parameters) - tower["first_tensor"]
+
+    def _add_tensor(self, parameter: nn.Parameter, rows: int, columns: int, gradient: int, gradient_row: int) -> None:
+        tensor = self.tensors[len(self.parameters)]
+        tensor["rows"], tensor["columns"], tensor["value"] = rows, columns, parameter.data_ptr()
+        tensor["gradient"], tensor["gradient_row"] = gradient, gradient_row
+        self.parameters.append(parameter)
+
+    def fits(self, policy: ActorCriticPolicy) -> bool:
+        """Whether the tables still say where the parameters of this policy are."""
+        return policy is self.policy and [parameter.data_ptr() for parameter in self.parameters] == self.addresses
+
+    def bind_optimizer(self, trains_critic: bool) -> None:
+        """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
+        optimizer = self.policy.optimizer
+        rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
+        for tensor, parameter in zip(self.tensors, self.parameters[:n_trained], strict=False):
+            state = optimizer.state[parameter]
+            if not state:
+                _initialise(optimizer, parameter, state)
+            adam = isinstance(optimizer, th.optim.Adam)
+            tensor["learning_rate"] = rates[id(parameter)]
+            tensor["mean"] = state["exp_avg"].data_ptr() if adam else 0
+            tensor["square"] = state["exp_avg_sq" if adam else "square_avg"].data_ptr()
+            tensor["step"] = state["step"].data_ptr() if isinstance(state["step"], th.Tensor) else 0
+
+    def count_steps(self, n_steps: int, trains_critic: bool) -> None:
+        """Count steps where the optimiser counts them in a Python number, which the kernels cannot reach."""
+        n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
+        for parameter in self.parameters[:n_trained]:
+            state = self.policy.optimizer.state[parameter]
+            if not isinstance(state["step"], th.Tensor):
+                state["step"] += n_steps
+
+
+def _sizes(action_space: spaces.Space[Any]) -> list[int]:
+    if isinstance(action_space, spaces.Discrete):
+        return [int(action_space.n)]
+    return [int(n) for n in action_space.nvec] if isinstance(action_space, spaces.MultiDiscrete) else []
+
+
+def _initialise(optimizer: th.optim.Optimizer, parameter: nn.Parameter, state: dict[str, Any]) -> None:
+    """The optimiser's own first state."""
+    tf_like = isinstance(optimizer, RMSpropTFLike)
+    state["step"] = 0 if tf_like else th.tensor(0.0)
+    if isinstance(optimizer, th.optim.Adam):
+        state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
+        state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].detach(), state["exp_avg_sq"].detach()
+    else:
+        state["square_avg"] = (th.ones_like if tf_like else th.zeros_like)(parameter).detach()
+
+
+class Actor:
+    """Acts for one rollout: draws actions, and writes them, log π and V into the buffer's arrays.
+
+    Args:
+        agent: Whose policy acts.
+        program: Its tables.
+    """
+
+    writes = checks = True
+
+    def __init__(self, agent: PolicyGradient, program: Program) -> None:
+        self.agent, self.program, self.buffer = agent, program, agent.rollout_buffer
+        self._act = program.kernels.act
+        self._step = np.zeros(1, dtype=program.kernels.STEP)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Point to the buffer's arrays; again after they have grown."""
+        program, buffer, step, space = self.program, self.buffer, self._step, self.agent.action_space
+        size, n_envs = buffer.values.shape
+        kept = [buffer.values, buffer.log_probs]
+        self._values = buffer.values
+        stored = buffer.observations.reshape(size, n_envs, program.n_observation)
+        self._shape = self.agent.observation_space.shape
+        self._inputs = stored if stored.dtype == np.float32 else np.zeros(stored.shape, np.float32)
+        self._converted = None if stored is self._inputs else stored
+        drawn = np.int64 if program.is_categorical else np.float32
+        # Straight into the buffer, where it has the type that the policy gives.
+        direct = buffer.actions.dtype == drawn
+        actions = buffer.actions if direct else np.zeros(buffer.actions.shape, drawn)
+        self._stored_actions = None if direct else buffer.actions
+        generator = self.agent.generator
+        draw = generator.standard_normal if program.is_gaussian else generator.random
+        noise = draw((size - buffer.pos, n_envs, program.n_actions), dtype=np.float32)
+        used = buffer.pos * n_envs * program.n_actions * 4
+        clipped = np.zeros((size, n_envs, program.n_actions), np.float32) if program.is_gaussian else actions
+        low = high = np.zeros(1, np.float32)
+        if isinstance(space, spaces.Box):
+            low, high = (bound.astype(np.float32).ravel() for bound in (space.low, space.high))
+        step["n_envs"] = n_envs
+        for name, array in (("observations", self._inputs), ("actions", actions), ("clipped", clipped)):
+            step[name] = array.ctypes.data
+            kept.append(array)
+        # The first rows are drawn already.
+        step["noise"] = noise.ctypes.data - used
+        step["low"], step["high"] = low.ctypes.data, high.ctypes.data
+        step["values"], step["log_probs"] = buffer.values.ctypes.data, buffer.log_probs.ctypes.data
+        self._kept = [*kept, noise, low, high]
+        shape = (size, n_envs, *(() if isinstance(space, spaces.Discrete) else space.shape or ()))
+        self._actions = list(actions.reshape(shape))
+        exact = program.is_gaussian and space.dtype == np.float32
+        self._env_actions = list(clipped.reshape(shape)) if exact or not program.is_gaussian else None
+        self._value_rows = th.from_numpy(buffer.values).unsqueeze(-1).unbind()
+        self._log_prob_rows = th.from_numpy(buffer.log_probs).unbind()
+
+    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor]:
+        """Act in the environments' current states.
+
+        Args:
+            observations: One for each environment.
+
+        Returns:
+            Actions, the same as the environment takes them, V and log π.
+        """
+        t = self.buffer.pos
+        if self.buffer.values is not self._values:
+            self._bind()
+        program = self.program
+        self._inputs[t] = observations.reshape(self._inputs.shape[1:])
+        if not self._act(program.policies, program.towers, program.layers, self._step, t):
+            self._refuse(observations)
+        actions = self._actions[t]
+        if self._env_actions is None:
+            clipped = self.agent._environment_actions(actions)
+        else:
+            clipped = self._env_actions[t]
+        return actions, clipped, self._value_rows[t], self._log_prob_rows[t]
+
+    def finish(self, observations: Any) -> None:
+        """Complete the row of the buffer, where its types are others than those of the kernels."""
+        t = self.buffer.pos
+        if self._converted is not None:
+            self._converted[t] = observations.reshape(self._converted.shape[1:])
+        if self._stored_actions is not None:
+            self._stored_actions[t] = self._actions[t].reshape(self._stored_actions.shape[1:])
+
+    def _refuse(self, observations: Any) -> None:
+        agent = self.agent
+        check_observations(observations, agent.observation_space, agent.n_envs, agent.num_timesteps)
+        raise ValueError(
+            f"The policy's outputs are not finite after {agent.num_timesteps} steps, though its observations are: its "
+            "parameters, or the observations' size, must be the cause."
+        )
+
+
+class MLPEngine:
+    """Acting and learning in compiled code.
+
+    Args:
+        agent: One that `check_served` lets through.
+
+    Raises:
+        NotServed: The kernels cannot be had.
+    """
+
+    def __init__(self, agent: PolicyGradient) -> None:
+        self._program = Program(agent)
+        self._weight = _compile_weight(agent.weight())
+
+    def fits(self, agent: PolicyGradient) -> bool:
+        """Whether the agent's policy is still the one that the engine was made for."""
+        return self._program.fits(agent.policy)
+
+    def actor(self, agent: PolicyGradient) -> Actor:
+        """What acts in the agent's next rollout."""
+        return Actor(agent, self._program)
+
+    def values(self, agent: PolicyGradient, observations: Any) -> th.Tensor:
+        """V of a batch of observations, of shape `(batch,)`."""
+        values = np.zeros(len(observations), np.float32)
+        if self._program.policies[0]["has_critic"]:
+            flat = np.ascontiguousarray(observations, dtype=np.float32).reshape(-1)
+            program = self._program
+            program.kernels.predict_values(program.policies, program.towers, program.layers, flat, values)
+        return th.from_numpy(values)
+
+    def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
+        """Train on `agent.rollout_buffer`; see `AutogradEngine.update`."""
+        return _Update(agent, self._program, self._weight).run()
+
+
+@cache
+def _compiled_weight(function: Callable[..., float], n_coefficients: int) -> Any:
+    import numba
+
+    signature = numba.float32(*[numba.float32] * (3 + n_coefficients))
+    try:
+        return numba.cfunc(signature, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no file to keep it beside: written at a prompt
+        return numba.cfunc(signature, error_model="numpy")(function)
+
+
+def _compile_weight(weight: Weight | None) -> Any:
+    if weight is None:
+        raise NotServed("its `weight` is None")
+    import numba
+
+    try:
+        return _compiled_weight(weight.function, len(weight.coefficients))
+    except numba.core.errors.NumbaError as error:
+        raise NotServed(f"Numba cannot compile {weight.function.__qualname__}: {error}") from error
+
+
+class _Update:
+    """One update: its data laid out, the kernels run, and what is to be logged."""
+
+    def __init__(self, agent: PolicyGradient, program: Program, compiled_weight: Any) -> None:
+        self.agent, self.program = agent, program
+        weight = agent.weight()
+        assert weight is not None
+        buffer, optimizer = agent.rollout_buffer, agent.policy.optimizer
+        group, kernels = optimizer.param_groups[0], program.kernels
+        n_steps, n_envs = buffer.values.shape
+        self.samples = buffer.draw_order(agent.batch_size, agent.n_epochs)
+        n_epochs, n_samples = self.samples.shape
+        self.batch_size = agent.batch_size or n_samples
+        self.observations = np.ascontiguousarray(buffer.observations, dtype=np.float32)
+        self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
+        self.coefficients = np.zeros(kernels.MAX_COEFFICIENTS, np.float32)
+        self.coefficients[: len(weight.coefficients)] = weight.coefficients
+        table = self.table = np.zeros(1, kernels.UPDATE)
+        table["n_samples"], table["n_epochs"], table["batch_size"] = n_samples, n_epochs, self.batch_size
+        table["n_steps"], table["n_envs"] = n_steps, n_envs
+        table["observations"], table["actions"] = self.observations.ctypes.data, self.actions.ctypes.data
+        self.trains_critic = agent.has_critic and bool(program.policies[0]["has_critic"])
+        table["trains_critic"], table["normalize_advantage"] = self.trains_critic, agent.normalize_advantage
+        self.ent_coef, self.vf_coef = agent.coefficient("ent_coef"), agent.coefficient("vf_coef")
+        table["ent_coef"], table["vf_coef"], table["scale"] = self.ent_coef, self.vf_coef, agent.loss_scale
+        value_clip = agent.value_clip()
+        table["value_clip"] = np.inf if value_clip is None else value_clip
+        table["max_grad_norm"] = np.inf if agent.max_grad_norm is None else agent.max_grad_norm
+        stops = agent.reuses_samples and agent.target_kl is not None
+        table["max_kl"] = 1.5 * agent.target_kl if stops else np.inf  # type: ignore[operator]
+        table["weight"], table["n_coefficients"] = compiled_weight.address, len(weight.coefficients)
+        table["optimizer"] = getattr(kernels, OPTIMIZERS[type(optimizer)])
+        table["beta_1"], table["beta_2"] = group.get("betas", (0, group.get("alpha")))
+        table["epsilon"] = group["eps"]
+        self.log_probs, self.entropies, self.values, self.scaled_advantages = (
+            np.zeros((n_epochs, n_samples), np.float32) for _ in range(4)
+        )
+        self.norms = np.zeros(n_epochs * -(-n_samples // self.batch_size))
+        self.progress, self.squares = np.zeros(5, np.int64), np.zeros(4)
+        self.old_log_probs, self.old_values = buffer.log_probs.reshape(-1), buffer.values.reshape(-1)
+        self.advantages, self.returns = buffer.advantages.reshape(-1), buffer.returns.reshape(-1)
+
+    def run(self) -> Callable[[], dict[str, Any]]:
+        """Update the parameters.
+
+        Returns:
+            A function that gives what is to be logged.
+
+        Raises:
+            FloatingPointError: A gradient was not finite.
+        """
+        agent, program, kernels = self.agent, self.program, self.program.kernels
+        program.bind_optimizer(self.trains_critic)
+        work = self.samples.size * sum(parameter.numel() for parameter in program.parameters)
+        if self.trains_critic and work > _WORTH_A_THREAD and agent._n_threads > 1:
+            code = self._run_on_two_threads()
+        else:
+            code = self._run(0, 1 + self.trains_critic)
+        n_begun = int(self.progress[3])
+        n_steps = n_begun - (code != kernels.DONE)
+        program.count_steps(n_steps, self.trains_critic)
+        per_epoch = len(self.norms) // len(self.samples)
+        agent._n_updates += -(-n_begun // per_epoch) - (code == kernels.NOT_FINITE)
+        self.stopped = code == kernels.STOPPED
+        self.n_begun, self.per_epoch = n_begun, per_epoch
+        if code == kernels.NOT_FINITE:
+            raise not_finite(agent, self.metrics()["loss"], float(self.norms[n_begun - 1]))
+        if self.stopped and agent.verbose >= 1:
+            kl = self._minibatch(slice(self._start(n_begun - 1), self._end(n_begun - 1))).mean_kl()
+            print(f"Early stopping at step {(n_begun - 1) // per_epoch} due to reaching max kl: {kl:.2f}")
+        return self.metrics
+
+    def _run(self, first_tower: int, last_tower: int) -> int:
+        program = self.program
+        return int(
+            program.kernels.train(
+                program.policies, program.towers, program.layers, program.tensors, self.table,
+                self.samples, self.old_log_probs, self.advantages, self.returns, self.old_values, self.coefficients,
+                self.log_probs, self.entropies, self.values, self.scaled_advantages, self.norms, self.progress,
+                self.squares,
+                first_tower, last_tower,
+            )
+        )  # fmt: skip
+
+    def _run_on_two_threads(self) -> int:
+        critic = threading.Thread(target=self._run, args=(1, 2), name="pg_agents critic")
+        try:
+            critic.start()
+            return self._run(0, 1)
+        finally:
+            # Whatever interrupts this thread, the other must not go on alone, nor outlive the arrays it works on.
+            self.progress[2] = 1
+            if critic.ident is not None:
+                critic.join()
+
+    def metrics(self) -> dict[str, Any]:
+        """What the autograd engine logs, from what the kernels have left: means over minibatches."""
+        agent = self.agent
+        ends = np.array([self._end(number) for number in range(self.n_begun)])
+        lengths = ends - np.array([self._start(number) for number in range(self.n_begun)])
+        batch = self._minibatch(slice(0, int(ends[-1])))
+        # The mean over minibatches of the mean over each: samples of a smaller minibatch weigh more.
+        share = th.from_numpy(np.repeat(1 / (lengths * self.n_begun), lengths))
+
+        def mean(per_sample: th.Tensor, samples: slice = slice(None)) -> float:
+            return float((per_sample[samples] * share[samples]).sum() / share[samples].sum())
+
+        last = slice(int(ends[-1] - lengths[-1]), int(ends[-1]))
+        with th.no_grad():
+            parts = {"policy_loss": -agent.objective(batch), "entropy_loss": -batch.entropy}  # type: ignore[operator]
+            if self.trains_critic:
+                parts["value_loss"] = (batch.returns - agent.value_prediction(batch)) ** 2
+            parts |= agent.minibatch_metrics(batch)
+            divergence = kl_divergence(batch.ratio, batch.log_ratio) if agent.reuses_samples else None
+            if self.program.is_gaussian:
+                # The log's σ is that of the policy's last distribution.
+                agent.policy.get_distribution(th.from_numpy(self._observations(last)))
+        metrics = {name: mean(part) for name, part in parts.items()}
+        if divergence is not None:
+            for epoch in range(-(-self.n_begun // self.per_epoch)):
+                samples = slice(epoch * self.samples.shape[1], (epoch + 1) * self.samples.shape[1])
+                metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = mean(divergence, samples)
+        norms = self.norms[: self.n_begun - self.stopped]
+        if len(norms):
+            metrics["grad_norm"] = float(norms.mean())
+        loss = mean(parts["policy_loss"], last) + self.ent_coef * mean(parts["entropy_loss"], last)
+        if self.trains_critic:
+            loss += self.vf_coef * mean(parts["value_loss"], last)
+        metrics["loss"] = loss * float(self.table["scale"][0])
+        return metrics
+
+    def _start(self, minibatch: int) -> int:
+        """The first sample of a minibatch, among those of all epochs."""
+        epoch, number = divmod(minibatch, self.per_epoch)
+        return epoch * self.samples.shape[1] + number * self.batch_size
+
+    def _end(self, minibatch: int) -> int:
+        epoch = minibatch // self.per_epoch
+        return min(self._start(minibatch) + self.batch_size, (epoch + 1) * self.samples.shape[1])
+
+    def _stored(self, samples: slice) -> np.ndarray:
+        """Where these samples lie in the buffer."""
+        numbers = self.samples.reshape(-1)[samples]
+        n_steps, n_envs = int(self.table["n_steps"][0]), int(self.table["n_envs"][0])
+        stored: np.ndarray = numbers % n_steps * n_envs + numbers // n_steps
+        return stored
+
+    def _minibatch(self, samples: slice) -> Minibatch:
+        stored = self._stored(samples)
+
+        def tensor(array: np.ndarray) -> th.Tensor:
+            return th.from_numpy(array)
+
+        return Minibatch(
+            log_prob=tensor(self.log_probs.reshape(-1)[samples]),
+            old_log_prob=tensor(self.old_log_probs[stored]),
+            advantages=tensor(self.scaled_advantages.reshape(-1)[samples]),
+            values=tensor(self.values.reshape(-1)[samples]),
+            old_values=tensor(self.old_values[stored]),
+            returns=tensor(self.returns[stored]),
+            entropy=tensor(self.entropies.reshape(-1)[samples]),
+        )
+
+    def _observations(self, samples: slice) -> np.ndarray:
+        space = self.agent.observation_space
+        flat = self.observations.reshape(-1, *(space.shape or (1,)))[self._stored(samples)]
+        return flat.astype(np.int64).reshape(-1) if isinstance(space, spaces.Discrete) else flat
