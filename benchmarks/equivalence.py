@@ -186,14 +186,19 @@ def run(side: str, task: Task, seed: int, engine: str) -> dict[str, Any]:
 
 
 def versions(side: str) -> dict[str, str]:
-    """Of what the numbers depend on; of our code the commit, with a mark if files differ from it."""
-    names = ("stable-baselines3", "gymnasium", "torch", "numpy")
+    """Of what the numbers depend on; of our code the commit, with a mark if the package differs from it."""
+    names = ("stable-baselines3", "gymnasium", "torch", "numpy") + ("pg-agents", "numba") * (side == "ours")
     found = {name: version(name) for name in names} | {"python": platform.python_version()}
-    if side == "ours":
-        git = ["git", "-C", str(RESULTS), "describe", "--always", "--dirty", "--exclude=*"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-        found |= {"pg-agents": version("pg-agents"), "numba": version("numba")} | ({"commit": commit} if commit else {})
+    if side == "ours" and (commit := git("rev-parse", "--short", "HEAD")):
+        changed = git("status", "--porcelain", "--", str(RESULTS.parents[1] / "pg_agents"))
+        found["commit"] = commit + ("-dirty" if changed else "")
     return found
+
+
+def git(*arguments: str) -> str:
+    """Output of git in this repository, empty where it is none."""
+    command = ["git", "-C", str(RESULTS.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -474,7 +479,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "equivalence", help="without suffix")
     args = parser.parse_args()
     sides = {"both": ["sb3", "ours"], "none": []}.get(args.side, [args.side])
-    tasks = [task for task in TASKS if args.only in task.name]
+    tasks = [task for task in TASKS if args.only.lower() in task.name.lower()]
     path = args.output.with_suffix(".jsonl")
     train(sides, tasks, args.seeds, args.engine, args.jobs, path)
     results = read(path)

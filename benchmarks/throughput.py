@@ -105,7 +105,7 @@ WORKLOADS = [
     Workload("PPO defaults, CartPole, 1 env", "PPO", "CartPole-v1", 1, 10_240, 16, 20),
     Workload("PPO defaults, Pendulum, 1 env", "PPO", "Pendulum-v1", 1, 10_240, 16, 20),
     Workload("PPO 8 envs × 256 steps, CartPole", "PPO", "CartPole-v1", 8, 40_960, 6, 8, ROLLOUTS),
-    Workload("the same, native vector env", "PPO", "CartPole-v1", 8, 40_960, 9, 12, ROLLOUTS, native=True),
+    Workload("PPO 8 envs × 256 steps, CartPole, native", "PPO", "CartPole-v1", 8, 40_960, 9, 12, ROLLOUTS, native=True),
     Workload("PPO as in rl_zoo3, CartPole, 8 envs", "PPO", "CartPole-v1", 8, 32_768, 6, 8, RL_ZOO3),
     Workload("A2C defaults, CartPole, 8 envs", "A2C", "CartPole-v1", 8, 49_160, 5, 7),
     Workload("REINFORCE, CartPole, 8 envs", "REINFORCE", "CartPole-v1", 8, 40_960, 5, 8, reference="autograd"),
@@ -133,12 +133,12 @@ PARTS = ("environment", "acting", "learning", "rest")
 
 
 class Watch(BaseCallback):
-    """A user's callback, which looks at the rewards of each step."""
+    """A user's callback: counts episodes."""
 
-    total = 0.0
+    n_episodes = 0
 
     def _on_step(self) -> bool:
-        self.total += float(self.locals["rewards"].sum())
+        self.n_episodes += np.count_nonzero(self.locals["dones"])
         return True
 
 
@@ -153,11 +153,14 @@ class Training(NamedTuple):
 def train(workload: Workload, side: str, n_threads: int, steps: int, seed: int = 0) -> Training:
     """Train once; `n_threads` is what torch has when `learn` is called."""
     th.set_num_threads(n_threads)
-    agent = workload.make_agent(side, seed)
+    agent, watch = workload.make_agent(side, seed), Watch()
     gc.collect()
     start = time.perf_counter()
-    agent.learn(steps, callback=Watch())
-    rate = agent.num_timesteps / (time.perf_counter() - start)
+    agent.learn(steps, callback=watch)
+    seconds = time.perf_counter() - start
+    # Gymnasium's native vector environments spend a step on each reset: that is none of the environment's.
+    n_resets = watch.n_episodes if workload.native and side == "ours" else 0
+    rate = (agent.num_timesteps - n_resets) / seconds
     agent.get_env().close()
     length = float(np.mean([episode["l"] for episode in agent.ep_info_buffer] or [np.nan]))
     return Training(rate, length, type(getattr(agent, "_engine", None)).__name__)
@@ -531,6 +534,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.pairs < 1:
         parser.error("--pairs: at least 1")
+    if not args.only and find_spec("matplotlib") is None:
+        parser.error("the figure needs `pip install pg-agents[bench]`")
     workloads = [workload for workload in WORKLOADS if args.only.lower() in workload.name.lower()]
     if not workloads:
         parser.error(f"--only: no workload has {args.only!r} in its name")
@@ -545,7 +550,7 @@ def main() -> None:
         print("...", flush=True)
         n_threads = {"SB3": measured[0].faster_threads, "ours": default_threads}
         tables += [scaling_table(n_threads, args.steps_scale), start_table(repeats=3)]
-    print("\n" + "\n\n".join(tables))
+    print("\n" + "\n\n".join(filter(None, tables)))
     if args.only:
         return
     names = ("pg-agents", "stable-baselines3", "gymnasium", "mujoco", "torch", "numpy", "numba")
@@ -556,13 +561,14 @@ def main() -> None:
     figure(measured, args.output.with_suffix(".png"))
     args.output.with_suffix(".md").write_text(f"""# Throughput
 
-Made by `{command}` on {date.today().isoformat()} in {minutes:.0f} minutes, on {cpu_model()} (load when it began:
-{load:.2f}), with {", ".join(f"{name} {number}" for name, number in versions.items())}.
+Made by `{command}` on {date.today().isoformat()} in {minutes:.0f} minutes, on {cpu_model()} (load
+when it began: {load:.2f}), with {", ".join(f"{name} {number}" for name, number in versions.items())}.
 
 Environment steps per second of the whole of `learn`, with SB3's Monitor, a callback and logging; medians of
 {args.pairs} trainings of each side, alternating, after a warm-up. The ratio is the median of the pairs' ratios. The
-reference runs with as many torch threads as make it faster, one or torch's default of {default_threads}; ours decides
-for itself. SB3 has no REINFORCE: there the reference is our own engine `autograd`.
+reference runs with as many torch threads as make it faster, one or torch's default of {default_threads}; ours
+decides for itself. SB3 has no REINFORCE: there the reference is our own engine `autograd`. "native": our side
+trains in Gymnasium's own vector environment, whose steps that only reset are not counted; SB3 does not take it.
 
 {HEAD}
 {chr(10).join(one.row for one in measured)}

@@ -27,14 +27,15 @@ from typing import Any, TypedDict
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRolloutBuffer
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
@@ -48,6 +49,7 @@ from pg_agents.buffers import (
     RolloutBuffer,
 )
 from pg_agents.checks import (
+    LARGEST,
     check_finite,
     check_keywords,
     check_number,
@@ -62,8 +64,9 @@ from pg_agents.metrics import deviations, is_one_of_many, record_hyperparameters
 from pg_agents.objectives import Weight, clipped_values
 from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue
 from pg_agents.stepping import adapter_of, stepper
+from pg_agents.vec_env import VectorEnvAdapter
 
-Env = GymEnv | str | None
+Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 
 SMALL_LAYER = 2**18  # numbers; larger ones gain from several threads
 
@@ -93,7 +96,7 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     Args:
         policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a policy class.
-        env: A Gymnasium environment, an SB3 `VecEnv`, or a registered id.
+        env: A Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id.
         learning_rate: Step size of the optimiser; a number or a function of the progress remaining (1 to 0).
         gamma: Discount factor.
         n_steps: Steps per environment and update, when steps are collected.
@@ -213,6 +216,13 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     # Setting up
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """SB3's, which also takes Gymnasium's vector environments."""
+        if isinstance(env, VectorEnv):
+            env = VectorEnvAdapter(env)
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
     def _check_arguments(self) -> None:
         """Refuse arguments out of range; also after loading."""
         check_number("n_steps", self.n_steps, at_least=1, integer=True)
@@ -274,12 +284,12 @@ class PolicyGradient(OnPolicyAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_engine_in_use", "_generator", "_unlogged"]
+        return [*super()._excluded_save_params(), "_engine_in_use", "_own_generator", "_unlogged"]
 
     # The engine, and what it needs
 
     _engine_in_use: Engine | None = None
-    _generator: np.random.Generator | None = None
+    _own_generator: np.random.Generator | None = None
 
     @property
     def _engine(self) -> Engine:
@@ -289,18 +299,18 @@ class PolicyGradient(OnPolicyAlgorithm):
         return self._engine_in_use
 
     @property
-    def generator(self) -> np.random.Generator:
+    def _generator(self) -> np.random.Generator:
         """What the compiled engine draws actions from."""
-        if self._generator is None:
+        if self._own_generator is None:
             # Without a seed of its own, a run depends on the global one, as SB3's do.
-            self._generator = np.random.default_rng(int(th.randint(2**62, ())))
-        return self._generator
+            self._own_generator = np.random.default_rng(int(th.randint(2**62, ())))
+        return self._own_generator
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random generators, the engine's included."""
         super().set_random_seed(seed)
         if seed is not None:
-            self._generator = np.random.default_rng(seed)
+            self._own_generator = np.random.default_rng(seed)
 
     # The log
 
@@ -473,6 +483,12 @@ class PolicyGradient(OnPolicyAlgorithm):
         shape = getattr(self._last_obs, "shape", None)
         knows_ends = isinstance(rollout_buffer, EstimatorMixin)
         native = adapter_of(env)
+        if native is not None and not knows_ends:
+            raise ValueError(
+                f"The vector environment resets in steps of their own, which {type(rollout_buffer).__name__} cannot leave "
+                "out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
+            )
+        watched = not (type(callback) is ConvertCallback and callback.callback is None)
 
         while not rollout_buffer.full if whole_episodes else n_steps < n_rollout_steps:
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -488,9 +504,18 @@ class PolicyGradient(OnPolicyAlgorithm):
             if not act.checks or getattr(new_obs, "shape", None) != shape:
                 check_observations(new_obs, self.observation_space, n_envs, self.num_timesteps)
 
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
+            # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
+            if not abs(sum(rewards.tolist())) <= LARGEST:
+                check_finite("reward", np.asarray(rewards), self.num_timesteps)
+
+            if watched:
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # noqa: F841 - for those who read the locals
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    return False
+            else:
+                callback.n_calls += 1
+                callback.num_timesteps = self.num_timesteps
 
             n_steps += 1
             starts = dones
@@ -523,7 +548,8 @@ class PolicyGradient(OnPolicyAlgorithm):
                 self._check_length(episode_lengths)
 
         self._in_mid_episode = False
-        self._check_rollout(rollout_buffer, new_obs)
+        # Nobody has acted on it yet.
+        check_observations(new_obs, self.observation_space, n_envs, self.num_timesteps)
         values = engine.values(self, new_obs)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         stored = rollout_buffer.advantages, rollout_buffer.actions
@@ -560,9 +586,9 @@ class PolicyGradient(OnPolicyAlgorithm):
     def train(self) -> None:
         """Fourth slot: move the parameters; here epochs over minibatches of a first-order optimiser."""
         buffer = self.rollout_buffer
-        counted = _counted(buffer)
-        # Of this moment: engines may reorder what the buffer holds.
-        values, returns, settings = buffer.values, buffer.returns, self.update_settings()
+        counted = ... if _counted(buffer) is ... else _counted(buffer).T
+        # Of this moment: engines may reorder what the buffer holds. Transposed, to add up in SB3's order.
+        values, returns, settings = buffer.values.T, buffer.returns.T, self.update_settings()
         self._update_learning_rate(self.policy.optimizer)
         summary = self._engine.update(self)
 
@@ -646,35 +672,29 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Note which episodes ended and how; complete the reward of a time limit by the value of the state it cut."""
         terminated = np.array(dones, dtype=np.bool_)
         truncated = np.zeros_like(terminated)
-        final_values = th.zeros(len(terminated))
+        final_values = np.zeros(len(terminated), dtype=np.float32)
         waiting = _waiting(rollout_buffer)
         for index in np.flatnonzero(terminated):
             if not waiting[index]:
                 self._raw_returns.append(float(self._episode_returns[index]))
             self._episode_returns[index] = 0
-            final_obs = infos[index].get("terminal_observation")
-            if final_obs is None or not infos[index].get("TimeLimit.truncated", False):
-                continue
-            terminated[index], truncated[index] = False, True
-            if self.has_critic:
-                final_values[index] = engine.values(self, _batch_of_one(final_obs)).item()
-                if not th.isfinite(final_values[index]):
+            cut = infos[index].get("TimeLimit.truncated", False)
+            if cut and infos[index].get("terminal_observation") is not None:
+                terminated[index], truncated[index] = False, True
+        if self.has_critic and truncated.any():
+            cut_off = np.flatnonzero(truncated)
+            values = engine.final_values(self, [infos[index]["terminal_observation"] for index in cut_off])
+            for index, value in zip(cut_off, values, strict=True):
+                if not th.isfinite(value):
                     raise ValueError(
-                        f"The value of the last observation of environment {index} is {final_values[index].item()}, "
-                        f"after {self.num_timesteps} steps in all. The observation: {final_obs}"
+                        f"The value of the last observation of environment {index} is {value.item()}, after "
+                        f"{self.num_timesteps} steps in all. The observation: {infos[index]['terminal_observation']}"
                     )
+                final_values[index] = value
                 # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
-                rewards[index] += self.gamma * final_values[index]
+                rewards[index] += self.gamma * value
         if isinstance(rollout_buffer, EstimatorMixin):
-            rollout_buffer.add_ends(terminated, truncated, final_values.numpy())
-
-    def _check_rollout(self, rollout_buffer: SB3RolloutBuffer, new_obs: Any) -> None:
-        """Refuse rewards that are not finite, and a last observation, on which nobody has acted yet."""
-        check_observations(new_obs, self.observation_space, self.n_envs, self.num_timesteps)
-        rewards = rollout_buffer.rewards[: rollout_buffer.pos]
-        if not np.isfinite(rewards).all():
-            step = int(np.argmin(np.isfinite(rewards).all(axis=1)))
-            check_finite("reward", rewards[step], self.num_timesteps - (len(rewards) - 1 - step) * self.n_envs)
+            rollout_buffer.add_ends(terminated, truncated, final_values)
 
     def _log_later(self, prefix: str, metrics: Callable[[], dict[str, float]]) -> None:
         """Have metrics recorded as `<prefix>/<name>` as soon as somebody looks at the log."""
@@ -750,12 +770,6 @@ def _counted(buffer: SB3RolloutBuffer) -> Any:
     """Index of the steps that are trained on, in a buffer that is filled and not yet read."""
     counted = getattr(buffer, "counted", None)
     return ... if counted is None else counted
-
-
-def _batch_of_one(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: np.asarray(part)[None] for key, part in observation.items()}
-    return np.asarray(observation)[None]
 
 
 def _with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:

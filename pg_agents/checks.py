@@ -164,12 +164,12 @@ def check_finite(name: str, values: np.ndarray, step: int) -> None:
     Raises:
         ValueError: A value is not finite; the message names the environment.
     """
-    if values.dtype.kind == "f" and not (np.abs(values) <= _LARGEST).all():
-        env = _first(~(np.abs(values) <= _LARGEST))
+    if values.dtype.kind == "f" and not (np.abs(values) <= LARGEST).all():
+        env = _first(~(np.abs(values) <= LARGEST))
         raise ValueError(f"The {name} of environment {env} is not finite, after {step} steps in all: {values[env]}.")
 
 
-_LARGEST = np.finfo(np.float32).max
+LARGEST = np.finfo(np.float32).max
 
 
 def _categories(space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary) -> tuple[Any, Any]:

@@ -40,7 +40,10 @@ def stepper(env: VecEnv) -> Step:
             if done:
                 info["terminal_observation"] = observation
                 observation, env.reset_infos[index] = single.reset()
-            observations[index] = observation
+            try:
+                observations[index] = observation
+            except (TypeError, ValueError):
+                env._save_obs(index, observation)  # SB3's own error, from where its frames are looked for
             copies.append(info.copy() if len(info) == 1 else _copy(info))
         return observations.copy(), rewards.copy(), dones.copy(), copies
 

@@ -53,6 +53,10 @@ class Engine(Protocol):
         """V of a batch of observations, of shape `(batch,)`."""
         ...
 
+    def final_values(self, agent: PolicyGradient, observations: list[Any]) -> th.Tensor:
+        """V of single observations, each the last of an episode, of shape `(n,)`."""
+        ...
+
     def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
         """Train on `agent.rollout_buffer`.
 

@@ -118,6 +118,12 @@ class AutogradEngine:
         with th.no_grad():
             return agent.policy.predict_values(obs_as_tensor(observations, agent.device)).flatten()
 
+    def final_values(self, agent: PolicyGradient, observations: list[Any]) -> th.Tensor:
+        """V of single observations, of shape `(n,)`: one after the other, as SB3 does it, to the last bit."""
+        with th.no_grad():
+            tensors = (agent.policy.obs_to_tensor(observation)[0] for observation in observations)
+            return th.cat([agent.policy.predict_values(tensor).flatten().cpu() for tensor in tensors])
+
     def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
         """Train on `agent.rollout_buffer`.
 

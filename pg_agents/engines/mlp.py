@@ -102,8 +102,7 @@ def _check_objective(agent: PolicyGradient) -> None:
     by, beside = _definer(cls, "objective"), _definer(cls, "weight")
     if "objective" in vars(agent) or not issubclass(beside, by):
         raise NotServed(f"{cls.__name__} defines an `objective` without its `weight`")
-    root = cls.__mro__[[base.__name__ for base in cls.__mro__].index("PolicyGradient")]
-    if _definer(cls, "value_prediction") is not root:
+    if _definer(cls, "value_prediction").__name__ != "PolicyGradient":
         raise NotServed(f"{cls.__name__} has its own `value_prediction`")
 
 
@@ -359,10 +358,11 @@ class Actor:
         program: Its tables.
     """
 
-    writes = checks = True
+    writes = True
 
     def __init__(self, agent: PolicyGradient, program: Program) -> None:
         self.agent, self.program, self.buffer = agent, program, agent.rollout_buffer
+        self.checks = isinstance(agent.observation_space, spaces.Box)
         self._act = program.kernels.act
         self._step = np.zeros(1, dtype=program.kernels.STEP)
         self._bind()
@@ -377,12 +377,14 @@ class Actor:
         self._shape = self.agent.observation_space.shape
         self._inputs = stored if stored.dtype == np.float32 else np.zeros(stored.shape, np.float32)
         self._converted = None if stored is self._inputs else stored
+        if self._converted is not None and stored.dtype.itemsize > 4:
+            self._load = self._load_rounded
         drawn = np.int64 if program.is_categorical else np.float32
         # Straight into the buffer, where it has the type that the policy gives.
         direct = buffer.actions.dtype == drawn
         actions = buffer.actions if direct else np.zeros(buffer.actions.shape, drawn)
         self._stored_actions = None if direct else buffer.actions
-        generator = self.agent.generator
+        generator = self.agent._generator
         draw = generator.standard_normal if program.is_gaussian else generator.random
         noise = draw((size - buffer.pos, n_envs, program.n_actions), dtype=np.float32)
         used = buffer.pos * n_envs * program.n_actions * 4
@@ -401,8 +403,9 @@ class Actor:
         self._kept = [*kept, noise, low, high]
         shape = (size, n_envs, *(() if isinstance(space, spaces.Discrete) else space.shape or ()))
         self._actions = list(actions.reshape(shape))
-        exact = program.is_gaussian and space.dtype == np.float32
-        self._env_actions = list(clipped.reshape(shape)) if exact or not program.is_gaussian else None
+        own_clipping = _definer(type(self.agent), "_environment_actions").__name__ == "PolicyGradient"
+        exact = program.is_gaussian and space.dtype == np.float32 and own_clipping
+        self._env_actions = list(clipped.reshape(shape)) if exact or (own_clipping and not program.is_gaussian) else None
         self._value_rows = th.from_numpy(buffer.values).unsqueeze(-1).unbind()
         self._log_prob_rows = th.from_numpy(buffer.log_probs).unbind()
 
@@ -419,7 +422,7 @@ class Actor:
         if self.buffer.values is not self._values:
             self._bind()
         program = self.program
-        self._inputs[t] = observations.reshape(self._inputs.shape[1:])
+        self._load(t, observations)
         if not self._act(program.policies, program.towers, program.layers, self._step, t):
             self._refuse(observations)
         actions = self._actions[t]
@@ -428,6 +431,13 @@ class Actor:
         else:
             clipped = self._env_actions[t]
         return actions, clipped, self._value_rows[t], self._log_prob_rows[t]
+
+    def _load(self, t: int, observations: Any) -> None:
+        self._inputs[t] = observations.reshape(self._inputs.shape[1:])
+
+    def _load_rounded(self, t: int, observations: Any) -> None:
+        with np.errstate(over="ignore"):  # it is refused as infinite
+            self._inputs[t] = observations.reshape(self._inputs.shape[1:])
 
     def finish(self, observations: Any) -> None:
         """Complete the row of the buffer, where its types are others than those of the kernels."""
@@ -476,6 +486,10 @@ class MLPEngine:
             program = self._program
             program.kernels.predict_values(program.policies, program.towers, program.layers, flat, values)
         return th.from_numpy(values)
+
+    def final_values(self, agent: PolicyGradient, observations: list[Any]) -> th.Tensor:
+        """V of single observations, of shape `(n,)`."""
+        return self.values(agent, np.stack(observations))
 
     def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
         """Train on `agent.rollout_buffer`; see `AutogradEngine.update`."""

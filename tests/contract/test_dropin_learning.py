@@ -26,7 +26,7 @@ FALSE = [False, np.bool_(False), th.tensor(False), 0]
 def both(cls, *args, total=64, **kwargs):
     """Ours and SB3's after the same training."""
     theirs = short(getattr(stable_baselines3, cls.__name__), *args, **kwargs).learn(total)
-    return short(cls, *args, **kwargs).learn(total), theirs
+    return short(cls, *args, engine="autograd", **kwargs).learn(total), theirs
 
 
 # 19*. Callbacks stop training
@@ -186,7 +186,7 @@ def test_the_same_rows_are_logged_as_by_sb3(cls, monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda: 10**18)
     rows = []
     for each in (cls, getattr(stable_baselines3, cls.__name__)):
-        agent, memory = with_memory(short(each, tiny_vec_env(2)))
+        agent, memory = with_memory(short(each, tiny_vec_env(2), **({"engine": "autograd"} if each is cls else {})))
         agent.learn(64, log_interval=1)
         rows.append(memory.rows)
     assert len(rows[0]) == len(rows[1])
@@ -285,7 +285,7 @@ def test_a_dict_observation_and_the_same_values_flattened_give_the_same_weights(
         return DummyVecEnv([lambda: gym.wrappers.FlattenObservation(tiny) if flat else tiny])
 
     nested = short(cls, env(flat=False), "MultiInputPolicy").learn(40)
-    flat = short(cls, env(flat=True)).learn(40)
+    flat = short(cls, env(flat=True), engine="autograd").learn(40)
     assert same(weights(nested), weights(flat))
 
 
@@ -326,7 +326,7 @@ def test_target_kl_stops_the_update_as_in_sb3():
 
 @pytest.mark.parametrize("option", ["clip_range", "clip_range_vf"])
 def test_the_clip_range_limits_the_update_as_in_sb3(option):
-    free = short(PPO, n_epochs=10, learning_rate=0.01).learn(64)
+    free = short(PPO, n_epochs=10, learning_rate=0.01, engine="autograd").learn(64)
     ours, theirs = both(PPO, n_epochs=10, learning_rate=0.01, **{option: 1e-3})
     assert same(weights(ours), weights(theirs))
     assert not same(weights(ours), weights(free))

@@ -123,7 +123,7 @@ class BareVecEnv(VecEnv):
 def test_a_bare_vec_env_with_few_infos_trains_and_its_time_limits_are_bootstrapped_as_in_sb3(cls, dictionary):
     space = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Box(-1, 1, (2,), np.float64)})
     policy = "MultiInputPolicy" if dictionary else "MlpPolicy"
-    agent = short(cls, BareVecEnv(space if dictionary else space["a"]), policy).learn(40)
+    agent = short(cls, BareVecEnv(space if dictionary else space["a"]), policy, engine="autograd").learn(40)
     assert agent.rollout_buffer.truncated.any()
     if cls in SB3S:
         theirs = short(

@@ -27,7 +27,7 @@ def test_the_first_minibatch_of_ppos_first_epoch_has_a2cs_gradient():
     for cls, kwargs in ((A2C, {"use_rms_prop": False}), (PPO, {"n_epochs": 1, "batch_size": 64})):
         env = make_vec_env("CartPole-v1", 2, seed=0)
         agent = cls("MlpPolicy", env, learning_rate=0.0, n_steps=32, gae_lambda=0.9, max_grad_norm=None,
-                    normalize_advantage=True, ent_coef=0.01, seed=0, **kwargs).learn(64)  # fmt: skip
+                    normalize_advantage=True, ent_coef=0.01, seed=0, engine="autograd", **kwargs).learn(64)  # fmt: skip
         gradients.append(th.cat([parameter.grad.flatten() for parameter in agent.policy.parameters()]))
     # Means over 64 samples in different orders: float32 rounding.
     th.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
