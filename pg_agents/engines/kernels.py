@@ -22,6 +22,7 @@ from pg_agents.engines.simd import (
     call_weight,
     floats,
     give_way,
+    inner,
     integers,
     observe,
     product,
@@ -31,6 +32,7 @@ from pg_agents.engines.simd import (
 )
 
 BLOCK = 64  # samples
+FEW = 4  # samples, for which a matrix product would be mostly empty
 
 IDENTITY, TANH, RELU, ELU, LEAKY_RELU, SILU, GELU = range(7)
 CATEGORICAL, GAUSSIAN, BERNOULLI = range(3)
@@ -54,6 +56,7 @@ LAYER = np.dtype(
         ("input_rows", _address),  # (64, n_in rounded up to 16): its transpose
         ("output", _address),  # (n_out, 64)
         ("derivative", _address),  # (n_out, 64): of the activation
+        ("zero", _address),
         ("delta", _address),  # (n_out, 64): of the loss, with respect to what the activation sees
     ],
     align=True,
@@ -110,6 +113,7 @@ POLICY = np.dtype(
 STEP = np.dtype(
     [
         ("n_envs", _integer),
+        ("values_only", _integer),
         ("observations", _address),  # (T, N, n_observation) float32
         ("noise", _address),  # (T, N, n_actions) float32: uniform, or normal for Gaussians
         ("actions", _address),  # (T, N, n_actions) int64 for categorical actions, else float32
@@ -148,7 +152,9 @@ UPDATE = np.dtype(
     align=True,
 )
 
-_compiled = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+# What Python calls is kept on disk; what it calls in turn is part of it, and needs no wrapper for Python.
+_kept = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_compiled = {**_kept, **inner, "cache": False}
 _reassociated = {**_compiled, "fastmath": {"contract", "reassoc", "nsz"}}
 
 
@@ -215,55 +221,59 @@ def erf32(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _activate(layer, lanes):  # type: ignore[no-untyped-def]
-    """output = f(output + bias), and derivative = f'."""
-    outputs = floats(layer.output, layer.n_out * BLOCK)
-    derivatives = floats(layer.derivative, layer.n_out * BLOCK)
-    biases = floats(layer.bias, layer.n_out)
-    kind = layer.activation
-    constant = np.float32(layer.slope_below_0)
+def _activate(layer, outputs, derivatives, biases, rows, columns):  # type: ignore[no-untyped-def]
+    """y = f(y + bias) and d = f'(y + bias), for rows of numbers that share a bias."""
+    kind, constant = layer.activation, np.float32(layer.slope_below_0)
     one, zero, half = np.float32(1), np.float32(0), np.float32(0.5)
-    for j in range(layer.n_out):
+    for j in range(rows):
+        y, d = floats(outputs + 4 * j * BLOCK), floats(derivatives + 4 * j * BLOCK)
         bias = biases[j]
-        y = outputs[j * BLOCK : j * BLOCK + lanes]
-        d = derivatives[j * BLOCK : j * BLOCK + lanes]
+        # Comparisons are written such that a NaN gets through.
         if kind == TANH:
-            for i in range(lanes):
+            for i in range(columns):
                 y[i] = tanh32(y[i] + bias)
                 d[i] = one - y[i] * y[i]
         elif kind == RELU:
-            for i in range(lanes):
+            for i in range(columns):
                 z = y[i] + bias
-                # max lets a NaN through; a comparison would hide it.
-                y[i] = z if not z <= zero else zero
+                y[i] = zero if z <= zero else z
                 d[i] = one if z > zero else zero
         elif kind == ELU:
-            for i in range(lanes):
+            for i in range(columns):
                 z = y[i] + bias
                 below = constant * (exp32(min(z, zero)) - one)
-                y[i] = z if not z <= zero else below
+                y[i] = below if z <= zero else z
                 d[i] = one if z > zero else below + constant
         elif kind == LEAKY_RELU:
-            for i in range(lanes):
+            for i in range(columns):
                 z = y[i] + bias
-                y[i] = z if not z <= zero else constant * z
+                y[i] = constant * z if z <= zero else z
                 d[i] = one if z > zero else constant
         elif kind == SILU:
-            for i in range(lanes):
+            for i in range(columns):
                 z = y[i] + bias
                 sigmoid = one / (one + exp32(-z))
                 y[i] = z * sigmoid
                 d[i] = sigmoid * (one + z * (one - sigmoid))
         elif kind == GELU:
-            for i in range(lanes):
+            for i in range(columns):
                 z = y[i] + bias
                 cumulative = half * (one + erf32(z * np.float32(0.70710678)))
                 y[i] = z * cumulative
                 d[i] = cumulative + z * np.float32(0.39894228) * exp32(-half * z * z)
         else:
-            for i in range(lanes):
+            for i in range(columns):
                 y[i] += bias
-                d[i] = one
+
+
+@njit(**_compiled)
+def _rounded_up(size):  # type: ignore[no-untyped-def]
+    return (size + LANES - 1) // LANES * LANES
+
+
+@njit(**_compiled)
+def _lanes(rows):  # type: ignore[no-untyped-def]
+    return LANES if rows <= LANES else BLOCK
 
 
 @njit(**_compiled)
@@ -273,7 +283,47 @@ def _forward(layers, tower, lanes):  # type: ignore[no-untyped-def]
         product(
             layer.weight, layer.n_in, 1, layer.input, BLOCK, layer.output, BLOCK, layer.n_out, lanes, layer.n_in, 0
         )
-        _activate(layer, lanes)
+        _activate(layer, layer.output, layer.derivative, floats(layer.bias), layer.n_out, lanes)
+
+
+@njit(**_reassociated)
+def _dot(one, other, size):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for i in range(size):
+        total += one[i] * other[i]
+    return total
+
+
+@njit(**_compiled)
+def _forward_row(layers, tower, row):  # type: ignore[no-untyped-def]
+    """`_forward` for one sample, with units in the place of samples: a column of 64 would be nearly empty."""
+    last_hidden = tower.first_layer + tower.n_hidden - 1
+    for index in range(tower.first_layer, last_hidden + 1 + tower.n_heads):
+        layer = layers[index]
+        inputs = floats(layer.input_rows + 4 * row * _rounded_up(layer.n_in))
+        biases = floats(layer.bias)
+        if index <= last_hidden:
+            outputs, stride = layers[index + 1].input_rows + 4 * row * _rounded_up(layer.n_out), 1
+        else:
+            outputs, stride = layer.output + 4 * row, BLOCK
+        y = floats(outputs)
+        for j in range(layer.n_out):
+            y[j * stride] = biases[j] + _dot(floats(layer.weight + 4 * j * layer.n_in), inputs, layer.n_in)
+        if index <= last_hidden:
+            _activate(layer, outputs, layer.derivative, floats(layer.zero), 1, layer.n_out)
+
+
+@njit(**_compiled)
+def _evaluate(policy, layers, tower, rows):  # type: ignore[no-untyped-def]
+    """The heads' outputs for the first rows of `tower.input_rows`."""
+    if rows <= FEW:
+        for row in range(rows):
+            _forward_row(layers, tower, row)
+    else:
+        transpose(
+            tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, _lanes(rows), policy.n_features
+        )
+        _forward(layers, tower, _lanes(rows))
 
 
 @njit(**_reassociated)
@@ -285,20 +335,15 @@ def _sum(numbers, size):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _rounded_up(size):  # type: ignore[no-untyped-def]
-    return (size + LANES - 1) // LANES * LANES
-
-
-@njit(**_compiled)
 def _backward(layers, tower, rows, lanes):  # type: ignore[no-untyped-def]
     """Add a block's gradient, given the `delta` of the heads."""
     last_hidden = tower.first_layer + tower.n_hidden - 1
     for index in range(last_hidden + tower.n_heads, tower.first_layer - 1, -1):
         layer = layers[index]
         width = _rounded_up(layer.n_in)
-        delta = floats(layer.delta, layer.n_out * BLOCK)
+        delta = floats(layer.delta)
         if index <= last_hidden:
-            derivative = floats(layer.derivative, layer.n_out * BLOCK)
+            derivative = floats(layer.derivative)
             for j in range(layer.n_out):
                 for i in range(j * BLOCK, j * BLOCK + lanes):
                     delta[i] *= derivative[i]
@@ -308,9 +353,9 @@ def _backward(layers, tower, rows, lanes):  # type: ignore[no-untyped-def]
         product(
             layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1
         )
-        bias_grad = floats(layer.bias_grad, layer.n_out)
+        bias_grad = floats(layer.bias_grad)
         for j in range(layer.n_out):
-            bias_grad[j] += _sum(delta[j * BLOCK : j * BLOCK + rows], rows)
+            bias_grad[j] += _sum(floats(layer.delta + 4 * j * BLOCK), rows)
         below = index - 1 if index <= last_hidden else last_hidden
         if below >= tower.first_layer:
             first_head = index == last_hidden + tower.n_heads or index <= last_hidden
@@ -326,11 +371,11 @@ def _backward(layers, tower, rows, lanes):  # type: ignore[no-untyped-def]
 @njit(**_compiled)
 def _distribution(policy, head, std_head, lanes):  # type: ignore[no-untyped-def]
     """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`."""
-    outputs = floats(head.output, policy.n_outputs * BLOCK)
+    outputs = floats(head.output)
     if policy.distribution == CATEGORICAL:
-        p = floats(head.delta, policy.n_outputs * BLOCK)
-        sizes = integers(policy.sizes, policy.n_actions)
-        largest, total = floats(policy.scratch, BLOCK), floats(policy.weights, BLOCK)
+        p = floats(head.delta)
+        sizes = integers(policy.sizes)
+        largest, total = floats(policy.scratch), floats(policy.weights)
         first = 0
         for dimension in range(policy.n_actions):
             after = first + sizes[dimension]
@@ -354,14 +399,14 @@ def _distribution(policy, head, std_head, lanes):  # type: ignore[no-untyped-def
                     p[j * BLOCK + i] *= total[i]
             first = after
     elif policy.distribution == GAUSSIAN:
-        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        log_stds = floats(policy.log_stds)
         if policy.log_std != 0:
-            log_std = floats(policy.log_std, policy.n_outputs)
+            log_std = floats(policy.log_std)
             for j in range(policy.n_outputs):
                 for i in range(lanes):
                     log_stds[j * BLOCK + i] = log_std[j]
         else:
-            given = floats(std_head.output, policy.n_outputs * BLOCK)
+            given = floats(std_head.output)
             for j in range(policy.n_outputs * BLOCK):
                 log_stds[j] = min(max(given[j], np.float32(LOG_STD_MIN)), np.float32(LOG_STD_MAX))
 
@@ -369,11 +414,11 @@ def _distribution(policy, head, std_head, lanes):  # type: ignore[no-untyped-def
 @njit(**_compiled)
 def _sample(policy, head, noise, lanes_used):  # type: ignore[no-untyped-def]
     """Draw the block's actions; `noise` is (samples, n_actions)."""
-    actions = floats(policy.actions, policy.n_actions * BLOCK)
-    outputs = floats(head.output, policy.n_outputs * BLOCK)
+    actions = floats(policy.actions)
+    outputs = floats(head.output)
     if policy.distribution == CATEGORICAL:
-        p = floats(head.delta, policy.n_outputs * BLOCK)
-        sizes = integers(policy.sizes, policy.n_actions)
+        p = floats(head.delta)
+        sizes = integers(policy.sizes)
         first = 0
         for dimension in range(policy.n_actions):
             for i in range(lanes_used):
@@ -390,7 +435,7 @@ def _sample(policy, head, noise, lanes_used):  # type: ignore[no-untyped-def]
                 actions[dimension * BLOCK + i] = chosen
             first += sizes[dimension]
     elif policy.distribution == GAUSSIAN:
-        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        log_stds = floats(policy.log_stds)
         for j in range(policy.n_actions):
             for i in range(lanes_used):
                 std = exp32(log_stds[j * BLOCK + i])
@@ -404,15 +449,15 @@ def _sample(policy, head, noise, lanes_used):  # type: ignore[no-untyped-def]
 
 @njit(**_compiled)
 def _log_prob_and_entropy(policy, head, lanes):  # type: ignore[no-untyped-def]
-    actions = floats(policy.actions, policy.n_actions * BLOCK)
-    outputs = floats(head.output, policy.n_outputs * BLOCK)
-    log_prob, entropy = floats(policy.log_prob, BLOCK), floats(policy.entropy, BLOCK)
+    actions = floats(policy.actions)
+    outputs = floats(head.output)
+    log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
     for i in range(lanes):
         log_prob[i] = 0
         entropy[i] = 0
     if policy.distribution == CATEGORICAL:
-        p = floats(head.delta, policy.n_outputs * BLOCK)
-        sizes = integers(policy.sizes, policy.n_actions)
+        p = floats(head.delta)
+        sizes = integers(policy.sizes)
         first = 0
         for dimension in range(policy.n_actions):
             for i in range(lanes):
@@ -423,7 +468,7 @@ def _log_prob_and_entropy(policy, head, lanes):  # type: ignore[no-untyped-def]
             first += sizes[dimension]
     elif policy.distribution == GAUSSIAN:
         half_log_2_pi = np.float32(0.9189385332046727)
-        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        log_stds = floats(policy.log_stds)
         for j in range(policy.n_actions):
             for i in range(lanes):
                 log_std = log_stds[j * BLOCK + i]
@@ -444,15 +489,15 @@ def _log_prob_and_entropy(policy, head, lanes):  # type: ignore[no-untyped-def]
 @njit(**_reassociated)
 def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):  # type: ignore[no-untyped-def]
     """`delta` of the actor's heads: of the loss -Σ factor (objective + ent_coef H), given ψ in `weights`."""
-    actions = floats(policy.actions, policy.n_actions * BLOCK)
-    outputs = floats(head.output, policy.n_outputs * BLOCK)
-    delta = floats(head.delta, policy.n_outputs * BLOCK)
-    weights = floats(policy.weights, BLOCK)
+    actions = floats(policy.actions)
+    outputs = floats(head.output)
+    delta = floats(head.delta)
+    weights = floats(policy.weights)
     one = np.float32(1)
     if policy.distribution == CATEGORICAL:
         # ∂log π/∂z_j = 1[j = a] - p_j, ∂H/∂z_j = -p_j (log p_j + H), with p_j in `delta`
-        sizes = integers(policy.sizes, policy.n_actions)
-        entropy = floats(policy.scratch, BLOCK)
+        sizes = integers(policy.sizes)
+        entropy = floats(policy.scratch)
         first = 0
         for dimension in range(policy.n_actions):
             after = first + sizes[dimension]
@@ -470,7 +515,7 @@ def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):  # typ
             first = after
     elif policy.distribution == GAUSSIAN:
         # ∂log π/∂μ = (a - μ) / σ², ∂log π/∂log σ = ((a - μ) / σ)² - 1, ∂H/∂log σ = 1
-        log_stds = floats(policy.log_stds, policy.n_outputs * BLOCK)
+        log_stds = floats(policy.log_stds)
         for j in range(policy.n_actions):
             for i in range(lanes):
                 inverse = exp32(-log_stds[j * BLOCK + i])
@@ -479,12 +524,12 @@ def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):  # typ
                 # `outputs` is not needed any more: the gradient by log σ.
                 outputs[j * BLOCK + i] = -factor * (weights[i] * (z * z - one) + ent_coef)
         if policy.log_std != 0:
-            log_std_grad = floats(policy.log_std_grad, policy.n_outputs)
+            log_std_grad = floats(policy.log_std_grad)
             for j in range(policy.n_actions):
-                log_std_grad[j] += _sum(outputs[j * BLOCK : j * BLOCK + rows], rows)
+                log_std_grad[j] += _sum(floats(head.output + 4 * j * BLOCK), rows)
         else:
-            given = floats(std_head.output, policy.n_outputs * BLOCK)
-            std_delta = floats(std_head.delta, policy.n_outputs * BLOCK)
+            given = floats(std_head.output)
+            std_delta = floats(std_head.delta)
             for j in range(policy.n_actions):
                 for i in range(j * BLOCK, j * BLOCK + lanes):
                     inside = given[i] >= np.float32(LOG_STD_MIN) and given[i] <= np.float32(LOG_STD_MAX)
@@ -506,7 +551,7 @@ def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):  # typ
 def _load_features(policy, tower, observations, row, index):  # type: ignore[no-untyped-def]
     """Observation number `index` as row `row` of the network's input."""
     width = _rounded_up(policy.n_features)
-    features = floats(tower.input_rows, BLOCK * width)
+    features = floats(tower.input_rows)
     if policy.one_hot:
         for j in range(width):
             features[row * width + j] = 0
@@ -517,11 +562,6 @@ def _load_features(policy, tower, observations, row, index):  # type: ignore[no-
     else:
         for j in range(policy.n_features):
             features[row * width + j] = observations[index * policy.n_observation + j]
-
-
-@njit(**_compiled)
-def _lanes(rows):  # type: ignore[no-untyped-def]
-    return LANES if rows <= LANES else BLOCK
 
 
 @njit(**_reassociated)
@@ -542,7 +582,7 @@ _updates = numba.from_dtype(UPDATE)[::1]
 _f4, _f8, _i8 = numba.float32[::1], numba.float64[::1], numba.int64[::1]
 
 
-@njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **_compiled)
+@njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **_kept)
 def act(policies, towers, layers, steps, t):  # type: ignore[no-untyped-def]
     """Draw step t's actions, and write them, their log π, and V.
 
@@ -554,69 +594,48 @@ def act(policies, towers, layers, steps, t):  # type: ignore[no-untyped-def]
     head = layers[towers[0].first_layer + towers[0].n_hidden]
     std_head = layers[towers[0].first_layer + towers[0].n_hidden + towers[0].n_heads - 1]
     size = n_envs * policy.n_observation
-    observations = floats(step.observations + 4 * t * size, size)
-    noise = floats(step.noise + 4 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
-    values = floats(step.values + 4 * t * n_envs, n_envs)
-    log_probs = floats(step.log_probs + 4 * t * n_envs, n_envs)
-    clipped = floats(step.clipped + 4 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
-    drawn_floats = floats(step.actions + 4 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
-    drawn_integers = integers(step.actions + 8 * t * n_envs * policy.n_actions, n_envs * policy.n_actions)
-    drawn = floats(policy.actions, policy.n_actions * BLOCK)
-    log_prob = floats(policy.log_prob, BLOCK)
-    low, high = floats(step.low, policy.n_actions), floats(step.high, policy.n_actions)
+    observations = floats(step.observations + 4 * t * size)
+    noise = step.noise + 4 * t * n_envs * policy.n_actions
+    values = floats(step.values + 4 * t * n_envs)
+    log_probs = floats(step.log_probs + 4 * t * n_envs)
+    clipped = floats(step.clipped + 4 * t * n_envs * policy.n_actions)
+    drawn_floats = floats(step.actions + 4 * t * n_envs * policy.n_actions)
+    drawn_integers = integers(step.actions + 8 * t * n_envs * policy.n_actions)
+    drawn = floats(policy.actions)
+    log_prob = floats(policy.log_prob)
+    low, high = floats(step.low), floats(step.high)
     check = _sum_of_zeros(observations, size)
     for start in range(0, n_envs, BLOCK):
         rows = min(BLOCK, n_envs - start)
         lanes = _lanes(rows)
-        for row in range(rows):
-            _load_features(policy, towers[0], observations, row, start + row)
-        transpose(
-            towers[0].input_rows, _rounded_up(policy.n_features), towers[0].input, BLOCK, lanes, policy.n_features
-        )
-        _forward(layers, towers[0], lanes)
-        _distribution(policy, head, std_head, lanes)
-        _sample(policy, head, noise[start * policy.n_actions :], rows)
-        _log_prob_and_entropy(policy, head, rows)
-        for row in range(rows):
-            log_probs[start + row] = log_prob[row]
-            check += log_prob[row] * np.float32(0)
-            for j in range(policy.n_actions):
-                place = (start + row) * policy.n_actions + j
-                action = drawn[j * BLOCK + row]
-                if policy.distribution == CATEGORICAL:
-                    drawn_integers[place] = np.int64(action)
-                else:
-                    drawn_floats[place] = action
-                    if policy.distribution == GAUSSIAN:
-                        clipped[place] = min(max(action, low[j]), high[j])
+        if not step.values_only:
+            for row in range(rows):
+                _load_features(policy, towers[0], observations, row, start + row)
+            _evaluate(policy, layers, towers[0], rows)
+            _distribution(policy, head, std_head, lanes)
+            _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
+            _log_prob_and_entropy(policy, head, rows)
+            for row in range(rows):
+                log_probs[start + row] = log_prob[row]
+                check += log_prob[row] * np.float32(0)
+                for j in range(policy.n_actions):
+                    place = (start + row) * policy.n_actions + j
+                    action = drawn[j * BLOCK + row]
+                    if policy.distribution == CATEGORICAL:
+                        drawn_integers[place] = np.int64(action)
+                    else:
+                        drawn_floats[place] = action
+                        if policy.distribution == GAUSSIAN:
+                            clipped[place] = min(max(action, low[j]), high[j])
         if policy.has_critic:
-            transpose(
-                towers[0].input_rows, _rounded_up(policy.n_features), towers[1].input, BLOCK, lanes, policy.n_features
-            )
-            _forward(layers, towers[1], lanes)
-            value = floats(layers[towers[1].first_layer + towers[1].n_hidden].output, BLOCK)
+            for row in range(rows):
+                _load_features(policy, towers[1], observations, row, start + row)
+            _evaluate(policy, layers, towers[1], rows)
+            value = floats(layers[towers[1].first_layer + towers[1].n_hidden].output)
             for row in range(rows):
                 values[start + row] = value[row]
                 check += value[row] * np.float32(0)
     return check == 0
-
-
-@njit(numba.void(_policies, _towers, _layers, _f4, _f4), **_compiled)
-def predict_values(policies, towers, layers, observations, values):  # type: ignore[no-untyped-def]
-    """V of each observation."""
-    policy = policies[0]
-    for start in range(0, len(values), BLOCK):
-        rows = min(BLOCK, len(values) - start)
-        lanes = _lanes(rows)
-        for row in range(rows):
-            _load_features(policy, towers[1], observations, row, start + row)
-        transpose(
-            towers[1].input_rows, _rounded_up(policy.n_features), towers[1].input, BLOCK, lanes, policy.n_features
-        )
-        _forward(layers, towers[1], lanes)
-        value = floats(layers[towers[1].first_layer + towers[1].n_hidden].output, BLOCK)
-        for row in range(rows):
-            values[start + row] = value[row]
 
 
 # Learning
@@ -653,11 +672,11 @@ def _actor_gradient(  # type: ignore[no-untyped-def]
     head = layers[tower.first_layer + tower.n_hidden]
     std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
     n_stored = update.n_steps * update.n_envs
-    observations = floats(update.observations, n_stored * policy.n_observation)
-    taken = floats(update.actions, n_stored * policy.n_actions)
-    actions = floats(policy.actions, policy.n_actions * BLOCK)
-    log_prob, entropy = floats(policy.log_prob, BLOCK), floats(policy.entropy, BLOCK)
-    weights = floats(policy.weights, BLOCK)
+    observations = floats(update.observations)
+    taken = floats(update.actions)
+    actions = floats(policy.actions)
+    log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
+    weights = floats(policy.weights)
     count = len(samples)
     factor = np.float32(update.scale / count)
     mean, deviation = np.float32(0), np.float32(1)
@@ -701,8 +720,8 @@ def _critic_gradient(policies, towers, layers, updates, samples, returns, old_va
     """Add the gradient of `vf_coef` E[(R - V)²] of a minibatch, with V clipped around the old value if asked for."""
     policy, update, tower = policies[0], updates[0], towers[1]
     head = layers[tower.first_layer + tower.n_hidden]
-    value, delta = floats(head.output, BLOCK), floats(head.delta, BLOCK)
-    observations = floats(update.observations, update.n_steps * update.n_envs * policy.n_observation)
+    value, delta = floats(head.output), floats(head.delta)
+    observations = floats(update.observations)
     count = len(samples)
     factor = np.float32(2 * update.vf_coef * update.scale / count)
     clip = np.float32(update.value_clip)
@@ -727,11 +746,11 @@ def _critic_gradient(policies, towers, layers, updates, samples, returns, old_va
 
 
 @njit(**_reassociated)
-def _sum_of_squares(numbers):  # type: ignore[no-untyped-def]
+def _sum_of_squares(numbers, size):  # type: ignore[no-untyped-def]
     total = 0.0
-    for start in range(0, len(numbers), 4096):
+    for start in range(0, size, 4096):
         part = np.float32(0)
-        for i in range(start, min(start + 4096, len(numbers))):
+        for i in range(start, min(start + 4096, size)):
             part += numbers[i] * numbers[i]
         total += part
     return total
@@ -742,7 +761,7 @@ def _step(update, tensor, shrinking):  # type: ignore[no-untyped-def]
     """One step of the optimiser on one tensor, by the formulas of torch.optim."""
     count = 0.0
     if tensor.step != 0:
-        steps = floats(tensor.step, 1)
+        steps = floats(tensor.step)
         steps[0] += np.float32(1)
         count = steps[0]
     one = np.float32(1)
@@ -755,11 +774,11 @@ def _step(update, tensor, shrinking):  # type: ignore[no-untyped-def]
         root = np.float32(1 / math.sqrt(1 - update.beta_2**count))
     columns = tensor.columns
     for row in range(tensor.rows):
-        value = floats(tensor.value + 4 * row * columns, columns)
-        gradient = floats(tensor.gradient + 4 * row * tensor.gradient_row, columns)
-        square = floats(tensor.square + 4 * row * columns, columns)
+        value = floats(tensor.value + 4 * row * columns)
+        gradient = floats(tensor.gradient + 4 * row * tensor.gradient_row)
+        square = floats(tensor.square + 4 * row * columns)
         if update.optimizer == ADAM:
-            mean = floats(tensor.mean + 4 * row * columns, columns)
+            mean = floats(tensor.mean + 4 * row * columns)
             for i in range(columns):
                 g = gradient[i] * shrinking
                 mean[i] += kept_1 * (g - mean[i])
@@ -798,7 +817,7 @@ def _wait(progress, other, minibatch):  # type: ignore[no-untyped-def]
         numba.int64[:, ::1], _f4, _f4, _f4, _f4, _f4,
         numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1], _f8, _i8, _f8, numba.int64, numba.int64,
     ),
-    **_compiled,
+    **_kept,
 )  # fmt: skip
 def train(  # type: ignore[no-untyped-def]
     policies, towers, layers, tensors, updates,
@@ -844,8 +863,9 @@ def train(  # type: ignore[no-untyped-def]
             minibatch += 1
             for index in range(first_tower, last_tower):
                 tower = towers[index]
-                gradient = floats(tower.gradient, tower.gradient_size)
-                gradient[:] = 0
+                gradient = floats(tower.gradient)
+                for i in range(tower.gradient_size):
+                    gradient[i] = 0
                 if index == 0:
                     progress[3] = minibatch
                     divergence = _actor_gradient(
@@ -858,7 +878,7 @@ def train(  # type: ignore[no-untyped-def]
                     _critic_gradient(
                         policies, towers, layers, updates, part, returns, old_values, values[epoch, start:end]
                     )
-                squares[2 * parity + index] = _sum_of_squares(gradient)
+                squares[2 * parity + index] = _sum_of_squares(gradient, tower.gradient_size)
             if shared:
                 publish(signals + 8 * first_tower, minibatch)
                 if not _wait(signals, 1 - first_tower, minibatch):

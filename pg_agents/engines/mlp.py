@@ -205,6 +205,7 @@ class Program:
         policy = self.policy = agent.policy
         observation_space, action_space = agent.observation_space, agent.action_space
         self._owners: list[Any] = []
+        self._zero = self._zeros(1)
         actor, critic = _actor(policy), _critic(policy)
         row = self.policies = self._table(kernels.POLICY, 1)
         self.n_features = actor[0][0].in_features
@@ -289,6 +290,7 @@ class Program:
             self._add_tensor(linear.bias, 1, n_out, gradient + 4 * n_out * width, n_out)
             gradient += 4 * n_out * (width + 1)
             layer["input"], layer["input_rows"] = input_, input_rows
+            layer["zero"] = self._zero
             for name in ("output", "derivative", "delta"):
                 # Rows up to a multiple of 16: they are transposed in tiles.
                 layer[name] = self._zeros(self._padded(n_out) * block)
@@ -480,11 +482,12 @@ class MLPEngine:
 
     def values(self, agent: PolicyGradient, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""
-        values = np.zeros(len(observations), np.float32)
-        if self._program.policies[0]["has_critic"]:
-            flat = np.ascontiguousarray(observations, dtype=np.float32).reshape(-1)
-            program = self._program
-            program.kernels.predict_values(program.policies, program.towers, program.layers, flat, values)
+        program = self._program
+        flat, values = np.ascontiguousarray(observations, dtype=np.float32), np.zeros(len(observations), np.float32)
+        step = np.zeros(1, program.kernels.STEP)
+        step["n_envs"], step["values_only"] = len(observations), True
+        step["observations"], step["values"] = flat.ctypes.data, values.ctypes.data
+        program.kernels.act(program.policies, program.towers, program.layers, step, 0)
         return th.from_numpy(values)
 
     def final_values(self, agent: PolicyGradient, observations: list[Any]) -> th.Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -25,6 +25,10 @@ _MANY_REGISTERS = bool(llvm.get_host_cpu_features().get("avx512f", False))
 TILE_ROWS = 8 if _MANY_REGISTERS else 4
 WIDE_ROWS = 4
 WIDE_LANES = 4 * LANES if _MANY_REGISTERS else LANES
+
+
+# Functions that only compiled ones call need no wrapper for Python, nor a place on the disk.
+inner = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 _f32, _i32, _i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _vector = ir.VectorType(_f32, LANES)
@@ -112,7 +116,7 @@ _tile = _make_product_tile(TILE_ROWS, 1)
 _row = _make_product_tile(1, 1)
 
 
-@njit(nogil=True, cache=True)
+@njit(**inner)
 def product(a, a_row, a_column, b, b_row, c, c_row, m, n, k, accumulate):  # type: ignore[no-untyped-def]
     """C (m, n) = A (m, k) B (k, n), or C += A B.
 
@@ -174,7 +178,7 @@ def _transpose_tile(typing_context, source, source_row, target, target_row):  # 
     return types.void(*(types.int64,) * 4), generate
 
 
-@njit(nogil=True, cache=True)
+@njit(**inner)
 def transpose(source, source_row, target, target_row, m, n):  # type: ignore[no-untyped-def]
     """Target (n, m) = source (m, n)ᵀ, in tiles: both need room for multiples of 16."""
     for i in range(0, m, LANES):
@@ -185,7 +189,9 @@ def transpose(source, source_row, target, target_row, m, n):  # type: ignore[no-
 
 
 @intrinsic
-def _float_pointer(typing_context, address):  # type: ignore[no-untyped-def]
+def floats(typing_context, address):  # type: ignore[no-untyped-def]
+    """The float32 numbers at an address: a pointer, to be indexed. An array would cost LLVM twice the time."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], _f32.as_pointer())
 
@@ -193,23 +199,13 @@ def _float_pointer(typing_context, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _integer_pointer(typing_context, address):  # type: ignore[no-untyped-def]
+def integers(typing_context, address):  # type: ignore[no-untyped-def]
+    """The int64 numbers at an address, likewise."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], _i64.as_pointer())
 
     return types.CPointer(types.int64)(types.int64), generate
-
-
-@njit(nogil=True, cache=True)
-def floats(address, size):  # type: ignore[no-untyped-def]
-    """The float32 numbers at an address, as an array."""
-    return carray(_float_pointer(address), size)
-
-
-@njit(nogil=True, cache=True)
-def integers(address, size):  # type: ignore[no-untyped-def]
-    """The int64 numbers at an address, as an array."""
-    return carray(_integer_pointer(address), size)
 
 
 MAX_COEFFICIENTS = 3
@@ -235,7 +231,7 @@ def _make_caller(n_coefficients: int) -> Any:
 _call_0, _call_1, _call_2, _call_3 = (_make_caller(n) for n in range(MAX_COEFFICIENTS + 1))
 
 
-@njit(nogil=True, cache=True)
+@njit(**inner)
 def call_weight(address, log_prob, ratio, advantage, coefficients, n_coefficients):  # type: ignore[no-untyped-def]
     """Call the compiled `weight(log_prob, ratio, advantage, *coefficients)` at an address.
 

@@ -1,0 +1,893 @@
+"""Which engine serves an agent, and that whoever cannot be served is told why, and is trained all the same."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from tiny import ALL, SHORT, Spy, TinyEnv, short, tiny_vec_env, weights
+from torch import nn
+
+import pg_agents.engines
+from pg_agents import A2C, PPO, REINFORCE, PolicyGradient, ReinforceBaseline
+from pg_agents.buffers import EpisodeBuffer, RolloutBuffer
+from pg_agents.engines import mlp
+from pg_agents.objectives import Weight, score_function
+
+every_algorithm = pytest.mark.parametrize("cls", ALL)
+BOX = spaces.Box(-1, 1, (3,), np.float32)
+
+
+def engine_of(agent):
+    return type(agent._engine).__name__
+
+
+def why_not(printed):
+    """What was printed beside the log's tables and what SB3 says."""
+    return [line for line in printed.splitlines() if line and line[0] not in "|-" and "Using cpu device" not in line
+            and not line.startswith("Wrapping the env")]  # fmt: skip
+
+
+# What the engine is for
+
+
+@every_algorithm
+@pytest.mark.parametrize(
+    "action_space",
+    [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)],
+    ids=str,
+)
+def test_small_networks_on_the_cpu_are_served_and_nobody_needs_to_know(cls, action_space, capsys):
+    agent = short(cls, TinyEnv(action_space), verbose=1).learn(8)
+    assert agent.engine == "auto"
+    assert engine_of(agent) == "MLPEngine"
+    assert why_not(capsys.readouterr().out) == []
+
+
+@every_algorithm
+def test_an_engine_may_be_named(cls):
+    for name, expected in (("mlp", "MLPEngine"), ("autograd", "AutogradEngine")):
+        assert engine_of(short(cls, engine=name).learn(8)) == expected
+
+
+def test_an_engine_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"`engine` must be one of 'auto', 'autograd', 'mlp', but is 'mpl'.*'mlp'\?"):
+        short(A2C, engine="mpl")
+
+
+# What it cannot serve
+
+
+class Doubled(BaseFeaturesExtractor):
+    """Features of somebody's own."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=3)
+
+    def forward(self, observations):
+        return 2 * observations
+
+
+class OwnFlatten(FlattenExtractor):
+    """Also of somebody's own."""
+
+    def forward(self, observations):
+        return 2 * super().forward(observations)
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """Does something else, somewhere."""
+
+
+class OtherObjective(A2C):
+    """Twice the objective, and no weight to it."""
+
+    def objective(self, batch):
+        return 2 * super().objective(batch)
+
+
+class HalfValues(A2C):
+    """Compares something of its own with the returns."""
+
+    def value_prediction(self, batch):
+        return batch.values / 2
+
+
+class NoWeight(A2C):
+    """Says itself that it has none."""
+
+    def weight(self):
+        return None
+
+
+class Reversed(RolloutBuffer):
+    """Gives minibatches of its own."""
+
+    def get(self, batch_size=None):
+        yield from super().get(batch_size)
+
+
+class ReversedEpisodes(EpisodeBuffer):
+    """The same, of whole episodes."""
+
+    def get(self, batch_size=None):
+        yield from super().get(batch_size)
+
+
+def uncompilable(log_prob, ratio, advantage):
+    return {}.get(str(advantage), th.as_tensor(advantage)).item()
+
+
+class Uncompilable(A2C):
+    """Its weight is no arithmetic of numbers."""
+
+    def objective(self, batch):
+        return score_function(batch.log_prob, batch.advantages)
+
+    def weight(self):
+        return Weight(uncompilable)
+
+
+def four_coefficients(log_prob, ratio, advantage, a, b, c, d):
+    return advantage
+
+
+class FourCoefficients(A2C):
+    """More than the engine passes on."""
+
+    def objective(self, batch):
+        return score_function(batch.log_prob, batch.advantages)
+
+    def weight(self):
+        return Weight(four_coefficients, (1.0, 2.0, 3.0, 4.0))
+
+
+class WrongNumber(FourCoefficients):
+    """Its weight takes more coefficients than it gives."""
+
+    def weight(self):
+        return Weight(four_coefficients, (1.0,))
+
+
+def image_env():
+    return TinyEnv(observation_space=spaces.Box(0, 255, (36, 36, 1), np.uint8))
+
+
+def dict_env():
+    return TinyEnv(observation_space=spaces.Dict({"a": BOX, "b": spaces.Discrete(2)}))
+
+
+def frozen(agent):
+    agent.policy.mlp_extractor.policy_net[0].weight.requires_grad_(False)
+
+
+def hooked(agent):
+    agent.policy.value_net.register_forward_hook(lambda module, given, output: None)
+
+
+def method_replaced(agent):
+    agent.policy.evaluate_actions = agent.policy.evaluate_actions
+
+
+def tied(agent):
+    agent.policy.mlp_extractor.value_net[0] = agent.policy.mlp_extractor.policy_net[0]
+    agent.policy.optimizer = th.optim.Adam(agent.policy.parameters())
+
+
+def optimiser_of_others(agent):
+    agent.policy.optimizer = th.optim.Adam(agent.policy.action_net.parameters())
+
+
+def groups(agent):
+    parameters = list(agent.policy.parameters())
+    agent.policy.optimizer = th.optim.Adam([{"params": parameters[:1], "eps": 1e-3}, {"params": parameters[1:]}])
+
+
+def optimizer(cls, **kwargs):
+    return {"policy_kwargs": {"optimizer_class": cls, "optimizer_kwargs": kwargs}}
+
+
+def activation(cls):
+    return {"policy_kwargs": {"activation_fn": cls}}
+
+
+BOX_ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
+# By name: the agent's class, its environment, arguments, and what the reason must name.
+CONSTRUCTED = {
+    "CnnPolicy": (A2C, image_env, {"policy": "CnnPolicy"}, "ActorCriticCnnPolicy"),
+    "images": (A2C, image_env, {}, "images"),
+    "MultiInputPolicy": (A2C, dict_env, {"policy": "MultiInputPolicy"}, "MultiInputActorCriticPolicy"),
+    "MultiInputPolicy of REINFORCE": (REINFORCE, dict_env, {"policy": "MultiInputPolicy"}, "ActorMultiInputPolicy"),
+    "gSDE": (A2C, lambda: TinyEnv(BOX_ACTIONS), {"use_sde": True}, "use_sde"),
+    "features": (A2C, TinyEnv, {"policy_kwargs": {"features_extractor_class": Doubled}}, "Doubled"),
+    "derived features": (A2C, TinyEnv, {"policy_kwargs": {"features_extractor_class": OwnFlatten}}, "OwnFlatten"),
+    "policy class": (A2C, TinyEnv, {"policy": OwnPolicy}, "OwnPolicy"),
+    "activation": (A2C, TinyEnv, activation(nn.Sigmoid), "Sigmoid"),
+    "approximate activation": (A2C, TinyEnv, activation(lambda: nn.GELU("tanh")), "GELU"),
+    "activation with parameters": (A2C, TinyEnv, activation(nn.PReLU), "PReLU"),
+    "optimiser": (PPO, TinyEnv, optimizer(th.optim.AdamW), "AdamW"),
+    "optimiser SGD": (PPO, TinyEnv, optimizer(th.optim.SGD), "SGD"),
+    "weight decay": (PPO, TinyEnv, optimizer(th.optim.Adam, weight_decay=0.1), "weight_decay"),
+    "AMSGrad": (PPO, TinyEnv, optimizer(th.optim.Adam, amsgrad=True), "amsgrad"),
+    "momentum": (PPO, TinyEnv, optimizer(th.optim.RMSprop, momentum=0.5), "momentum"),
+    "centred": (PPO, TinyEnv, optimizer(th.optim.RMSprop, centered=True), "centered"),
+    "upwards": (PPO, TinyEnv, optimizer(th.optim.Adam, maximize=True), "maximize"),
+    "objective": (OtherObjective, TinyEnv, {}, "OtherObjective"),
+    "value prediction": (HalfValues, TinyEnv, {}, "HalfValues"),
+    "buffer": (A2C, TinyEnv, {"rollout_buffer_class": Reversed}, "Reversed"),
+    "episode buffer": (REINFORCE, TinyEnv, {"rollout_buffer_class": ReversedEpisodes}, "ReversedEpisodes"),
+    "MultiDiscrete observations": (
+        A2C,
+        lambda: TinyEnv(observation_space=spaces.MultiDiscrete([2, 3])),
+        {},
+        "MultiDiscrete",
+    ),
+}
+# The same of what is done to an agent after it was made.
+CHANGED = {
+    "frozen parameter": (frozen, "frozen"),
+    "forward hook": (hooked, "hook"),
+    "method replaced": (method_replaced, "method"),
+    "shared layer": (tied, "share"),
+    "optimiser of other parameters": (optimiser_of_others, "optimiser"),
+    "optimiser with groups": (groups, "groups"),
+}
+# What only compiling shows.
+COMPILED = {
+    "no weight": (NoWeight, "weight"),
+    "uncompilable weight": (Uncompilable, "uncompilable"),
+    "four coefficients": (FourCoefficients, "four_coefficients"),
+    "wrong number of coefficients": (WrongNumber, "four_coefficients"),
+}
+
+
+def construct(cls, make_env, kwargs, **more):
+    kwargs = {"policy": "MlpPolicy", **SHORT.get(cls.__name__, {"n_steps": 8}), **kwargs}
+    return cls(kwargs.pop("policy"), make_env(), device="cpu", seed=0, **kwargs, **more)
+
+
+def assert_served_by_autograd(agent, reason, capsys):
+    capsys.readouterr()
+    before = weights(agent)
+    agent.learn(16)
+    (line,) = why_not(capsys.readouterr().out)
+    assert line.startswith("Using the autograd engine; the compiled one does not serve this agent: ")
+    assert reason in line
+    assert line.endswith(".")
+    assert engine_of(agent) == "AutogradEngine"
+    assert any(not th.equal(before[name], value) for name, value in weights(agent).items())
+
+
+def refused(reason):
+    return rf"`engine` is 'mlp', which does not serve this agent: [^\n]*{reason}[^\n]*engine='auto' takes autograd"
+
+
+@pytest.mark.parametrize(("cls", "make_env", "kwargs", "reason"), CONSTRUCTED.values(), ids=CONSTRUCTED)
+def test_an_agent_that_cannot_be_served_is_trained_by_autograd_with_one_line_that_says_why(
+    cls, make_env, kwargs, reason, capsys
+):
+    assert_served_by_autograd(construct(cls, make_env, kwargs, verbose=1), reason, capsys)
+
+
+@pytest.mark.parametrize(("cls", "make_env", "kwargs", "reason"), CONSTRUCTED.values(), ids=CONSTRUCTED)
+def test_the_compiled_engine_is_refused_at_once_to_an_agent_that_it_cannot_serve(cls, make_env, kwargs, reason):
+    with pytest.raises(ValueError, match=refused(reason)):
+        construct(cls, make_env, kwargs, engine="mlp")
+
+
+def test_observations_that_do_not_count_from_0_are_left_to_sb3():
+    """Who cannot serve them either, and says so in its own words."""
+    with pytest.raises(ValueError, match=refused(r"Discrete\(3, start=1\)")):
+        short(A2C, TinyEnv(observation_space=spaces.Discrete(3, start=1)), engine="mlp")
+
+
+def test_without_verbose_nothing_is_said(capsys):
+    agent = construct(PPO, TinyEnv, optimizer(th.optim.AdamW)).learn(16)
+    assert engine_of(agent) == "AutogradEngine"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("change", "reason"), CHANGED.values(), ids=CHANGED)
+def test_what_was_changed_since_it_was_made_is_noticed_at_the_next_learn(change, reason, capsys):
+    agent = short(A2C, verbose=1).learn(8)
+    assert engine_of(agent) == "MLPEngine"
+    change(agent)
+    assert_served_by_autograd(agent, reason, capsys)
+    agent.engine = "mlp"
+    with pytest.raises(ValueError, match=refused(reason)):
+        agent.learn(8)
+
+
+@pytest.mark.parametrize(("cls", "reason"), COMPILED.values(), ids=COMPILED)
+def test_a_weight_that_cannot_be_compiled_is_left_to_autograd(cls, reason, capsys):
+    assert_served_by_autograd(construct(cls, TinyEnv, {}, verbose=1), reason, capsys)
+    with pytest.raises(ValueError, match=refused(reason)):
+        construct(cls, TinyEnv, {}, engine="mlp").learn(8)
+
+
+def test_an_objective_that_is_replaced_in_one_agent_is_used(capsys):
+    agent = short(A2C, verbose=1)
+    agent.objective = lambda batch: 0 * batch.log_prob
+    assert_served_by_autograd(agent, "objective", capsys)
+
+
+def test_an_agent_that_is_served_again_gets_the_engine_back():
+    agent = short(A2C)
+    for served in (True, False, True):
+        agent.policy.value_net.weight.requires_grad_(served)
+        assert engine_of(agent.learn(8)) == ("MLPEngine" if served else "AutogradEngine")
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+def test_a_frozen_parameter_stays_where_it_is(engine):
+    agent = short(PPO, engine=engine)
+    agent.policy.mlp_extractor.policy_net[0].weight.requires_grad_(False)
+    before = weights(agent)
+    agent.learn(16)
+    after = weights(agent)
+    moved = {name for name in before if not th.equal(before[name], after[name])}
+    assert moved == before.keys() - {"mlp_extractor.policy_net.0.weight"}
+
+
+# Algorithms of others
+
+
+class Own(PolicyGradient):
+    """Maximises a tamed advantage: Â r / (1 + c r)."""
+
+    def __init__(self, policy, env, tameness=0.3, **kwargs):
+        self.tameness = tameness
+        kwargs = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, **kwargs}
+        super().__init__(policy, env, learning_rate=1e-3, gamma=0.9, vf_coef=0.5, **kwargs)
+
+    def objective(self, batch):
+        return batch.advantages * batch.ratio / (1 + self.tameness * batch.ratio)
+
+
+def tamed_weight(log_prob, ratio, advantage, tameness):
+    return advantage * ratio / (1 + tameness * ratio) ** 2
+
+
+class OwnWithWeight(Own):
+    """And says what its derivative is."""
+
+    def objective(self, batch):
+        return super().objective(batch)
+
+    def weight(self):
+        return Weight(tamed_weight, (self.tameness,))
+
+
+class OwnWithAnotherObjective(OwnWithWeight):
+    """Whose weight is not its objective's any more."""
+
+    def objective(self, batch):
+        return -super().objective(batch)
+
+
+class LogRatio:
+    """An objective to mix in."""
+
+    def objective(self, batch):
+        return batch.advantages * batch.log_ratio
+
+
+class Mixed(LogRatio, PPO):
+    """Takes it before PPO's."""
+
+
+def test_an_algorithm_that_declares_an_objective_alone_runs_on_autograd(capsys):
+    assert_served_by_autograd(Own("MlpPolicy", TinyEnv(), verbose=1, device="cpu"), "Own", capsys)
+
+
+def test_an_algorithm_that_declares_its_weight_too_gets_the_engine():
+    assert engine_of(OwnWithWeight("MlpPolicy", TinyEnv(), device="cpu").learn(8)) == "MLPEngine"
+
+
+@pytest.mark.parametrize("cls", [OwnWithAnotherObjective, Mixed])
+def test_a_weight_of_another_objective_is_not_used(cls):
+    assert engine_of(cls("MlpPolicy", TinyEnv(), n_steps=16, batch_size=8, device="cpu").learn(8)) == "AutogradEngine"
+
+
+def learnt(cls, engine, **kwargs):
+    """By how much an update moves the parameters, on a rollout that autograd has collected."""
+    agent = cls("MlpPolicy", tiny_vec_env(2), seed=0, engine="autograd", device="cpu", **kwargs)
+    _, callback = agent._setup_learn(32)
+    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+    agent.engine, agent._engine_in_use = engine, None
+    before = th.nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
+    agent.train()
+    assert engine_of(agent) == {"autograd": "AutogradEngine", "mlp": "MLPEngine"}[engine]
+    return th.nn.utils.parameters_to_vector(agent.policy.parameters()).detach() - before
+
+
+def assert_same_steps(given, wanted):
+    """Adam and RMSprop make of a rounding in a gradient, where it is small, 1e-2 of a step at most."""
+    assert wanted.abs().max() > 0
+    th.testing.assert_close(given, wanted, rtol=0, atol=1e-2 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("tameness", [0.0, 0.3, 2.0])
+def test_an_algorithm_with_a_weight_learns_the_same_as_without(tameness):
+    wanted = learnt(Own, "autograd", tameness=tameness)
+    assert_same_steps(learnt(OwnWithWeight, "mlp", tameness=tameness), wanted)
+
+
+class Scheduled(OwnWithWeight):
+    """Its coefficient depends on the progress."""
+
+    asked: tuple[float, ...] = ()
+
+    def objective(self, batch):
+        return batch.advantages * batch.log_ratio * self._current_progress_remaining
+
+    def weight(self):
+        self.asked = (*self.asked, self._current_progress_remaining)
+        return Weight(times, (self._current_progress_remaining,))
+
+
+def times(log_prob, ratio, advantage, factor):
+    return factor * advantage
+
+
+def test_a_weight_is_asked_for_its_coefficients_at_each_update():
+    agent = Scheduled("MlpPolicy", TinyEnv(), device="cpu").learn(48)
+    assert sorted({round(progress, 6) for progress in agent.asked}) == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-5)
+
+
+def test_a_closure_is_a_weight_as_good_as_any():
+    def make(factor):
+        def scaled(log_prob, ratio, advantage):
+            return factor * advantage
+
+        class Scaled(A2C):
+            def objective(self, batch):
+                return factor * score_function(batch.log_prob, batch.advantages)
+
+            def weight(self):
+                return Weight(scaled)
+
+        return Scaled
+
+    for factor in (2.0, -3.0):
+        wanted = learnt(make(factor), "autograd", n_steps=16)
+        assert_same_steps(learnt(make(factor), "mlp", n_steps=16), wanted)
+
+
+# Numba
+
+
+@pytest.fixture
+def fresh_kernels():
+    """As if nothing had been compiled in this process yet."""
+    mlp.load_kernels.cache_clear()
+    yield
+    mlp.load_kernels.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+def test_without_numba_everything_works(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "numba" else find(name, *rest))
+    assert_served_by_autograd(short(A2C, verbose=1), "Numba is not installed", capsys)
+    with pytest.raises(ValueError, match=refused("Numba is not installed")):
+        short(A2C, engine="mlp").learn(8)
+
+
+class Failing:
+    """Finds the kernels, and fails to import them, as Numba does where it cannot keep what it has compiled."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "pg_agents.engines.kernels":
+            raise self.error
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("cannot cache function 'exp32': no locator available for file 'kernels.py'"),
+        ImportError("Numba needs NumPy 2.0 or less. Got NumPy 9.9."),
+        OSError(30, "Read-only file system"),
+        SystemError("initialization of _internal failed\nwithout raising an exception"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_with_a_numba_that_does_not_work_everything_works(error, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "pg_agents.engines.kernels", raising=False)
+    monkeypatch.delattr(pg_agents.engines, "kernels", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Failing(error), *sys.meta_path])
+    assert_served_by_autograd(short(A2C, verbose=1), str(error).splitlines()[0], capsys)
+    with pytest.raises(ValueError, match="`engine` is 'mlp', which does not serve this agent"):
+        short(A2C, engine="mlp").learn(8)
+
+
+def run_python(code):
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_and_making_an_agent_compiles_nothing():
+    printed = run_python("""
+        import sys
+        from pg_agents import PPO
+        compiling = {"numba", "llvmlite", "pg_agents.engines.kernels", "pg_agents.engines.simd"}
+        print("imported", *compiling & sys.modules.keys())
+        PPO("MlpPolicy", "CartPole-v1", device="cpu")
+        PPO("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp")
+        print("made", *compiling & sys.modules.keys())
+    """)
+    assert printed == ["imported", "made"]
+
+
+# Numbers that are not finite
+
+
+def with_nan(what):
+    """An agent's numbers are spoilt when its second rollout has ended."""
+
+    def spoil(spy):
+        agent = spy.model
+        if agent.num_timesteps < 2 * 2 * 16:
+            return
+        buffer = agent.rollout_buffer
+        spoilt = {"advantage": buffer.advantages, "return": buffer.returns, "log_prob": buffer.log_probs}
+        kind, value = what
+        if kind == "parameter":
+            with th.no_grad():
+                agent.policy.mlp_extractor.policy_net[0].weight[3, 1] = value
+        elif kind == "value parameter":
+            with th.no_grad():
+                agent.policy.value_net.bias[0] = value
+        else:
+            spoilt[kind][5, 1] = value
+        spy.before = weights(agent), str(agent.policy.optimizer.state_dict()), agent._n_updates
+
+    return spoil
+
+
+NOT_FINITE = [
+    ("advantage", np.inf),
+    ("advantage", -np.inf),
+    ("advantage", np.nan),
+    ("advantage", 1e38),
+    ("return", np.inf),
+    ("return", np.nan),
+    ("return", 1e30),
+    ("log_prob", np.nan),
+    ("parameter", np.nan),
+    ("value parameter", np.nan),
+    ("value parameter", np.inf),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "what"),
+    [(PPO, what) for what in NOT_FINITE] + [(A2C, what) for what in NOT_FINITE if what[0] != "log_prob"],
+    ids=str,
+)
+def test_a_loss_that_is_not_finite_is_refused_in_the_same_words(cls, what):
+    kwargs = {"batch_size": 32, "n_epochs": 1, "normalize_advantage": False} if cls is PPO else {}
+    messages = []
+    for engine in ("autograd", "mlp"):
+        spy = Spy(rollout_end=with_nan(what))
+        agent = short(cls, tiny_vec_env(2), engine=engine, n_steps=16, **kwargs)
+        with pytest.raises(FloatingPointError, match=r"The (loss|gradient's norm) is .* after 64 steps") as error:
+            agent.learn(1000, callback=spy, log_interval=None)
+        messages.append(str(error.value))
+        before, optimizer_before, n_updates = spy.before
+        after = weights(agent)
+        assert all(th.equal(before[name].nan_to_num(7.0), after[name].nan_to_num(7.0)) for name in before)
+        assert str(agent.policy.optimizer.state_dict()) == optimizer_before
+        assert agent._n_updates == n_updates
+        assert agent.num_timesteps == 64
+    assert messages[1] == messages[0]
+
+
+def test_the_minibatches_before_one_that_is_not_finite_were_learnt_from():
+    # What both shuffle with: the sample that is spoilt, number 19, comes in the second of two minibatches.
+    seed = next(seed for seed in range(99) if 19 in np.random.RandomState(seed).permutation(32)[16:])
+    results = []
+    for engine in ("autograd", "mlp"):
+        agent = short(PPO, tiny_vec_env(2), engine="autograd", n_steps=16, batch_size=16, normalize_advantage=False)
+        _, callback = agent._setup_learn(1000)
+        agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, 16)
+        agent.rollout_buffer.advantages[3, 1] = np.nan
+        agent.engine, agent._engine_in_use = engine, None
+        before = weights(agent)
+        np.random.seed(seed)  # noqa: NPY002
+        with pytest.raises(FloatingPointError):
+            agent.train()
+        steps = {state["step"].item() for state in agent.policy.optimizer.state.values()}
+        results.append((steps, agent._n_updates, weights(agent)))
+        assert all(th.isfinite(value).all() for value in weights(agent).values())
+        assert all(not th.equal(before[name], value) for name, value in weights(agent).items())
+    assert results[0][:2] == results[1][:2] == ({1.0}, 0)
+    for name, value in results[0][2].items():
+        # 1e-3 of Adam's step, where a gradient is small.
+        th.testing.assert_close(results[1][2][name], value, rtol=0, atol=1e-3 * agent.learning_rate)
+
+
+class Faulty(TinyEnv):
+    """One observation or reward, of its k-th step, is what it is told."""
+
+    def __init__(self, at=13, observation=None, reward=None, time_limit=False, **kwargs):
+        super().__init__(time_limit=time_limit, **kwargs)
+        self.at, self.observation, self.reward, self.steps = at, observation, reward, 0
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        self.steps += 1
+        if self.steps == self.at:
+            observation = observation if self.observation is None else self.observation
+            reward = reward if self.reward is None else self.reward
+        return observation, reward, terminated, truncated, info
+
+
+FAULTS = {
+    "NaN": {"observation": np.float32([0, np.nan, 0])},
+    "infinity": {"observation": np.float32([0, 0, -np.inf])},
+    "NaN in float64": {
+        "observation": np.array([0, np.nan, 0]),
+        "observation_space": spaces.Box(-1, 1, (3,), np.float64),
+    },
+    "infinity in float32": {
+        "observation": np.array([0, 1e300, 0]),
+        "observation_space": spaces.Box(-np.inf, np.inf, (3,), np.float64),
+    },
+    "category": {"observation": 7, "observation_space": spaces.Discrete(3)},
+    "negative category": {"observation": -1, "observation_space": spaces.Discrete(3)},
+    "no bit": {"observation": np.int8([0, 2, 0]), "observation_space": spaces.MultiBinary(3)},
+    "reward NaN": {"reward": np.nan},
+    "reward infinity": {"reward": np.inf},
+    "last observation": {"observation": np.float32([0, np.nan, 0]), "at": 15, "time_limit": True},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("cls", [A2C, PPO, ReinforceBaseline])
+def test_a_faulty_environment_is_named_in_the_same_words_by_both_engines(cls, fault):
+    space = fault.get("observation_space", BOX)
+    messages = []
+    for engine in ("autograd", "mlp"):
+        env = DummyVecEnv([lambda: TinyEnv(observation_space=space), lambda: Faulty(**fault)])
+        agent = short(cls, env, engine=engine)
+        before = weights(agent)
+        with pytest.raises(ValueError, match=r"environment 1.* after \d+ steps in all") as error:
+            agent.learn(200)
+        messages.append((str(error.value), agent.num_timesteps, agent._n_updates))
+        assert before.keys() == weights(agent).keys()
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+    "activation_fn",
+    [nn.Identity, nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU],
+    ids=lambda cls: cls.__name__,
+)
+@pytest.mark.parametrize("action_space", [spaces.Discrete(2), BOX_ACTIONS, spaces.MultiBinary(2)], ids=str)
+def test_no_layer_hides_a_parameter_that_is_no_number(activation_fn, action_space):
+    """It is found by who acts, and by who learns."""
+    kwargs = {"policy_kwargs": {"activation_fn": activation_fn, "net_arch": [20, 4]}, "engine": "mlp", "n_steps": 8}
+    agent = short(A2C, TinyEnv(action_space), **kwargs)
+    spy = Spy(rollout_end=lambda spy: spoil(spy.model.policy))
+    for name, parameter in agent.policy.named_parameters():
+
+        def spoil(policy, name=name):
+            with th.no_grad():
+                policy.get_parameter(name).view(-1)[-1] = np.nan
+
+        start = weights(agent)
+        spoil(agent.policy)
+        with pytest.raises(ValueError, match=r"policy's outputs are not finite after \d+ steps"):
+            agent.learn(8)
+        agent.policy.load_state_dict(start)
+        with pytest.raises(FloatingPointError, match="is nan"):
+            agent.learn(8, callback=spy)
+        assert parameter.isnan().sum() == 1
+        agent.policy.load_state_dict(start)
+
+
+# Interruptions
+
+
+@pytest.fixture
+def two_threads():
+    """More than one, to see whether they are given back."""
+    before = th.get_num_threads()
+    th.set_num_threads(2)
+    yield
+    th.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError], ids=str)
+def test_torchs_threads_are_given_back(engine, error):
+    during = []
+
+    def step(spy):
+        during.append(th.get_num_threads())
+        if error is not None and len(during) == 11:
+            raise error
+        return True
+
+    agent = short(PPO, engine=engine)
+    if error is None:
+        agent.learn(16, callback=Spy(step))
+    else:
+        with pytest.raises(error):
+            agent.learn(16, callback=Spy(step))
+    assert set(during) == {1}
+    assert th.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+@pytest.mark.parametrize("when", ["step", "rollout_start", "rollout_end"])
+@every_algorithm
+def test_ctrl_c_in_a_callback_leaves_a_model_that_can_be_saved_and_trained_on(cls, when, engine, tmp_path):
+    def interrupt(spy):
+        if spy.model.num_timesteps >= 20:
+            raise KeyboardInterrupt
+        return True
+
+    spy = Spy(interrupt) if when == "step" else Spy(**{when: interrupt})
+    agent = short(cls, engine=engine)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(1000, callback=spy)
+    agent.save(tmp_path / "model")
+    loaded = cls.load(tmp_path / "model", env=TinyEnv())
+    held = weights(loaded)
+    assert all(th.equal(value, held[name]) for name, value in weights(agent).items())
+    for one in (agent, loaded):
+        before = weights(one)
+        one.learn(40, reset_num_timesteps=False)
+        assert any(not th.equal(before[name], value) for name, value in weights(one).items())
+        assert all(th.isfinite(value).all() for value in weights(one).values())
+
+
+def train_and_wait(agent):
+    agent.train()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer's signal")
+def test_ctrl_c_in_an_update_that_two_threads_share_ends_both(monkeypatch):
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pg_agents.engines.mlp._WORTH_A_THREAD", 0)
+    agent = short(PPO, n_epochs=2000, engine="mlp").learn(8)
+    agent._n_threads = 2
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_wait(agent)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert [thread.name for thread in threading.enumerate() if "critic" in thread.name] == []
+    before = weights(agent)
+    agent.learn(8)
+    assert all(th.isfinite(value).all() for value in weights(agent).values())
+    assert any(not th.equal(before[name], value) for name, value in weights(agent).items())
+
+
+# Policies that are replaced
+
+
+def another_policy(agent, **kwargs):
+    return agent.policy_class(
+        agent.observation_space, agent.action_space, agent.lr_schedule, **{**agent.policy_kwargs, **kwargs}
+    )
+
+
+def replace_policy(agent):
+    agent.policy = another_policy(agent)
+
+
+def replace_layer(agent):
+    agent.policy.value_net = nn.Linear(64, 1)
+    agent.policy.optimizer = th.optim.Adam(agent.policy.parameters(), lr=1e-3, eps=1e-5)
+
+
+def replace_activation(agent):
+    agent.policy.mlp_extractor.value_net[1] = nn.ReLU()
+
+
+def replace_optimiser(agent):
+    agent.policy.optimizer = th.optim.AdamW(agent.policy.parameters(), lr=1e-3, weight_decay=0.5)
+
+
+def add_weight_decay(agent):
+    agent.policy.optimizer.param_groups[0]["weight_decay"] = 0.5
+
+
+def freeze(agent):
+    agent.policy.value_net.weight.requires_grad_(False)
+
+
+def move(agent):
+    """The same numbers elsewhere, as `policy.to(...)` there and back leaves them."""
+    for parameter in agent.policy.parameters():
+        parameter.data = parameter.data.clone()
+
+
+CHANGES = [replace_policy, replace_layer, replace_activation, replace_optimiser, add_weight_decay, freeze, move]
+every_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+
+
+def trained(engine, change, when):
+    """Parameters after three updates, and a change before the last, with actions that are not left to chance."""
+
+    def sure(agent):
+        with th.no_grad():
+            agent.policy.action_net.weight.zero_()
+            agent.policy.action_net.bias.copy_(th.tensor([200.0, -200.0]))
+
+    def once(agent):
+        th.manual_seed(3)
+        change(agent)
+        sure(agent)
+
+    agent = short(A2C, TinyEnv(), engine=engine, use_rms_prop=False, learning_rate=1e-3)
+    sure(agent)
+    if when == "between learns":
+        agent.learn(16)
+        once(agent)
+        agent.learn(8, reset_num_timesteps=False)
+    else:
+        spy = Spy(**{when: lambda spy: once(spy.model) if spy.events.count(when) == 3 else None})
+        agent.learn(24, callback=spy)
+    assert agent._n_updates == 3
+    return weights(agent)
+
+
+@every_change
+@pytest.mark.parametrize("when", ["between learns", "rollout_start", "rollout_end"])
+def test_what_is_changed_in_a_policy_is_noticed(change, when):
+    wanted, given = trained("autograd", change, when), trained("auto", change, when)
+    assert wanted.keys() == given.keys()
+    for name, value in wanted.items():
+        # Of each of 3 steps of Adam, of size 1e-3, 1e-2 where a gradient is small.
+        th.testing.assert_close(given[name], value, rtol=0, atol=3e-5, msg=lambda it, name=name: f"{name}: {it}")
+
+
+def test_a_policy_that_is_replaced_in_mid_rollout_acts_from_the_next_step_on():
+    def replace(spy):
+        agent = spy.model
+        if agent.num_timesteps == 4:
+            agent.policy = another_policy(agent)
+            with th.no_grad():
+                agent.policy.value_net.weight.zero_()
+                agent.policy.value_net.bias.fill_(7)
+        return True
+
+    agent = short(A2C, engine="auto", learning_rate=0.0).learn(8, callback=Spy(replace))
+    values = agent.rollout_buffer.values.flatten()
+    assert (values[:4] != 7).all()
+    assert (values[4:] == 7).all()
+
+
+def test_a_buffer_that_is_not_the_agents_own_can_be_filled():
+    agent = short(A2C).learn(8)
+    _, callback = agent._setup_learn(100)
+    other = RolloutBuffer(6, agent.observation_space, agent.action_space, "cpu")
+    other.estimator = agent.estimate
+    agent.collect_rollouts(agent.env, callback, other, 6)
+    assert other.full
+    assert np.abs(other.log_probs).min() > 0
