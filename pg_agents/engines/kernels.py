@@ -20,6 +20,7 @@ from pg_agents.engines.simd import (
     LANES,
     MAX_COEFFICIENTS,
     call_weight,
+    doubles,
     floats,
     give_way,
     inner,
@@ -134,6 +135,20 @@ UPDATE = np.dtype(
         ("batch_size", _integer),
         ("observations", _address),  # (T, N, n_observation) float32
         ("actions", _address),  # (T, N, n_actions) float32
+        ("old_log_probs", _address),  # (T, N), as the following three
+        ("advantages", _address),
+        ("returns", _address),
+        ("old_values", _address),
+        ("samples", _address),  # (epochs, n) int64: in which order they are learnt from
+        ("coefficients", _address),  # of the objective's weight
+        # Written: (epochs, n) for the log, (minibatches,) float64, and the state of the update.
+        ("log_probs", _address),
+        ("entropies", _address),
+        ("values", _address),
+        ("scaled_advantages", _address),
+        ("norms", _address),
+        ("progress", _address),  # int64: minibatches of either thread, the wish to give up, minibatches begun, the stop
+        ("squares", _address),  # float64: of each tower's gradient, for minibatches of even and of odd number
         ("trains_critic", _integer),
         ("normalize_advantage", _integer),
         ("ent_coef", _number),
@@ -579,7 +594,6 @@ _tensors = numba.from_dtype(TENSOR)[::1]
 _policies = numba.from_dtype(POLICY)[::1]
 _steps = numba.from_dtype(STEP)[::1]
 _updates = numba.from_dtype(UPDATE)[::1]
-_f4, _f8, _i8 = numba.float32[::1], numba.float64[::1], numba.int64[::1]
 
 
 @njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **_kept)
@@ -648,40 +662,37 @@ def _stored(update, index):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _mean_and_deviation(update, advantages, samples):  # type: ignore[no-untyped-def]
-    mean = 0.0
-    for index in samples:
-        mean += advantages[_stored(update, index)]
-    mean /= len(samples)
-    square = 0.0
-    for index in samples:
-        square += (advantages[_stored(update, index)] - mean) ** 2
-    return np.float32(mean), np.float32(math.sqrt(square / (len(samples) - 1)))
+def _mean_and_deviation(update, samples, count):  # type: ignore[no-untyped-def]
+    advantages = floats(update.advantages)
+    mean, square = 0.0, 0.0
+    for i in range(count):
+        mean += advantages[_stored(update, samples[i])]
+    mean /= count
+    for i in range(count):
+        square += (advantages[_stored(update, samples[i])] - mean) ** 2
+    return np.float32(mean), np.float32(math.sqrt(square / (count - 1)))
 
 
 @njit(**_compiled)
-def _actor_gradient(  # type: ignore[no-untyped-def]
-    policies, towers, layers, updates, samples, old_log_probs, advantages, coefficients, log_probs, entropies, scaled
-):
-    """Add the gradient of -E[objective + `ent_coef` H] of a minibatch.
+def _actor_gradient(policy, tower, layers, update, first, count):  # type: ignore[no-untyped-def]
+    """Add the gradient of -E[objective + `ent_coef` H] of a minibatch, `count` samples from the `first` one.
 
     Returns:
         Mean of (r - 1) - log r, which estimates KL(π_old || π).
     """
-    policy, update, tower = policies[0], updates[0], towers[0]
     head = layers[tower.first_layer + tower.n_hidden]
     std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
-    n_stored = update.n_steps * update.n_envs
-    observations = floats(update.observations)
-    taken = floats(update.actions)
-    actions = floats(policy.actions)
+    samples = integers(update.samples + 8 * first)
+    observations, taken = floats(update.observations), floats(update.actions)
+    old_log_probs, advantages = floats(update.old_log_probs), floats(update.advantages)
+    log_probs, entropies = floats(update.log_probs + 4 * first), floats(update.entropies + 4 * first)
+    scaled, coefficients = floats(update.scaled_advantages + 4 * first), floats(update.coefficients)
+    actions, weights = floats(policy.actions), floats(policy.weights)
     log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
-    weights = floats(policy.weights)
-    count = len(samples)
     factor = np.float32(update.scale / count)
     mean, deviation = np.float32(0), np.float32(1)
     if update.normalize_advantage and count > 1:
-        mean, deviation = _mean_and_deviation(update, advantages, samples)
+        mean, deviation = _mean_and_deviation(update, samples, count)
         deviation += np.float32(1e-8)
     divergence = 0.0
     for start in range(0, count, BLOCK):
@@ -716,13 +727,13 @@ def _actor_gradient(  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _critic_gradient(policies, towers, layers, updates, samples, returns, old_values, values):  # type: ignore[no-untyped-def]
+def _critic_gradient(policy, tower, layers, update, first, count):  # type: ignore[no-untyped-def]
     """Add the gradient of `vf_coef` E[(R - V)²] of a minibatch, with V clipped around the old value if asked for."""
-    policy, update, tower = policies[0], updates[0], towers[1]
     head = layers[tower.first_layer + tower.n_hidden]
     value, delta = floats(head.output), floats(head.delta)
-    observations = floats(update.observations)
-    count = len(samples)
+    samples = integers(update.samples + 8 * first)
+    observations, values = floats(update.observations), floats(update.values + 4 * first)
+    returns, old_values = floats(update.returns), floats(update.old_values)
     factor = np.float32(2 * update.vf_coef * update.scale / count)
     clip = np.float32(update.value_clip)
     for start in range(0, count, BLOCK):
@@ -811,19 +822,8 @@ def _wait(progress, other, minibatch):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(
-    numba.int64(
-        _policies, _towers, _layers, _tensors, _updates,
-        numba.int64[:, ::1], _f4, _f4, _f4, _f4, _f4,
-        numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1], _f8, _i8, _f8, numba.int64, numba.int64,
-    ),
-    **_kept,
-)  # fmt: skip
-def train(  # type: ignore[no-untyped-def]
-    policies, towers, layers, tensors, updates,
-    samples, old_log_probs, advantages, returns, old_values, coefficients,
-    log_probs, entropies, values, scaled_advantages, norms, progress, squares, first_tower, last_tower,
-):  # fmt: skip
+@njit(numba.int64(_policies, _towers, _layers, _tensors, _updates, numba.int64, numba.int64), **_kept)
+def train(policies, towers, layers, tensors, updates, first_tower, last_tower):  # type: ignore[no-untyped-def]
     """All epochs of an update: for each minibatch the gradient, its norm, and a step of the optimiser.
 
     Two threads may share the work, one with the actor (tower 0) and one with the critic (tower 1). They meet once per
@@ -831,34 +831,21 @@ def train(  # type: ignore[no-untyped-def]
 
     Args:
         policies: And the other tables, one row each where there is one of a thing.
-        samples: (epochs, n): the order of the samples.
-        old_log_probs: (T N,), as the following three.
-        advantages: As above.
-        returns: As above.
-        old_values: As above.
-        coefficients: Of the objective's weight.
-        log_probs: (epochs, n): written, as the following three, for the log.
-        entropies: As above.
-        values: As above.
-        scaled_advantages: As above.
-        norms: (minibatches,): written.
-        progress: (5,): minibatches of each thread, a request to give up, the minibatches begun, and the KL's stop.
-        squares: (4,): of the gradient of each tower, for minibatches with an even and with an odd number.
         first_tower: Of this thread.
         last_tower: And one beyond.
 
     Returns:
         DONE, NOT_FINITE, STOPPED (by `max_kl`) or ABORTED. The minibatches begun are in `progress[3]`.
     """
-    update = updates[0]
-    signals = progress.ctypes.data
+    policy, update = policies[0], updates[0]
+    progress, norms, squares = integers(update.progress), doubles(update.norms), doubles(update.squares)
     n_towers = 2 if update.trains_critic else 1
     shared = last_tower - first_tower < n_towers
     minibatch = 0
     for epoch in range(update.n_epochs):
         for start in range(0, update.n_samples, update.batch_size):
-            end = min(start + update.batch_size, update.n_samples)
-            part = samples[epoch, start:end]
+            count = min(update.batch_size, update.n_samples - start)
+            first = epoch * update.n_samples + start
             parity = minibatch % 2
             minibatch += 1
             for index in range(first_tower, last_tower):
@@ -868,20 +855,14 @@ def train(  # type: ignore[no-untyped-def]
                     gradient[i] = 0
                 if index == 0:
                     progress[3] = minibatch
-                    divergence = _actor_gradient(
-                        policies, towers, layers, updates, part, old_log_probs, advantages, coefficients,
-                        log_probs[epoch, start:end], entropies[epoch, start:end], scaled_advantages[epoch, start:end],
-                    )  # fmt: skip
-                    if divergence > update.max_kl:
+                    if _actor_gradient(policy, tower, layers, update, first, count) > update.max_kl:
                         progress[4] = minibatch
                 else:
-                    _critic_gradient(
-                        policies, towers, layers, updates, part, returns, old_values, values[epoch, start:end]
-                    )
+                    _critic_gradient(policy, tower, layers, update, first, count)
                 squares[2 * parity + index] = _sum_of_squares(gradient, tower.gradient_size)
             if shared:
-                publish(signals + 8 * first_tower, minibatch)
-                if not _wait(signals, 1 - first_tower, minibatch):
+                publish(update.progress + 8 * first_tower, minibatch)
+                if not _wait(update.progress, 1 - first_tower, minibatch):
                     return ABORTED
             if progress[4] == minibatch:
                 return STOPPED

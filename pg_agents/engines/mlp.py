@@ -521,6 +521,11 @@ def _compile_weight(weight: Weight | None) -> Any:
         raise NotServed(f"Numba cannot compile {weight.function.__qualname__}: {error}") from error
 
 
+# Of an update, that the kernels reach through their addresses.
+_ARRAYS = """observations actions old_log_probs advantages returns old_values samples coefficients
+log_probs entropies values scaled_advantages norms progress squares""".split()
+
+
 class _Update:
     """One update: its data laid out, the kernels run, and what is to be logged."""
 
@@ -534,14 +539,9 @@ class _Update:
         self.samples = buffer.draw_order(agent.batch_size, agent.n_epochs)
         n_epochs, n_samples = self.samples.shape
         self.batch_size = agent.batch_size or n_samples
-        self.observations = np.ascontiguousarray(buffer.observations, dtype=np.float32)
-        self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
-        self.coefficients = np.zeros(kernels.MAX_COEFFICIENTS, np.float32)
-        self.coefficients[: len(weight.coefficients)] = weight.coefficients
         table = self.table = np.zeros(1, kernels.UPDATE)
         table["n_samples"], table["n_epochs"], table["batch_size"] = n_samples, n_epochs, self.batch_size
         table["n_steps"], table["n_envs"] = n_steps, n_envs
-        table["observations"], table["actions"] = self.observations.ctypes.data, self.actions.ctypes.data
         self.trains_critic = agent.has_critic and bool(program.policies[0]["has_critic"])
         table["trains_critic"], table["normalize_advantage"] = self.trains_critic, agent.normalize_advantage
         self.ent_coef, self.vf_coef = agent.coefficient("ent_coef"), agent.coefficient("vf_coef")
@@ -555,13 +555,18 @@ class _Update:
         table["optimizer"] = getattr(kernels, OPTIMIZERS[type(optimizer)])
         table["beta_1"], table["beta_2"] = group.get("betas", (0, group.get("alpha")))
         table["epsilon"] = group["eps"]
-        self.log_probs, self.entropies, self.values, self.scaled_advantages = (
-            np.zeros((n_epochs, n_samples), np.float32) for _ in range(4)
+        self.observations = np.ascontiguousarray(buffer.observations, dtype=np.float32)
+        self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
+        self.old_log_probs, self.old_values = buffer.log_probs.reshape(-1), buffer.values.reshape(-1)
+        self.advantages, self.returns = buffer.advantages.reshape(-1), buffer.returns.reshape(-1)
+        self.coefficients = np.array(weight.coefficients, np.float32)
+        self.log_probs, self.entropies, self.values, self.scaled_advantages = np.zeros(
+            (4, n_epochs * n_samples), np.float32
         )
         self.norms = np.zeros(n_epochs * -(-n_samples // self.batch_size))
         self.progress, self.squares = np.zeros(5, np.int64), np.zeros(4)
-        self.old_log_probs, self.old_values = buffer.log_probs.reshape(-1), buffer.values.reshape(-1)
-        self.advantages, self.returns = buffer.advantages.reshape(-1), buffer.returns.reshape(-1)
+        for name in _ARRAYS:
+            table[name] = getattr(self, name).ctypes.data
 
     def run(self) -> Callable[[], dict[str, Any]]:
         """Update the parameters.
@@ -595,15 +600,8 @@ class _Update:
 
     def _run(self, first_tower: int, last_tower: int) -> int:
         program = self.program
-        return int(
-            program.kernels.train(
-                program.policies, program.towers, program.layers, program.tensors, self.table,
-                self.samples, self.old_log_probs, self.advantages, self.returns, self.old_values, self.coefficients,
-                self.log_probs, self.entropies, self.values, self.scaled_advantages, self.norms, self.progress,
-                self.squares,
-                first_tower, last_tower,
-            )
-        )  # fmt: skip
+        tables = program.policies, program.towers, program.layers, program.tensors, self.table
+        return int(program.kernels.train(*tables, first_tower, last_tower))
 
     def _run_on_two_threads(self) -> int:
         critic = threading.Thread(target=self._run, args=(1, 2), name="pg_agents critic")
@@ -675,13 +673,13 @@ class _Update:
             return th.from_numpy(array)
 
         return Minibatch(
-            log_prob=tensor(self.log_probs.reshape(-1)[samples]),
+            log_prob=tensor(self.log_probs[samples]),
             old_log_prob=tensor(self.old_log_probs[stored]),
-            advantages=tensor(self.scaled_advantages.reshape(-1)[samples]),
-            values=tensor(self.values.reshape(-1)[samples]),
+            advantages=tensor(self.scaled_advantages[samples]),
+            values=tensor(self.values[samples]),
             old_values=tensor(self.old_values[stored]),
             returns=tensor(self.returns[stored]),
-            entropy=tensor(self.entropies.reshape(-1)[samples]),
+            entropy=tensor(self.entropies[samples]),
         )
 
     def _observations(self, samples: slice) -> np.ndarray:

@@ -188,24 +188,21 @@ def transpose(source, source_row, target, target_row, m, n):  # type: ignore[no-
             )
 
 
-@intrinsic
-def floats(typing_context, address):  # type: ignore[no-untyped-def]
-    """The float32 numbers at an address: a pointer, to be indexed. An array would cost LLVM twice the time."""
+def _make_pointer(element: Any, of: Any) -> Any:
+    @intrinsic
+    def pointer(typing_context, address):  # type: ignore[no-untyped-def]
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], element.as_pointer())
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], _f32.as_pointer())
+        return types.CPointer(of)(types.int64), generate
 
-    return types.CPointer(types.float32)(types.int64), generate
+    return pointer
 
 
-@intrinsic
-def integers(typing_context, address):  # type: ignore[no-untyped-def]
-    """The int64 numbers at an address, likewise."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], _i64.as_pointer())
-
-    return types.CPointer(types.int64)(types.int64), generate
+# The numbers at an address, to be indexed. Numba's arrays would do as well, and take LLVM twice the time.
+floats = _make_pointer(_f32, types.float32)
+doubles = _make_pointer(ir.DoubleType(), types.float64)
+integers = _make_pointer(_i64, types.int64)
 
 
 MAX_COEFFICIENTS = 3
