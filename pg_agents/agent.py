@@ -471,7 +471,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         n_steps, n_envs = 0, env.num_envs
         rollout_buffer.reset()
         whole_episodes = self.n_episodes is not None
-        episode_lengths = np.zeros(n_envs, dtype=int)
+        length_limit = self.max_episode_steps if whole_episodes else np.inf
+        began = np.zeros(n_envs, dtype=int)
         if whole_episodes:
             self._begin_episodes(env)
         if self.use_sde:
@@ -479,35 +480,35 @@ class PolicyGradient(OnPolicyAlgorithm):
         callback.on_rollout_start()
         # A buffer that is not the agent's own can be of any kind.
         engine = self._engine if rollout_buffer is self.rollout_buffer else AutogradEngine()
-        act, step = engine.actor(self), stepper(env)
-        shape = getattr(self._last_obs, "shape", None)
+        act, step, native = engine.actor(self), stepper(env), adapter_of(env)
         knows_ends = isinstance(rollout_buffer, EstimatorMixin)
-        native = adapter_of(env)
         if native is not None and not knows_ends:
             raise ValueError(
                 f"The vector environment resets in steps of their own, which {type(rollout_buffer).__name__} cannot leave "
                 "out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
             )
+        # SB3's stand-in for no callback does nothing and shows nobody the local variables.
         watched = not (type(callback) is ConvertCallback and callback.callback is None)
+        shape = getattr(self._last_obs, "shape", None)
 
         while not rollout_buffer.full if whole_episodes else n_steps < n_rollout_steps:
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(n_envs)
 
-            actions, clipped_actions, values, log_probs = act(self._last_obs)
+            actions, clipped_actions = act(self._last_obs)
             try:
                 new_obs, rewards, dones, infos = step(clipped_actions)
             except (ValueError, KeyError, TypeError) as error:
                 raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set
             self.num_timesteps += n_envs
-            # Observations are checked by whoever acts on them.
             if not act.checks or getattr(new_obs, "shape", None) != shape:
                 check_observations(new_obs, self.observation_space, n_envs, self.num_timesteps)
-
             # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
             if not abs(sum(rewards.tolist())) <= LARGEST:
                 check_finite("reward", np.asarray(rewards), self.num_timesteps)
 
+            if watched or not act.writes:
+                values, log_probs = act.values_and_log_probs()
             if watched:
                 obs_tensor = obs_as_tensor(self._last_obs, self.device)  # noqa: F841 - for those who read the locals
                 callback.update_locals(locals())
@@ -527,7 +528,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
             if knows_ends:
                 rollout_buffer.add_env_rewards(rewards)  # type: ignore[attr-defined]
-            if dones.any():
+            if np.count_nonzero(dones):
+                began[dones] = n_steps
                 self._end_episodes(engine, rollout_buffer, rewards, dones, infos)
             if act.writes:
                 act.finish(self._last_obs)
@@ -543,9 +545,8 @@ class PolicyGradient(OnPolicyAlgorithm):
                 )
             self._last_obs = new_obs
             self._last_episode_starts = starts
-            if whole_episodes:
-                episode_lengths = np.where(dones, 0, episode_lengths + 1)
-                self._check_length(episode_lengths)
+            if n_steps >= length_limit:
+                self._check_length(n_steps - began)
 
         self._in_mid_episode = False
         # Nobody has acted on it yet.
@@ -732,12 +733,14 @@ class PolicyGradient(OnPolicyAlgorithm):
         self, rollout_buffer: SB3RolloutBuffer, infos: list[dict[str, Any]], dones: np.ndarray
     ) -> None:
         """Episode statistics; of an environment that waits for others, none: it would end more of its short ones."""
+        for info in infos:
+            if "episode" in info or "is_success" in info:
+                break
+        else:
+            return
         if self.n_episodes is None:
-            for info in infos:
-                if "episode" in info or "is_success" in info:
-                    self._update_info_buffer(infos, dones)
-                    break
-        elif len(infos):
+            self._update_info_buffer(infos, dones)
+        else:
             counted = np.flatnonzero(~_waiting(rollout_buffer))
             self._update_info_buffer([infos[index] for index in counted], np.asarray(dones)[counted])
 

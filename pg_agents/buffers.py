@@ -222,11 +222,13 @@ class EpisodeMixin(EstimatorMixin):
         self.buffer_size = self.initial_size
         super().reset()
         self.n_finished = np.zeros(self.n_envs, dtype=int)
+        self._complete = False
 
     def add_ends(self, terminated: Bools, truncated: Bools, final_values: Floats) -> None:
         """As for the other buffers, with the episodes counted."""
         super().add_ends(terminated, truncated, final_values)
         self.n_finished += terminated | truncated
+        self._complete = bool((self.n_finished >= self.n_episodes).all())
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Store a step, as SB3's buffer does."""
@@ -239,7 +241,7 @@ class EpisodeMixin(EstimatorMixin):
         self._grow()
 
     def _grow(self) -> None:
-        self.full = bool((self.n_finished >= self.n_episodes).all())
+        self.full = self._complete
         if self.pos == self.buffer_size:
             self._resize(2 * self.buffer_size)
 

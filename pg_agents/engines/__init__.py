@@ -29,8 +29,12 @@ class Actor(Protocol):
     writes: bool
     checks: bool
 
-    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor]:
-        """Actions, the same as the environment takes them, V and log π, for one observation of each environment."""
+    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Actions, and the same as the environment takes them, for one observation of each environment."""
+        ...
+
+    def values_and_log_probs(self) -> tuple[th.Tensor, th.Tensor]:
+        """V and log π of the actions drawn last."""
         ...
 
     def finish(self, observations: Any) -> None:

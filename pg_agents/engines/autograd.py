@@ -83,13 +83,18 @@ class AutogradActor:
     def __init__(self, agent: PolicyGradient) -> None:
         self.agent = agent
 
-    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor]:
+    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
         """See `pg_agents.engines.Actor`."""
         agent = self.agent
         with th.no_grad(), unchecked_distributions():
-            actions, values, log_probs = agent.policy(obs_as_tensor(observations, agent.device))
+            actions, *self._last = agent.policy(obs_as_tensor(observations, agent.device))
         drawn = actions.cpu().numpy()
-        return drawn, agent._environment_actions(drawn), values, log_probs
+        return drawn, agent._environment_actions(drawn)
+
+    def values_and_log_probs(self) -> tuple[th.Tensor, th.Tensor]:
+        """V and log π of the actions drawn last."""
+        values, log_probs = self._last
+        return values, log_probs
 
     def finish(self, observations: Any) -> None:
         """Nothing was written."""

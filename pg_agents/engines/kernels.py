@@ -170,6 +170,7 @@ UPDATE = np.dtype(
 # What Python calls is kept on disk; what it calls in turn is part of it, and needs no wrapper for Python.
 _kept = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
 _compiled = {**_kept, **inner, "cache": False}
+_inlined = {**_compiled, "inline": "always"}  # of one use only: saves LLVM from optimising it twice
 _reassociated = {**_compiled, "fastmath": {"contract", "reassoc", "nsz"}}
 
 
@@ -673,7 +674,7 @@ def _mean_and_deviation(update, samples, count):  # type: ignore[no-untyped-def]
     return np.float32(mean), np.float32(math.sqrt(square / (count - 1)))
 
 
-@njit(**_compiled)
+@njit(**_inlined)
 def _actor_gradient(policy, tower, layers, update, first, count):  # type: ignore[no-untyped-def]
     """Add the gradient of -E[objective + `ent_coef` H] of a minibatch, `count` samples from the `first` one.
 
@@ -726,7 +727,7 @@ def _actor_gradient(policy, tower, layers, update, first, count):  # type: ignor
     return divergence / count
 
 
-@njit(**_compiled)
+@njit(**_inlined)
 def _critic_gradient(policy, tower, layers, update, first, count):  # type: ignore[no-untyped-def]
     """Add the gradient of `vf_coef` E[(R - V)²] of a minibatch, with V clipped around the old value if asked for."""
     head = layers[tower.first_layer + tower.n_hidden]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -45,8 +47,9 @@ ACTIVATIONS = {
 OPTIMIZERS = {th.optim.Adam: "ADAM", th.optim.RMSprop: "RMSPROP", RMSpropTFLike: "RMSPROP_TF"}
 # Options of these optimisers that change their formula.
 _PLAIN = ("weight_decay", "amsgrad", "maximize", "momentum", "centered", "differentiable", "capturable", "fused")
-# In minibatches times samples times parameters: below, starting a thread costs more than it saves.
-_WORTH_A_THREAD = 5e7
+# In samples times parameters: below, starting a thread costs more than it saves.
+_WORTH_A_THREAD = 1e7
+_TRY_AGAIN = 16  # updates
 
 
 class NotServed(ValueError):
@@ -193,6 +196,31 @@ def _check_optimizer(policy: ActorCriticPolicy) -> None:
             raise NotServed("the optimiser's groups differ in more than their learning rate")
 
 
+class Pace:
+    """Whether a second thread pays, by how long updates took: where the other core is busy, it costs time.
+
+    The result does not depend on the number of threads.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = {2: 0.0, 1: 0.0}  # for a sample; 0 until it was tried
+        self._n_updates = 0
+
+    @contextmanager
+    def chosen(self, n_samples: int) -> Iterator[int]:
+        """The number of threads for the update that is made inside; now and then the other, to see.
+
+        Args:
+            n_samples: How many the update learns from, over all epochs.
+        """
+        faster = min(self._seconds, key=lambda n_threads: self._seconds[n_threads])
+        self._n_updates += 1
+        n_threads = 3 - faster if self._n_updates % _TRY_AGAIN == 0 else faster
+        start = time.perf_counter()
+        yield n_threads
+        self._seconds[n_threads] = (time.perf_counter() - start) / n_samples
+
+
 class Program:
     """The tables of one policy, and everything that their addresses point into.
 
@@ -206,6 +234,7 @@ class Program:
         observation_space, action_space = agent.observation_space, agent.action_space
         self._owners: list[Any] = []
         self._zero = self._zeros(1)
+        self._bound: tuple[Any, ...] | None = None
         actor, critic = _actor(policy), _critic(policy)
         row = self.policies = self._table(kernels.POLICY, 1)
         self.n_features = actor[0][0].in_features
@@ -243,6 +272,8 @@ class Program:
             tower["input"], tower["input_rows"] = input_, input_rows
             self._lay_out(tower, first, pairs, n_heads, extra)
             first += len(pairs)
+        self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
+        self.pace = Pace()
         self.addresses = [parameter.data_ptr() for parameter in self.parameters]
 
     @staticmethod
@@ -314,24 +345,37 @@ class Program:
     def bind_optimizer(self, trains_critic: bool) -> None:
         """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
         optimizer = self.policy.optimizer
-        rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
         n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
-        for tensor, parameter in zip(self.tensors, self.parameters[:n_trained], strict=False):
-            state = optimizer.state[parameter]
+        # `load_state_dict` makes a new `state`; steps change what is in it in place.
+        bound = optimizer, optimizer.state, n_trained
+        if self._bound is None or any(one is not other for one, other in zip(bound[:2], self._bound, strict=False)):
+            self._bind_state(optimizer, self.parameters[:n_trained])
+        elif self._bound[2] != n_trained or len(optimizer.state) < n_trained:
+            self._bind_state(optimizer, self.parameters[:n_trained])
+        self._bound = bound
+        rates = np.array([group["lr"] for group in optimizer.param_groups])
+        self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
+
+    def _bind_state(self, optimizer: th.optim.Optimizer, trained: list[nn.Parameter]) -> None:
+        group_of = {
+            id(parameter): number
+            for number, group in enumerate(optimizer.param_groups)
+            for parameter in group["params"]
+        }
+        self._groups = np.array([group_of[id(parameter)] for parameter in self.parameters])
+        self._states = [optimizer.state[parameter] for parameter in trained]
+        for tensor, parameter, state in zip(self.tensors, trained, self._states, strict=False):
             if not state:
                 _initialise(optimizer, parameter, state)
             adam = isinstance(optimizer, th.optim.Adam)
-            tensor["learning_rate"] = rates[id(parameter)]
             tensor["mean"] = state["exp_avg"].data_ptr() if adam else 0
             tensor["square"] = state["exp_avg_sq" if adam else "square_avg"].data_ptr()
             tensor["step"] = state["step"].data_ptr() if isinstance(state["step"], th.Tensor) else 0
 
-    def count_steps(self, n_steps: int, trains_critic: bool) -> None:
+    def count_steps(self, n_steps: int) -> None:
         """Count steps where the optimiser counts them in a Python number, which the kernels cannot reach."""
-        n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
-        for parameter in self.parameters[:n_trained]:
-            state = self.policy.optimizer.state[parameter]
-            if not isinstance(state["step"], th.Tensor):
+        if not isinstance(self._states[0]["step"], th.Tensor):
+            for state in self._states:
                 state["step"] += n_steps
 
 
@@ -408,18 +452,10 @@ class Actor:
         own_clipping = _definer(type(self.agent), "_environment_actions").__name__ == "PolicyGradient"
         exact = program.is_gaussian and space.dtype == np.float32 and own_clipping
         self._env_actions = list(clipped.reshape(shape)) if exact or (own_clipping and not program.is_gaussian) else None
-        self._value_rows = th.from_numpy(buffer.values).unsqueeze(-1).unbind()
-        self._log_prob_rows = th.from_numpy(buffer.log_probs).unbind()
+        self._tensors: tuple[tuple[th.Tensor, ...], tuple[th.Tensor, ...]] | None = None
 
-    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray, th.Tensor, th.Tensor]:
-        """Act in the environments' current states.
-
-        Args:
-            observations: One for each environment.
-
-        Returns:
-            Actions, the same as the environment takes them, V and log π.
-        """
+    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Act in the environments' current states; see `pg_agents.engines.Actor`."""
         t = self.buffer.pos
         if self.buffer.values is not self._values:
             self._bind()
@@ -429,10 +465,16 @@ class Actor:
             self._refuse(observations)
         actions = self._actions[t]
         if self._env_actions is None:
-            clipped = self.agent._environment_actions(actions)
-        else:
-            clipped = self._env_actions[t]
-        return actions, clipped, self._value_rows[t], self._log_prob_rows[t]
+            return actions, self.agent._environment_actions(actions)
+        return actions, self._env_actions[t]
+
+    def values_and_log_probs(self) -> tuple[th.Tensor, th.Tensor]:
+        """V and log π of the actions drawn last."""
+        if self._tensors is None:
+            # All rows at once: one by one they cost more than acting does.
+            values, log_probs = th.from_numpy(self.buffer.values), th.from_numpy(self.buffer.log_probs)
+            self._tensors = values.unsqueeze(-1).unbind(), log_probs.unbind()
+        return self._tensors[0][self.buffer.pos], self._tensors[1][self.buffer.pos]
 
     def _load(self, t: int, observations: Any) -> None:
         self._inputs[t] = observations.reshape(self._inputs.shape[1:])
@@ -579,14 +621,15 @@ class _Update:
         """
         agent, program, kernels = self.agent, self.program, self.program.kernels
         program.bind_optimizer(self.trains_critic)
-        work = self.samples.size * sum(parameter.numel() for parameter in program.parameters)
-        if self.trains_critic and work > _WORTH_A_THREAD and agent._n_threads > 1:
-            code = self._run_on_two_threads()
+        can_share = self.trains_critic and agent._n_threads > 1
+        if can_share and self.samples.size * program.n_parameters > _WORTH_A_THREAD:
+            with program.pace.chosen(self.samples.size) as n_threads:
+                code = self._run(0, 2) if n_threads == 1 else self._run_on_two_threads()
         else:
             code = self._run(0, 1 + self.trains_critic)
         n_begun = int(self.progress[3])
         n_steps = n_begun - (code != kernels.DONE)
-        program.count_steps(n_steps, self.trains_critic)
+        program.count_steps(n_steps)
         per_epoch = len(self.norms) // len(self.samples)
         agent._n_updates += -(-n_begun // per_epoch) - (code == kernels.NOT_FINITE)
         self.stopped = code == kernels.STOPPED

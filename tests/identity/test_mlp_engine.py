@@ -148,14 +148,29 @@ class Moment:
         return parameters(agent), deepcopy(agent.policy.optimizer.state_dict()), metrics
 
 
+def has_kinks(agent):
+    """Whether a number that is rounded to the other side of a kink makes a gradient another one."""
+    kinked = (nn.ReLU, nn.LeakyReLU, nn.ELU)
+    return isinstance(agent, PPO) or any(isinstance(module, kinked) for module in agent.policy.modules())
+
+
+def assert_near(given_, wanted, scale, single, mean, name):
+    """Differences of single numbers, and their root mean square, as fractions of a scale; and some roundings."""
+    difference = (given_ - wanted).abs()
+    rounding = 4 * EPSILON * wanted.abs().max().item()
+    assert difference.max().item() <= single * scale + rounding, name
+    assert difference.square().mean().sqrt().item() <= mean * scale + rounding, name
+
+
 def assert_same_update(agent):
     """From this moment on, both engines do the same.
 
     Tolerances: a gradient is a sum over up to some hundred samples, whose terms may cancel each other, in another
-    order: 1e-4 of a tensor's largest number, about 1000 roundings, or 10 roundings of the largest of all tensors. Adam
-    and RMSprop divide each gradient by its size, so that where one is 1000 times smaller than others its relative error
-    is that much larger: on the average over a tensor 1e-3 of the largest step, and for single numbers, whose gradient
-    may be all but 0, 5e-2. Metrics are means of numbers of order 1 that may cancel.
+    order: 1e-4 of a tensor's largest number, about 1000 roundings, or 10 roundings of the largest of all tensors. One of
+    100 samples on the other side of a kink is 1e-2 of a few numbers. Adam and RMSprop divide each gradient by its size,
+    so that where one is 1000 times smaller than others its relative error is that much larger: on the average over a
+    tensor 1e-3 of the largest step, and for single numbers, whose gradient may be all but 0, 5e-2. Metrics are means
+    of numbers of order 1 that may cancel.
     """
     moment = Moment(agent)
     wanted, wanted_optimizer, wanted_metrics = moment.update(lambda agent: AutogradEngine())
@@ -164,30 +179,23 @@ def assert_same_update(agent):
     assert agent._n_updates == wanted_n_updates
     largest_step = max((wanted[name] - moment.policy[name]).abs().max().item() for name in wanted)
     for name, value in wanted.items():
-        difference, rounding = (given_[name] - value).abs(), 4 * EPSILON * value.abs().max().item()
-        assert difference.square().mean().sqrt().item() <= 1e-3 * largest_step + rounding, name
-        assert difference.max().item() <= 5e-2 * largest_step + rounding, name
+        assert_near(given_[name], value, largest_step, 5e-2, 1e-3, name)
     assert given_optimizer["param_groups"] == wanted_optimizer["param_groups"]
     assert given_optimizer["state"].keys() == wanted_optimizer["state"].keys()
-    states = wanted_optimizer["state"]
+    states, (single, mean) = wanted_optimizer["state"], (5e-2, 1e-3) if has_kinks(agent) else (1e-4, 1e-4)
     for number, state in states.items():
         assert given_optimizer["state"][number].keys() == state.keys()
         for name, value in state.items():
             if name == "step":
                 assert given_optimizer["state"][number][name] == value
                 continue
-            largest = max(th.as_tensor(other[name]).abs().max().item() for other in states.values())
-            atol = 1e-4 * value.abs().max().item() + 1e-6 * largest
-            same = partial(th.testing.assert_close, rtol=0, atol=atol, msg=name_it(f"{name} of parameter {number}"))
-            same(given_optimizer["state"][number][name], value)
+            scale = value.abs().max().item() + 1e-2 * max(other[name].abs().max().item() for other in states.values())
+            found = given_optimizer["state"][number][name]
+            assert_near(found, value, scale, single, mean, f"{name} of parameter {number}")
     assert metrics.keys() == wanted_metrics.keys()
     for name, value in wanted_metrics.items():
         assert metrics[name] == pytest.approx(value, rel=1e-4, abs=5e-6), name
     return metrics
-
-
-def name_it(name):
-    return lambda message: f"{name}: {message}"
 
 
 # Updates
@@ -386,12 +394,11 @@ def test_stopping_in_the_first_minibatch_leaves_the_parameters_alone():
 
 
 @st.composite
-def problems(draw):
-    """An algorithm with networks, spaces and batches of any shape."""
-    cls = draw(st.sampled_from([PPO, PPO, *ALL]))
+def problems(draw, cls):
+    """Networks, spaces and batches of any shape."""
     layers = st.lists(st.integers(1, 70), max_size=3)
     networks = {"pi": draw(layers)} if cls is REINFORCE else {"pi": draw(layers), "vf": draw(layers)}
-    policy_kwargs = {"net_arch": networks, "activation_fn": draw(st.sampled_from(list(ACTIVATIONS.values())))}
+    policy_kwargs = {"net_arch": networks}
     action_space = draw(
         st.one_of(
             st.sampled_from(list(ACTION_SPACES.values())),
@@ -427,14 +434,19 @@ def problems(draw):
     else:
         kwargs["n_episodes"] = draw(st.integers(1, 3))
     kwargs["ent_coef"] = draw(st.sampled_from([0.0, 0.05]))
-    return {**kwargs, "cls": cls, "policy_kwargs": policy_kwargs,
-            "observation_space": observation_space, "action_space": action_space}  # fmt: skip
+    return {**kwargs, "policy_kwargs": policy_kwargs, "observation_space": observation_space,
+            "action_space": action_space}  # fmt: skip
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(problem=problems())
-def test_any_shape_is_acted_with_and_learnt_as_with_autograd(problem):
-    agent = collect(make(**problem))
+# Hypothesis varies what it has found; that each activation meets each algorithm is seen to here.
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@every_algorithm
+@settings(deadline=None, derandomize=True, max_examples=8)
+@given(data=st.data())
+def test_any_shape_is_acted_with_and_learnt_as_with_autograd(cls, activation, data):
+    problem = data.draw(problems(cls))
+    problem["policy_kwargs"]["activation_fn"] = activation
+    agent = collect(make(cls, **problem))
     assert_log_probs_and_values_are_the_policys(agent)
     assert_same_update(agent)
 
