@@ -484,8 +484,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         knows_ends = isinstance(rollout_buffer, EstimatorMixin)
         if native is not None and not knows_ends:
             raise ValueError(
-                f"The vector environment resets in steps of their own, which {type(rollout_buffer).__name__} cannot leave "
-                "out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
+                f"The vector environment resets in steps of their own, which {type(rollout_buffer).__name__} cannot "
+                "leave out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
             )
         # SB3's stand-in for no callback does nothing and shows nobody the local variables.
         watched = not (type(callback) is ConvertCallback and callback.callback is None)
@@ -510,7 +510,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             if watched or not act.writes:
                 values, log_probs = act.values_and_log_probs()
             if watched:
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)  # noqa: F841 - for those who read the locals
+                obs_tensor = obs_as_tensor(self._last_obs, self.device)
                 callback.update_locals(locals())
                 if not callback.on_step():
                     return False

@@ -62,5 +62,6 @@ def adapter_of(env: VecEnv) -> VectorEnvAdapter | None:
     """The adapter of a Gymnasium vector environment under any number of wrappers, if its resets are steps."""
     while isinstance(env, VecEnvWrapper):
         env = env.venv
-    resets_take_steps = isinstance(env, VectorEnvAdapter) and env.autoreset_mode is AutoresetMode.NEXT_STEP
-    return env if resets_take_steps else None
+    if isinstance(env, VectorEnvAdapter) and env.autoreset_mode is AutoresetMode.NEXT_STEP:
+        return env
+    return None

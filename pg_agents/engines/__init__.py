@@ -10,7 +10,7 @@ import torch as th
 
 from pg_agents.checks import check_choice
 from pg_agents.engines.autograd import AutogradEngine
-from pg_agents.engines.mlp import MLPEngine, NotServed, check_served
+from pg_agents.engines.mlp import MLPEngine, NotServedError, check_served
 
 if TYPE_CHECKING:
     from pg_agents.agent import PolicyGradient
@@ -80,7 +80,7 @@ def check_engine(name: str, agent: PolicyGradient) -> None:
     if name == "mlp":
         try:
             check_served(agent)
-        except NotServed as reason:
+        except NotServedError as reason:
             raise _refusal(reason) from None
 
 
@@ -95,7 +95,7 @@ def make_engine(name: str, agent: PolicyGradient) -> Engine:
     try:
         check_served(agent)
         return MLPEngine(agent)
-    except NotServed as reason:
+    except NotServedError as reason:
         if name == "mlp":
             raise _refusal(reason) from reason
         if agent.verbose >= 1:
@@ -103,7 +103,7 @@ def make_engine(name: str, agent: PolicyGradient) -> Engine:
         return AutogradEngine()
 
 
-def _refusal(reason: NotServed) -> ValueError:
+def _refusal(reason: NotServedError) -> ValueError:
     return ValueError(
         f"`engine` is 'mlp', which does not serve this agent: {reason}. engine='auto' takes autograd in its place."
     )

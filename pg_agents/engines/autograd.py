@@ -133,7 +133,7 @@ class AutogradEngine:
         """Train on `agent.rollout_buffer`.
 
         Returns:
-            A function that gives what to log: means over all minibatches, `loss` of the last, and `approx_kl_epoch_<i>`.
+            A function that gives what to log: means over all minibatches, `loss` of the last, `approx_kl_epoch_<i>`.
 
         Raises:
             FloatingPointError: The loss or its gradient is not finite. The parameters are those before that step.

@@ -178,7 +178,7 @@ _reassociated = {**_compiled, "fastmath": {"contract", "reassoc", "nsz"}}
 
 
 @njit(**_compiled)
-def exp32(x):  # type: ignore[no-untyped-def]
+def exp32(x):
     """e^x, by 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf)."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
     n = math.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -195,8 +195,8 @@ def exp32(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def tanh32(x):  # type: ignore[no-untyped-def]
-    """tanh x, as a quotient of polynomials (the coefficients of Eigen's `ptanh_float`)."""
+def tanh32(x):
+    """Tanh x, as a quotient of polynomials (the coefficients of Eigen's `ptanh_float`)."""
     x = min(max(x, np.float32(-7.90531111)), np.float32(7.90531111))
     s = x * x
     p = np.float32(-2.76076847742355e-16)
@@ -214,8 +214,8 @@ def tanh32(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def erf32(x):  # type: ignore[no-untyped-def]
-    """erf x, as a quotient of polynomials (the coefficients of Eigen's `erf_float`)."""
+def erf32(x):
+    """Erf x, as a quotient of polynomials (the coefficients of Eigen's `erf_float`)."""
     x = min(max(x, np.float32(-4.0)), np.float32(4.0))
     s = x * x
     p = np.float32(-2.72614225801306e-10)
@@ -237,8 +237,8 @@ def erf32(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _activate(layer, outputs, derivatives, biases, rows, columns):  # type: ignore[no-untyped-def]
-    """y = f(y + bias) and d = f'(y + bias), for rows of numbers that share a bias."""
+def _activate(layer, outputs, derivatives, biases, rows, columns):
+    """Y = f(y + bias) and d = f'(y + bias), for rows of numbers that share a bias."""
     kind, constant = layer.activation, np.float32(layer.slope_below_0)
     one, zero, half = np.float32(1), np.float32(0), np.float32(0.5)
     for j in range(rows):
@@ -283,27 +283,25 @@ def _activate(layer, outputs, derivatives, biases, rows, columns):  # type: igno
 
 
 @njit(**_compiled)
-def _rounded_up(size):  # type: ignore[no-untyped-def]
+def _rounded_up(size):
     return (size + LANES - 1) // LANES * LANES
 
 
 @njit(**_compiled)
-def _lanes(rows):  # type: ignore[no-untyped-def]
+def _lanes(rows):
     return LANES if rows <= LANES else BLOCK
 
 
 @njit(**_compiled)
-def _forward(layers, tower, lanes):  # type: ignore[no-untyped-def]
+def _forward(layers, tower, lanes):
     for index in range(tower.first_layer, tower.first_layer + tower.n_hidden + tower.n_heads):
         layer = layers[index]
-        product(
-            layer.weight, layer.n_in, 1, layer.input, BLOCK, layer.output, BLOCK, layer.n_out, lanes, layer.n_in, 0
-        )
+        product(layer.weight, layer.n_in, 1, layer.input, BLOCK, layer.output, BLOCK, layer.n_out, lanes, layer.n_in, 0)
         _activate(layer, layer.output, layer.derivative, floats(layer.bias), layer.n_out, lanes)
 
 
 @njit(**_reassociated)
-def _dot(one, other, size):  # type: ignore[no-untyped-def]
+def _dot(one, other, size):
     total = np.float32(0)
     for i in range(size):
         total += one[i] * other[i]
@@ -311,7 +309,7 @@ def _dot(one, other, size):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _forward_row(layers, tower, row):  # type: ignore[no-untyped-def]
+def _forward_row(layers, tower, row):
     """`_forward` for one sample, with units in the place of samples: a column of 64 would be nearly empty."""
     last_hidden = tower.first_layer + tower.n_hidden - 1
     for index in range(tower.first_layer, last_hidden + 1 + tower.n_heads):
@@ -330,20 +328,18 @@ def _forward_row(layers, tower, row):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _evaluate(policy, layers, tower, rows):  # type: ignore[no-untyped-def]
+def _evaluate(policy, layers, tower, rows):
     """The heads' outputs for the first rows of `tower.input_rows`."""
     if rows <= FEW:
         for row in range(rows):
             _forward_row(layers, tower, row)
     else:
-        transpose(
-            tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, _lanes(rows), policy.n_features
-        )
+        transpose(tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, _lanes(rows), policy.n_features)
         _forward(layers, tower, _lanes(rows))
 
 
 @njit(**_reassociated)
-def _sum(numbers, size):  # type: ignore[no-untyped-def]
+def _sum(numbers, size):
     total = np.float32(0)
     for i in range(size):
         total += numbers[i]
@@ -351,7 +347,7 @@ def _sum(numbers, size):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _backward(layers, tower, rows, lanes):  # type: ignore[no-untyped-def]
+def _backward(layers, tower, rows, lanes):
     """Add a block's gradient, given the `delta` of the heads."""
     last_hidden = tower.first_layer + tower.n_hidden - 1
     for index in range(last_hidden + tower.n_heads, tower.first_layer - 1, -1):
@@ -363,21 +359,19 @@ def _backward(layers, tower, rows, lanes):  # type: ignore[no-untyped-def]
             for j in range(layer.n_out):
                 for i in range(j * BLOCK, j * BLOCK + lanes):
                     delta[i] *= derivative[i]
-        if index >= last_hidden + tower.n_heads or index <= last_hidden:  # the heads share their input
-            if index > tower.first_layer:
-                transpose(layer.input, BLOCK, layer.input_rows, width, layer.n_in, lanes)
-        product(
-            layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1
-        )
+        # Going down, the last head is the first to ask; they share their input.
+        first_head = index == last_hidden + tower.n_heads
+        if index > tower.first_layer and (first_head or index <= last_hidden):
+            transpose(layer.input, BLOCK, layer.input_rows, width, layer.n_in, lanes)
+        product(layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1)
         bias_grad = floats(layer.bias_grad)
         for j in range(layer.n_out):
             bias_grad[j] += _sum(floats(layer.delta + 4 * j * BLOCK), rows)
         below = index - 1 if index <= last_hidden else last_hidden
         if below >= tower.first_layer:
-            first_head = index == last_hidden + tower.n_heads or index <= last_hidden
             product(
                 layer.weight, 1, layer.n_in, layer.delta, BLOCK, layers[below].delta, BLOCK,
-                layer.n_in, lanes, layer.n_out, 0 if first_head else 1,
+                layer.n_in, lanes, layer.n_out, 0 if first_head or index <= last_hidden else 1,
             )  # fmt: skip
 
 
@@ -385,7 +379,7 @@ def _backward(layers, tower, rows, lanes):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _distribution(policy, head, std_head, lanes):  # type: ignore[no-untyped-def]
+def _distribution(policy, head, std_head, lanes):
     """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`."""
     outputs = floats(head.output)
     if policy.distribution == CATEGORICAL:
@@ -428,7 +422,7 @@ def _distribution(policy, head, std_head, lanes):  # type: ignore[no-untyped-def
 
 
 @njit(**_compiled)
-def _sample(policy, head, noise, lanes_used):  # type: ignore[no-untyped-def]
+def _sample(policy, head, noise, lanes_used):
     """Draw the block's actions; `noise` is (samples, n_actions)."""
     actions = floats(policy.actions)
     outputs = floats(head.output)
@@ -464,7 +458,7 @@ def _sample(policy, head, noise, lanes_used):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _log_prob_and_entropy(policy, head, lanes):  # type: ignore[no-untyped-def]
+def _log_prob_and_entropy(policy, head, lanes):
     actions = floats(policy.actions)
     outputs = floats(head.output)
     log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
@@ -503,7 +497,7 @@ def _log_prob_and_entropy(policy, head, lanes):  # type: ignore[no-untyped-def]
 
 
 @njit(**_reassociated)
-def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):  # type: ignore[no-untyped-def]
+def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):
     """`delta` of the actor's heads: of the loss -Σ factor (objective + ent_coef H), given ψ in `weights`."""
     actions = floats(policy.actions)
     outputs = floats(head.output)
@@ -564,7 +558,7 @@ def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):  # typ
 
 
 @njit(**_compiled)
-def _load_features(policy, tower, observations, row, index):  # type: ignore[no-untyped-def]
+def _load_features(policy, tower, observations, row, index):
     """Observation number `index` as row `row` of the network's input."""
     width = _rounded_up(policy.n_features)
     features = floats(tower.input_rows)
@@ -581,7 +575,7 @@ def _load_features(policy, tower, observations, row, index):  # type: ignore[no-
 
 
 @njit(**_reassociated)
-def _sum_of_zeros(numbers, size):  # type: ignore[no-untyped-def]
+def _sum_of_zeros(numbers, size):
     """0, or NaN if a number is not finite."""
     total = np.float32(0)
     for i in range(size):
@@ -598,7 +592,7 @@ _updates = numba.from_dtype(UPDATE)[::1]
 
 
 @njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **_kept)
-def act(policies, towers, layers, steps, t):  # type: ignore[no-untyped-def]
+def act(policies, towers, layers, steps, t):
     """Draw step t's actions, and write them, their log π, and V.
 
     Returns:
@@ -657,13 +651,13 @@ def act(policies, towers, layers, steps, t):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _stored(update, index):  # type: ignore[no-untyped-def]
+def _stored(update, index):
     """Where sample `index` lies: they are numbered environment after environment, and stored step after step."""
     return index % update.n_steps * update.n_envs + index // update.n_steps
 
 
 @njit(**_compiled)
-def _mean_and_deviation(update, samples, count):  # type: ignore[no-untyped-def]
+def _mean_and_deviation(update, samples, count):
     advantages = floats(update.advantages)
     mean, square = 0.0, 0.0
     for i in range(count):
@@ -675,7 +669,7 @@ def _mean_and_deviation(update, samples, count):  # type: ignore[no-untyped-def]
 
 
 @njit(**_inlined)
-def _actor_gradient(policy, tower, layers, update, first, count):  # type: ignore[no-untyped-def]
+def _actor_gradient(policy, tower, layers, update, first, count):
     """Add the gradient of -E[objective + `ent_coef` H] of a minibatch, `count` samples from the `first` one.
 
     Returns:
@@ -728,7 +722,7 @@ def _actor_gradient(policy, tower, layers, update, first, count):  # type: ignor
 
 
 @njit(**_inlined)
-def _critic_gradient(policy, tower, layers, update, first, count):  # type: ignore[no-untyped-def]
+def _critic_gradient(policy, tower, layers, update, first, count):
     """Add the gradient of `vf_coef` E[(R - V)²] of a minibatch, with V clipped around the old value if asked for."""
     head = layers[tower.first_layer + tower.n_hidden]
     value, delta = floats(head.output), floats(head.delta)
@@ -758,7 +752,7 @@ def _critic_gradient(policy, tower, layers, update, first, count):  # type: igno
 
 
 @njit(**_reassociated)
-def _sum_of_squares(numbers, size):  # type: ignore[no-untyped-def]
+def _sum_of_squares(numbers, size):
     total = 0.0
     for start in range(0, size, 4096):
         part = np.float32(0)
@@ -769,7 +763,7 @@ def _sum_of_squares(numbers, size):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _step(update, tensor, shrinking):  # type: ignore[no-untyped-def]
+def _step(update, tensor, shrinking):
     """One step of the optimiser on one tensor, by the formulas of torch.optim."""
     count = 0.0
     if tensor.step != 0:
@@ -778,7 +772,7 @@ def _step(update, tensor, shrinking):  # type: ignore[no-untyped-def]
         count = steps[0]
     one = np.float32(1)
     epsilon, rate = np.float32(update.epsilon), np.float32(tensor.learning_rate)
-    beta_1, beta_2 = np.float32(update.beta_1), np.float32(update.beta_2)
+    beta_2 = np.float32(update.beta_2)
     kept_1, kept_2 = np.float32(1 - update.beta_1), np.float32(1 - update.beta_2)
     root = one
     if update.optimizer == ADAM:
@@ -809,7 +803,7 @@ def _step(update, tensor, shrinking):  # type: ignore[no-untyped-def]
 
 
 @njit(**_compiled)
-def _wait(progress, other, minibatch):  # type: ignore[no-untyped-def]
+def _wait(progress, other, minibatch):
     """Until the other thread has the gradient of this minibatch. Returns False if it gave up."""
     turns = 0
     while observe(progress + 8 * other) < minibatch:
@@ -824,14 +818,18 @@ def _wait(progress, other, minibatch):  # type: ignore[no-untyped-def]
 
 
 @njit(numba.int64(_policies, _towers, _layers, _tensors, _updates, numba.int64, numba.int64), **_kept)
-def train(policies, towers, layers, tensors, updates, first_tower, last_tower):  # type: ignore[no-untyped-def]
+def train(policies, towers, layers, tensors, updates, first_tower, last_tower):
     """All epochs of an update: for each minibatch the gradient, its norm, and a step of the optimiser.
 
     Two threads may share the work, one with the actor (tower 0) and one with the critic (tower 1). They meet once per
     minibatch, to add up the norm, and do the same arithmetic as one thread with both.
 
     Args:
-        policies: And the other tables, one row each where there is one of a thing.
+        policies: One row, as for `updates`; the tables are described above.
+        towers: Actor and critic.
+        layers: Of both.
+        tensors: Parameters of both.
+        updates: What to learn from, and how.
         first_tower: Of this thread.
         last_tower: And one beyond.
 
@@ -887,7 +885,7 @@ def train(policies, towers, layers, tensors, updates, first_tower, last_tower): 
 
 
 @njit(numba.void(numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1]), nogil=True, cache=True)
-def discounted_sums(terms, decays, sums):  # type: ignore[no-untyped-def]
+def discounted_sums(terms, decays, sums):
     """sums_t = terms_t + decays_t sums_{t+1}, backwards in time, on arrays of (T, N).
 
     Without contraction, so that it rounds as NumPy does.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
@@ -25,7 +25,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
-from pg_agents.buffers import EpisodeBuffer, RolloutBuffer
+from pg_agents.buffers import EpisodeBuffer, EstimatorMixin, RolloutBuffer
 from pg_agents.checks import check_observations
 from pg_agents.engines.autograd import Minibatch, not_finite
 from pg_agents.objectives import Weight, kl_divergence
@@ -52,7 +52,7 @@ _WORTH_A_THREAD = 1e7
 _TRY_AGAIN = 16  # updates
 
 
-class NotServed(ValueError):
+class NotServedError(ValueError):
     """Why this engine does not serve an agent."""
 
 
@@ -61,14 +61,14 @@ def load_kernels() -> ModuleType:
     """Import the compiled kernels; the first time on a machine, that compiles them.
 
     Raises:
-        NotServed: Numba is missing, does not work, or has nowhere to keep what it compiles.
+        NotServedError: Numba is missing, does not work, or has nowhere to keep what it compiles.
     """
     if importlib.util.find_spec("numba") is None:
-        raise NotServed("Numba is not installed (pip install numba)")
+        raise NotServedError("Numba is not installed (pip install numba)")
     try:
         from pg_agents.engines import kernels
     except Exception as error:  # whatever it is that does not work, training can go on without
-        raise NotServed(f"Numba cannot compile or cannot keep what it compiled ({error})") from error
+        raise NotServedError(f"Numba cannot compile or cannot keep what it compiled ({error})") from error
     return kernels
 
 
@@ -76,22 +76,22 @@ def check_served(agent: PolicyGradient) -> None:
     """Look at an agent without compiling anything.
 
     Raises:
-        NotServed: With the reason.
+        NotServedError: With the reason.
     """
     policy = agent.policy
     if agent.device.type != "cpu":
-        raise NotServed(f"it works on the CPU, and `device` is {agent.device}")
+        raise NotServedError(f"it works on the CPU, and `device` is {agent.device}")
     _check_objective(agent)
     if type(policy) not in POLICIES:
-        raise NotServed(f"it does not know the policy {type(policy).__name__}")
+        raise NotServedError(f"it does not know the policy {type(policy).__name__}")
     if policy.use_sde:
-        raise NotServed("`use_sde` is set")
+        raise NotServedError("`use_sde` is set")
     _check_spaces(agent.observation_space, agent.action_space)
     buffer = type(agent.rollout_buffer)
     known = EpisodeBuffer if agent.n_episodes is not None else RolloutBuffer
     for name in ("get", "add", "_get_samples"):
         if getattr(buffer, name) is not getattr(known, name):
-            raise NotServed(f"the buffer {buffer.__name__} has its own `{name}`")
+            raise NotServedError(f"the buffer {buffer.__name__} has its own `{name}`")
     _check_modules(policy)
     _check_optimizer(policy)
 
@@ -104,45 +104,45 @@ def _check_objective(agent: PolicyGradient) -> None:
     cls = type(agent)
     by, beside = _definer(cls, "objective"), _definer(cls, "weight")
     if "objective" in vars(agent) or not issubclass(beside, by):
-        raise NotServed(f"{cls.__name__} defines an `objective` without its `weight`")
+        raise NotServedError(f"{cls.__name__} defines an `objective` without its `weight`")
     if _definer(cls, "value_prediction").__name__ != "PolicyGradient":
-        raise NotServed(f"{cls.__name__} has its own `value_prediction`")
+        raise NotServedError(f"{cls.__name__} has its own `value_prediction`")
 
 
 def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
     if isinstance(observation_space, spaces.Box):
         if is_image_space(observation_space):
-            raise NotServed("observations are images")
+            raise NotServedError("observations are images")
     elif not (
         (isinstance(observation_space, spaces.Discrete) and observation_space.start == 0)
         or (isinstance(observation_space, spaces.MultiBinary))
     ):
-        raise NotServed(f"observations are {observation_space}")
+        raise NotServedError(f"observations are {observation_space}")
     if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim > 1:
-        raise NotServed(f"actions are {action_space}")
+        raise NotServedError(f"actions are {action_space}")
 
 
 def _check_modules(policy: ActorCriticPolicy) -> None:
     overridden = {"forward", "evaluate_actions", "predict_values", "extract_features", "get_distribution"}
     if overridden & vars(policy).keys():
-        raise NotServed("a method of the policy was replaced")
+        raise NotServedError("a method of the policy was replaced")
     extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
     if any(type(extractor) is not FlattenExtractor for extractor in extractors):
-        raise NotServed(f"the features extractor is a {type(policy.features_extractor).__name__}")
+        raise NotServedError(f"the features extractor is a {type(policy.features_extractor).__name__}")
     if type(policy.mlp_extractor) is not MlpExtractor:
-        raise NotServed(f"the networks are a {type(policy.mlp_extractor).__name__}")
+        raise NotServedError(f"the networks are a {type(policy.mlp_extractor).__name__}")
     for module in policy.modules():
         if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
-            raise NotServed(f"a {type(module).__name__} has a hook")
+            raise NotServedError(f"a {type(module).__name__} has a hook")
     known = [parameter for linear, _ in _linears(policy) for parameter in (linear.weight, linear.bias)]
     known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
     if {id(parameter) for parameter in known} != {id(parameter) for parameter in policy.parameters()}:
-        raise NotServed("the policy has parameters beyond those of its layers")
+        raise NotServedError("the policy has parameters beyond those of its layers")
     if len({id(parameter) for parameter in known}) != len(known):
-        raise NotServed("layers share parameters")
+        raise NotServedError("layers share parameters")
     for parameter in known:
         if parameter.dtype != th.float32 or not parameter.is_contiguous() or not parameter.requires_grad:
-            raise NotServed("a parameter is frozen or no plain array of float32")
+            raise NotServedError("a parameter is frozen or no plain array of float32")
 
 
 def _linears(policy: ActorCriticPolicy) -> Iterator[tuple[nn.Linear, nn.Module]]:
@@ -151,19 +151,18 @@ def _linears(policy: ActorCriticPolicy) -> Iterator[tuple[nn.Linear, nn.Module]]
 
 
 def _actor(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
-    heads = [policy.action_net]
-    if hasattr(policy, "log_std_net"):
-        heads.append(policy.log_std_net)
-    return _pairs([*policy.mlp_extractor.policy_net]) + [pair for head in heads for pair in _pairs([head])]
+    std_net = getattr(policy, "log_std_net", None)
+    heads = _pairs([policy.action_net]) + ([] if std_net is None else _pairs([std_net]))
+    return _pairs(policy.mlp_extractor.policy_net) + heads
 
 
 def _critic(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
     if isinstance(policy.value_net, ZeroValue):
         return []
-    return _pairs([*policy.mlp_extractor.value_net]) + _pairs([policy.value_net])
+    return _pairs(policy.mlp_extractor.value_net) + _pairs([policy.value_net])
 
 
-def _pairs(modules: list[nn.Module]) -> list[tuple[nn.Linear, nn.Module]]:
+def _pairs(modules: Iterable[nn.Module]) -> list[tuple[nn.Linear, nn.Module]]:
     """Linear layers, each with the activation that follows it."""
     pairs: list[tuple[nn.Linear, nn.Module]] = []
     for module in modules:
@@ -171,29 +170,29 @@ def _pairs(modules: list[nn.Module]) -> list[tuple[nn.Linear, nn.Module]]:
             pairs.append((module, nn.Identity()))
         elif type(module) in ACTIVATIONS and pairs and type(pairs[-1][1]) is nn.Identity:
             if isinstance(module, nn.GELU) and module.approximate != "none":
-                raise NotServed("an activation is an approximate GELU")
+                raise NotServedError("an activation is an approximate GELU")
             pairs[-1] = (pairs[-1][0], module)
         else:
-            raise NotServed(f"the networks have a {type(module).__name__}")
+            raise NotServedError(f"the networks have a {type(module).__name__}")
     return pairs
 
 
 def _check_optimizer(policy: ActorCriticPolicy) -> None:
     optimizer = policy.optimizer
     if type(optimizer) not in OPTIMIZERS:
-        raise NotServed(f"the optimiser is {type(optimizer).__name__}")
+        raise NotServedError(f"the optimiser is {type(optimizer).__name__}")
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        raise NotServed("the optimiser has a hook")
+        raise NotServedError("the optimiser has a hook")
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if {id(parameter) for parameter in held} != {id(parameter) for parameter in policy.parameters()}:
-        raise NotServed("the optimiser does not hold the policy's parameters")
+        raise NotServedError("the optimiser does not hold the policy's parameters")
     first = optimizer.param_groups[0]
     for group in optimizer.param_groups:
         for option in _PLAIN:
             if group.get(option):
-                raise NotServed(f"the optimiser's `{option}` is {group[option]}")
+                raise NotServedError(f"the optimiser's `{option}` is {group[option]}")
         if any(group.get(name) != first.get(name) for name in ("betas", "alpha", "eps")):
-            raise NotServed("the optimiser's groups differ in more than their learning rate")
+            raise NotServedError("the optimiser's groups differ in more than their learning rate")
 
 
 class Pace:
@@ -245,7 +244,7 @@ class Program:
         sizes = _sizes(action_space)
         kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
         row["distribution"] = getattr(kernels, kind)
-        n_outputs = policy.action_net.out_features
+        n_outputs = int(policy.action_net.out_features)  # type: ignore[arg-type] # a Linear, as was checked
         self.n_actions = len(sizes) or n_outputs
         self.is_gaussian, self.is_categorical = kind == "GAUSSIAN", kind == "CATEGORICAL"
         row["n_actions"], row["n_outputs"] = self.n_actions, n_outputs
@@ -258,18 +257,13 @@ class Program:
         self.layers = self._table(kernels.LAYER, len(actor) + len(critic))
         self.tensors = self._table(kernels.TENSOR, 2 * len(self.layers) + has_log_std)
         self.towers = self._table(kernels.TOWER, 2)
-        self.parameters: list[nn.Parameter] = []
-        input_, input_rows = self._zeros(self._padded(self.n_features) * 64), self._zeros(self._padded(self.n_features) * 64)
+        self.parameters: list[th.Tensor] = []
         first = 0
         for tower, pairs in zip(self.towers, (actor, critic), strict=True):
+            # Each has an input of its own, as two threads may fill them.
+            tower["input"], tower["input_rows"] = (self._zeros(self._padded(self.n_features) * 64) for _ in range(2))
             extra = policy.log_std if pairs is actor and has_log_std else None
-            n_heads = 1 + (pairs is actor and hasattr(policy, "log_std_net"))
-            if pairs is critic and not critic:
-                n_heads = 0
-            elif pairs is critic:
-                # Each tower has an input of its own, as two threads may fill them.
-                input_, input_rows = self._zeros(self._padded(self.n_features) * 64), self._zeros(self._padded(self.n_features) * 64)
-            tower["input"], tower["input_rows"] = input_, input_rows
+            n_heads = 0 if not pairs else 2 if pairs is actor and hasattr(policy, "log_std_net") else 1
             self._lay_out(tower, first, pairs, n_heads, extra)
             first += len(pairs)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
@@ -313,7 +307,7 @@ class Program:
             layer = self.layers[index]
             n_in, n_out, width = linear.in_features, linear.out_features, self._padded(linear.in_features)
             layer["n_in"], layer["n_out"] = n_in, n_out
-            layer["activation"] = getattr(self.kernels, ACTIVATIONS[type(activation)])  # type: ignore[index]
+            layer["activation"] = getattr(self.kernels, ACTIVATIONS[type(activation)])
             layer["slope_below_0"] = getattr(activation, "alpha", getattr(activation, "negative_slope", 0))
             layer["weight"], layer["bias"] = linear.weight.data_ptr(), linear.bias.data_ptr()
             layer["weight_grad"], layer["bias_grad"] = gradient, gradient + 4 * n_out * width
@@ -332,7 +326,7 @@ class Program:
             self._add_tensor(extra, 1, extra.numel(), gradient, extra.numel())
         tower["n_tensors"] = len(self.parameters) - tower["first_tensor"]
 
-    def _add_tensor(self, parameter: nn.Parameter, rows: int, columns: int, gradient: int, gradient_row: int) -> None:
+    def _add_tensor(self, parameter: th.Tensor, rows: int, columns: int, gradient: int, gradient_row: int) -> None:
         tensor = self.tensors[len(self.parameters)]
         tensor["rows"], tensor["columns"], tensor["value"] = rows, columns, parameter.data_ptr()
         tensor["gradient"], tensor["gradient_row"] = gradient, gradient_row
@@ -347,16 +341,14 @@ class Program:
         optimizer = self.policy.optimizer
         n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
         # `load_state_dict` makes a new `state`; steps change what is in it in place.
-        bound = optimizer, optimizer.state, n_trained
-        if self._bound is None or any(one is not other for one, other in zip(bound[:2], self._bound, strict=False)):
+        bound = id(optimizer), id(optimizer.state), n_trained
+        if bound != self._bound or len(optimizer.state) < n_trained:
             self._bind_state(optimizer, self.parameters[:n_trained])
-        elif self._bound[2] != n_trained or len(optimizer.state) < n_trained:
-            self._bind_state(optimizer, self.parameters[:n_trained])
-        self._bound = bound
+            self._bound = bound
         rates = np.array([group["lr"] for group in optimizer.param_groups])
         self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
 
-    def _bind_state(self, optimizer: th.optim.Optimizer, trained: list[nn.Parameter]) -> None:
+    def _bind_state(self, optimizer: th.optim.Optimizer, trained: list[th.Tensor]) -> None:
         group_of = {
             id(parameter): number
             for number, group in enumerate(optimizer.param_groups)
@@ -364,6 +356,7 @@ class Program:
         }
         self._groups = np.array([group_of[id(parameter)] for parameter in self.parameters])
         self._states = [optimizer.state[parameter] for parameter in trained]
+        self._optimizer_state = optimizer.state  # alive, so that no other gets its id
         for tensor, parameter, state in zip(self.tensors, trained, self._states, strict=False):
             if not state:
                 _initialise(optimizer, parameter, state)
@@ -385,7 +378,7 @@ def _sizes(action_space: spaces.Space[Any]) -> list[int]:
     return [int(n) for n in action_space.nvec] if isinstance(action_space, spaces.MultiDiscrete) else []
 
 
-def _initialise(optimizer: th.optim.Optimizer, parameter: nn.Parameter, state: dict[str, Any]) -> None:
+def _initialise(optimizer: th.optim.Optimizer, parameter: th.Tensor, state: dict[str, Any]) -> None:
     """The optimiser's own first state."""
     tf_like = isinstance(optimizer, RMSpropTFLike)
     state["step"] = 0 if tf_like else th.tensor(0.0)
@@ -423,8 +416,6 @@ class Actor:
         self._shape = self.agent.observation_space.shape
         self._inputs = stored if stored.dtype == np.float32 else np.zeros(stored.shape, np.float32)
         self._converted = None if stored is self._inputs else stored
-        if self._converted is not None and stored.dtype.itemsize > 4:
-            self._load = self._load_rounded
         drawn = np.int64 if program.is_categorical else np.float32
         # Straight into the buffer, where it has the type that the policy gives.
         direct = buffer.actions.dtype == drawn
@@ -450,8 +441,8 @@ class Actor:
         shape = (size, n_envs, *(() if isinstance(space, spaces.Discrete) else space.shape or ()))
         self._actions = list(actions.reshape(shape))
         own_clipping = _definer(type(self.agent), "_environment_actions").__name__ == "PolicyGradient"
-        exact = program.is_gaussian and space.dtype == np.float32 and own_clipping
-        self._env_actions = list(clipped.reshape(shape)) if exact or (own_clipping and not program.is_gaussian) else None
+        ready = own_clipping and (not program.is_gaussian or space.dtype == np.float32)
+        self._env_actions = list(clipped.reshape(shape)) if ready else None
         self._tensors: tuple[tuple[th.Tensor, ...], tuple[th.Tensor, ...]] | None = None
 
     def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -460,7 +451,11 @@ class Actor:
         if self.buffer.values is not self._values:
             self._bind()
         program = self.program
-        self._load(t, observations)
+        if self._converted is None:
+            self._inputs[t] = observations.reshape(self._inputs.shape[1:])
+        else:
+            with np.errstate(over="ignore"):  # it is refused as infinite
+                self._inputs[t] = observations.reshape(self._inputs.shape[1:])
         if not self._act(program.policies, program.towers, program.layers, self._step, t):
             self._refuse(observations)
         actions = self._actions[t]
@@ -475,13 +470,6 @@ class Actor:
             values, log_probs = th.from_numpy(self.buffer.values), th.from_numpy(self.buffer.log_probs)
             self._tensors = values.unsqueeze(-1).unbind(), log_probs.unbind()
         return self._tensors[0][self.buffer.pos], self._tensors[1][self.buffer.pos]
-
-    def _load(self, t: int, observations: Any) -> None:
-        self._inputs[t] = observations.reshape(self._inputs.shape[1:])
-
-    def _load_rounded(self, t: int, observations: Any) -> None:
-        with np.errstate(over="ignore"):  # it is refused as infinite
-            self._inputs[t] = observations.reshape(self._inputs.shape[1:])
 
     def finish(self, observations: Any) -> None:
         """Complete the row of the buffer, where its types are others than those of the kernels."""
@@ -507,7 +495,7 @@ class MLPEngine:
         agent: One that `check_served` lets through.
 
     Raises:
-        NotServed: The kernels cannot be had.
+        NotServedError: The kernels cannot be had.
     """
 
     def __init__(self, agent: PolicyGradient) -> None:
@@ -554,18 +542,20 @@ def _compiled_weight(function: Callable[..., float], n_coefficients: int) -> Any
 
 def _compile_weight(weight: Weight | None) -> Any:
     if weight is None:
-        raise NotServed("its `weight` is None")
+        raise NotServedError("its `weight` is None")
     import numba
 
     try:
         return _compiled_weight(weight.function, len(weight.coefficients))
     except numba.core.errors.NumbaError as error:
-        raise NotServed(f"Numba cannot compile {weight.function.__qualname__}: {error}") from error
+        raise NotServedError(f"Numba cannot compile {weight.function.__qualname__}: {error}") from error
 
 
 # Of an update, that the kernels reach through their addresses.
-_ARRAYS = """observations actions old_log_probs advantages returns old_values samples coefficients
-log_probs entropies values scaled_advantages norms progress squares""".split()
+_ARRAYS = (
+    *("observations", "actions", "old_log_probs", "advantages", "returns", "old_values", "samples", "coefficients"),
+    *("log_probs", "entropies", "values", "scaled_advantages", "norms", "progress", "squares"),
+)
 
 
 class _Update:
@@ -578,9 +568,11 @@ class _Update:
         buffer, optimizer = agent.rollout_buffer, agent.policy.optimizer
         group, kernels = optimizer.param_groups[0], program.kernels
         n_steps, n_envs = buffer.values.shape
+        assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
         self.samples = buffer.draw_order(agent.batch_size, agent.n_epochs)
         n_epochs, n_samples = self.samples.shape
-        self.batch_size = agent.batch_size or n_samples
+        self.n_samples, self.n_steps, self.n_envs = int(n_samples), int(n_steps), int(n_envs)
+        self.batch_size = int(agent.batch_size or n_samples)
         table = self.table = np.zeros(1, kernels.UPDATE)
         table["n_samples"], table["n_epochs"], table["batch_size"] = n_samples, n_epochs, self.batch_size
         table["n_steps"], table["n_envs"] = n_steps, n_envs
@@ -682,7 +674,7 @@ class _Update:
         metrics = {name: mean(part) for name, part in parts.items()}
         if divergence is not None:
             for epoch in range(-(-self.n_begun // self.per_epoch)):
-                samples = slice(epoch * self.samples.shape[1], (epoch + 1) * self.samples.shape[1])
+                samples = slice(epoch * self.n_samples, (epoch + 1) * self.n_samples)
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = mean(divergence, samples)
         norms = self.norms[: self.n_begun - self.stopped]
         if len(norms):
@@ -696,17 +688,16 @@ class _Update:
     def _start(self, minibatch: int) -> int:
         """The first sample of a minibatch, among those of all epochs."""
         epoch, number = divmod(minibatch, self.per_epoch)
-        return epoch * self.samples.shape[1] + number * self.batch_size
+        return epoch * self.n_samples + number * self.batch_size
 
     def _end(self, minibatch: int) -> int:
         epoch = minibatch // self.per_epoch
-        return min(self._start(minibatch) + self.batch_size, (epoch + 1) * self.samples.shape[1])
+        return min(self._start(minibatch) + self.batch_size, (epoch + 1) * self.n_samples)
 
     def _stored(self, samples: slice) -> np.ndarray:
         """Where these samples lie in the buffer."""
         numbers = self.samples.reshape(-1)[samples]
-        n_steps, n_envs = int(self.table["n_steps"][0]), int(self.table["n_envs"][0])
-        stored: np.ndarray = numbers % n_steps * n_envs + numbers // n_steps
+        stored: np.ndarray[Any, Any] = numbers % self.n_steps * self.n_envs + numbers // self.n_steps
         return stored
 
     def _minibatch(self, samples: slice) -> Minibatch:

@@ -46,9 +46,7 @@ def _make_product_tile(rows: int, vectors: int) -> Any:
     """C[rows, 16 vectors] = (C or 0) + Σ_k A(m, k) B[k, :], with all of C in registers."""
 
     @intrinsic
-    def tile(  # type: ignore[no-untyped-def]
-        typing_context, a, a_row, a_column, b, b_row, c, c_row, depth, accumulate
-    ):
+    def tile(typing_context, a, a_row, a_column, b, b_row, c, c_row, depth, accumulate):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             a, a_row, a_column, b, b_row, c, c_row, depth, accumulate = arguments
             floats = _f32.as_pointer()
@@ -117,7 +115,7 @@ _row = _make_product_tile(1, 1)
 
 
 @njit(**inner)
-def product(a, a_row, a_column, b, b_row, c, c_row, m, n, k, accumulate):  # type: ignore[no-untyped-def]
+def product(a, a_row, a_column, b, b_row, c, c_row, m, n, k, accumulate):
     """C (m, n) = A (m, k) B (k, n), or C += A B.
 
     A(i, l) lies at `a + 4 (i a_row + l a_column)`, so A may be a transpose; B and C have rows without gaps between
@@ -125,30 +123,32 @@ def product(a, a_row, a_column, b, b_row, c, c_row, m, n, k, accumulate):  # typ
     """
     column = 0
     while column < n:
-        wide = n - column >= WIDE_LANES
         b_column, c_column = b + 4 * column, c + 4 * column
-        height = WIDE_ROWS if wide else TILE_ROWS
         i = 0
-        if wide:
-            while i + height <= m:
-                _wide_tile(a + 4 * i * a_row, a_row, a_column, b_column, b_row, c_column + 4 * i * c_row, c_row, k, accumulate)
-                i += height
+        if n - column >= WIDE_LANES:
             while i < m:
-                _wide_row(a + 4 * i * a_row, a_row, a_column, b_column, b_row, c_column + 4 * i * c_row, c_row, k, accumulate)
-                i += 1
+                a_i, c_i = a + 4 * i * a_row, c_column + 4 * i * c_row
+                if i + WIDE_ROWS <= m:
+                    _wide_tile(a_i, a_row, a_column, b_column, b_row, c_i, c_row, k, accumulate)
+                    i += WIDE_ROWS
+                else:
+                    _wide_row(a_i, a_row, a_column, b_column, b_row, c_i, c_row, k, accumulate)
+                    i += 1
             column += WIDE_LANES
         else:
-            while i + height <= m:
-                _tile(a + 4 * i * a_row, a_row, a_column, b_column, b_row, c_column + 4 * i * c_row, c_row, k, accumulate)
-                i += height
             while i < m:
-                _row(a + 4 * i * a_row, a_row, a_column, b_column, b_row, c_column + 4 * i * c_row, c_row, k, accumulate)
-                i += 1
+                a_i, c_i = a + 4 * i * a_row, c_column + 4 * i * c_row
+                if i + TILE_ROWS <= m:
+                    _tile(a_i, a_row, a_column, b_column, b_row, c_i, c_row, k, accumulate)
+                    i += TILE_ROWS
+                else:
+                    _row(a_i, a_row, a_column, b_column, b_row, c_i, c_row, k, accumulate)
+                    i += 1
             column += LANES
 
 
 @intrinsic
-def _transpose_tile(typing_context, source, source_row, target, target_row):  # type: ignore[no-untyped-def]
+def _transpose_tile(typing_context, source, source_row, target, target_row):
     """Target (16, 16) = sourceᵀ, by four rounds that exchange halves, quarters, pairs and single numbers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -179,7 +179,7 @@ def _transpose_tile(typing_context, source, source_row, target, target_row):  # 
 
 
 @njit(**inner)
-def transpose(source, source_row, target, target_row, m, n):  # type: ignore[no-untyped-def]
+def transpose(source, source_row, target, target_row, m, n):
     """Target (n, m) = source (m, n)ᵀ, in tiles: both need room for multiples of 16."""
     for i in range(0, m, LANES):
         for j in range(0, n, LANES):
@@ -190,7 +190,7 @@ def transpose(source, source_row, target, target_row, m, n):  # type: ignore[no-
 
 def _make_pointer(element: Any, of: Any) -> Any:
     @intrinsic
-    def pointer(typing_context, address):  # type: ignore[no-untyped-def]
+    def pointer(typing_context, address):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], element.as_pointer())
 
@@ -210,7 +210,7 @@ MAX_COEFFICIENTS = 3
 
 def _make_caller(n_coefficients: int) -> Any:
     @intrinsic
-    def call(typing_context, address, *arguments):  # type: ignore[no-untyped-def]
+    def call(typing_context, address, *arguments):
         n_arguments = 3 + n_coefficients
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -229,7 +229,7 @@ _call_0, _call_1, _call_2, _call_3 = (_make_caller(n) for n in range(MAX_COEFFIC
 
 
 @njit(**inner)
-def call_weight(address, log_prob, ratio, advantage, coefficients, n_coefficients):  # type: ignore[no-untyped-def]
+def call_weight(address, log_prob, ratio, advantage, coefficients, n_coefficients):
     """Call the compiled `weight(log_prob, ratio, advantage, *coefficients)` at an address.
 
     An address, because Numba's cache on disk misses for a function that takes another as its argument.
@@ -244,7 +244,7 @@ def call_weight(address, log_prob, ratio, advantage, coefficients, n_coefficient
 
 
 @intrinsic
-def publish(typing_context, address, value):  # type: ignore[no-untyped-def]
+def publish(typing_context, address, value):
     """Write an int64 such that who reads it with `observe` also sees all that was written before."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -255,7 +255,7 @@ def publish(typing_context, address, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def observe(typing_context, address):  # type: ignore[no-untyped-def]
+def observe(typing_context, address):
     """Read an int64 that another thread may write."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -266,7 +266,7 @@ def observe(typing_context, address):  # type: ignore[no-untyped-def]
 
 def _make_call_without_arguments(name: str | None, result: Any) -> Any:
     @intrinsic
-    def call(typing_context):  # type: ignore[no-untyped-def]
+    def call(typing_context):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             if name is not None:
                 function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, []), name)

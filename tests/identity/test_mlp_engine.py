@@ -166,11 +166,10 @@ def assert_same_update(agent):
     """From this moment on, both engines do the same.
 
     Tolerances: a gradient is a sum over up to some hundred samples, whose terms may cancel each other, in another
-    order: 1e-4 of a tensor's largest number, about 1000 roundings, or 10 roundings of the largest of all tensors. One of
-    100 samples on the other side of a kink is 1e-2 of a few numbers. Adam and RMSprop divide each gradient by its size,
-    so that where one is 1000 times smaller than others its relative error is that much larger: on the average over a
-    tensor 1e-3 of the largest step, and for single numbers, whose gradient may be all but 0, 5e-2. Metrics are means
-    of numbers of order 1 that may cancel.
+    order: 1e-4 of a tensor's largest number, about 1000 roundings, or 10 roundings of the largest of all tensors. One
+    of 100 samples on the other side of a kink is 1e-2 of a few numbers. Adam and RMSprop divide each gradient by its
+    size, so that where it is all but 0 a rounding becomes a part of a step: 5e-2 of the largest for single numbers,
+    1e-2 on the average over a tensor. Metrics are means of numbers of order 1 that may cancel.
     """
     moment = Moment(agent)
     wanted, wanted_optimizer, wanted_metrics = moment.update(lambda agent: AutogradEngine())
@@ -179,7 +178,7 @@ def assert_same_update(agent):
     assert agent._n_updates == wanted_n_updates
     largest_step = max((wanted[name] - moment.policy[name]).abs().max().item() for name in wanted)
     for name, value in wanted.items():
-        assert_near(given_[name], value, largest_step, 5e-2, 1e-3, name)
+        assert_near(given_[name], value, largest_step, 5e-2, 1e-2, name)
     assert given_optimizer["param_groups"] == wanted_optimizer["param_groups"]
     assert given_optimizer["state"].keys() == wanted_optimizer["state"].keys()
     states, (single, mean) = wanted_optimizer["state"], (5e-2, 1e-3) if has_kinks(agent) else (1e-4, 1e-4)
