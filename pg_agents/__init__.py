@@ -6,7 +6,8 @@ from pg_agents.algorithms.ppo import PPO
 from pg_agents.algorithms.reinforce import REINFORCE
 from pg_agents.algorithms.reinforce_baseline import ReinforceBaseline
 from pg_agents.registry import make
+from pg_agents.vec_env import make_vec
 
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "PPO", "REINFORCE", "PolicyGradient", "ReinforceBaseline", "__version__", "make"]
+__all__ = ["A2C", "PPO", "REINFORCE", "PolicyGradient", "ReinforceBaseline", "__version__", "make", "make_vec"]

@@ -697,8 +697,8 @@ class _Update:
     def _stored(self, samples: slice) -> np.ndarray:
         """Where these samples lie in the buffer."""
         numbers = self.samples.reshape(-1)[samples]
-        stored: np.ndarray[Any, Any] = numbers % self.n_steps * self.n_envs + numbers // self.n_steps
-        return stored
+        stored = numbers % self.n_steps * self.n_envs + numbers // self.n_steps
+        return np.asarray(stored)
 
     def _minibatch(self, samples: slice) -> Minibatch:
         stored = self._stored(samples)

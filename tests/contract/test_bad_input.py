@@ -49,7 +49,11 @@ SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "ba
         (REINFORCE, {"estimator": "reward_togo"}, r"`estimator` .* Did you mean 'reward_to_go'\?"),
         (REINFORCE, {"estimator": "total_return", "discount_updates": True}, r"`discount_updates=True`"),
         (ReinforceBaseline, {"value_learning_rate": -1}, r"`value_learning_rate`"),
-        (PPO, {"engine": "mpl"}, r"`engine` must be one of 'auto', 'autograd', 'mlp', but is 'mpl'. Did you mean 'mlp'?"),
+        (
+            PPO,
+            {"engine": "mpl"},
+            r"`engine` must be one of 'auto', 'autograd', 'mlp', but is 'mpl'. Did you mean 'mlp'?",
+        ),
         (REINFORCE, {"rollout_buffer_class": th.nn.Module}, r"`rollout_buffer_class` is Module, but must derive from"),
     ],
     ids=str,

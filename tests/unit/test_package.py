@@ -15,6 +15,7 @@ def test_the_exported_names_are_these():
         "ReinforceBaseline",
         "__version__",
         "make",
+        "make_vec",
     }
     assert all(hasattr(pg_agents, name) for name in pg_agents.__all__)
 
