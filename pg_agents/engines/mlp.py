@@ -718,5 +718,5 @@ class _Update:
 
     def _observations(self, samples: slice) -> np.ndarray:
         space = self.agent.observation_space
-        flat = self.observations.reshape(-1, *(space.shape or (1,)))[self._stored(samples)]
+        flat: np.ndarray = self.observations.reshape(-1, *(space.shape or (1,)))[self._stored(samples)]
         return flat.astype(np.int64).reshape(-1) if isinstance(space, spaces.Discrete) else flat
