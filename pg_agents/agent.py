@@ -286,6 +286,11 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_engine_in_use", "_own_generator", "_unlogged"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What `copy` and `pickle` take along: all but the engine, which holds addresses and is made anew."""
+        self._log_unlogged()
+        return {name: value for name, value in vars(self).items() if name not in ("_engine_in_use", "_unlogged")}
+
     # The engine, and what it needs
 
     _engine_in_use: Engine | None = None

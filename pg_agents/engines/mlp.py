@@ -66,9 +66,16 @@ def load_kernels() -> ModuleType:
     if importlib.util.find_spec("numba") is None:
         raise NotServedError("Numba is not installed (pip install numba)")
     try:
+        import numba
+
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined] # set when Numba is imported
+            raise NotServedError("NUMBA_DISABLE_JIT is set")
         from pg_agents.engines import kernels
+    except NotServedError:
+        raise
     except Exception as error:  # whatever it is that does not work, training can go on without
-        raise NotServedError(f"Numba cannot compile or cannot keep what it compiled ({error})") from error
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NotServedError(f"Numba cannot compile, or cannot keep what it compiled ({first_line})") from error
     return kernels
 
 
@@ -548,7 +555,7 @@ def _compile_weight(weight: Weight | None) -> Any:
     try:
         return _compiled_weight(weight.function, len(weight.coefficients))
     except numba.core.errors.NumbaError as error:
-        raise NotServedError(f"Numba cannot compile {weight.function.__qualname__}: {error}") from error
+        raise NotServedError(f"Numba cannot compile {weight.function.__qualname__}") from error
 
 
 # Of an update, that the kernels reach through their addresses.
