@@ -494,7 +494,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             )
         # SB3's stand-in for no callback does nothing and shows nobody the local variables.
         watched = not (type(callback) is ConvertCallback and callback.callback is None)
-        shape = getattr(self._last_obs, "shape", None)
+        policy, shape = self.policy, getattr(self._last_obs, "shape", None)
 
         while not rollout_buffer.full if whole_episodes else n_steps < n_rollout_steps:
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -550,6 +550,9 @@ class PolicyGradient(OnPolicyAlgorithm):
                 )
             self._last_obs = new_obs
             self._last_episode_starts = starts
+            if self.policy is not policy:  # a callback's doing
+                policy, engine = self.policy, self._engine
+                act = engine.actor(self)
             if n_steps >= length_limit:
                 self._check_length(n_steps - began)
 

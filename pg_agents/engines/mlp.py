@@ -29,7 +29,13 @@ from pg_agents.buffers import EpisodeBuffer, EstimatorMixin, RolloutBuffer
 from pg_agents.checks import check_observations
 from pg_agents.engines.autograd import Minibatch, not_finite
 from pg_agents.objectives import Weight, kl_divergence
-from pg_agents.policies import ActorPolicy, StateDependentStdActorPolicy, StateDependentStdPolicy, ZeroValue
+from pg_agents.policies import (
+    ActorPolicy,
+    StateDependentStdActorPolicy,
+    StateDependentStdPolicy,
+    ZeroValue,
+    unchecked_distributions,
+)
 
 if TYPE_CHECKING:
     from pg_agents.agent import PolicyGradient
@@ -49,6 +55,9 @@ OPTIMIZERS = {th.optim.Adam: "ADAM", th.optim.RMSprop: "RMSPROP", RMSpropTFLike:
 _PLAIN = ("weight_decay", "amsgrad", "maximize", "momentum", "centered", "differentiable", "capturable", "fused")
 # In samples times parameters: below, starting a thread costs more than it saves.
 _WORTH_A_THREAD = 1e7
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Methods of a policy that stand for its networks.
+_REPLACEABLE = frozenset({"forward", "evaluate_actions", "predict_values", "extract_features", "get_distribution"})
 _TRY_AGAIN = 16  # updates
 
 
@@ -130,8 +139,7 @@ def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spa
 
 
 def _check_modules(policy: ActorCriticPolicy) -> None:
-    overridden = {"forward", "evaluate_actions", "predict_values", "extract_features", "get_distribution"}
-    if overridden & vars(policy).keys():
+    if not _REPLACEABLE.isdisjoint(vars(policy)):
         raise NotServedError("a method of the policy was replaced")
     extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
     if any(type(extractor) is not FlattenExtractor for extractor in extractors):
@@ -139,7 +147,7 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
     if type(policy.mlp_extractor) is not MlpExtractor:
         raise NotServedError(f"the networks are a {type(policy.mlp_extractor).__name__}")
     for module in policy.modules():
-        if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
+        if any(getattr(module, name) for name in _HOOKS):
             raise NotServedError(f"a {type(module).__name__} has a hook")
     known = [parameter for linear, _ in _linears(policy) for parameter in (linear.weight, linear.bias)]
     known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
@@ -182,6 +190,12 @@ def _pairs(modules: Iterable[nn.Module]) -> list[tuple[nn.Linear, nn.Module]]:
         else:
             raise NotServedError(f"the networks have a {type(module).__name__}")
     return pairs
+
+
+def _options(group: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+    """All of an optimiser's group but its learning rate, which may change."""
+    options = {name: value for name, value in group.items() if name not in ("lr", "initial_lr", "params")}
+    return [*map(id, group["params"])], options
 
 
 def _check_optimizer(policy: ActorCriticPolicy) -> None:
@@ -275,7 +289,7 @@ class Program:
             first += len(pairs)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
         self.pace = Pace()
-        self.addresses = [parameter.data_ptr() for parameter in self.parameters]
+        self._remember()
 
     @staticmethod
     def _padded(size: int) -> int:
@@ -339,9 +353,34 @@ class Program:
         tensor["gradient"], tensor["gradient_row"] = gradient, gradient_row
         self.parameters.append(parameter)
 
+    def _remember(self) -> None:
+        """Keep what `fits` compares: `check_served` itself would cost as much as a short rollout."""
+        policy, optimizer = self.policy, self.policy.optimizer
+        modules = list(policy.modules())
+        self._children = [(module._modules, list(module._modules.values())) for module in modules if module._modules]
+        self._held = [
+            (module._parameters, [*map(id, module._parameters.values())]) for module in modules if module._parameters
+        ]
+        self._hooks = [getattr(module, name) for module in modules for name in _HOOKS]
+        self._hooks += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+        self._options = [_options(group) for group in optimizer.param_groups]
+        self._optimizer = optimizer
+        self.addresses = [parameter.data_ptr() for parameter in self.parameters]
+
     def fits(self, policy: ActorCriticPolicy) -> bool:
-        """Whether the tables still say where the parameters of this policy are."""
-        return policy is self.policy and [parameter.data_ptr() for parameter in self.parameters] == self.addresses
+        """Whether all is still as it was when the tables were made."""
+        optimizer = policy.optimizer
+        return (
+            policy is self.policy
+            and optimizer is self._optimizer
+            and all(list(children.values()) == before for children, before in self._children)
+            and all([*map(id, held.values())] == before for held, before in self._held)
+            and not any(self._hooks)
+            and _REPLACEABLE.isdisjoint(vars(policy))
+            and all(parameter.requires_grad for parameter in self.parameters)
+            and [parameter.data_ptr() for parameter in self.parameters] == self.addresses
+            and [_options(group) for group in optimizer.param_groups] == self._options
+        )
 
     def bind_optimizer(self, trains_critic: bool) -> None:
         """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
@@ -507,11 +546,19 @@ class MLPEngine:
 
     def __init__(self, agent: PolicyGradient) -> None:
         self._program = Program(agent)
-        self._weight = _compile_weight(agent.weight())
+        self._weight = agent.weight()
+        self._compiled_weight = _compile_weight(self._weight)
 
     def fits(self, agent: PolicyGradient) -> bool:
-        """Whether the agent's policy is still the one that the engine was made for."""
-        return self._program.fits(agent.policy)
+        """Whether the agent's policy and objective are still those that the engine was made for."""
+        weight = agent.weight()
+        same = (
+            weight is not None
+            and self._weight is not None
+            and weight.function is self._weight.function
+            and len(weight.coefficients) == len(self._weight.coefficients)
+        )
+        return same and self._program.fits(agent.policy)
 
     def actor(self, agent: PolicyGradient) -> Actor:
         """What acts in the agent's next rollout."""
@@ -533,7 +580,7 @@ class MLPEngine:
 
     def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
         """Train on `agent.rollout_buffer`; see `AutogradEngine.update`."""
-        return _Update(agent, self._program, self._weight).run()
+        return _Update(agent, self._program, self._compiled_weight).run()
 
 
 @cache
@@ -550,11 +597,11 @@ def _compiled_weight(function: Callable[..., float], n_coefficients: int) -> Any
 def _compile_weight(weight: Weight | None) -> Any:
     if weight is None:
         raise NotServedError("its `weight` is None")
-    import numba
-
+    if len(weight.coefficients) > 3:
+        raise NotServedError(f"{weight.function.__qualname__} has {len(weight.coefficients)} coefficients, more than 3")
     try:
         return _compiled_weight(weight.function, len(weight.coefficients))
-    except numba.core.errors.NumbaError as error:
+    except Exception as error:  # Numba has many, and says too much
         raise NotServedError(f"Numba cannot compile {weight.function.__qualname__}") from error
 
 
@@ -669,7 +716,7 @@ class _Update:
             return float((per_sample[samples] * share[samples]).sum() / share[samples].sum())
 
         last = slice(int(ends[-1] - lengths[-1]), int(ends[-1]))
-        with th.no_grad():
+        with th.no_grad(), unchecked_distributions():
             parts = {"policy_loss": -agent.objective(batch), "entropy_loss": -batch.entropy}  # type: ignore[operator]
             if self.trains_critic:
                 parts["value_loss"] = (batch.returns - agent.value_prediction(batch)) ** 2
