@@ -109,7 +109,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         batch_size: Minibatch size; None takes the whole rollout at once.
         normalize_advantage: Shift and scale each minibatch's advantages to mean 0 and standard deviation 1.
         target_kl: Stop an update early when the KL divergence from the old policy exceeds 1.5 times this.
-        engine: What computes updates: `"autograd"`, or `"auto"` for the fastest that serves this agent.
+        engine: What acts and learns: `"mlp"` (compiled, for MLP policies on the CPU), `"autograd"` (torch, for all),
+            or `"auto"` for the first where it serves this agent, else the second.
         use_sde: Generalised state-dependent exploration instead of independent action noise (Box actions).
         sde_sample_freq: Draw new gSDE noise every so many steps; -1: at the start of each rollout only.
         rollout_buffer_class: Buffer class; None chooses by the observation space.

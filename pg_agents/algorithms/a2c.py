@@ -23,7 +23,7 @@ class A2C(PolicyGradient):
 
     Â is generalised advantage estimation, which with the default λ = 1 is the n-step advantage of the paper. The
     synchronous form is https://openai.com/index/openai-baselines-acktr-a2c/. Arguments, their order and defaults are
-    those of SB3's A2C, and so are the parameters that it arrives at.
+    those of SB3's A2C, and so are, on the engine `"autograd"`, the parameters that it arrives at.
 
     Args:
         policy: As for `PolicyGradient`, like all that is not listed here.
@@ -49,7 +49,8 @@ class A2C(PolicyGradient):
         seed: Seed of all random generators.
         device: Torch device.
         _init_setup_model: Build the networks now.
-        engine: What computes updates: `"autograd"`, or `"auto"` for the fastest that serves this agent.
+        engine: What acts and learns: `"mlp"` (compiled, for MLP policies on the CPU), `"autograd"` (torch, for all),
+            or `"auto"` for the first where it serves this agent, else the second.
     """
 
     settled = PolicyGradient.settled | {"use_rms_prop", "rms_prop_eps"}

@@ -34,7 +34,8 @@ class PPO(PolicyGradient):
     term (eq. 8). β is `kl_coef`. With `kl_target` it adapts after each update: halved when the KL divergence was
     below `kl_target` / 1.5, doubled when above 1.5 `kl_target`.
 
-    Arguments, their order and defaults are those of SB3's PPO, and so are the parameters that it arrives at.
+    Arguments, their order and defaults are those of SB3's PPO, and so are, on the engine `"autograd"`, the parameters
+    that it arrives at.
 
     Args:
         policy: As for `PolicyGradient`, like all that is not listed here.
@@ -66,7 +67,8 @@ class PPO(PolicyGradient):
         _init_setup_model: Build the networks now.
         kl_target: KL divergence per update that the penalty's coefficient is adapted to.
         kl_coef: The penalty's coefficient; 1 at the start if only `kl_target` is given, as in the paper.
-        engine: What computes updates: `"autograd"`, or `"auto"` for the fastest that serves this agent.
+        engine: What acts and learns: `"mlp"` (compiled, for MLP policies on the CPU), `"autograd"` (torch, for all),
+            or `"auto"` for the first where it serves this agent, else the second.
     """
 
     policy_loss_name = "policy_gradient_loss"
