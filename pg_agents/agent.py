@@ -68,6 +68,7 @@ from pg_agents.vec_env import VectorEnvAdapter
 
 Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 
+_ACTION_STREAM = 0x7067
 SMALL_LAYER = 2**18  # numbers; larger ones gain from several threads
 
 
@@ -316,7 +317,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Seed all random generators, the engine's included."""
         super().set_random_seed(seed)
         if seed is not None:
-            self._own_generator = np.random.default_rng(seed)
+            # Environments seed the same kind of generator with the same number: theirs must be another stream.
+            self._own_generator = np.random.default_rng([seed, _ACTION_STREAM])
 
     # The log
 
