@@ -449,7 +449,10 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _few_threads(self) -> Iterator[None]:
         """One thread for torch where networks are small: more would wait for each other longer than they compute."""
         before = self._n_threads = th.get_num_threads()
-        small = self.device.type == "cpu" and max(p.numel() for p in self.policy.parameters()) <= SMALL_LAYER
+        # A convolution has few parameters and much to compute.
+        small = self.device.type == "cpu" and all(
+            parameter.numel() <= SMALL_LAYER and parameter.dim() <= 2 for parameter in self.policy.parameters()
+        )
         if small and before > 1:
             th.set_num_threads(1)
         try:
@@ -512,7 +515,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             if not act.checks or getattr(new_obs, "shape", None) != shape:
                 check_observations(new_obs, self.observation_space, n_envs, self.num_timesteps)
             # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
-            if not abs(sum(rewards.tolist())) <= LARGEST:
+            if not abs(sum(np.asarray(rewards).tolist())) <= LARGEST:
                 check_finite("reward", np.asarray(rewards), self.num_timesteps)
 
             if watched or not act.writes:
@@ -537,7 +540,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             if knows_ends:
                 rollout_buffer.add_env_rewards(rewards)  # type: ignore[attr-defined]
             if np.count_nonzero(dones):
-                began[dones] = n_steps
+                began[np.asarray(dones, dtype=bool)] = n_steps
                 self._end_episodes(engine, rollout_buffer, rewards, dones, infos)
             if act.writes:
                 act.finish(self._last_obs)
@@ -553,7 +556,7 @@ class PolicyGradient(OnPolicyAlgorithm):
                 )
             self._last_obs = new_obs
             self._last_episode_starts = starts
-            if self.policy is not policy:  # a callback's doing
+            if self.policy is not policy or not act.is_current():  # a callback's doing
                 policy, engine = self.policy, self._engine
                 act = engine.actor(self)
             if n_steps >= length_limit:
@@ -565,7 +568,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         values = engine.values(self, new_obs)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         stored = rollout_buffer.advantages, rollout_buffer.actions
-        self._log_later("rollout", partial(rollout_metrics, self, *stored, _counted(rollout_buffer)))
+        if _learns_from(rollout_buffer):
+            self._log_later("rollout", partial(rollout_metrics, self, *stored, _counted(rollout_buffer)))
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -598,14 +602,21 @@ class PolicyGradient(OnPolicyAlgorithm):
     def train(self) -> None:
         """Fourth slot: move the parameters; here epochs over minibatches of a first-order optimiser."""
         buffer = self.rollout_buffer
+        if not _learns_from(buffer):
+            return
         counted = ... if _counted(buffer) is ... else _counted(buffer).T
         # Of this moment: engines may reorder what the buffer holds. Transposed, to add up in SB3's order.
         values, returns, settings = buffer.values.T, buffer.returns.T, self.update_settings()
         self._update_learning_rate(self.policy.optimizer)
-        summary = self._engine.update(self)
+        summary, progress = self._engine.update(self), self._current_progress_remaining
 
         def metrics() -> dict[str, float]:
-            found = summary()
+            # Schedules as they were in the update.
+            now, self._current_progress_remaining = self._current_progress_remaining, progress
+            try:
+                found = summary()
+            finally:
+                self._current_progress_remaining = now
             found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
                 found["explained_variance"] = explained_variance(values[counted].flatten(), returns[counted].flatten())
@@ -784,6 +795,12 @@ def _counted(buffer: SB3RolloutBuffer) -> Any:
     """Index of the steps that are trained on, in a buffer that is filled and not yet read."""
     counted = getattr(buffer, "counted", None)
     return ... if counted is None else counted
+
+
+def _learns_from(buffer: SB3RolloutBuffer) -> bool:
+    """Whether there is a step to learn from: not in a short rollout of nothing but resets."""
+    counted = _counted(buffer)
+    return counted is ... or bool(counted.any())
 
 
 def _with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:

@@ -87,7 +87,7 @@ class EstimatorMixin(SB3RolloutBuffer):
             truncated: A time limit cut the episode.
             final_values: V of the last state where truncated; not used elsewhere.
         """
-        self.terminated[self.pos] = terminated
+        self.terminated[self.pos] |= terminated  # besides the rows that `add_resets` has noted
         self.truncated[self.pos] = truncated
         self.final_values[self.pos] = final_values
 
@@ -99,7 +99,7 @@ class EstimatorMixin(SB3RolloutBuffer):
         if self.reset_rows is None:
             self.reset_rows = np.zeros((self.buffer_size, self.n_envs), dtype=np.bool_)
         self.reset_rows[self.pos] = resets
-        self.terminated[self.pos] = resets
+        self.terminated[self.pos] |= resets
 
     def store(self, rewards: np.ndarray, episode_starts: np.ndarray) -> None:
         """Complete a row in which an engine has written all that does not come from the environment.
@@ -123,7 +123,11 @@ class EstimatorMixin(SB3RolloutBuffer):
         Returns:
             `(n_epochs, samples)`: numbers of the steps, counted environment after environment.
         """
-        numbers = np.arange(self.pos * self.n_envs) if self.counted is None else np.flatnonzero(self.counted.T)
+        assert self.full, "The rollout buffer is not full."
+        if self.counted is None:
+            numbers = np.arange(self.pos * self.n_envs, dtype=np.int64)
+        else:
+            numbers = np.flatnonzero(self.counted.T).astype(np.int64)
         if batch_size is None:
             return np.tile(numbers, (n_epochs, 1))
         # SB3 seeds this generator, and shuffles with it.

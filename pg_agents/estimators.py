@@ -57,9 +57,9 @@ def _discounted_sums(terms: Floats, decays: Floats) -> Floats:
     """S_t = terms_t + decays_t S_{t+1}."""
     sums = np.empty(terms.shape, decays.dtype)
     # Where the compiled engine has been loaded, its loop, which rounds as this one does.
-    kernels = sys.modules.get("pg_agents.engines.kernels")
-    if kernels is not None and terms.ndim == 2 and terms.dtype == decays.dtype == np.float32:
-        kernels.discounted_sums(np.ascontiguousarray(terms), decays, sums)
+    compiled = getattr(sys.modules.get("pg_agents.engines.kernels"), "discounted_sums", None)
+    if compiled is not None and terms.ndim == 2 and terms.dtype == decays.dtype == np.float32:
+        compiled(np.require(terms, requirements=["C", "W"]), np.require(decays, requirements=["C", "W"]), sums)
         return sums
     following = np.zeros(terms.shape[1:], decays.dtype)
     for t in reversed(range(len(terms))):

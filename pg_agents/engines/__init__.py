@@ -37,6 +37,10 @@ class Actor(Protocol):
         """V and log π of the actions drawn last."""
         ...
 
+    def is_current(self) -> bool:
+        """Whether it still acts with the policy's parameters, should these have been given another place."""
+        ...
+
     def finish(self, observations: Any) -> None:
         """Complete what was written, when the environment has answered."""
         ...

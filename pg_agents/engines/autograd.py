@@ -96,6 +96,10 @@ class AutogradActor:
         values, log_probs = self._last
         return values, log_probs
 
+    def is_current(self) -> bool:
+        """Always."""
+        return True
+
     def finish(self, observations: Any) -> None:
         """Nothing was written."""
 

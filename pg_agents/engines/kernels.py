@@ -32,6 +32,10 @@ from pg_agents.engines.simd import (
     transpose,
 )
 
+# SHA-256 of simd.py, its first 12 digits. A test compares them, so that whoever changes that file changes this one too,
+# and Numba compiles anew.
+SIMD = "ef06da2d5703"
+
 BLOCK = 64  # samples
 FEW = 4  # samples, for which a matrix product would be mostly empty
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,8 +156,15 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
     if len({id(parameter) for parameter in known}) != len(known):
         raise NotServedError("layers share parameters")
     for parameter in known:
-        if parameter.dtype != th.float32 or not parameter.is_contiguous() or not parameter.requires_grad:
-            raise NotServedError("a parameter is frozen or no plain array of float32")
+        if parameter.dtype != th.float32 or not parameter.is_contiguous() or parameter.device.type != "cpu":
+            raise NotServedError("a parameter is no plain array of float32 on the CPU")
+        if _is_special(parameter):
+            raise NotServedError("a parameter is frozen or has a hook")
+
+
+def _is_special(parameter: th.Tensor) -> bool:
+    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    return bool(hooks) or not parameter.requires_grad
 
 
 def _linears(policy: ActorCriticPolicy) -> Iterator[tuple[nn.Linear, nn.Module]]:
@@ -202,8 +209,8 @@ def _check_optimizer(policy: ActorCriticPolicy) -> None:
     optimizer = policy.optimizer
     if type(optimizer) not in OPTIMIZERS:
         raise NotServedError(f"the optimiser is {type(optimizer).__name__}")
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        raise NotServedError("the optimiser has a hook")
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
+        raise NotServedError("the optimiser has a hook or a `step` of its own")
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if {id(parameter) for parameter in held} != {id(parameter) for parameter in policy.parameters()}:
         raise NotServedError("the optimiser does not hold the policy's parameters")
@@ -262,7 +269,7 @@ class Program:
         self.n_observation = 1 if row["one_hot"] else self.n_features
         row["n_observation"], row["n_features"] = self.n_observation, self.n_features
         row["has_critic"] = bool(critic)
-        sizes = _sizes(action_space)
+        sizes = self._sizes = _sizes(action_space)
         kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
         row["distribution"] = getattr(kernels, kind)
         n_outputs = int(policy.action_net.out_features)  # type: ignore[arg-type] # a Linear, as was checked
@@ -366,6 +373,21 @@ class Program:
         self._options = [_options(group) for group in optimizer.param_groups]
         self._optimizer = optimizer
         self.addresses = [parameter.data_ptr() for parameter in self.parameters]
+        # Their memory, should they be given another.
+        self._memory = [parameter.detach() for parameter in self.parameters]
+
+    def check_actions(self, actions: np.ndarray) -> None:
+        """Refuse stored actions that are none, before the kernels take them for indices.
+
+        Raises:
+            IndexError: An environment or a callback has changed them.
+        """
+        flat = actions.reshape(-1, self.n_actions)
+        if flat.min() < 0 or (flat.max(axis=0) >= self._sizes).any():
+            raise IndexError(
+                f"A stored action is outside the action space, whose sizes are {self._sizes}: something has changed it "
+                "since it was drawn."
+            )
 
     def fits(self, policy: ActorCriticPolicy) -> bool:
         """Whether all is still as it was when the tables were made."""
@@ -377,7 +399,8 @@ class Program:
             and all([*map(id, held.values())] == before for held, before in self._held)
             and not any(self._hooks)
             and _REPLACEABLE.isdisjoint(vars(policy))
-            and all(parameter.requires_grad for parameter in self.parameters)
+            and "step" not in vars(optimizer)
+            and not any(_is_special(parameter) for parameter in self.parameters)
             and [parameter.data_ptr() for parameter in self.parameters] == self.addresses
             and [_options(group) for group in optimizer.param_groups] == self._options
         )
@@ -386,11 +409,12 @@ class Program:
         """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
         optimizer = self.policy.optimizer
         n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
-        # `load_state_dict` makes a new `state`; steps change what is in it in place.
-        bound = id(optimizer), id(optimizer.state), n_trained
-        if bound != self._bound or len(optimizer.state) < n_trained:
+        if (optimizer, n_trained) != self._bound or any(
+            state.get(name) is not tensor or tensor.data_ptr() != address
+            for state, name, tensor, address in self._bound_tensors
+        ):
             self._bind_state(optimizer, self.parameters[:n_trained])
-            self._bound = bound
+            self._bound = optimizer, n_trained
         rates = np.array([group["lr"] for group in optimizer.param_groups])
         self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
 
@@ -402,14 +426,19 @@ class Program:
         }
         self._groups = np.array([group_of[id(parameter)] for parameter in self.parameters])
         self._states = [optimizer.state[parameter] for parameter in trained]
-        self._optimizer_state = optimizer.state  # alive, so that no other gets its id
-        for tensor, parameter, state in zip(self.tensors, trained, self._states, strict=False):
+        self._bound_tensors: list[tuple[dict[str, Any], str, th.Tensor, int]] = []
+        adam = isinstance(optimizer, th.optim.Adam)
+        names = {"mean": "exp_avg", "square": "exp_avg_sq"} if adam else {"square": "square_avg"}
+        for row, parameter, state in zip(self.tensors, trained, self._states, strict=False):
             if not state:
                 _initialise(optimizer, parameter, state)
-            adam = isinstance(optimizer, th.optim.Adam)
-            tensor["mean"] = state["exp_avg"].data_ptr() if adam else 0
-            tensor["square"] = state["exp_avg_sq" if adam else "square_avg"].data_ptr()
-            tensor["step"] = state["step"].data_ptr() if isinstance(state["step"], th.Tensor) else 0
+            row["step"] = 0
+            for column, name in {**names, "step": "step"}.items():
+                tensor = state[name]
+                if isinstance(tensor, th.Tensor):
+                    row[column] = tensor.data_ptr()
+                    self._bound_tensors.append((state, name, tensor, tensor.data_ptr()))
+        self._state_memory = [tensor.detach() for _, _, tensor, _ in self._bound_tensors]
 
     def count_steps(self, n_steps: int) -> None:
         """Count steps where the optimiser counts them in a Python number, which the kernels cannot reach."""
@@ -517,6 +546,10 @@ class Actor:
             self._tensors = values.unsqueeze(-1).unbind(), log_probs.unbind()
         return self._tensors[0][self.buffer.pos], self._tensors[1][self.buffer.pos]
 
+    def is_current(self) -> bool:
+        """Whether the parameters are where they were; by one of them, as this is asked in every step."""
+        return self.program.parameters[0].data_ptr() == self.program.addresses[0]
+
     def finish(self, observations: Any) -> None:
         """Complete the row of the buffer, where its types are others than those of the kernels."""
         t = self.buffer.pos
@@ -555,7 +588,8 @@ class MLPEngine:
         same = (
             weight is not None
             and self._weight is not None
-            and weight.function is self._weight.function
+            # A function that is made anew in each call of `weight` has the same code.
+            and getattr(weight.function, "__code__", None) is self._weight.function.__code__
             and len(weight.coefficients) == len(self._weight.coefficients)
         )
         return same and self._program.fits(agent.policy)
@@ -567,6 +601,11 @@ class MLPEngine:
     def values(self, agent: PolicyGradient, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""
         program = self._program
+        shape = np.shape(observations)[1:]
+        if shape not in (agent.observation_space.shape, (1,) if agent.observation_space.shape == () else None):
+            raise ValueError(
+                f"Unexpected observation shape {shape} for the observation space {agent.observation_space}."
+            )
         flat, values = np.ascontiguousarray(observations, dtype=np.float32), np.zeros(len(observations), np.float32)
         step = np.zeros(1, program.kernels.STEP)
         step["n_envs"], step["values_only"] = len(observations), True
@@ -597,12 +636,17 @@ def _compiled_weight(function: Callable[..., float], n_coefficients: int) -> Any
 def _compile_weight(weight: Weight | None) -> Any:
     if weight is None:
         raise NotServedError("its `weight` is None")
-    if len(weight.coefficients) > 3:
-        raise NotServedError(f"{weight.function.__qualname__} has {len(weight.coefficients)} coefficients, more than 3")
+    function, n_coefficients = weight.function, len(weight.coefficients)
+    name = getattr(function, "__qualname__", repr(function))
+    if not isinstance(function, FunctionType) or function.__closure__:
+        # It could not be told apart from another that is made of the same code.
+        raise NotServedError(f"{name} is no plain function; what it depends on can be a coefficient")
+    if n_coefficients > 3:
+        raise NotServedError(f"{name} has {n_coefficients} coefficients, more than 3")
     try:
-        return _compiled_weight(weight.function, len(weight.coefficients))
+        return _compiled_weight(function, n_coefficients)
     except Exception as error:  # Numba has many, and says too much
-        raise NotServedError(f"Numba cannot compile {weight.function.__qualname__}") from error
+        raise NotServedError(f"Numba cannot compile {name}") from error
 
 
 # Of an update, that the kernels reach through their addresses.
@@ -645,8 +689,12 @@ class _Update:
         table["epsilon"] = group["eps"]
         self.observations = np.ascontiguousarray(buffer.observations, dtype=np.float32)
         self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
-        self.old_log_probs, self.old_values = buffer.log_probs.reshape(-1), buffer.values.reshape(-1)
-        self.advantages, self.returns = buffer.advantages.reshape(-1), buffer.returns.reshape(-1)
+        if program.is_categorical:
+            program.check_actions(self.actions)
+        self.old_log_probs, self.old_values, self.advantages, self.returns = (
+            np.ascontiguousarray(array, dtype=np.float32).reshape(n_steps * n_envs)
+            for array in (buffer.log_probs, buffer.values, buffer.advantages, buffer.returns)
+        )
         self.coefficients = np.array(weight.coefficients, np.float32)
         self.log_probs, self.entropies, self.values, self.scaled_advantages = np.zeros(
             (4, n_epochs * n_samples), np.float32

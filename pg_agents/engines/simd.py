@@ -3,6 +3,8 @@
 Everything here is an intrinsic: a few lines that write LLVM instructions where a compiled function calls them. Numba's
 loops are good at element-wise work, but not at matrix products, which live from keeping a tile of the result in
 registers. Addresses are byte addresses as int64; strides count float32 elements.
+
+Numba keeps compiled kernels until `kernels.py` changes, whatever happens here: `kernels.SIMD` has to follow this file.
 """
 
 from __future__ import annotations

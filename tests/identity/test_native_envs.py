@@ -133,13 +133,21 @@ def test_rollouts_that_end_anywhere_give_the_same_to_learn_from(cls, mode, engin
         assert_same(given.of(number), wanted.of(number)[:length])
 
 
+OPTIONS = {
+    "REINFORCE": (REINFORCE, {}),
+    "discounted": (REINFORCE, {"discount_updates": True, "baseline": "time"}),
+    "total return": (REINFORCE, {"estimator": "total_return", "baseline": "leave_one_out"}),
+    "ReinforceBaseline": (ReinforceBaseline, {}),
+}
+
+
 @every_engine
 @every_mode
-@pytest.mark.parametrize("cls", EPISODES)
-def test_whole_episodes_give_the_same_to_learn_from(cls, mode, engine):
+@pytest.mark.parametrize(("cls", "options"), OPTIONS.values(), ids=OPTIONS)
+def test_whole_episodes_give_the_same_to_learn_from(cls, options, mode, engine):
     """While one waits for the others, it plays episodes that are not counted; after that it may be anywhere."""
     scripts = [[4, 2, 3], [1, 1, 6], [9, 1, 1]]
-    kwargs = {"n_episodes": 3, "gamma": 0.8, "engine": engine}
+    kwargs = {"n_episodes": 3, "gamma": 0.8, "engine": engine, **options}
     wanted = trained_on(cls, None, scripts, 1, **kwargs)
     given = trained_on(cls, mode, scripts, 1, **kwargs)
     for number, script in enumerate(scripts):
@@ -149,10 +157,10 @@ def test_whole_episodes_give_the_same_to_learn_from(cls, mode, engine):
 
 @every_engine
 @every_mode
-@pytest.mark.parametrize("cls", EPISODES)
-def test_rollouts_of_whole_episodes_follow_each_other(cls, mode, engine):
+@pytest.mark.parametrize(("cls", "options"), OPTIONS.values(), ids=OPTIONS)
+def test_rollouts_of_whole_episodes_follow_each_other(cls, options, mode, engine):
     """Nobody waits: the resets after the last episodes of a rollout are the beginning of the next."""
-    scripts, kwargs = [[4, 2, 3]] * 2, {"n_episodes": 2, "gamma": 0.8, "engine": engine}
+    scripts, kwargs = [[4, 2, 3]] * 2, {"n_episodes": 2, "gamma": 0.8, "engine": engine, **options}
     wanted = trained_on(cls, None, scripts, 45, **kwargs)
     given = trained_on(cls, mode, scripts, 45, **kwargs)
     for number in range(2):

@@ -1,9 +1,12 @@
 """What the package exports, and what importing it costs."""
 
+import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pg_agents
+from pg_agents.engines import kernels
 
 
 def test_the_exported_names_are_these():
@@ -18,6 +21,11 @@ def test_the_exported_names_are_these():
         "make_vec",
     }
     assert all(hasattr(pg_agents, name) for name in pg_agents.__all__)
+
+
+def test_compiled_kernels_are_renewed_when_simd_changes():
+    source = Path(kernels.__file__).with_name("simd.py").read_bytes()
+    assert hashlib.sha256(source).hexdigest()[:12] == kernels.SIMD
 
 
 def test_importing_it_imports_nothing_that_sb3_does_not():

@@ -1,0 +1,199 @@
+"""What callbacks and environments may do to an agent's arrays while compiled code holds their addresses."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from tiny import TinyEnv, same, short, weights
+
+from pg_agents import A2C, PPO, REINFORCE
+from pg_agents.engines.mlp import MLPEngine
+
+
+class When(BaseCallback):
+    """Calls a function of the agent at one event."""
+
+    def __init__(self, event, act):
+        super().__init__()
+        self.event, self.act = event, act
+
+    def _on_step(self):
+        if self.event == "step":
+            self.act(self.model)
+        return True
+
+    def _on_rollout_start(self):
+        if self.event == "rollout_start":
+            self.act(self.model)
+
+    def _on_rollout_end(self):
+        if self.event == "rollout_end":
+            self.act(self.model)
+
+
+def test_state_of_the_optimiser_that_a_callback_replaces_is_the_one_that_counts():
+    def forget(agent):
+        for state in agent.policy.optimizer.state.values():
+            state["square_avg"] = th.zeros_like(state["square_avg"])
+
+    agents = []
+    for engine in ("mlp", "autograd"):
+        agent = short(A2C, TinyEnv(), engine=engine).learn(16)
+        agent.learn(16, callback=When("rollout_start", forget), reset_num_timesteps=False)
+        agents.append(agent)
+    # Stale addresses of what was replaced would be written to, and these would stay zero.
+    for agent in agents:
+        squares = [state["square_avg"] for state in agent.policy.optimizer.state.values()]
+        assert all(bool((square >= 0).all()) for square in squares)
+        assert sum(float(square.sum()) for square in squares) > 0
+
+
+def test_parameters_that_are_given_another_place_in_mid_rollout_act_from_then_on():
+    def vanish(agent):
+        parameters = list(agent.policy.parameters())
+        th.nn.utils.vector_to_parameters(th.zeros(sum(p.numel() for p in parameters)), parameters)
+
+    agent = short(A2C, TinyEnv(), engine="mlp", learning_rate=0.0).learn(8, callback=When("step", vanish))
+    assert (agent.rollout_buffer.values.flatten()[1:] == 0).all()
+
+
+class ChangesActions(TinyEnv):
+    def step(self, action):
+        action += 10**7
+        return super().step(action * 0)
+
+
+def test_actions_that_an_environment_changes_in_place_are_refused():
+    env = ChangesActions(action_space=spaces.MultiDiscrete([2, 3]))
+    with pytest.raises(IndexError, match="outside the action space"):
+        short(A2C, env, engine="mlp").learn(8)
+
+
+class WrongEnd(gym.Env):
+    observation_space, action_space = spaces.Box(-1, 1, (4,)), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 0.0, False, True, {}
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+def test_a_last_observation_of_the_wrong_shape_is_refused(engine, monkeypatch):
+    agent = A2C("MlpPolicy", WrongEnd(), engine=engine, device="cpu")
+    step = agent.env.step_wait
+
+    def wrong():
+        observations, rewards, dones, infos = step()
+        for info in infos:
+            info["terminal_observation"] = np.zeros(2, np.float32)
+        return observations, rewards, dones, infos
+
+    monkeypatch.setattr(agent.env, "step_wait", wrong)
+    with pytest.raises(ValueError, match=r"Unexpected observation shape \(2,\)"):
+        agent.learn(5)
+
+
+def test_advantages_of_another_type_are_the_same_advantages():
+    def widen(agent):
+        agent.rollout_buffer.advantages = agent.rollout_buffer.advantages.astype(np.float64)
+
+    plain = short(PPO, TinyEnv(), engine="mlp").learn(64)
+    widened = short(PPO, TinyEnv(), engine="mlp").learn(64, callback=When("rollout_end", widen))
+    assert same(weights(plain), weights(widened))
+
+
+def test_hooks_on_parameters_are_respected():
+    agent = short(PPO, TinyEnv())
+    agent.policy.action_net.weight.register_hook(lambda gradient: gradient * 0)
+    before = agent.policy.action_net.weight.detach().clone()
+    agent.learn(32)
+    assert not isinstance(agent._engine, MLPEngine)
+    assert th.equal(agent.policy.action_net.weight, before)
+
+
+def test_actions_are_drawn_from_another_stream_than_the_environments_have():
+    agent = short(PPO, TinyEnv(), seed=3)
+    actions = agent._generator.random(1000)
+    environment = np.random.default_rng(3).random(1000)
+    assert abs(np.corrcoef(actions, environment)[0, 1]) < 0.15  # five standard deviations of 1/sqrt(1000)
+    assert not np.isin(actions, environment).any()
+
+
+def test_a_schedule_is_logged_as_it_was_in_the_update():
+    """The clip range ends at 0, where nearly every ratio would count as clipped."""
+    looked = []
+
+    class Look(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            if self.model._n_updates:
+                looked.append(self.model.logger.name_to_value["train/clip_fraction"])
+
+    class LookLater(Look):
+        def _on_rollout_start(self):
+            pass
+
+        def _on_rollout_end(self):
+            Look._on_rollout_start(self)
+
+    kwargs = {"clip_range": lambda progress: 0.2 * progress, "learning_rate": 0.01, "n_steps": 32, "n_epochs": 4}
+    for callback in (Look(), LookLater()):
+        short(PPO, TinyEnv(), engine="mlp", **kwargs).learn(128, callback=callback, log_interval=None)
+    assert looked[:3] == looked[3:] != [0, 0, 0]
+
+
+def test_training_on_a_buffer_that_is_not_full_is_refused_as_in_sb3():
+    for engine in ("mlp", "autograd"):
+        agent = short(PPO, TinyEnv(), engine=engine)
+        with pytest.raises(AssertionError):
+            agent.learn(32, callback=When("step", lambda agent: agent.train()))
+
+
+class Lengths(gym.Env):
+    """Episodes of a given length, with reward 1 in each step."""
+
+    observation_space, action_space = spaces.Box(-9, 9, (1,)), spaces.Discrete(2)
+
+    def __init__(self, length):
+        self.length, self.t = length, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, self.t == self.length, False, {}
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+@pytest.mark.parametrize("options", [{"estimator": "total_return"}, {"discount_updates": True}], ids=str)
+def test_episodes_that_end_beside_a_reset_row_keep_their_weights(engine, options):
+    """Environments with episodes of 2 and 3 steps: one ends while the other is reset."""
+    found = []
+    for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+        env = SyncVectorEnv([lambda: Lengths(2), lambda: Lengths(3)], autoreset_mode=mode)
+        agent = REINFORCE("MlpPolicy", env, n_episodes=2, gamma=0.5, engine=engine, device="cpu", seed=0, **options)
+        agent.learn(1)
+        buffer = agent.rollout_buffer
+        counted = buffer.counted
+        advantages = buffer.advantages.reshape(counted.shape[::-1]).T if engine == "autograd" else buffer.advantages
+        found.append([advantages[counted[:, i], i].tolist() for i in range(2)])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+def test_a_rollout_of_nothing_but_resets_teaches_nothing(engine):
+    env = SyncVectorEnv([lambda: Lengths(1)], autoreset_mode=AutoresetMode.NEXT_STEP)
+    agent = A2C("MlpPolicy", env, n_steps=1, engine=engine, device="cpu", seed=0).learn(6)
+    assert agent.num_timesteps == 6
+    assert agent._n_updates == 3
