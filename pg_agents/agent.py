@@ -60,7 +60,7 @@ from pg_agents.checks import (
 from pg_agents.engines import Engine, check_engine, make_engine
 from pg_agents.engines.autograd import AutogradEngine, Minibatch
 from pg_agents.estimators import Floats, gae
-from pg_agents.metrics import deviations, is_one_of_many, record_hyperparameters, rollout_metrics
+from pg_agents.metrics import is_one_of_many, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import Weight, clipped_values
 from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue
 from pg_agents.stepping import adapter_of, stepper
@@ -620,7 +620,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
                 found["explained_variance"] = explained_variance(values[counted].flatten(), returns[counted].flatten())
-            return {**found, **deviations(self.policy), **settings}
+            return {**found, **settings}
 
         self._log_later("train", metrics)
         self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -9,9 +9,12 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import FloatSchedule
+
+from pg_agents.policies import unchecked_distributions
 
 if TYPE_CHECKING:
     from pg_agents.agent import PolicyGradient
@@ -34,7 +37,8 @@ def rollout_metrics(
     """
     # float32 would overflow where rewards are very large, before their loss is refused.
     advantages = stored_advantages[counted].astype(np.float64)
-    metrics = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
+    with np.errstate(invalid="ignore"):  # infinite ones are refused by the update
+        metrics = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
     if isinstance(agent.action_space, spaces.Box):
         low, high = agent.action_space.low.flatten(), agent.action_space.high.flatten()
         actions = stored_actions[counted]
@@ -44,15 +48,24 @@ def rollout_metrics(
     return metrics
 
 
-def deviations(policy: ActorCriticPolicy) -> dict[str, float]:
-    """σ of a Gaussian policy, all in all and for each dimension; over the last minibatch where it varies."""
-    distribution = getattr(getattr(policy, "action_dist", None), "distribution", None)
-    if not isinstance(distribution, th.distributions.Normal):
+def deviations(policy: ActorCriticPolicy, observations: Any) -> dict[str, float]:
+    """σ of a Gaussian policy, all in all and for each dimension.
+
+    Args:
+        policy: Of any kind.
+        observations: The last minibatch's, as tensors, for a σ that depends on them.
+    """
+    if not isinstance(getattr(policy, "action_dist", None), DiagGaussianDistribution | StateDependentNoiseDistribution):
         return {}
-    with th.no_grad():
+    with th.no_grad(), unchecked_distributions():
+        if policy.use_sde or not hasattr(policy, "log_std"):
+            normal = policy.get_distribution(observations).distribution
+            assert isinstance(normal, th.distributions.Normal), "checked above"
+            per_dimension = normal.stddev.mean(dim=0)
+        else:
+            per_dimension = policy.log_std.exp()
         # SB3's own definition where there is a parameter to look at: gSDE's is not the action's deviation.
-        std = policy.log_std.exp().mean() if hasattr(policy, "log_std") else distribution.stddev.mean()
-        per_dimension = distribution.stddev.mean(dim=0)
+        std = policy.log_std.exp().mean() if hasattr(policy, "log_std") else per_dimension.mean()
     return {"std": std.item()} | {f"std_{i}": value.item() for i, value in enumerate(per_dimension)}
 
 

@@ -14,6 +14,7 @@ from pg_agents.vec_env import VectorEnvAdapter
 
 Step = Callable[[np.ndarray], tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]
 
+_STEP_WAIT = DummyVecEnv.step_wait  # what is imitated here, should it be replaced later
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, type(None), np.bool_, np.float32, np.float64, np.int32, np.int64})
 
 
@@ -24,7 +25,7 @@ def stepper(env: VecEnv) -> Step:
         env: Any; other than a plain `DummyVecEnv` of array observations, its own `step` is returned.
     """
     replaced = {"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"} & vars(env).keys()
-    if type(env) is not DummyVecEnv or env.keys != [None] or replaced:
+    if type(env) is not DummyVecEnv or DummyVecEnv.step_wait is not _STEP_WAIT or env.keys != [None] or replaced:
         return env.step
     envs, rewards, dones, infos = env.envs, env.buf_rews, env.buf_dones, env.buf_infos
     observations = env.buf_obs[None]  # type: ignore[index] # its key, where there is only one

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from stable_baselines3.common.utils import obs_as_tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from pg_agents.metrics import deviations
 from pg_agents.objectives import kl_divergence, normalise
 from pg_agents.policies import unchecked_distributions
 
@@ -182,6 +183,7 @@ class AutogradEngine:
             if stop:
                 break
         metrics["loss"] = loss.item()
+        metrics |= deviations(agent.policy, samples.observations)
         return lambda: {name: float(np.mean(values)) for name, values in means.items()} | metrics
 
     def _step(self, agent: PolicyGradient, loss: th.Tensor) -> float:

@@ -284,6 +284,7 @@ def _activate(layer, outputs, derivatives, biases, rows, columns):
         else:
             for i in range(columns):
                 y[i] += bias
+                d[i] = one
 
 
 @njit(**_compiled)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from torch import nn
 from pg_agents.buffers import EpisodeBuffer, EstimatorMixin, RolloutBuffer
 from pg_agents.checks import check_observations
 from pg_agents.engines.autograd import Minibatch, not_finite
+from pg_agents.metrics import deviations
 from pg_agents.objectives import Weight, kl_divergence
 from pg_agents.policies import (
     ActorPolicy,
@@ -409,9 +410,16 @@ class Program:
         """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
         optimizer = self.policy.optimizer
         n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
-        if (optimizer, n_trained) != self._bound or any(
-            state.get(name) is not tensor or tensor.data_ptr() != address
-            for state, name, tensor, address in self._bound_tensors
+        if (
+            (optimizer, n_trained) != self._bound
+            or any(
+                optimizer.state.get(parameter) is not state
+                for parameter, state in zip(self.parameters, self._states, strict=False)
+            )
+            or any(
+                state.get(name) is not tensor or tensor.data_ptr() != address
+                for state, name, tensor, address in self._bound_tensors
+            )
         ):
             self._bind_state(optimizer, self.parameters[:n_trained])
             self._bound = optimizer, n_trained
@@ -588,8 +596,7 @@ class MLPEngine:
         same = (
             weight is not None
             and self._weight is not None
-            # A function that is made anew in each call of `weight` has the same code.
-            and getattr(weight.function, "__code__", None) is self._weight.function.__code__
+            and _is_same(weight.function, self._weight.function)
             and len(weight.coefficients) == len(self._weight.coefficients)
         )
         return same and self._program.fits(agent.policy)
@@ -622,7 +629,13 @@ class MLPEngine:
         return _Update(agent, self._program, self._compiled_weight).run()
 
 
-@cache
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two functions are the same one, perhaps made anew by every call of `weight`."""
+    names = ("__code__", "__defaults__", "__closure__")
+    return one is other or all(getattr(one, name, names) == getattr(other, name, None) for name in names)
+
+
+@lru_cache(maxsize=32)
 def _compiled_weight(function: Callable[..., float], n_coefficients: int) -> Any:
     import numba
 
@@ -639,7 +652,7 @@ def _compile_weight(weight: Weight | None) -> Any:
     function, n_coefficients = weight.function, len(weight.coefficients)
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, FunctionType) or function.__closure__:
-        # It could not be told apart from another that is made of the same code.
+        # Compiled, it would not notice that what it encloses has changed.
         raise NotServedError(f"{name} is no plain function; what it depends on can be a coefficient")
     if n_coefficients > 3:
         raise NotServedError(f"{name} has {n_coefficients} coefficients, more than 3")
@@ -770,10 +783,8 @@ class _Update:
                 parts["value_loss"] = (batch.returns - agent.value_prediction(batch)) ** 2
             parts |= agent.minibatch_metrics(batch)
             divergence = kl_divergence(batch.ratio, batch.log_ratio) if agent.reuses_samples else None
-            if self.program.is_gaussian:
-                # The log's σ is that of the policy's last distribution.
-                agent.policy.get_distribution(th.from_numpy(self._observations(last)))
-        metrics = {name: mean(part) for name, part in parts.items()}
+            spread = deviations(agent.policy, th.from_numpy(self._observations(last)))
+        metrics = {name: mean(part) for name, part in parts.items()} | spread
         if divergence is not None:
             for epoch in range(-(-self.n_begun // self.per_epoch)):
                 samples = slice(epoch * self.n_samples, (epoch + 1) * self.n_samples)

@@ -445,23 +445,28 @@ def test_a_weight_is_asked_for_its_coefficients_at_each_update():
     assert sorted({round(progress, 6) for progress in agent.asked}) == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-5)
 
 
-def test_a_closure_is_a_weight_as_good_as_any():
-    def make(factor):
-        def scaled(log_prob, ratio, advantage):
-            return factor * advantage
+def scaling(factor):
+    """An algorithm whose weight is a closure."""
 
-        class Scaled(A2C):
-            def objective(self, batch):
-                return factor * score_function(batch.log_prob, batch.advantages)
+    def scaled(log_prob, ratio, advantage):
+        return factor * advantage
 
-            def weight(self):
-                return Weight(scaled)
+    class Scaled(A2C):
+        def objective(self, batch):
+            return factor * score_function(batch.log_prob, batch.advantages)
 
-        return Scaled
+        def weight(self):
+            return Weight(scaled)
 
+    return Scaled
+
+
+def test_a_weight_that_depends_on_more_than_its_arguments_is_left_to_autograd(capsys):
+    """Closures over 2 and over -3 have the same code, and must not be taken for each other."""
     for factor in (2.0, -3.0):
-        wanted = learnt(make(factor), "autograd", n_steps=16)
-        assert_same_steps(learnt(make(factor), "mlp", n_steps=16), wanted)
+        assert_served_by_autograd(construct(scaling(factor), TinyEnv, {}, verbose=1), "scaled", capsys)
+        with pytest.raises(ValueError, match=refused("scaled")):
+            construct(scaling(factor), TinyEnv, {}, engine="mlp").learn(8)
 
 
 # Numba

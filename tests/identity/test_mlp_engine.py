@@ -801,6 +801,35 @@ def test_an_optimiser_that_a_callback_resets_begins_anew():
     assert steps == {3 * 4}  # 3 epochs of 4 minibatches
 
 
+@pytest.mark.parametrize("way", ["load_state_dict", "set_parameters", "in place"])
+def test_moments_that_a_callback_sets_are_those_that_are_learnt_with(way):
+    def change(agent):
+        optimizer = agent.policy.optimizer
+        state = deepcopy(optimizer.state_dict())
+        for number in state["state"].values():
+            number["step"].fill_(100)
+            number["exp_avg_sq"].fill_(1e6)
+        if way == "load_state_dict":
+            optimizer.load_state_dict(state)
+        elif way == "set_parameters":
+            agent.set_parameters({"policy.optimizer": state}, exact_match=False)
+        else:
+            for number in optimizer.state.values():
+                number["step"].fill_(100)
+                number["exp_avg_sq"].fill_(1e6)
+
+    def at_the_second(agent):
+        if agent.num_timesteps == 2 * 96:
+            change(agent)
+
+    agent = make(PPO).learn(2 * 96, callback=During(rollout_end=at_the_second))
+    assert agent._n_updates == 2 * 3
+    for state in agent.policy.optimizer.state.values():
+        assert state["step"] == 100 + 12
+        # 12 times 0.999 of it, to which gradients of norm 0.5 add little.
+        assert state["exp_avg_sq"].min().item() == pytest.approx(1e6 * 0.999**12, rel=1e-5)
+
+
 def test_engines_can_be_changed_between_learns():
     agent = make(PPO)
     for number, engine in enumerate(["mlp", "autograd", "auto", "autograd", "mlp"], 1):
