@@ -35,7 +35,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor, safe_mean, update_learning_rate
+from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
@@ -519,9 +519,8 @@ class PolicyGradient(OnPolicyAlgorithm):
                 check_finite("reward", np.asarray(rewards), self.num_timesteps)
 
             if watched or not act.writes:
-                values, log_probs = act.values_and_log_probs()
+                obs_tensor, values, log_probs = act.tensors()
             if watched:
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)
                 callback.update_locals(locals())
                 if not callback.on_step():
                     return False
@@ -543,7 +542,7 @@ class PolicyGradient(OnPolicyAlgorithm):
                 began[np.asarray(dones, dtype=bool)] = n_steps
                 self._end_episodes(engine, rollout_buffer, rewards, dones, infos)
             if act.writes:
-                act.finish(self._last_obs)
+                act.finish()
                 rollout_buffer.store(rewards, self._last_episode_starts)  # type: ignore[attr-defined]
             else:
                 rollout_buffer.add(

@@ -33,15 +33,15 @@ class Actor(Protocol):
         """Actions, and the same as the environment takes them, for one observation of each environment."""
         ...
 
-    def values_and_log_probs(self) -> tuple[th.Tensor, th.Tensor]:
-        """V and log π of the actions drawn last."""
+    def tensors(self) -> tuple[Any, th.Tensor, th.Tensor]:
+        """The observations that were acted on last, V, and log π of the actions drawn."""
         ...
 
     def is_current(self) -> bool:
         """Whether it still acts with the policy's parameters, should these have been given another place."""
         ...
 
-    def finish(self, observations: Any) -> None:
+    def finish(self) -> None:
         """Complete what was written, when the environment has answered."""
         ...
 

@@ -87,21 +87,22 @@ class AutogradActor:
     def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
         """See `pg_agents.engines.Actor`."""
         agent = self.agent
+        obs_tensor = obs_as_tensor(observations, agent.device)
         with th.no_grad(), unchecked_distributions():
-            actions, *self._last = agent.policy(obs_as_tensor(observations, agent.device))
+            actions, values, log_probs = agent.policy(obs_tensor)
+        self._last = obs_tensor, values, log_probs
         drawn = actions.cpu().numpy()
         return drawn, agent._environment_actions(drawn)
 
-    def values_and_log_probs(self) -> tuple[th.Tensor, th.Tensor]:
-        """V and log π of the actions drawn last."""
-        values, log_probs = self._last
-        return values, log_probs
+    def tensors(self) -> tuple[Any, th.Tensor, th.Tensor]:
+        """The observations that were acted on last, V, and log π of the actions drawn."""
+        return self._last
 
     def is_current(self) -> bool:
         """Always."""
         return True
 
-    def finish(self, observations: Any) -> None:
+    def finish(self) -> None:
         """Nothing was written."""
 
 

@@ -526,7 +526,7 @@ class Actor:
         own_clipping = _definer(type(self.agent), "_environment_actions").__name__ == "PolicyGradient"
         ready = own_clipping and (not program.is_gaussian or space.dtype == np.float32)
         self._env_actions = list(clipped.reshape(shape)) if ready else None
-        self._tensors: tuple[tuple[th.Tensor, ...], tuple[th.Tensor, ...]] | None = None
+        self._tensors: list[tuple[th.Tensor, th.Tensor, th.Tensor]] | None = None
 
     def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
         """Act in the environments' current states; see `pg_agents.engines.Actor`."""
@@ -537,6 +537,7 @@ class Actor:
         if self._converted is None:
             self._inputs[t] = observations.reshape(self._inputs.shape[1:])
         else:
+            self._converted[t] = observations.reshape(self._inputs.shape[1:])
             with np.errstate(over="ignore"):  # it is refused as infinite
                 self._inputs[t] = observations.reshape(self._inputs.shape[1:])
         if not self._act(program.policies, program.towers, program.layers, self._step, t):
@@ -546,23 +547,24 @@ class Actor:
             return actions, self.agent._environment_actions(actions)
         return actions, self._env_actions[t]
 
-    def values_and_log_probs(self) -> tuple[th.Tensor, th.Tensor]:
-        """V and log π of the actions drawn last."""
+    def tensors(self) -> tuple[Any, th.Tensor, th.Tensor]:
+        """The observations that were acted on last, V, and log π of the actions drawn."""
         if self._tensors is None:
             # All rows at once: one by one they cost more than acting does.
-            values, log_probs = th.from_numpy(self.buffer.values), th.from_numpy(self.buffer.log_probs)
-            self._tensors = values.unsqueeze(-1).unbind(), log_probs.unbind()
-        return self._tensors[0][self.buffer.pos], self._tensors[1][self.buffer.pos]
+            observations, values, log_probs = (
+                th.from_numpy(array) for array in (self.buffer.observations, self.buffer.values, self.buffer.log_probs)
+            )
+            as_given = observations.view(*self.buffer.values.shape, *(self.agent.observation_space.shape or ()))
+            self._tensors = list(zip(as_given.unbind(), values.unsqueeze(-1).unbind(), log_probs.unbind(), strict=True))
+        return self._tensors[self.buffer.pos]
 
     def is_current(self) -> bool:
         """Whether the parameters are where they were; by one of them, as this is asked in every step."""
         return self.program.parameters[0].data_ptr() == self.program.addresses[0]
 
-    def finish(self, observations: Any) -> None:
+    def finish(self) -> None:
         """Complete the row of the buffer, where its types are others than those of the kernels."""
         t = self.buffer.pos
-        if self._converted is not None:
-            self._converted[t] = observations.reshape(self._converted.shape[1:])
         if self._stored_actions is not None:
             self._stored_actions[t] = self._actions[t].reshape(self._stored_actions.shape[1:])
 
