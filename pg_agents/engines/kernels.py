@@ -333,8 +333,27 @@ def _forward_row(layers, tower, row):
 
 
 @njit(**_compiled)
-def _evaluate(policy, layers, tower, rows):
-    """The heads' outputs for the first rows of `tower.input_rows`."""
+def _load_features(policy, tower, observations, row, index):
+    """Observation number `index` as row `row` of the network's input."""
+    width = _rounded_up(policy.n_features)
+    features = floats(tower.input_rows)
+    if policy.one_hot:
+        for j in range(width):
+            features[row * width + j] = 0
+        number = observations[index]
+        # A NaN, or a number outside the space, is no index.
+        if number >= 0 and number < policy.n_features:
+            features[row * width + np.int64(number)] = 1
+    else:
+        for j in range(policy.n_features):
+            features[row * width + j] = observations[index * policy.n_observation + j]
+
+
+@njit(**_compiled)
+def _evaluate(policy, layers, tower, observations, start, rows):
+    """The heads' outputs for some of the observations."""
+    for row in range(rows):
+        _load_features(policy, tower, observations, row, start + row)
     if rows <= FEW:
         for row in range(rows):
             _forward_row(layers, tower, row)
@@ -562,23 +581,6 @@ def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):
 # Acting
 
 
-@njit(**_compiled)
-def _load_features(policy, tower, observations, row, index):
-    """Observation number `index` as row `row` of the network's input."""
-    width = _rounded_up(policy.n_features)
-    features = floats(tower.input_rows)
-    if policy.one_hot:
-        for j in range(width):
-            features[row * width + j] = 0
-        number = observations[index]
-        # A NaN, or a number outside the space, is no index.
-        if number >= 0 and number < policy.n_features:
-            features[row * width + np.int64(number)] = 1
-    else:
-        for j in range(policy.n_features):
-            features[row * width + j] = observations[index * policy.n_observation + j]
-
-
 @njit(**_reassociated)
 def _sum_of_zeros(numbers, size):
     """0, or NaN if a number is not finite."""
@@ -623,9 +625,7 @@ def act(policies, towers, layers, steps, t):
         rows = min(BLOCK, n_envs - start)
         lanes = _lanes(rows)
         if not step.values_only:
-            for row in range(rows):
-                _load_features(policy, towers[0], observations, row, start + row)
-            _evaluate(policy, layers, towers[0], rows)
+            _evaluate(policy, layers, towers[0], observations, start, rows)
             _distribution(policy, head, std_head, lanes)
             _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
             _log_prob_and_entropy(policy, head, rows)
@@ -642,9 +642,7 @@ def act(policies, towers, layers, steps, t):
                         if policy.distribution == GAUSSIAN:
                             clipped[place] = min(max(action, low[j]), high[j])
         if policy.has_critic:
-            for row in range(rows):
-                _load_features(policy, towers[1], observations, row, start + row)
-            _evaluate(policy, layers, towers[1], rows)
+            _evaluate(policy, layers, towers[1], observations, start, rows)
             value = floats(layers[towers[1].first_layer + towers[1].n_hidden].output)
             for row in range(rows):
                 values[start + row] = value[row]
