@@ -94,6 +94,7 @@ def make_engine(name: str, agent: PolicyGradient) -> Engine:
     Raises:
         ValueError: The engine does not serve the agent.
     """
+    check_choice("engine", name, ENGINES)
     if name == "autograd":
         return AutogradEngine()
     try:

@@ -651,6 +651,8 @@ def _compiled_weight(function: Callable[..., float], n_coefficients: int) -> Any
 def _compile_weight(weight: Weight | None) -> Any:
     if weight is None:
         raise NotServedError("its `weight` is None")
+    if not isinstance(weight, Weight) or not isinstance(weight.coefficients, tuple):
+        raise TypeError(f"`weight` must return a Weight(function, (coefficient, ...)), but returned {weight!r}.")
     function, n_coefficients = weight.function, len(weight.coefficients)
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, FunctionType) or function.__closure__:
@@ -658,6 +660,11 @@ def _compile_weight(weight: Weight | None) -> Any:
         raise NotServedError(f"{name} is no plain function; what it depends on can be a coefficient")
     if n_coefficients > 3:
         raise NotServedError(f"{name} has {n_coefficients} coefficients, more than 3")
+    if function.__code__.co_argcount != 3 + n_coefficients:
+        raise NotServedError(
+            f"{name} takes {function.__code__.co_argcount} arguments, but is given log π, the ratio, the advantage and "
+            f"{n_coefficients} coefficients"
+        )
     try:
         return _compiled_weight(function, n_coefficients)
     except Exception as error:  # Numba has many, and says too much
