@@ -150,7 +150,9 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
     for module in policy.modules():
         if any(getattr(module, name) for name in _HOOKS):
             raise NotServedError(f"a {type(module).__name__} has a hook")
-    known = [parameter for linear, _ in _linears(policy) for parameter in (linear.weight, linear.bias)]
+    known = [
+        parameter for linear, _ in (*_actor(policy), *_critic(policy)) for parameter in (linear.weight, linear.bias)
+    ]
     known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
     if {id(parameter) for parameter in known} != {id(parameter) for parameter in policy.parameters()}:
         raise NotServedError("the policy has parameters beyond those of its layers")
@@ -166,11 +168,6 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
 def _is_special(parameter: th.Tensor) -> bool:
     hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
     return bool(hooks) or not parameter.requires_grad
-
-
-def _linears(policy: ActorCriticPolicy) -> Iterator[tuple[nn.Linear, nn.Module]]:
-    for layers in (_actor(policy), _critic(policy)):
-        yield from layers
 
 
 def _actor(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
@@ -279,7 +276,10 @@ class Program:
         row["n_actions"], row["n_outputs"] = self.n_actions, n_outputs
         row["sizes"] = self._address(np.array(sizes, dtype=np.int64))
         has_log_std = isinstance(getattr(policy, "log_std", None), nn.Parameter)
-        row["log_stds"], row["actions"] = self._zeros(n_outputs * kernels.BLOCK), self._zeros(self.n_actions * 64)
+        row["log_stds"], row["actions"] = (
+            self._zeros(n_outputs * kernels.BLOCK),
+            self._zeros(self.n_actions * kernels.BLOCK),
+        )
         for name in ("log_prob", "entropy", "scratch", "weights"):
             row[name] = self._zeros(kernels.BLOCK)
 
@@ -290,7 +290,9 @@ class Program:
         first = 0
         for tower, pairs in zip(self.towers, (actor, critic), strict=True):
             # Each has an input of its own, as two threads may fill them.
-            tower["input"], tower["input_rows"] = (self._zeros(self._padded(self.n_features) * 64) for _ in range(2))
+            tower["input"], tower["input_rows"] = (
+                self._zeros(self._padded(self.n_features) * kernels.BLOCK) for _ in range(2)
+            )
             extra = policy.log_std if pairs is actor and has_log_std else None
             n_heads = 0 if not pairs else 2 if pairs is actor and hasattr(policy, "log_std_net") else 1
             self._lay_out(tower, first, pairs, n_heads, extra)
@@ -299,9 +301,9 @@ class Program:
         self.pace = Pace()
         self._remember()
 
-    @staticmethod
-    def _padded(size: int) -> int:
-        return -(-size // 16) * 16
+    def _padded(self, size: int) -> int:
+        lanes: int = self.kernels.LANES
+        return -(-size // lanes) * lanes
 
     def _table(self, dtype: np.dtype[Any], rows: int) -> np.ndarray:
         return np.zeros(rows, dtype=dtype)
@@ -819,23 +821,19 @@ class _Update:
     def _stored(self, samples: slice) -> np.ndarray:
         """Where these samples lie in the buffer."""
         numbers = self.samples.reshape(-1)[samples]
-        stored = numbers % self.n_steps * self.n_envs + numbers // self.n_steps
-        return np.asarray(stored)
+        return np.asarray(numbers % self.n_steps * self.n_envs + numbers // self.n_steps)
 
     def _minibatch(self, samples: slice) -> Minibatch:
         stored = self._stored(samples)
 
-        def tensor(array: np.ndarray) -> th.Tensor:
-            return th.from_numpy(array)
-
         return Minibatch(
-            log_prob=tensor(self.log_probs[samples]),
-            old_log_prob=tensor(self.old_log_probs[stored]),
-            advantages=tensor(self.scaled_advantages[samples]),
-            values=tensor(self.values[samples]),
-            old_values=tensor(self.old_values[stored]),
-            returns=tensor(self.returns[stored]),
-            entropy=tensor(self.entropies[samples]),
+            log_prob=th.from_numpy(self.log_probs[samples]),
+            old_log_prob=th.from_numpy(self.old_log_probs[stored]),
+            advantages=th.from_numpy(self.scaled_advantages[samples]),
+            values=th.from_numpy(self.values[samples]),
+            old_values=th.from_numpy(self.old_values[stored]),
+            returns=th.from_numpy(self.returns[stored]),
+            entropy=th.from_numpy(self.entropies[samples]),
         )
 
     def _observations(self, samples: slice) -> np.ndarray:
