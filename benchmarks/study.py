@@ -1,0 +1,94 @@
+"""What the studies in this folder share: seeds in parallel, intervals, and results that say where they come from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("pg-agents", "stable-baselines3", "gymnasium", "pettingzoo", "torch", "numpy", "numba")
+
+
+def arguments(description: str | None, seeds: int) -> argparse.ArgumentParser:
+    """The options that all studies have: `--seeds`, `--jobs`, `--only`, `--output`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    return parser
+
+
+def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> list[Any]:
+    """`function(*task)` for every task, in processes of one thread each, with a line for each that is done.
+
+    Args:
+        function: A function of a module, so that other processes can import it.
+        tasks: Its arguments.
+        jobs: Processes at a time.
+
+    Returns:
+        The results in the order of the tasks.
+    """
+    tasks = list(tasks)
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes, which are started afresh
+    started = time.time()
+    results: list[Any] = [None] * len(tasks)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(function, *task): i for i, task in enumerate(tasks)}
+        for done, future in enumerate(as_completed(futures), 1):
+            i = futures[future]
+            results[i] = future.result()
+            print(f"[{done}/{len(tasks)}, {time.time() - started:.0f} s] {tasks[i]}: {results[i]}"[:200], flush=True)
+    return results
+
+
+def interval(values: Iterable[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over seeds."""
+    values = np.asarray(list(values), dtype=float)
+    means = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_and_interval(values: Iterable[float], digits: int = 3) -> str:
+    """`mean [low, high]`, for tables."""
+    values = list(values)
+    low, high = interval(values)
+    return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def write(name: str, title: str, text: str, results: Any, figure: Any = None, folder: Path = RESULTS) -> None:
+    """Write `<name>.md`, `<name>.json` and, where there is a figure, `<name>.png`.
+
+    Args:
+        name: Of the files, and of the script `benchmarks/<name>.py`.
+        title: Heading of the page.
+        text: Markdown: tables and what they say.
+        results: Raw numbers, for JSON.
+        figure: A matplotlib figure.
+        folder: Where to.
+    """
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    versions = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
+    made = f"Made by `{command}`, with {', '.join(f'{package} {number}' for package, number in versions.items())}."
+    picture = f"\n![{title}]({name}.png)\n" if figure is not None else ""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(f"# {title}\n\n{made}\n{picture}\n{text.strip()}\n")
+    raw = json.dumps({"command": command, "versions": versions, "results": results}, indent=1)
+    (folder / f"{name}.json").write_text(raw + "\n")
+    if figure is not None:
+        figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
+    print(text)

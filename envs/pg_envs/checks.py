@@ -1,0 +1,48 @@
+"""Checks of arguments; each failure names the argument, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+import numpy as np
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    integer: bool = False,
+    optional: bool = False,
+) -> None:
+    """Refuse a number outside its range.
+
+    Raises:
+        ValueError: The value is out of range or of the wrong kind.
+    """
+    if optional and value is None:
+        return
+    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    fine = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not (fine and (at_least is None or value >= at_least) and (at_most is None or value <= at_most)):
+        bounds = [
+            f"{words} {bound}" for words, bound in (("at least", at_least), ("at most", at_most)) if bound is not None
+        ]
+        kind = "an integer" if integer else "a number"
+        allowed = " ".join([kind, " and ".join(bounds)]).strip() + (", or None" if optional else "")
+        raise ValueError(f"`{name}` must be {allowed}, but is {value!r}.")
+
+
+def check_choice(name: str, value: Any, allowed: Any) -> None:
+    """Refuse a value that is not one of a few.
+
+    Raises:
+        ValueError: The value is not among them; the message suggests the nearest.
+    """
+    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
+        near = difflib.get_close_matches(str(value), [one for one in allowed if isinstance(one, str)], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}.{hint}")

@@ -1,0 +1,1 @@
+"""Games whose optimum is a stochastic policy."""

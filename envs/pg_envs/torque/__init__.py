@@ -1,0 +1,1 @@
+"""Continuous torque: pendulum, linear-quadratic chain, arm, and a bandit."""
