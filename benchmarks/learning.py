@@ -4,9 +4,9 @@
     python benchmarks/learning.py --seeds 2 --only reinforce
 
 Each run is a `pg-zoo train` of its own process. Its agent is then evaluated over 100 episodes in environments with
-seeds that training did not see, taking the most probable action. The table gives the mean over seeds with a 95 %
-bootstrap interval, and the worst seed. For REINFORCE it is the number of training episodes after which the mean
-return of the last 100 episodes first reached 195.
+seeds that training did not see, taking the most probable action, unless the environment asks for drawn ones. The
+table gives the mean over seeds with a 95 % bootstrap interval, and the worst seed. For REINFORCE it is the number of
+training episodes after which the mean return of the last 100 episodes first reached 195.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 
+from pg_agents import evaluate_policy
 from pg_agents.registry import algorithm
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +77,7 @@ def run(task: Task, seed: int) -> dict[str, float | None]:
         run_folder = Path(folder) / task.algo / f"{task.env}_1"
         agent = algorithm(task.algo).load(run_folder / f"{task.env}.zip", device="cpu")
         env = make_vec_env(task.env, n_envs=10, seed=10_000 + 100 * seed)
-        score, _ = evaluate_policy(agent, env, n_eval_episodes=100, deterministic=True)
+        score, _ = evaluate_policy(agent, env, n_eval_episodes=100)
         episodes = None if task.episodes_to is None else episodes_until(run_folder, task.episodes_to)
     print(f"{task.name} seed {seed}: {score:.1f}" + ("" if episodes is None else f", {episodes} episodes"), flush=True)
     return {"evaluation": float(score), "episodes": episodes}

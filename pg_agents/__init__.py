@@ -5,9 +5,21 @@ from pg_agents.algorithms.a2c import A2C
 from pg_agents.algorithms.ppo import PPO
 from pg_agents.algorithms.reinforce import REINFORCE
 from pg_agents.algorithms.reinforce_baseline import ReinforceBaseline
+from pg_agents.evaluation import EvalCallback, evaluate_policy
 from pg_agents.registry import make
 from pg_agents.vec_env import make_vec
 
 __version__ = "0.1.0"
 
-__all__ = ["A2C", "PPO", "REINFORCE", "PolicyGradient", "ReinforceBaseline", "__version__", "make", "make_vec"]
+__all__ = [
+    "A2C",
+    "PPO",
+    "REINFORCE",
+    "EvalCallback",
+    "PolicyGradient",
+    "ReinforceBaseline",
+    "__version__",
+    "evaluate_policy",
+    "make",
+    "make_vec",
+]

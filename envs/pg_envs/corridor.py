@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,29 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
-from pg_envs.rendering import BLUE, GREEN, GREY, Canvas
+from pg_envs.checks import check_number
+from pg_envs.rendering import BLACK, BLUE, GREEN, LIGHT, ORANGE, WHITE, Canvas
 
 LEFT, RIGHT = 0, 1
 GOAL = 3
+BEST = 2 - math.sqrt(2)
+NEXT = np.array([[0, 1], [2, 0], [1, 3], [3, 3]])  # by position and action
+
+
+def expected_return(p_right: float) -> float:
+    """Mean return of going right with a probability p, if no time limit cuts episodes off.
+
+    J(p) = (2p - 4) / (p (1 - p))   (the solution of V = -1 + P V in state 0; the maximum is at `BEST`, 2 - √2)
+
+    Args:
+        p_right: p, from 0 to 1; at both ends the goal is never reached, and J = -∞.
+
+    Raises:
+        ValueError: It is no probability.
+    """
+    check_number("p_right", p_right, at_least=0, at_most=1)
+    p = float(p_right)
+    return (2 * p - 4) / (p * (1 - p)) if 0 < p < 1 else -math.inf
 
 
 class CorridorState(NamedTuple):
@@ -37,22 +57,38 @@ class CorridorDynamics(Dynamics[CorridorState]):
 
     def step(self, state: CorridorState, actions: np.ndarray) -> Step[CorridorState]:
         """One step to a side, to the other one in state 1."""
-        move = np.where(actions == RIGHT, 1, -1) * np.where(state.position == 1, -1, 1)
-        position = np.clip(state.position + move, 0, GOAL)
+        position = NEXT[state.position, actions]
         return CorridorState(position), np.full(len(position), -1.0), position == GOAL
 
     def observe(self, state: CorridorState) -> np.ndarray:
         """A constant 1: the states cannot be told apart."""
         return np.ones((len(state.position), 1), dtype=np.float32)
 
+    def optimum(self) -> float:
+        """J(2 - √2) = -(6 + 4 √2), of policies without memory, and without the time limit, which costs them nothing."""
+        return expected_return(BEST)
+
+    def known_returns(self) -> dict[str, float]:
+        """J of the two greedy policies with ε = .1, which is what value-based learning ends in, and of p = 1/2."""
+        return {
+            "random": expected_return(0.5),
+            "epsilon_greedy_left": expected_return(0.05),
+            "epsilon_greedy_right": expected_return(0.95),
+        }
+
     def draw(self, state: CorridorState, canvas: Canvas) -> None:
-        """Four cells; the arrows say where "right" leads."""
-        canvas.view((-0.7, -0.7), (3.7, 0.7))
+        """Three cells, whose arrows say where "right" leads, and the goal."""
+        canvas.view((-0.6, -0.65), (3.6, 0.6))
         for cell in range(4):
-            canvas.rectangle((cell - 0.45, -0.45), (cell + 0.45, 0.45), GREEN if cell == GOAL else GREY, 3)
-            if cell != GOAL:
-                canvas.text((cell, -0.3), "right goes left" if cell == 1 else "right", size=16)
-        canvas.circle((int(state.position[0]), 0.05), 0.18, BLUE)
+            canvas.rectangle((cell - 0.5, -0.5), (cell + 0.5, 0.5), GREEN if cell == GOAL else LIGHT)
+        for cell in range(GOAL):
+            side = -1 if cell == 1 else 1
+            canvas.line([(cell - 0.28 * side, -0.3), (cell + 0.15 * side, -0.3)], ORANGE, 4)
+            tip, foot = cell + 0.3 * side, cell + 0.12 * side
+            canvas.polygon([(tip, -0.3), (foot, -0.2), (foot, -0.4)], ORANGE)
+        canvas.line([(-0.5, -0.5), (3.5, -0.5), (3.5, 0.5), (-0.5, 0.5)], BLACK, 5, closed=True)
+        canvas.text((GOAL, 0), "goal", WHITE, 30)
+        canvas.circle((int(state.position[0]), 0.1), 0.18, BLUE)
 
 
 class ShortCorridor(Single[CorridorState]):
@@ -74,7 +110,9 @@ class ShortCorridor(Single[CorridorState]):
     other side. Left of state 0 is a wall.
 
     ## Rewards
-    -1 in every step. With p the probability of going right, J(p) = (2p - 4) / (p (1 - p)), at most -11.657.
+    -1 in every step. With p the probability of going right, J(p) = (2p - 4) / (p (1 - p)), at most -11.657; ε-greedy
+    policies with ε = .1 have J(.95) = -44.2 and J(.05) = -82.1. These are values without the time limit, which changes
+    them by less than .01, and of policies without memory: who counts steps goes right, left, right, for -3.
 
     ## Start and end
     Starts in state 0, terminates at the goal, and is truncated after 1000 steps (`gym.make`'s `max_episode_steps`).

@@ -231,6 +231,9 @@ def test_ctrl_c_saves_a_model_that_loads(empty_folder):
         (["train", "--gym-packages", "missing_module"], "missing_module"),
         (["train", "--n-timestep", "x"], "invalid int value: 'x'"),
         (["train", "--nonsense"], "--nonsense"),
+        (["train", "--deterministic", "--stochastic"], "not allowed with argument --deterministic"),
+        (["train", "--env", "pg/ShortCorridr-v0"], "Did you mean 'pg/ShortCorridor-v0'?"),
+        (["train", "--env", "pg/RPSMatch-v0", "--env-kwargs", "opponent:patern"], "Did you mean 'pattern'?"),
         (["trian"], "'train'"),
     ],
 )
@@ -318,6 +321,29 @@ def test_list_shows_everything_with_the_distribution_that_it_came_from(capsys):
     assert ["sb3/ppo", "PPO", "stable_baselines3", stable_baselines3.__version__] in rows
     for algo in ("reinforce", "reinforce_baseline", "a2c", "ppo"):
         assert [algo, "default", "CartPole-v1"] in [[word.rstrip(",") for word in row[:3]] for row in rows]
+
+
+@pytest.mark.parametrize(("options", "drawn"), [([], True), (["--deterministic"], False), (["--stochastic"], True)])
+def test_evaluation_draws_actions_where_the_environment_asks_for_it_unless_the_user_says_otherwise(
+    capsys, options, drawn
+):
+    corridor = ["--env", "pg/ShortCorridor-v0", "--seed", "0", *options]
+    assert main(["train", "-n", "32", "--eval-freq", "32", "--eval-episodes", "2", *corridor, *SMALL]) == 0
+    assert ("Evaluation draws actions" in capsys.readouterr().out) == drawn
+    evaluations = np.load("logs/ppo/pg-ShortCorridor-v0_1/evaluations.npz")
+    # Whoever always goes to the same side never arrives, up to the time limit.
+    assert (evaluations["results"] > -1000).all() == drawn
+    assert main(["enjoy", "--no-render", "-n", "100", *corridor]) == 0
+    out = capsys.readouterr().out
+    assert ("Evaluation draws actions" in out, "No episode ended" in out) == (drawn, not drawn)
+
+
+def test_arguments_of_a_game_reach_it_from_the_command_line_and_from_the_run(capsys):
+    match = ["--env", "pg/RPSMatch-v0"]
+    argv = ["train", "-n", "64", "--eval-freq", "-1", *match, "--env-kwargs", "opponent:pattern", "n_rounds:7"]
+    assert main([*argv, *SMALL]) == 0
+    assert main(["enjoy", "--no-render", "-n", "21", *match]) == 0
+    assert "Mean episode length: 7.00 +/- 0.00" in capsys.readouterr().out
 
 
 def test_without_a_command_the_help_is_shown(capsys):

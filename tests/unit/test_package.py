@@ -14,9 +14,11 @@ def test_the_exported_names_are_these():
         "A2C",
         "PPO",
         "REINFORCE",
+        "EvalCallback",
         "PolicyGradient",
         "ReinforceBaseline",
         "__version__",
+        "evaluate_policy",
         "make",
         "make_vec",
     }

@@ -129,6 +129,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--eval-episodes", type=int, default=5, help="episodes of an evaluation")
     add("--n-eval-envs", type=int, default=1, help="environments of an evaluation")
     add("--eval-env-kwargs", nargs="+", action=_StoreDict, help="as --env-kwargs, for evaluation")
+    _add_actions(parser)
     add("--save-freq", type=int, default=-1, help="save a checkpoint every so many steps; negative: never")
     add(
         "--log-interval", type=int, default=-1, help="log every so many updates; -1: the algorithm's default, -2: never"
@@ -136,6 +137,16 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--vec-env", choices=["dummy", "subproc"], default="dummy", help="environments in this process or in others")
     add("-P", "--progress", action="store_true", help="show a progress bar")
     add("-uuid", "--uuid", action="store_true", help="give the run's folder a unique name")
+
+
+def _add_actions(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="evaluate with the most probable actions; by default, unless the environment asks for the other",
+    )
+    actions.add_argument("--stochastic", action="store_true", help="evaluate with actions drawn from the policy")
 
 
 def _add_enjoy(parser: argparse.ArgumentParser) -> None:
@@ -150,8 +161,6 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--load-best", action="store_true", help="the best model of the evaluations, not the last")
     which.add_argument("--load-checkpoint", type=int, help="the checkpoint after so many steps")
     which.add_argument("--load-last-checkpoint", action="store_true", help="the last checkpoint")
-    actions = parser.add_mutually_exclusive_group()
-    actions.add_argument("--deterministic", action="store_true", help="the most probable actions, which is the default")
-    actions.add_argument("--stochastic", action="store_true", help="actions drawn from the policy")
+    _add_actions(parser)
     add("--no-render", action="store_true", help="show nothing but numbers")
     add("--video", nargs="?", const="", metavar="FOLDER", help="record an mp4, by default into the run's folder")

@@ -28,6 +28,7 @@ from pg_agents.checks import constructor_arguments, suggestion
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+from pg_zoo.replay import takes_most_probable
 
 N_TIMESTEPS = 100_000  # where neither a file nor the user says a number
 
@@ -127,6 +128,9 @@ class Experiment(ExperimentManager):
         """As rl_zoo3's; `close` closes them."""
         env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
         self._open["evaluation" if eval_env else "training"] = env
+        if eval_env:
+            # rl_zoo3 reads it after it has made this environment.
+            self.deterministic_eval = takes_most_probable(self.args, env, default=self.deterministic_eval)
         return env
 
     def set_up(self) -> BaseAlgorithm:

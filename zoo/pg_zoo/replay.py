@@ -20,6 +20,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
 
+from pg_agents.evaluation import deterministic_evaluation
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
 
@@ -55,7 +56,7 @@ def enjoy(args: argparse.Namespace) -> None:
                 name_prefix=name.replace("/", "-"),
             )
         with closing(env):
-            episodes = _replay(model, env, args.n_timesteps, deterministic=not args.stochastic)
+            episodes = _replay(model, env, args.n_timesteps, deterministic=takes_most_probable(args, env))
     if isinstance(env, VecVideoRecorder):
         print(f"Video: {env.video_path}")
     if not episodes:
@@ -65,6 +66,28 @@ def enjoy(args: argparse.Namespace) -> None:
     print(f"{len(episodes)} episodes")
     print(f"Mean reward: {rewards.mean():.2f} +/- {rewards.std():.2f}")
     print(f"Mean episode length: {lengths.mean():.2f} +/- {lengths.std():.2f}")
+
+
+def takes_most_probable(args: argparse.Namespace, env: VecEnv, default: bool = True) -> bool:
+    """Whether an evaluation takes the most probable actions; if it draws them, a line says so and why.
+
+    Args:
+        args: The user's `--deterministic` or `--stochastic`, which always win.
+        env: The environment, whose metadata may ask for drawn actions.
+        default: What is done if neither says anything.
+    """
+    if args.deterministic:
+        return True
+    if args.stochastic:
+        reason = "--stochastic"
+    elif not deterministic_evaluation(env):
+        reason = "as the environment asks, whose best policy is stochastic; --deterministic takes the most probable"
+    elif not default:
+        reason = "as rl_zoo3 has it for this kind of environment; --deterministic takes the most probable"
+    else:
+        return True
+    print(f"Evaluation draws actions from the policy ({reason}).")
+    return False
 
 
 def _check_display(args: argparse.Namespace) -> None:

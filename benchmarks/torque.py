@@ -1,0 +1,230 @@
+"""Continuous torque: how near PPO comes to the exact optimum, and to reference controllers, with up to 20 joints.
+
+    python benchmarks/torque.py                # 5 seeds; writes benchmarks/results/torque.{md,json,png}
+    python benchmarks/torque.py --only chain --seeds 2
+
+TorqueLQR: J/J*, the discounted cost (gamma = .99) of the learnt policy without its noise, divided by the optimum's.
+J* and the cost of a linear policy are exact (Riccati's and Lyapunov's equations); that of other policies is the mean
+over 1,000 simulated starts. TorqueArm: the mean return of 500 episodes without noise, beside the reference controller's
+and no torque's on the same episodes. All policies of a task get as many steps and the same hyperparameters: Gaussian
+actions, 11 bins for each joint and, where the optimum is linear, a linear Gaussian policy.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import matplotlib
+import numpy as np
+from study import arguments, mean_and_interval, run_all, write
+
+from pg_agents import PPO
+from pg_agents.vec_env import VectorEnvAdapter
+from pg_envs import DiscretizerVector
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+BINS = 11
+LINEAR, GAUSSIAN, BINNED = "linear Gaussian", "Gaussian", f"{BINS} bins"
+GAMMA = 0.99  # of the LQR's cost
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment and the steps that PPO gets on it."""
+
+    n_joints: int
+    n_timesteps: int
+    dynamics: str | None = None  # of the arm; None is the LQR
+    target: float | None = None  # of J/J*; the arm's is the reference controller
+
+    @property
+    def name(self) -> str:
+        """For people and for `--only`."""
+        return f"{'LQR' if self.dynamics is None else self.dynamics + ' arm'}, n = {self.n_joints}"
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """What is trained."""
+        return (LINEAR, GAUSSIAN, BINNED) if self.dynamics is None else (GAUSSIAN, BINNED)
+
+    def make(self, n_envs: int) -> gym.vector.VectorEnv:
+        """Copies of the environment."""
+        if self.dynamics is None:
+            return gym.make_vec("pg/TorqueLQR-v0", n_envs, n_joints=self.n_joints)
+        return gym.make_vec("pg/TorqueArm-v0", n_envs, n_joints=self.n_joints, dynamics=self.dynamics)
+
+
+TASKS = [
+    Task(1, 100_000, target=1.03),
+    Task(2, 100_000, target=1.03),
+    Task(5, 200_000, target=1.05),
+    Task(20, 1_000_000, target=1.10),
+    Task(2, 200_000, "geared"),
+    Task(7, 200_000, "geared"),
+    Task(20, 300_000, "geared"),
+    Task(2, 200_000, "chain"),
+    Task(7, 200_000, "chain"),
+    Task(20, 500_000, "chain"),
+]
+
+
+def settings(task: Task) -> dict[str, Any]:
+    """The hyperparameters of a task, tuned with one seed."""
+    if task.dynamics is not None:
+        n_envs = 128 if task.dynamics == "chain" and task.n_joints == 20 else 32
+        return {
+            "n_envs": n_envs, "n_steps": 64 if n_envs == 32 else 32, "batch_size": 512 if n_envs == 32 else 1024,
+            "n_epochs": 5, "learning_rate": 1e-3, "gamma": 0.97, "log_std_init": -0.5,
+        }  # fmt: skip
+    large = task.n_joints == 20
+    return {
+        "n_envs": 128 if large else 32, "n_steps": 64, "batch_size": 512 if large else 256, "n_epochs": 20,
+        "learning_rate": 5e-4 if large else 2e-3, "gamma": GAMMA, "gae_lambda": 0.9 if large else 0.95,
+        "ent_coef": 3e-3 if large else 0.0, "log_std_init": -1.5 if task.n_joints < 5 else -2.0,
+    }  # fmt: skip
+
+
+def train(task: Task, policy: str, seed: int) -> dict[str, float]:
+    """One training, and its score: J/J*, or the mean return."""
+    values = settings(task)
+    learning_rate, n_envs = values.pop("learning_rate"), values.pop("n_envs")
+    net_arch = {"pi": [] if policy == LINEAR else [64, 64], "vf": [64, 64]}
+    policy_kwargs = {"net_arch": net_arch, "log_std_init": values.pop("log_std_init")}
+    env = task.make(n_envs)
+    started = time.perf_counter()
+    model = PPO(
+        "MlpPolicy",
+        VectorEnvAdapter(DiscretizerVector(env, bins=BINS) if policy == BINNED else env),
+        learning_rate=lambda progress: learning_rate * progress,
+        policy_kwargs=policy_kwargs,
+        seed=seed,
+        device="cpu",
+        **values,
+    ).learn(task.n_timesteps)
+    seconds = time.perf_counter() - started
+    return {"score": score(task, policy, model), "seconds": seconds}
+
+
+def score(task: Task, policy: str, model: PPO) -> float:
+    """What a model reaches without its noise."""
+    dynamics = task.make(1).unwrapped.dynamics
+    if policy == LINEAR:
+        action_net = model.policy.action_net
+        gain, offset = -action_net.weight.detach().numpy().astype(float), action_net.bias.detach().numpy().astype(float)
+        return dynamics.cost_of_gain(gain, GAMMA, offset) / dynamics.optimal_cost(GAMMA)
+    return evaluate(task, lambda env, observations: act(model, policy, observations))
+
+
+def act(model: PPO, policy: str, observations: np.ndarray) -> np.ndarray:
+    """Torques without noise."""
+    actions, _ = model.predict(observations, deterministic=True)
+    return np.linspace(-1, 1, BINS)[actions] if policy == BINNED else actions
+
+
+def evaluate(task: Task, actions: Any) -> float:
+    """The arm's mean return over 500 episodes, or J/J* over 1,000 starts and 300 steps of the LQR."""
+    lqr = task.dynamics is None
+    n_envs, n_steps, gamma = (1000, 300, GAMMA) if lqr else (500, 100, 1.0)
+    env = task.make(n_envs)
+    env.unwrapped.max_episode_steps = None
+    observations, _ = env.reset(seed=10_000)
+    total = 0.0
+    for t in range(n_steps):
+        observations, rewards, *_ = env.step(actions(env.unwrapped, observations))
+        total += gamma**t * rewards.mean()
+    return float(-total / env.unwrapped.dynamics.optimal_cost(GAMMA) if lqr else total)
+
+
+def references(task: Task) -> dict[str, float]:
+    """The scores of the reference controller and of no torque."""
+    return {
+        "controller": evaluate(task, lambda env, _: env.dynamics.controller(env.state)),
+        "zero": evaluate(task, lambda env, _: np.zeros(env.action_space.shape)),
+    }
+
+
+def tables(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]], refs: dict[Task, Any]) -> str:
+    """Markdown."""
+    lines = []
+    for kind, heading in ((True, "J/J*"), (False, "Mean return")):
+        chosen = [task for task in tasks if (task.dynamics is None) == kind]
+        if not chosen:
+            continue
+        goal = "asked" if kind else "reference controller"
+        policies = chosen[0].policies
+        lines += [
+            f"## {heading}: mean [95 % interval] over seeds\n",
+            f"| task | steps | {goal} | no torque | {' | '.join(policies)} | seconds |",
+            "|---|---|---|---|" + "---|" * (len(policies) + 1),
+        ]
+        for task in chosen:
+            digits = 3 if kind else 1
+            results = [mean_and_interval([run["score"] for run in runs[task][name]], digits) for name in policies]
+            seconds = " / ".join(f"{np.median([run['seconds'] for run in runs[task][name]]):.0f}" for name in policies)
+            goal = f"<= {task.target}" if kind else f"{refs[task]['controller']:.1f}"
+            zero = f"{refs[task]['zero']:.{digits}f}"
+            lines.append(
+                f"| {task.name} | {task.n_timesteps:,} | {goal} | {zero} | {' | '.join(results)} | {seconds} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+COLOURS = {LINEAR: "tab:green", GAUSSIAN: "tab:blue", BINNED: "tab:orange"}
+
+
+def figure(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]], refs: dict[Task, Any]) -> Any:
+    """A panel for the LQR and one for the arms; a dot for each seed."""
+    groups = [[task for task in tasks if (task.dynamics is None) == kind] for kind in (True, False)]
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4), width_ratios=[4, 6])
+    for axis, chosen in zip(axes, groups, strict=True):
+        for place, task in enumerate(chosen):
+            for shift, policy in zip(np.linspace(-0.22, 0.22, len(task.policies)), task.policies, strict=True):
+                scores = [run["score"] for run in runs[task][policy]]
+                label = policy if place == 0 else None
+                axis.plot([place + shift] * len(scores), scores, "o", ms=4, color=COLOURS[policy], label=label)
+            goal = task.target if task.dynamics is None else refs[task]["controller"]
+            name = "asked" if task.dynamics is None else "reference controller"
+            axis.hlines(goal, place - 0.4, place + 0.4, "black", label=name if place == 0 else None)
+            if task.dynamics is not None:
+                zero = refs[task]["zero"]
+                axis.hlines(zero, place - 0.4, place + 0.4, "grey", ":", label="no torque" if place == 0 else None)
+        axis.set_xticks(range(len(chosen)), [task.name.replace(", ", "\n") for task in chosen])
+        axis.legend(fontsize=8)
+    axes[0].axhline(1, color="grey", ls=":")
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:.2f}")
+    axes[0].yaxis.set_minor_formatter("{x:.1f}")
+    axes[0].set_ylabel("discounted cost / optimum")
+    axes[1].set_ylabel("mean return")
+    fig.tight_layout()
+    return fig
+
+
+def main() -> None:
+    args = arguments(__doc__, seeds=5).parse_args()
+    tasks = [task for task in TASKS if args.only in task.name]
+    # The longest first, so that no process is left alone with one at the end.
+    jobs = [(task, policy, seed) for task in tasks for policy in task.policies for seed in range(args.seeds)]
+    jobs.sort(key=lambda job: -job[0].n_timesteps)
+    results = dict(zip(jobs, run_all(train, jobs, args.jobs), strict=True))
+    runs = {
+        task: {policy: [results[task, policy, seed] for seed in range(args.seeds)] for policy in task.policies}
+        for task in tasks
+    }
+    refs = {task: references(task) for task in tasks}
+    raw = [{"task": task.name, "n_timesteps": task.n_timesteps, **refs[task], "runs": runs[task]} for task in tasks]
+    text = tables(tasks, runs, refs) + (
+        "\nJ/J* of the reference controller, which is the optimum for endless episodes, is 1 but for sampled starts. "
+        "Seconds of one training: medians, in the order of the columns, two trainings at a time."
+    )
+    write("torque", "Continuous torque", text, raw, figure(tasks, runs, refs), args.output)
+
+
+if __name__ == "__main__":
+    main()

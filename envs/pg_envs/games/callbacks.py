@@ -1,0 +1,174 @@
+"""Callbacks for games: `ExploitabilityCallback`, which measures a policy, and `SnapshotCallback`, which keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
+
+from pg_envs.checks import check_choice, check_number
+from pg_envs.games.payoffs import move_names
+from pg_envs.games.rps import RPS
+from pg_envs.games.selfplay import SelfPlayVecEnv, Snapshot
+from pg_envs.games.simplex import check_matplotlib, policy_figure
+from pg_envs.games.solving import MatrixGame, exploitability, matrix_game, policy_table
+
+
+class ExploitabilityCallback(BaseCallback):
+    """Logs how far from an equilibrium the policy is, and its path, after each rollout and at the end.
+
+    | key                           | what                                                                         |
+    |-------------------------------|------------------------------------------------------------------------------|
+    | `game/exploitability`         | what a seat can gain a round if it knows the other's policy: see `solving`   |
+    | `game/nash_conv`              | the same, of both seats together; not with `seat`                            |
+    | `game/average_exploitability` | of the mean of the policies of all rollouts so far; not in games with memory |
+    | `game/policy`                 | the policy's path as a figure, for TensorBoard                               |
+
+    With three actions the figure shows the simplex and the equilibrium, else each action's probability over time; in
+    a game with memory it is the policy of a game's first round.
+
+    Args:
+        game: As for `exploitability`: a game with payoffs, or matrices.
+        every: Measure after every so many rollouts.
+        figure: Draw, if there is a TensorBoard log.
+        figure_every: Draw after every so many steps, and at the end; None: at the end only.
+        names: Of the actions, for the figure.
+        seat: The learner's seat, where it holds one only: see `exploitability`.
+
+    Attributes:
+        timesteps: When it was measured.
+        policies: Probabilities of the actions then (in the first round), of shape `(times, actions)`.
+        exploitabilities: Of these policies.
+        average_exploitabilities: Of their mean up to then.
+
+    Raises:
+        ValueError: An argument is out of range, or the game cannot be solved.
+        ImportError: There is a figure to draw and matplotlib is not installed (when training starts).
+    """
+
+    def __init__(
+        self,
+        game: Any,
+        every: int = 1,
+        *,
+        figure: bool = True,
+        figure_every: int | None = None,
+        names: Sequence[str] | None = None,
+        seat: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        check_number("every", every, at_least=1, integer=True)
+        check_number("figure_every", figure_every, at_least=1, integer=True, optional=True)
+        check_choice("seat", seat, (None, 0, 1))
+        self.game: MatrixGame = matrix_game(game)
+        shape = self.game.payoffs[0].shape
+        if seat is None and shape[0] != shape[1]:
+            raise ValueError(f"`seat` must be given where the seats have different actions, here {shape}.")
+        self.n_actions = shape[seat or 0]
+        if names is None:
+            named = isinstance(getattr(game, "unwrapped", None), RPS)
+            names = move_names(self.n_actions) if named else [f"action {i}" for i in range(self.n_actions)]
+        if len(names) != self.n_actions:
+            raise ValueError(f"`names` must be {self.n_actions}, one for each action, but is {names!r}.")
+        self.names = list(names)
+        self.every = every
+        self.figure = figure
+        self.figure_every = figure_every
+        self.seat = seat
+        self.timesteps: list[int] = []
+        self.policies: list[np.ndarray] = []
+        self.exploitabilities: list[float] = []
+        self.average_exploitabilities: list[float] = []
+        self._n_rollouts = 0
+        self._total = np.zeros(self.n_actions)
+        self._drawn_at = 0
+        self._draws = False
+
+    def _on_training_start(self) -> None:
+        formats = self.logger.output_formats
+        self._draws = self.figure and any(isinstance(one, TensorBoardOutputFormat) for one in formats)
+        if self._draws:
+            check_matplotlib()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._n_rollouts += 1
+        if self._n_rollouts % self.every == 0:
+            self._measure()
+            if self.figure_every is not None and self.num_timesteps - self._drawn_at >= self.figure_every:
+                self._draw()
+
+    def _on_training_end(self) -> None:
+        self._measure()
+        self._draw()
+        self.logger.dump(self.num_timesteps)
+
+    def _measure(self) -> None:
+        table = policy_table(self.model, self.game, self.seat or 0)
+        has_memory = len(table) > 1
+        found = exploitability(self.model if has_memory else table[0], self.game, self.seat)
+        self.timesteps.append(self.num_timesteps)
+        self.policies.append(table[0])
+        self.exploitabilities.append(found)
+        logger = self.logger  # a property, which works out what was put off
+        logger.record("game/exploitability", found)
+        if self.seat is None:
+            logger.record("game/nash_conv", 2 * found)
+        if not has_memory:
+            self._total += table[0]
+            average = exploitability(self._total / len(self.policies), self.game, self.seat)
+            self.average_exploitabilities.append(average)
+            logger.record("game/average_exploitability", average)
+
+    def _draw(self) -> None:
+        if self._draws:
+            self._drawn_at = self.num_timesteps
+            goal = self.game.equilibrium[:2][self.seat or 0] if self.game.is_zero_sum else None
+            figure = policy_figure(np.stack(self.policies), self.timesteps, self.names, goal)
+            self.logger.record("game/policy", Figure(figure, close=True), exclude=("stdout", "log", "json", "csv"))
+
+
+class SnapshotCallback(BaseCallback):
+    """Keeps versions of the learner for a `SelfPlayVecEnv` whose opponent is `"snapshots"`.
+
+    The first is taken when training starts. Games draw one of them each, with equal chances (fictitious play; Brown
+    1951, and with networks Heinrich & Silver 2016, arXiv:1603.01121).
+
+    Args:
+        every: Take one after every so many steps.
+        keep: How many are kept, the oldest being dropped; None keeps all.
+
+    Raises:
+        ValueError: An argument is out of range, or (when training starts) the environment is no `SelfPlayVecEnv`.
+    """
+
+    def __init__(self, every: int = 10_000, keep: int | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        check_number("every", every, at_least=1, integer=True)
+        check_number("keep", keep, at_least=1, integer=True, optional=True)
+        self.every = every
+        self.keep = keep
+
+    def _on_training_start(self) -> None:
+        env = self.training_env.unwrapped
+        if not isinstance(env, SelfPlayVecEnv):
+            raise ValueError(f"SnapshotCallback must train in a SelfPlayVecEnv, but the environment is {env}.")
+        self._snapshots = env.snapshots
+        self._take()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps - self._taken_at >= self.every:
+            self._take()
+        return True
+
+    def _take(self) -> None:
+        self._taken_at = self.num_timesteps
+        self._snapshots.append(Snapshot(self.model))
+        if self.keep is not None:
+            del self._snapshots[: -self.keep]

@@ -1,0 +1,66 @@
+"""What a player of a repeated game sees of the rounds so far: `View`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from pg_envs.checks import check_choice
+
+NOT_YET = -1
+"""The move in a round that was not played."""
+
+
+class View:
+    """A player's observation: nothing, the other's last move, or the last k rounds.
+
+    | `observation`  | space                              | what it is                                             |
+    |----------------|------------------------------------|--------------------------------------------------------|
+    | `"none"`       | `Box(0, 1, (1,), float32)`         | a constant 1                                           |
+    | `"last"`       | `Box(0, 1, (n,), float32)`         | the other's last move                                  |
+    | `"history(k)"` | `Box(0, 1, (2 k n,), float32)`     | own and the other's move of each round, the last first |
+
+    Moves are one-hot vectors of n entries, all 0 for a round that was not played.
+
+    Args:
+        observation: One of the three, `k` a number: `"history(3)"`.
+        n_actions: Number of moves.
+
+    Attributes:
+        n_rounds: How many rounds it looks back.
+        space: What it returns.
+
+    Raises:
+        ValueError: It is none of the three.
+    """
+
+    def __init__(self, observation: str, n_actions: int) -> None:
+        history = re.fullmatch(r"history\(([1-9][0-9]*)\)", observation) if isinstance(observation, str) else None
+        if history is None:
+            check_choice("observation", observation, ("none", "last", "history(1)", "history(2)", "history(3)", "..."))
+        self.n_rounds = int(history[1]) if history else int(observation == "last")
+        self._seen = slice(0 if history else 1, 2)
+        self._one_hot = np.eye(n_actions + 1, n_actions, dtype=np.float32)  # the last row is that of NOT_YET
+        width = 1 if self.n_rounds == 0 else 2 * self.n_rounds * n_actions if history else n_actions
+        self.space: spaces.Box = spaces.Box(0.0, 1.0, (width,), np.float32)
+
+    def start(self, n: int) -> np.ndarray:
+        """The rounds that n players look back on before the first: integers, of shape `(n, n_rounds, 2)`."""
+        return np.full((n, self.n_rounds, 2), NOT_YET)
+
+    def after(self, rounds: np.ndarray, own: Any, others: Any) -> np.ndarray:
+        """The rounds that they look back on after another, in which they and the others made these moves."""
+        if self.n_rounds == 0:
+            return rounds
+        latest = np.stack([own, others], axis=-1)[:, None]
+        return np.concatenate([latest, rounds[:, :-1]], axis=1)
+
+    def __call__(self, rounds: np.ndarray) -> np.ndarray:
+        """The observations, of shape `(n, width)`."""
+        if self.n_rounds == 0:
+            return np.ones((len(rounds), 1), dtype=np.float32)
+        seen: np.ndarray = self._one_hot[rounds[:, :, self._seen]].reshape(len(rounds), -1)
+        return seen

@@ -1,0 +1,364 @@
+"""Opponents for repeated matrix games: the contract `Opponent`, six of them, and `make_opponent`.
+
+To write one of your own, give `RPSMatch` a function of what both have played so far,
+
+    def copycat(own_moves, agents_moves, n_actions):
+        return agents_moves[-1] if len(agents_moves) else np.full(n_actions, 1 / n_actions)
+
+or, for many matches at once, a subclass of `Opponent`, of which `FixedOpponent` is the shortest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pg_envs.checks import check_choice
+from pg_envs.games.observations import View
+from pg_envs.games.players import Policy, action_probabilities
+
+NAMES = ("frequency", "pattern", "fixed", "uniform", "oracle", "snapshots")
+Memory = tuple[Any, ...]
+TIE = 1e-9  # sums of payoffs that differ by less do so by rounding
+
+
+class Match(NamedTuple):
+    """What an opponent is told about the match.
+
+    Attributes:
+        payoff: What the agent wins: a row for each of its moves, a column for each of the opponent's.
+        n_rounds: Rounds of a match.
+        view: What the agent sees.
+    """
+
+    payoff: np.ndarray
+    n_rounds: int
+    view: View
+
+    @property
+    def n_actions(self) -> int:
+        """Number of moves."""
+        return len(self.payoff)
+
+
+class Opponent(ABC):
+    """Somebody to play against, in any number of matches at once.
+
+    What an opponent remembers of a match is a tuple of arrays whose first axis counts matches (or of such tuples).
+    It is not the opponent's own but is given to its methods, which may not change it: the same opponent plays in all
+    copies of an environment.
+    """
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """The memory at the start of `len(rngs)` matches, by default none.
+
+        Args:
+            match: The match.
+            rngs: Match i draws from the i-th alone, here and nowhere else.
+        """
+        return ()
+
+    @abstractmethod
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """The next move in each match, drawn by the match where it is random.
+
+        Returns:
+            Moves, integers of shape `(matches,)`, or probabilities `(matches, n_actions)`.
+        """
+
+    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
+        """The memory after a round in which the opponent and the agent made these moves, of shape `(matches,)`."""
+        return memory
+
+    def hand_over(self, policy: Policy) -> None:  # noqa: B027 - most opponents have no use for it
+        """Take note of the policy that the agent plays from now on."""
+
+    def value(self, match: Match) -> float | None:
+        """What the best policy wins a round against it, None where nobody knows."""
+        return None
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+
+class FixedOpponent(Opponent):
+    """Always plays the same mixture, or pure move: the control, against which a deterministic policy is best.
+
+    Args:
+        p: Probability of each move.
+    """
+
+    def __init__(self, p: Sequence[float] | np.ndarray) -> None:
+        self.p = np.asarray(p, dtype=np.float64)
+        if self.p.ndim != 1 or not (self.p >= 0).all() or not abs(self.p.sum() - 1) < 1e-6:
+            raise ValueError(f"`p` must be probabilities, one for each move, whose sum is 1, but is {p!r}.")
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """Nothing but how many matches there are."""
+        if len(self.p) != match.n_actions:
+            raise ValueError(f"`p` must have {match.n_actions} probabilities, one for each move, but is {self.p!r}.")
+        return (np.tile(self.p, (len(rngs), 1)),)
+
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """`p`."""
+        p: np.ndarray = memory[0]
+        return p
+
+    def value(self, match: Match) -> float:
+        """max_i (A p)_i."""
+        return float(np.max(match.payoff @ self.p))
+
+
+class UniformOpponent(Opponent):
+    """Plays every move equally often."""
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """The same probabilities for every match."""
+        return (np.full((len(rngs), match.n_actions), 1 / match.n_actions),)
+
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """1 / n."""
+        p: np.ndarray = memory[0]
+        return p
+
+    def value(self, match: Match) -> float:
+        """max_i of the mean of row i."""
+        return float(np.max(match.payoff.mean(axis=1)))
+
+
+class FrequencyOpponent(Opponent):
+    """Best-responds to how often the agent has made each move in this match, ties at random.
+
+    argmax_b Σ_s -A[a_s, b], the sum over the past rounds; the memory is that sum.
+    """
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """Nothing has been won yet."""
+        return (np.zeros((len(rngs), match.n_actions)),)
+
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """What would have won most."""
+        return best_moves(memory[0])
+
+    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
+        """Adds what each move would have won."""
+        return (memory[0] - match.payoff[agents],)
+
+    def value(self, match: Match) -> float | None:
+        """That of the best mixture, if the agent sees nothing and the sum over all counts is not too long."""
+        from pg_envs.games.memoryless import LARGEST, Memoryless, n_counts
+
+        if match.view.n_rounds > 0 or n_counts(match) > LARGEST:
+            return None
+        return Memoryless(match).best()[1] / match.n_rounds
+
+
+class PatternOpponent(Opponent):
+    """Best-responds to what the agent did after the last round's pair of moves in this match, ties at random.
+
+    argmax_b Σ_s -A[a_s, b], the sum over the past rounds before which the same was played as before this one.
+    """
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """Nothing has been won yet, and nothing was played before the first round: a pair of its own."""
+        n = match.n_actions
+        return np.zeros((len(rngs), n * n + 1, n)), np.full(len(rngs), n * n)
+
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """What would have won most after the last pair of moves."""
+        won, pair = memory
+        return best_moves(won[np.arange(len(won)), pair])
+
+    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
+        """Adds what each move would have won to the sum of the pair before."""
+        won, pair = memory[0].copy(), memory[1]
+        won[np.arange(len(won)), pair] -= match.payoff[agents]
+        return won, agents * match.n_actions + own
+
+
+class OracleOpponent(Opponent):
+    """Best-responds to the agent's policy, ties at random: J(π) is then min_b Σ_a π(a) A[a, b], which is concave.
+
+    It has to be told the policy: see `pg_envs.games.hand_over.HandOver`. Until then it takes it to be uniform. Where
+    the agent sees past rounds, it responds to π(·|what the agent sees now), without thought for later rounds.
+    """
+
+    def __init__(self) -> None:
+        self.policy: Policy | None = None
+
+    def hand_over(self, policy: Policy) -> None:
+        """Respond to this policy from now on: a model, a function of an observation, or probabilities."""
+        self.policy = policy
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """What the agent looks back on."""
+        return (match.view.start(len(rngs)),)
+
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """argmax_b Σ_a -π(a|s) A[a, b]."""
+        seen = match.view(memory[0])
+        policy = np.full(match.n_actions, 1 / match.n_actions) if self.policy is None else self.policy
+        agents = action_probabilities(policy, seen, match.n_actions)
+        won = np.zeros((len(seen), match.n_actions))
+        for i in range(match.n_actions):  # not a product of matrices, whose rounding depends on how many rows there are
+            won -= agents[:, i, None] * match.payoff[i]
+        return best_moves(won)
+
+    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
+        """What the agent looks back on."""
+        return (match.view.after(memory[0], agents, own),)
+
+    def value(self, match: Match) -> float:
+        """That of the game: 0, because the agent's policy is known before the move is chosen, and A = -Aᵀ."""
+        return 0.0
+
+
+class SnapshotsOpponent(Opponent):
+    """Plays a past policy of the agent's, drawn anew for each match: fictitious play.
+
+    It has to be told them: see `pg_envs.games.hand_over.HandOver`. Until then it plays uniformly. A past policy sees
+    the match from the opponent's side.
+    """
+
+    def __init__(self) -> None:
+        self.policies: list[Policy] = []
+
+    def hand_over(self, policy: Policy) -> None:
+        """Add a past policy: a model that does not change any more, a function of an observation, or probabilities."""
+        self.policies.append(policy)
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """Which policy plays, and what it looks back on."""
+        drawn = np.array([rng.integers(max(1, len(self.policies))) for rng in rngs])
+        return drawn, match.view.start(len(rngs))
+
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """π_k(·|s)."""
+        drawn, rounds = memory
+        probabilities = np.full((len(drawn), match.n_actions), 1 / match.n_actions)
+        for k in np.unique(drawn) if self.policies else ():
+            rows = drawn == k
+            seen = match.view(rounds[rows])
+            probabilities[rows] = action_probabilities(self.policies[k], seen, match.n_actions)
+        return probabilities
+
+    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
+        """What the policy looks back on, from its side."""
+        return memory[0], match.view.after(memory[1], own, agents)
+
+
+class FunctionOpponent(Opponent):
+    """Plays what a function says, match by match.
+
+    Args:
+        function: Takes the opponent's own past moves, the agent's (integer arrays, the latest last), and the number of
+            moves; returns a move, or the probability of each.
+    """
+
+    def __init__(self, function: Callable[[np.ndarray, np.ndarray, int], Any]) -> None:
+        self.function = function
+
+    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
+        """No moves yet, and how many there are."""
+        return np.zeros((len(rngs), match.n_rounds, 2), dtype=np.int64), np.zeros(len(rngs), dtype=np.int64)
+
+    def play(self, match: Match, memory: Memory) -> np.ndarray:
+        """The function's answers, as probabilities."""
+        answers = [
+            np.asarray(self.function(moves[:n, 0].copy(), moves[:n, 1].copy(), match.n_actions))
+            for moves, n in zip(*memory, strict=True)
+        ]
+        pure = np.eye(match.n_actions)
+        return np.stack([check_play(self, one[None], 1, pure)[0] for one in answers])
+
+    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
+        """Both moves."""
+        moves, n = memory[0].copy(), memory[1]
+        moves[np.arange(len(n)), np.minimum(n, match.n_rounds - 1)] = np.stack([own, agents], axis=1)
+        return moves, n + 1
+
+    def __str__(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+
+def make_opponent(opponent: str | Opponent | Callable[..., Any], p: Sequence[float] | None = None) -> Opponent:
+    """An opponent by its name.
+
+    Args:
+        opponent: `"frequency"`, `"pattern"`, `"fixed"`, `"uniform"`, `"oracle"`, `"snapshots"`; or an `Opponent`, or a
+            function as for `FunctionOpponent`.
+        p: What `"fixed"` plays, the probability of each move; for no other.
+
+    Raises:
+        ValueError: An unknown name, or `p` is missing or one too many.
+    """
+    if (p is not None) != (isinstance(opponent, str) and opponent == "fixed"):
+        needed = "must be given with" if p is None else f"is {p!r}, but belongs to"
+        raise ValueError(f"`p` {needed} the opponent 'fixed', and only with it; the opponent is {opponent!r}.")
+    if isinstance(opponent, Opponent):
+        return opponent
+    if callable(opponent) and not isinstance(opponent, type):
+        return FunctionOpponent(opponent)
+    check_choice("opponent", opponent, (*NAMES, "an Opponent", "a function"))
+    if p is not None:
+        return FixedOpponent(p)
+    makers: dict[str, Callable[[], Opponent]] = {
+        "frequency": FrequencyOpponent,
+        "pattern": PatternOpponent,
+        "uniform": UniformOpponent,
+        "oracle": OracleOpponent,
+        "snapshots": SnapshotsOpponent,
+    }
+    return makers[str(opponent)]()
+
+
+def best_moves(won: np.ndarray) -> np.ndarray:
+    """Equal probabilities for the moves that win most, of shape `(matches, n_actions)`."""
+    best = won >= won.max(axis=1, keepdims=True) - TIE
+    probabilities: np.ndarray = best / best.cumsum(axis=1)[:, -1:]
+    return probabilities
+
+
+def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """The first move i with u < p_0 + ... + p_i, for each row of probabilities and its u in [0, 1)."""
+    below: np.ndarray = probabilities.cumsum(axis=1)
+    # Scaled by the sum, of which float's rounding makes anything near 1, so that no u is beyond the last move.
+    drawn: np.ndarray = (uniforms[:, None] * below[:, -1:] >= below).sum(axis=1)
+    return drawn
+
+
+def check_play(opponent: Opponent, played: Any, matches: int, pure: np.ndarray) -> np.ndarray:
+    """An opponent's answer as probabilities.
+
+    Args:
+        opponent: Whose it is.
+        played: Moves or probabilities, a row for each match.
+        matches: Number of matches.
+        pure: The identity matrix of as many rows as there are moves.
+
+    Returns:
+        Shape `(matches, n_actions)`.
+
+    Raises:
+        ValueError: A move is illegal, or probabilities are none; the message names the opponent.
+    """
+    answer: np.ndarray = np.asarray(played)
+    n = len(pure)
+    if answer.shape == (matches,) and answer.dtype.kind in "iu":
+        legal = (answer >= 0) & (answer < n)
+        if legal.all():
+            return np.asarray(pure[answer])
+    elif answer.shape == (matches, n) and answer.dtype.kind in "iuf":
+        legal = (answer >= 0).all(axis=1) & (np.abs(answer.sum(axis=1) - 1) < 1e-5)
+        if legal.all():
+            return answer
+    else:
+        legal = np.zeros(len(answer) if answer.ndim else 0, dtype=np.bool_)
+    wrong = answer[~legal][0] if len(legal) == matches else answer
+    raise ValueError(
+        f"The opponent {opponent} may play an integer from 0 to {n - 1}, or {n} probabilities whose sum is 1, "
+        f"but plays {wrong!r}."
+    )

@@ -1,0 +1,514 @@
+"""Many copies of a game for two, whose seats are an SB3 agent's environments: `SelfPlayVecEnv`, and `win_rates`."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import AECEnv, ParallelEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import check_for_nested_spaces
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
+
+from pg_envs.checks import check_choice, check_number
+from pg_envs.games.players import Policy, action_probabilities, choose, model_probabilities
+
+SMALL_OBSERVATION = 64  # numbers
+REMEMBERED = 10_000  # observations
+_OPPONENT_STREAM = 0x6F70
+
+
+class Snapshot:
+    """A model's policy as it was, with the statistics of `VecNormalize` if there are any; it plays like the model.
+
+    Args:
+        model: An SB3 model, which may go on learning.
+
+    Attributes:
+        num_timesteps: How long the model had been trained.
+    """
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self.policy = deepcopy(model.policy)
+        self.observation_space, self.action_space = model.observation_space, model.action_space
+        self.num_timesteps = model.num_timesteps
+        self._normalizer = deepcopy(model.get_vec_normalize_env())
+        self._known: dict[bytes, np.ndarray] = {}
+
+    def predict(self, observation: Any, **kwargs: Any) -> Any:
+        """As the policy's."""
+        return self.policy.predict(observation, **kwargs)
+
+    def get_vec_normalize_env(self) -> Any:
+        """The statistics by which observations are normalised, or None."""
+        return self._normalizer
+
+    def action_probabilities(self, observations: Any, n_actions: int) -> np.ndarray:
+        """π(a|s), remembered: it never changes, and asking many networks about a few observations each is slow."""
+        if isinstance(observations, dict) or observations[0].size > SMALL_OBSERVATION:
+            return model_probabilities(self, observations, n_actions)
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        keys = [one.tobytes() for one in observations]
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if new:
+            answers = model_probabilities(self, observations[list(new.values())], n_actions)
+            self._known.update(zip(new, answers, strict=True))
+        return np.stack([self._known[key] for key in keys])
+
+    def __str__(self) -> str:
+        return f"snapshot at {self.num_timesteps} steps"
+
+
+@dataclass
+class _Board:
+    """One copy of the game, and what is remembered of it."""
+
+    game: Any
+    observations: list[Any]
+    alive: list[bool]
+    truncated: list[bool]
+    returns: list[float]
+    lengths: list[int]
+    opponent: Policy = None
+
+
+class SelfPlayVecEnv(VecEnv):
+    """Many copies of a two-seat PettingZoo game as one SB3 `VecEnv`.
+
+    With `seat=None` one learner holds all seats: slots 2k and 2k+1 are the seats of game k. With a seat given it holds
+    this one, slot k is that seat of game k, and an opponent holds the other.
+
+    A game ends, and the next begins, when both agents are out of it, or, where one seat only is learnt, when the
+    learner's is. An agent that drops out before the other waits: until the game ends its slot's actions are ignored,
+    its reward is 0, it sees its last observation, and `infos[i]["waiting"]` is True. This is an absorbing state, so
+    that returns and their expectations are right for any algorithm.
+
+    At a game's end `dones[i]` is true and `infos[i]` has `terminal_observation`, `TimeLimit.truncated`, `episode` as
+    `Monitor` writes it (`r`, `l`, `t`; no step in which the agent waited counts), and `opponent_return`.
+
+    Evaluate with `deterministic=False`: `metadata["deterministic_evaluation"]` is False unless the game says otherwise.
+
+    Args:
+        game: A PettingZoo `ParallelEnv` for two, of which deep copies are played, or a function or class that makes
+            one. Where the seats' spaces differ, `seat` must be given.
+        n_games: Number of copies.
+        seat: None for both, or the learner's: 0, 1 or the agent's name.
+        opponent: Who holds the other seat: a model; a function from an observation to an action or, in a Discrete
+            space, to probabilities; probabilities; or `"snapshots"`, earlier versions of the learner as the
+            `SnapshotCallback` takes them, of which each game draws one.
+
+    Attributes:
+        games: The copies.
+        snapshots: The versions of the learner that may be drawn; a list that anybody may change.
+
+    Raises:
+        TypeError: `game` is not a `ParallelEnv` and makes none.
+        ValueError: An argument is out of range, or the game is not for two or not for one learner in both seats.
+    """
+
+    def __init__(
+        self,
+        game: ParallelEnv | Callable[[], ParallelEnv],
+        n_games: int = 32,
+        *,
+        seat: int | str | None = None,
+        opponent: Policy | None = None,
+    ) -> None:
+        check_number("n_games", n_games, at_least=1, integer=True)
+        self.games = _copies(game, n_games)
+        first = self.games[0]
+        self._agents = list(first.possible_agents)
+        if len(self._agents) != 2:
+            raise ValueError(f"`game` must be for two agents, but {first} has {self._agents}.")
+        if seat in self._agents:
+            seat = self._agents.index(seat)
+        check_choice("seat", seat, (None, 0, 1, *self._agents))
+        if (seat is None) != (opponent is None):
+            raise ValueError(
+                "`seat` says which seat is learnt and `opponent` who holds the other: give both, or none for one "
+                f"learner in both. Got seat={seat!r}, opponent={opponent!r}."
+            )
+        self._seats: list[Any] = [0, 1] if seat is None else [seat]
+        learnt = self._agents[self._seats[0]]
+        if seat is None:
+            _check_alike(first, self._agents)
+        else:
+            self._other = 1 - self._seats[0]
+            self._other_space = first.action_space(self._agents[self._other])
+            self._check_opponent(opponent)
+        check_for_nested_spaces(first.observation_space(learnt))
+        self.opponent = opponent
+        self.snapshots: list[Snapshot] = []
+        super().__init__(n_games * len(self._seats), first.observation_space(learnt), first.action_space(learnt))
+        metadata: dict[str, Any] = {
+            "deterministic_evaluation": False,
+            **getattr(first, "metadata", {}),
+            **self.metadata,
+        }
+        self.metadata = metadata
+
+        self._keys, shapes, dtypes = obs_space_info(self.observation_space)
+        self._buffers = {key: np.zeros((self.num_envs, *shapes[key]), dtype=dtypes[key]) for key in self._keys}
+        self._boards: list[_Board] = []
+        self._t_start = time.time()
+
+    # Playing
+
+    def reset(self) -> VecEnvObs:
+        """Begin all games anew; game k with the k-th of the seeds and options that were set since the last reset."""
+        if not self._boards and self._seeds[0] is None:
+            self.seed()  # deep copies would share the generator of what they are copies of
+        if self._seeds[0] is not None:
+            self._rng = np.random.default_rng([self._seeds[0], _OPPONENT_STREAM])
+        self._boards = [self._begin(k, self._seeds[k], self._options[k] or None) for k in range(len(self.games))]
+        self._reset_seeds()
+        self._reset_options()
+        return self._observations()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take actions, one per slot, for `step_wait` to carry out.
+
+        Raises:
+            ValueError: There are too few or too many.
+        """
+        if len(actions) != self.num_envs:
+            raise ValueError(f"`actions` must be {self.num_envs}, one per slot, but are {len(actions)}.")
+        self._actions = np.asarray(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Play a round in every game.
+
+        Returns:
+            Observations `(num_envs, ...)`, rewards (float32) and dones (bool) `(num_envs,)`, and a list of infos.
+        """
+        moves = self._moves()
+        rewards = np.zeros(self.num_envs, dtype=np.float32)
+        dones = np.zeros(self.num_envs, dtype=np.bool_)
+        infos: list[dict[str, Any]] = []
+        for k, board in enumerate(self._boards):
+            waiting = [not board.alive[seat] for seat in self._seats]
+            won, given = self._play(board, moves[k])
+            over = not any(board.alive[seat] for seat in self._seats)
+            for seat, waited in zip(self._seats, waiting, strict=True):
+                slot = len(infos)
+                info = {"waiting": True} if waited else dict(given.get(self._agents[seat], ()))
+                info["TimeLimit.truncated"] = over and board.truncated[seat]
+                rewards[slot], dones[slot] = won[seat], over
+                if over:
+                    info.update(self._summary(board, seat))
+                infos.append(info)
+            if over:
+                self._boards[k] = self._begin(k)
+        return self._observations(), rewards, dones, infos
+
+    def _moves(self) -> list[list[Any]]:
+        """Both seats' actions in each game."""
+        # A Python integer is quicker for a game to check than NumPy's.
+        mine = self._actions.tolist() if isinstance(self.action_space, spaces.Discrete) else list(self._actions)
+        if len(self._seats) == 2:
+            return [mine[slot : slot + 2] for slot in range(0, self.num_envs, 2)]
+        others: list[Any] = [None] * len(mine)
+        for board in self._boards:
+            if board.opponent is None:
+                board.opponent = self._draw_opponent()
+        for opponent in {id(board.opponent): board.opponent for board in self._boards}.values():
+            asked = [
+                k for k, board in enumerate(self._boards) if board.opponent is opponent and board.alive[self._other]
+            ]
+            if asked:
+                seen = _stack([self._boards[k].observations[self._other] for k in asked])
+                for k, action in zip(asked, choose(opponent, seen, self._other_space, self._rng), strict=True):
+                    others[k] = action
+        return [list(pair) if self._other else list(pair)[::-1] for pair in zip(mine, others, strict=True)]
+
+    def _draw_opponent(self) -> Policy:
+        if not isinstance(self.opponent, str):
+            return self.opponent
+        if not self.snapshots:
+            raise ValueError("There are no snapshots to play against: learn(..., callback=SnapshotCallback(...)).")
+        return self.snapshots[self._rng.integers(len(self.snapshots))]
+
+    def _play(self, board: _Board, moves: list[Any]) -> tuple[list[float], dict[Any, dict[str, Any]]]:
+        """A round of one game: each seat's reward, and the infos that the game gives."""
+        live = [seat for seat in (0, 1) if board.alive[seat]]
+        observations, rewards, terminated, truncated, infos = board.game.step(
+            {self._agents[seat]: moves[seat] for seat in live}
+        )
+        won = [0.0, 0.0]
+        for seat in live:
+            agent = self._agents[seat]
+            board.observations[seat] = observations[agent]
+            won[seat] = reward = float(rewards[agent])
+            board.returns[seat] += reward
+            board.lengths[seat] += 1
+            if terminated[agent] or truncated[agent]:
+                board.alive[seat] = False
+                board.truncated[seat] = bool(truncated[agent] and not terminated[agent])
+        return won, infos
+
+    def _begin(self, k: int, seed: int | None = None, options: dict[str, Any] | None = None) -> _Board:
+        game = self.games[k]
+        observations, infos = game.reset(seed=seed, options=options)
+        if set(observations) != set(self._agents):
+            raise ValueError(f"{game} must begin with both agents {self._agents}, but begins with {set(observations)}.")
+        for i, seat in enumerate(self._seats):
+            self.reset_infos[k * len(self._seats) + i] = dict(infos.get(self._agents[seat], ()))
+        return _Board(
+            game, [observations[agent] for agent in self._agents], [True, True], [False, False], [0.0, 0.0], [0, 0]
+        )
+
+    def _summary(self, board: _Board, seat: int) -> dict[str, Any]:
+        """What the infos have at a game's end."""
+        seconds = round(time.time() - self._t_start, 6)
+        return {
+            "terminal_observation": deepcopy(board.observations[seat]),
+            "episode": {"r": round(board.returns[seat], 6), "l": board.lengths[seat], "t": seconds},
+            "opponent_return": round(board.returns[1 - seat], 6),
+        }
+
+    def _observations(self) -> VecEnvObs:
+        seen = [board.observations[seat] for board in self._boards for seat in self._seats]
+        for key in self._keys:
+            buffer = self._buffers[key]
+            for slot, observation in enumerate(seen):
+                buffer[slot] = observation if key is None else observation[key]
+        copies = {key: buffer.copy() for key, buffer in self._buffers.items()}
+        return dict_to_obs(self.observation_space, copies)
+
+    def _check_opponent(self, opponent: Policy) -> None:
+        if isinstance(opponent, str):
+            check_choice("opponent", opponent, ("snapshots",))
+        elif hasattr(opponent, "predict"):
+            if opponent.action_space != self._other_space:
+                raise ValueError(
+                    f"`opponent` must act in {self._other_space}, as {self._agents[self._other]} does, but acts in "
+                    f"{opponent.action_space}."
+                )
+        elif not callable(opponent):
+            if not isinstance(self._other_space, spaces.Discrete):
+                raise ValueError(
+                    f"`opponent` must be a model, a function or 'snapshots' in {self._other_space}, but is "
+                    f"{opponent!r}."
+                )
+            action_probabilities(opponent, np.zeros(1), int(self._other_space.n))
+
+    # Closing, pictures, attributes
+
+    def close(self) -> None:
+        """Close all games."""
+        for game in self.games:
+            game.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """One image per game; None, with a warning, in other render modes than `"rgb_array"`."""
+        if self.render_mode != "rgb_array":
+            warnings.warn(f"Images need the render mode 'rgb_array', but it is {self.render_mode!r}.", stacklevel=2)
+            return [None for _ in self.games]
+        return [game.render() for game in self.games]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each slot's game.
+
+        Raises:
+            AttributeError: There is none.
+        """
+        if attr_name == "render_mode":  # PettingZoo does not ask for one
+            return [getattr(game, attr_name, None) for game in self._games_of(indices)]
+        return [getattr(game, attr_name) for game in self._games_of(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of each slot's game: of the wrapper that has it, or else of the game itself."""
+        for game in self._games_of(indices):
+            owner = game
+            while not (attr_name in vars(owner) or hasattr(type(owner), attr_name)) and "env" in vars(owner):
+                owner = owner.env
+            setattr(owner, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of each slot's game, once for the two slots that share one."""
+        games = self._games_of(indices)
+        results = {
+            key: getattr(game, method_name)(*method_args, **method_kwargs)
+            for key, game in {id(game): game for game in games}.items()
+        }
+        return [results[id(game)] for game in games]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Whether each slot's game is in a wrapper; True for `Monitor`, whose statistics are given here."""
+        return [wrapper_class is Monitor or _is_wrapped(game, wrapper_class) for game in self._games_of(indices)]
+
+    def _games_of(self, indices: VecEnvIndices) -> list[Any]:
+        return [self.games[slot // len(self._seats)] for slot in self._get_indices(indices)]
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How a policy did against an opponent.
+
+    Attributes:
+        opponent: The opponent's name.
+        games: Number of games.
+        wins: In how many its return was the larger.
+        draws: In how many both were equal.
+        mean_return: Its mean return.
+    """
+
+    opponent: str
+    games: int
+    wins: int
+    draws: int
+    mean_return: float
+
+    @property
+    def losses(self) -> int:
+        """In how many games the opponent's return was the larger."""
+        return self.games - self.wins - self.draws
+
+    @property
+    def rate(self) -> float:
+        """Share of games won."""
+        return self.wins / self.games
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share of games won; Wilson (1927), J. Am. Stat. Assoc. 22, 209-212.
+
+        (k + z²/2 ± z √(k (n - k) / n + z²/4)) / (n + z²)   for k wins in n games, z = 1.96
+        """
+        n, k, z = self.games, self.wins, 1.959964
+        half = z * math.sqrt(k * (n - k) / n + z**2 / 4)
+        return max(0.0, (k + z**2 / 2 - half) / (n + z**2)), min(1.0, (k + z**2 / 2 + half) / (n + z**2))
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.opponent}: won {self.rate:.3f} [{low:.3f}, {high:.3f}] of {self.games} games, drawn "
+            f"{self.draws / self.games:.3f}, lost {self.losses / self.games:.3f}; mean return {self.mean_return:.3f}"
+        )
+
+
+def win_rates(
+    policy: Policy,
+    opponents: Mapping[str, Policy] | Sequence[Policy],
+    game: ParallelEnv | Callable[[], ParallelEnv],
+    n_games: int = 1000,
+    *,
+    seat: int | None = None,
+    seed: int = 0,
+) -> list[WinRate]:
+    """Play against each of a pool.
+
+    Args:
+        policy: Whose win rates: a model, a function, or probabilities, as `SelfPlayVecEnv`'s opponent. Policies with
+            a distribution play at random from it, not their best action.
+        opponents: The others, by name or as a list, such as `SelfPlayVecEnv.snapshots`.
+        game: As for `SelfPlayVecEnv`.
+        n_games: Games against each.
+        seat: Where the policy plays; None for half of the games in each seat.
+        seed: Of games and players; models that draw continuous actions use torch's generator.
+
+    Returns:
+        A row for each opponent, with `rate`, `interval`, `draws`, `losses` and `mean_return`.
+
+    Raises:
+        ValueError: An argument is out of range, or a policy does not fit its seat.
+    """
+    check_number("n_games", n_games, at_least=1, integer=True)
+    check_choice("seat", seat, (None, 0, 1))
+    if not isinstance(opponents, Mapping):
+        if hasattr(opponents, "predict") or callable(opponents) or not all(map(_is_policy, opponents)):
+            raise ValueError(f"`opponents` must be several policies, by name or as a list, but is {opponents!r}.")
+        opponents = {str(one) if isinstance(one, Snapshot) else f"opponent {i}": one for i, one in enumerate(opponents)}
+    halves = {seat: n_games} if seat is not None else {0: n_games - n_games // 2, 1: n_games // 2}
+    rows = []
+    for number, (name, opponent) in enumerate(opponents.items()):
+        results = np.concatenate(
+            [_results(policy, opponent, game, n, one, seed + number) for one, n in halves.items() if n]
+        )
+        margin = results[:, 0] - results[:, 1]
+        wins, draws = int((margin > 0).sum()), int((margin == 0).sum())
+        rows.append(WinRate(name, len(results), wins, draws, float(results[:, 0].mean())))
+    return rows
+
+
+def _results(policy: Policy, opponent: Policy, game: Any, n_games: int, seat: int, seed: int) -> np.ndarray:
+    """Both returns of each of `n_games` games, of shape `(n_games, 2)`."""
+    env = SelfPlayVecEnv(game, min(n_games, 64), seat=seat, opponent=opponent)
+    env.seed(seed)
+    rng = np.random.default_rng([seed, seat])
+    # A fixed number for each copy: the first to end would be the short ones.
+    due = np.full(env.num_envs, n_games // env.num_envs) + (np.arange(env.num_envs) < n_games % env.num_envs)
+    results = []
+    observations = env.reset()
+    while due.any():
+        observations, _, dones, infos = env.step(choose(policy, observations, env.action_space, rng))
+        for slot in np.flatnonzero(dones & (due > 0)):
+            results.append((infos[slot]["episode"]["r"], infos[slot]["opponent_return"]))
+            due[slot] -= 1
+    env.close()
+    return np.array(results)
+
+
+def _copies(game: Any, n_games: int) -> list[Any]:
+    if isinstance(game, AECEnv):
+        raise TypeError(
+            f"`game` must be a ParallelEnv, in which both agents act at once, but {game} is an AECEnv. "
+            "pettingzoo.utils.conversions.aec_to_parallel turns it into one where that is possible."
+        )
+    if not isinstance(game, ParallelEnv):
+        if not callable(game):
+            raise TypeError(f"`game` must be a PettingZoo ParallelEnv or a function that makes one, but is {game!r}.")
+        made = [game() for _ in range(n_games)]
+        if not all(isinstance(one, ParallelEnv) for one in made):
+            raise TypeError(f"`game` must make a PettingZoo ParallelEnv, but makes {made[0]!r}.")
+        if len({id(one) for one in made}) < n_games:
+            raise ValueError("`game` must make another game each time that it is called, but made the same again.")
+        return made
+    try:
+        return [deepcopy(game) for _ in range(n_games)]
+    except Exception as error:
+        raise ValueError(f"`game` must be a function that makes a game, because {game} cannot be copied.") from error
+
+
+def _check_alike(game: Any, agents: list[Any]) -> None:
+    for kind, of in (("observation", game.observation_space), ("action", game.action_space)):
+        one, other = (of(agent) for agent in agents)
+        if one != other:
+            raise ValueError(
+                f"`seat` must be given, because one learner cannot hold both seats of {game}: the {kind} space of "
+                f"{agents[0]} is {one}, that of {agents[1]} is {other}. Give the other seat an `opponent`."
+            )
+
+
+def _is_wrapped(game: Any, wrapper_class: type) -> bool:
+    while not isinstance(game, wrapper_class):
+        if "env" not in vars(game):
+            return False
+        game = game.env
+    return True
+
+
+def _is_policy(one: Any) -> bool:
+    return not np.isscalar(one)
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+    return np.stack(observations)

@@ -1,0 +1,162 @@
+"""A planar arm whose tip is to reach a goal: continuous torque on 2, 7, 20 or any number of joints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+from pg_envs.batched import Batched, Dynamics, Single, Step
+from pg_envs.checks import check_choice, check_number
+from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, Canvas
+from pg_envs.torque.chain import Chain, running_sum
+
+DT = 0.05
+NEAR = 0.05
+Motion = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class ArmState(NamedTuple):
+    """The arms' state, and what follows from it but is needed several times.
+
+    Joints come first in memory, because sums along an arm are then sums of long rows: the arrays are transposes.
+
+    Attributes:
+        q: Angles of the joints, each relative to the link before, of shape `(copies, n_joints)`.
+        speed: Their speeds, of the same shape.
+        goal: `(copies, 2)`.
+        tip: Where the last link ends, `(copies, 2)`.
+        pull: Jᵀ(goal - tip), the torques by which a force towards the goal acts on the joints, `(copies, n_joints)`.
+    """
+
+    q: np.ndarray
+    speed: np.ndarray
+    goal: np.ndarray
+    tip: np.ndarray
+    pull: np.ndarray
+
+
+class ArmDynamics(Dynamics[ArmState]):
+    """The arm's equations: see `TorqueArm`."""
+
+    image_size = (480, 480)
+
+    def __init__(self, n_joints: int = 2, dynamics: str = "geared") -> None:
+        check_number("n_joints", n_joints, at_least=1, integer=True)
+        check_choice("dynamics", dynamics, ("geared", "chain"))
+        n = self.n_joints = int(n_joints)
+        self._move: Motion = geared if dynamics == "geared" else Chain(n).move
+        self._gains = (1.0, 0.1)
+        fastest = 0.5 if dynamics == "geared" else 100.0
+        bounds = [1.0] * 2 * n + [fastest] * n + [1.0, 1.0, 2.0, 2.0] + [6.0] * n
+        high = 1.01 * np.array(bounds, dtype=np.float32)  # room for rounding
+        self.observation_space = spaces.Box(-high, high, dtype=np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
+
+    def start(self, rngs: Sequence[np.random.Generator]) -> ArmState:
+        """At rest and almost straight, with a goal in the half disc before it."""
+        q = 0.1 * np.stack([rng.standard_normal(self.n_joints) for rng in rngs], axis=1)
+        base, radius, angle = np.stack([rng.random(3) for rng in rngs], axis=1)
+        q[0] = 0.2 * base - 0.1
+        radius, angle = 0.3 + 0.6 * radius, np.pi * (angle - 0.5)
+        goal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        return self._state(q, np.zeros_like(q), goal)
+
+    def step(self, state: ArmState, actions: np.ndarray) -> Step[ArmState]:
+        """The joints move; the reward is -|goal - tip| - .05 mean(a²) + .5 [|goal - tip| < .05]."""
+        new = self._state(*self._move(state.q.T, state.speed.T, actions.T), state.goal)
+        distance = self._distance(new)
+        effort = np.einsum("ij,ij->i", actions, actions) / self.n_joints
+        rewards = -distance - 0.05 * effort + 0.5 * (distance < NEAR)
+        return new, rewards, np.zeros(len(distance), dtype=np.bool_)
+
+    def observe(self, state: ArmState) -> np.ndarray:
+        """The vector (cos q, sin q, .2 q', tip, goal - tip, 3 Jᵀ(goal - tip))."""
+        q = state.q.astype(np.float32)
+        parts = [np.cos(q), np.sin(q), 0.2 * state.speed, state.tip, state.goal - state.tip, 3 * state.pull]
+        return np.concatenate([part.astype(np.float32, copy=False) for part in parts], axis=1)
+
+    def info(self, state: ArmState) -> dict[str, np.ndarray]:
+        """`distance` of the tip from the goal, and `is_success`, whether it is less than .05."""
+        distance = self._distance(state)
+        return {"distance": distance, "is_success": distance < NEAR}
+
+    def controller(self, state: ArmState) -> np.ndarray:
+        """A force that pulls the tip to the goal, by the transposed Jacobian, and damping."""
+        return self.pull_and_damp(state, *self._gains)
+
+    def pull_and_damp(self, state: ArmState, stiffness: float, damping: float) -> np.ndarray:
+        """Actions `stiffness` Jᵀ(goal - tip) - `damping` q', clipped."""
+        actions: np.ndarray = np.clip(stiffness * state.pull - damping * state.speed, -1.0, 1.0)
+        return actions
+
+    def _state(self, q: np.ndarray, speed: np.ndarray, goal: np.ndarray) -> ArmState:
+        """A state from angles and speeds with joints first, `(n_joints, copies)`."""
+        # In float32, the observation's precision, NumPy's cos and sin are sixteen times as fast.
+        angle = running_sum(q).astype(np.float32)
+        # From link i's base to the tip: the sum of links i, i + 1, ...
+        x, y = (running_sum(part[::-1])[::-1] / np.float32(self.n_joints) for part in (np.cos(angle), np.sin(angle)))
+        tip = np.stack([x[0], y[0]], axis=1)
+        to_goal = np.ascontiguousarray((goal - tip).T, dtype=np.float32)
+        return ArmState(q.T, speed.T, goal, tip, (x * to_goal[1] - y * to_goal[0]).T)
+
+    @staticmethod
+    def _distance(state: ArmState) -> np.ndarray:
+        away = state.goal - state.tip
+        distance: np.ndarray = np.sqrt(away[:, 0] ** 2 + away[:, 1] ** 2)
+        return distance
+
+    def draw(self, state: ArmState, canvas: Canvas) -> None:
+        """The reachable disc, the goal, links and joints."""
+        canvas.view((-1.1, -1.1), (1.1, 1.1))
+        canvas.circle((0, 0), 1.0, LIGHT)
+        canvas.circle(state.goal[0], NEAR, GREEN)
+        angles = np.cumsum(state.q[0])
+        joints = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0) / self.n_joints
+        points = np.vstack([np.zeros(2), joints])
+        canvas.line(list(points), BLUE, 6)
+        for point in points[:-1]:
+            canvas.circle(point, 0.02, BLACK)
+        canvas.circle(points[-1], 0.025, GREY)
+
+
+def geared(q: np.ndarray, speed: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One step of joints whose rotors' inertia hides the links': q'' = 5a - 2q', with implicit damping.
+
+    q' ← (q' + 5a dt) / (1 + 2 dt), then q ← q + q' dt.
+    """
+    speed = (speed + DT * 5 * actions) / (1 + 2 * DT)
+    return q + DT * speed, speed
+
+
+class TorqueArm(Single[ArmState]):
+    """A planar arm of n joints whose tip is to reach a goal.
+
+    Args:
+        n_joints: Number of joints.
+        dynamics: `"geared"` or `"chain"`.
+        render_mode: None, `"rgb_array"` or `"human"`.
+    """
+
+    def __init__(self, n_joints: int = 2, dynamics: str = "geared", render_mode: str | None = None) -> None:
+        super().__init__(ArmDynamics(n_joints, dynamics), render_mode)
+
+
+class TorqueArmVector(Batched[ArmState]):
+    """Many arms at once; see `TorqueArm` and, for the arguments, `Batched`."""
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        n_joints: int = 2,
+        dynamics: str = "geared",
+        max_episode_steps: int | None = 100,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(
+            ArmDynamics(n_joints, dynamics), num_envs, max_episode_steps, autoreset_mode, render_mode, TorqueArm.metadata
+        )

@@ -1,0 +1,232 @@
+"""Linear-quadratic control of a torsional chain: continuous torque on many joints, with an exact optimum."""
+
+# ruff: noqa: N803, N806 - matrices have the capital letters that every book gives them
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+from pg_envs.batched import Batched, Dynamics, Single, Step
+from pg_envs.checks import check_number
+from pg_envs.rendering import BLACK, BLUE, GREY, LIGHT, Canvas
+
+STIFFNESS, DAMPING = 4.0, 0.2
+MAX_TORQUE = 6.0
+DT = 0.1
+HORIZON = 100
+
+
+class LQRState(NamedTuple):
+    """`x`: the angles and then the speeds of each copy's joints, of shape `(copies, 2 n_joints)`."""
+
+    x: np.ndarray
+
+
+class LQRDynamics(Dynamics[LQRState]):
+    """The chain's equations, x' = Ax + Ba with the cost x·Qx + a·Ra, and their solution: see `TorqueLQR`.
+
+    Attributes:
+        A: From state to next state, `(2n, 2n)`.
+        B: From action to next state, `(2n, n)`.
+        Q: The state's cost, diagonal, `(2n, 2n)`.
+        R: The action's cost, diagonal, `(n, n)`.
+    """
+
+    def __init__(self, n_joints: int = 1) -> None:
+        from scipy.linalg import expm
+
+        check_number("n_joints", n_joints, at_least=1, integer=True)
+        n = self.n_joints = int(n_joints)
+        K = STIFFNESS * (2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1))
+        K[-1, -1] = STIFFNESS
+        zero, one = np.zeros((n, n)), np.eye(n)
+        flow = expm(
+            DT * np.block([[zero, one, zero], [-K, -DAMPING * one, MAX_TORQUE * one], [zero, zero, zero]])
+        )  # of (x, a), where a is held for the step
+        self.A, self.B = flow[: 2 * n, : 2 * n], flow[: 2 * n, 2 * n :]
+        self.Q = DT / n * np.diag([1.0] * n + [0.1] * n)
+        self.R = DT / n * 0.1 * MAX_TORQUE**2 * one
+        self._flow = np.ascontiguousarray(flow[: 2 * n])
+        self._costs = np.concatenate([self.Q.diagonal(), self.R.diagonal()])
+        reach = self._reach()
+        self.observation_space = spaces.Box(-reach, reach, (2 * n,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
+        self._columns = min(n, 5)
+        self.image_size = (100 * self._columns, 100 * math.ceil(n / self._columns))
+
+    def start(self, rngs: Sequence[np.random.Generator]) -> LQRState:
+        """Angles and speeds uniform in [-1, 1]."""
+        return LQRState(np.stack([rng.uniform(-1.0, 1.0, 2 * self.n_joints) for rng in rngs]))
+
+    def step(self, state: LQRState, actions: np.ndarray) -> Step[LQRState]:
+        """The next state Ax + Ba, and the reward -(x·Qx + a·Ra)."""
+        xa = np.concatenate([state.x, actions], axis=1)
+        # One matrix-vector product per copy: a product of matrices would add in an order that depends on their number.
+        x = np.matmul(self._flow, xa[..., None])[..., 0]
+        return LQRState(x), -(xa * xa * self._costs).sum(axis=1), np.zeros(len(x), dtype=np.bool_)
+
+    def observe(self, state: LQRState) -> np.ndarray:
+        """The state."""
+        return state.x.astype(np.float32)
+
+    def optimal_gain(self, gamma: float = 0.99) -> np.ndarray:
+        """K of the optimal actions a = -Kx for the discount gamma, `(n, 2n)`.
+
+        K = (R + γ BᵀPB)⁻¹ γ BᵀPA.
+        """
+        return self._gain(gamma, self._riccati(gamma))
+
+    def optimal_cost(self, gamma: float = 0.99) -> float:
+        """Mean discounted cost J* of an endless episode under the best policy.
+
+        J* = E x₀·Px₀ = tr(P) / 3, because x₀ is uniform in [-1, 1]. Exact as long as no optimal action is clipped,
+        which does not happen up to 20 joints.
+        """
+        return float(np.trace(self._riccati(gamma))) / 3
+
+    def cost_of_gain(self, gain: np.ndarray, gamma: float = 0.99, offset: np.ndarray | None = None) -> float:
+        """Mean discounted cost of an endless episode under a = offset - gain x, were actions never clipped.
+
+        J = E x₀·Px₀ with P = Q + KᵀRK + γ (A - BK)ᵀ P (A - BK), a Lyapunov equation. Infinite if that diverges.
+
+        Args:
+            gain: K, of shape `(n, 2n)`.
+            gamma: Discount.
+            offset: Of shape `(n,)`, or None for zeros.
+        """
+        from scipy.linalg import block_diag, solve_discrete_lyapunov
+
+        n = self.n_joints
+        # x with a constant 1 below it, so that a = -Lx and the offset is a column of L.
+        L = np.column_stack([gain, np.zeros(n) if offset is None else -np.asarray(offset)])
+        A, B = block_diag(self.A, 1.0), np.vstack([self.B, np.zeros(n)])
+        spread = np.append(np.full(2 * n, 1 / 3), 1.0)
+        if not np.any(L[:, -1]):
+            A, B, L, spread = self.A, self.B, L[:, :-1], spread[:-1]
+        Q = self.Q if len(spread) == 2 * n else block_diag(self.Q, 0.0)
+        closed = math.sqrt(gamma) * (A - B @ L)
+        if np.abs(np.linalg.eigvals(closed)).max() >= 1:
+            return math.inf
+        P = solve_discrete_lyapunov(closed.T, Q + L.T @ self.R @ L)
+        return float(P.diagonal() @ spread)
+
+    def optimum(self) -> float:
+        """Minus the mean cost of 100 steps under the best policy, which knows how many are left: Riccati's recursion.
+
+        P ← Q + AᵀPA - AᵀPB (R + BᵀPB)⁻¹ BᵀPA, from 0.
+        """
+        P = np.zeros_like(self.Q)
+        for _ in range(HORIZON):
+            P = self.Q + self.A.T @ P @ (self.A - self.B @ self._gain(1.0, P))
+        return -float(np.trace(P)) / 3
+
+    def controller(self, state: LQRState) -> np.ndarray:
+        """The optimal actions for the discount .99."""
+        wanted = np.matmul(-self._best_gain, state.x[..., None])[..., 0]
+        actions: np.ndarray = np.clip(wanted, -1.0, 1.0)
+        return actions
+
+    @cached_property
+    def _best_gain(self) -> np.ndarray:
+        return self.optimal_gain()
+
+    def _reach(self) -> float:
+        """No angle or speed can ever be larger: the sum over time of what the start and each action can do at most."""
+        start, forced, flow = np.zeros(2 * self.n_joints), np.zeros(2 * self.n_joints), np.eye(2 * self.n_joints)
+        while np.abs(flow).sum(axis=1).max() > 0.01:
+            start = np.maximum(start, np.abs(flow).sum(axis=1))
+            forced += np.abs(flow @ self.B).sum(axis=1)
+            flow = self.A @ flow
+        return float(math.ceil((start + forced).max() / 0.99))  # what follows is at most a hundredth of the whole
+
+    def _riccati(self, gamma: float) -> np.ndarray:
+        from scipy.linalg import solve_discrete_are
+
+        check_number("gamma", gamma, at_least=0, at_most=1)
+        root = math.sqrt(gamma)
+        P: np.ndarray = solve_discrete_are(root * self.A, root * self.B, self.Q, self.R)
+        return P
+
+    def _gain(self, gamma: float, P: np.ndarray) -> np.ndarray:
+        PB = gamma * self.B.T @ P
+        gain: np.ndarray = np.linalg.solve(self.R + PB @ self.B, PB @ self.A)
+        return gain
+
+    def draw(self, state: LQRState, canvas: Canvas) -> None:
+        """A dial per joint, whose hand points up at the angle 0."""
+        columns, rows = self._columns, math.ceil(self.n_joints / self._columns)
+        canvas.view((-0.5, -rows + 0.5), (columns - 0.5, 0.5))
+        for joint, angle in enumerate(state.x[0, : self.n_joints]):
+            centre = np.array([joint % columns, -(joint // columns)])
+            canvas.circle(centre, 0.4, LIGHT)
+            canvas.line([centre, centre + np.array([0, 0.4])], GREY, 2)
+            canvas.line([centre, centre + 0.4 * np.array([np.sin(angle), np.cos(angle)])], BLUE, 5)
+            canvas.circle(centre, 0.05, BLACK)
+
+
+class TorqueLQR(Single[LQRState]):
+    """A chain of discs joined by springs, to be brought to rest with little torque; its optimum is known exactly.
+
+    ## Description
+    The linear-quadratic regulator: linear dynamics and a quadratic cost, so that the best policy is linear and its cost
+    the solution of a Riccati equation. How far a learnt policy is from the optimum is a number, whatever the number of
+    joints.
+
+    ## Action space
+    `Box(-1, 1, (n,), float32)`: the joints' torques, as parts of 6. Wherever an episode starts, the
+    best policy never asks for more than .94 (n up to 20), so that clipping does not bind.
+
+    ## Observation space
+    `Box(-b, b, (2n,), float32)`: the angles θ and then the speeds θ'. No sequence of actions can exceed b, which is 41
+    for one joint; the best policy stays below 2.
+
+    ## Dynamics
+    θ'' = -Kθ - .2 θ' + 6a with K = 4 tridiag(-1, 2, -1) whose last diagonal entry is 4: discs of inertia 1, springs of
+    stiffness 4 between them and from the first to a wall, the last one free. Solved exactly for steps of .1 in which
+    the torque is held: the next state x = (θ, θ') is Ax + Ba.
+
+    ## Rewards
+    -(.1/n) (θ·θ + .1 θ'·θ' + .1 τ·τ), with the torque τ = 6a, the state before the step, and n the number of joints.
+
+    ## Start and end
+    θ and θ' are uniform in [-1, 1]. Truncated after 100 steps (`gym.make`'s `max_episode_steps`), never terminated.
+
+    ## Evaluation
+    Deterministic. `env.unwrapped.dynamics` has the exact answers: `optimal_cost(gamma)`, `optimal_gain(gamma)`,
+    `cost_of_gain(gain, gamma)`, and `optimum()`, minus the cost of 100 undiscounted steps under the best policy.
+
+    ## Version history
+    * v0: first version.
+
+    Args:
+        n_joints: Number of discs.
+        render_mode: None, `"rgb_array"` or `"human"`.
+    """
+
+    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 10}
+
+    def __init__(self, n_joints: int = 1, render_mode: str | None = None) -> None:
+        super().__init__(LQRDynamics(n_joints), render_mode)
+
+
+class TorqueLQRVector(Batched[LQRState]):
+    """Many chains at once; see `TorqueLQR` and, for the arguments, `Batched`."""
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        n_joints: int = 1,
+        max_episode_steps: int | None = HORIZON,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(
+            LQRDynamics(n_joints), num_envs, max_episode_steps, autoreset_mode, render_mode, TorqueLQR.metadata
+        )

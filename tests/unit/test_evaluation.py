@@ -1,0 +1,129 @@
+"""Evaluation does what the environment says: the most probable actions, or actions drawn from the policy."""
+
+import inspect
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3.common import callbacks, evaluation
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+
+from pg_agents import A2C, EvalCallback, evaluate_policy
+from pg_agents.evaluation import deterministic_evaluation
+from pg_agents.vec_env import VectorEnvAdapter
+
+
+class Plain(gym.Env):
+    """Three steps an episode; the reward is the action."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.zeros(2, np.float32), float(action), self.t == 3, False, {}
+
+
+class Stochastic(Plain):
+    metadata: ClassVar = {"render_modes": [], "deterministic_evaluation": False}
+
+
+class NeverBuilt(Stochastic):
+    def __init__(self):
+        raise AssertionError("built")
+
+
+class OldMetadata(Plain):
+    metadata = None
+
+
+class Asked:
+    """A model that does as it is told: 1 if asked for the most probable action, else 0."""
+
+    def predict(self, observations, state=None, episode_start=None, deterministic=False):
+        return np.full(len(observations), int(deterministic)), None
+
+
+def sync(cls):
+    return SyncVectorEnv([cls, cls], autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+FORMS = {
+    "single": lambda cls: cls(),
+    "wrapped": lambda cls: Monitor(gym.wrappers.TimeLimit(cls(), 10)),
+    "vector": sync,
+    "wrapped vector": lambda cls: gym.wrappers.vector.RecordEpisodeStatistics(sync(cls)),
+    "adapter": lambda cls: VectorEnvAdapter(sync(cls)),
+    "dummy": lambda cls: DummyVecEnv([cls, cls]),
+    "subprocess": lambda cls: SubprocVecEnv([cls], start_method="fork"),
+    "wrapped dummy": lambda cls: VecFrameStack(VecNormalize(DummyVecEnv([lambda: Monitor(cls())])), 2),
+    "spec": lambda cls: gym.envs.registration.EnvSpec("Some-v0", entry_point=cls),
+    "spec by name": lambda cls: gym.envs.registration.EnvSpec("Some-v0", entry_point=f"{__name__}:{cls.__name__}"),
+    "spec of a vector environment": lambda cls: gym.envs.registration.EnvSpec("Some-v0", vector_entry_point=cls),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode:UserWarning", "ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_an_environment_says_how_to_evaluate_it(form):
+    for cls, expected in ((Stochastic, False), (Plain, True)):
+        env = FORMS[form](cls)
+        assert deterministic_evaluation(env) is expected
+        getattr(env, "close", lambda: None)()
+
+
+def test_an_id_says_it_without_building_the_environment(monkeypatch):
+    monkeypatch.setitem(gym.registry, "Never-v0", gym.envs.registration.EnvSpec("Never-v0", entry_point=NeverBuilt))
+    assert deterministic_evaluation("Never-v0") is False
+    assert deterministic_evaluation("CartPole-v1") is True
+
+
+def test_an_environment_that_says_nothing_is_evaluated_as_in_sb3():
+    assert deterministic_evaluation(OldMetadata()) is True
+    assert deterministic_evaluation(gym.envs.registration.EnvSpec("F-v0", entry_point=lambda: Plain())) is True
+
+
+@pytest.mark.parametrize("cls", [Plain, Stochastic])
+@pytest.mark.parametrize("deterministic", [None, True, False])
+def test_an_explicit_choice_wins_over_the_environment(cls, deterministic):
+    most_probable = cls is Plain if deterministic is None else deterministic
+    mean, _ = evaluate_policy(Asked(), Monitor(cls()), 4, deterministic)
+    assert mean == 3 * most_probable
+    assert EvalCallback(Monitor(cls()), deterministic=deterministic).deterministic is most_probable
+
+
+def test_vector_environments_are_evaluated_too():
+    assert evaluate_policy(Asked(), sync(Plain), 5, return_episode_rewards=True) == ([3.0] * 5, [3] * 5)
+    assert isinstance(EvalCallback(sync(Plain)).eval_env, VectorEnvAdapter)
+
+
+@pytest.mark.parametrize(
+    ("ours", "sb3s"),
+    [(evaluate_policy, evaluation.evaluate_policy), (EvalCallback.__init__, callbacks.EvalCallback.__init__)],
+)
+def test_arguments_are_sb3s_by_position_and_default_but_for_deterministic(ours, sb3s):
+    def arguments(function):
+        return [(one.name, one.default) for one in inspect.signature(function).parameters.values()]
+
+    changed = [(one, other) for one, other in zip(arguments(ours), arguments(sb3s), strict=True) if one != other]
+    assert changed == [(("deterministic", None), ("deterministic", True))]
+
+
+def test_where_the_environment_says_nothing_results_and_log_are_sb3s(tmp_path):
+    logs = {}
+    for name, module in (("ours", EvalCallback), ("sb3s", callbacks.EvalCallback)):
+        env = make_vec_env("CartPole-v1", 2, seed=1)
+        callback = module(env, eval_freq=50, log_path=tmp_path / name, best_model_save_path=tmp_path / name, verbose=0)
+        model = A2C("MlpPolicy", "CartPole-v1", seed=0, device="cpu").learn(200, callback)
+        logs[name] = dict(np.load(tmp_path / name / "evaluations.npz"))
+        logs[name]["after"] = (evaluate_policy if name == "ours" else evaluation.evaluate_policy)(model, env, 7)
+    assert len(logs["ours"]["timesteps"]) == 4
+    np.testing.assert_equal(logs["ours"], logs["sb3s"])
