@@ -31,6 +31,7 @@ import matplotlib.pyplot as plt
 BINS = 11
 LINEAR, GAUSSIAN, BINNED = "linear Gaussian", "Gaussian", f"{BINS} bins"
 GAMMA = 0.99  # of the LQR's cost
+FIRST_SEED = 100  # the hyperparameters have not seen these
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,17 @@ TASKS = [
 
 
 def settings(task: Task) -> dict[str, Any]:
-    """The hyperparameters of a task, tuned with one seed."""
-    if task.dynamics is not None:
-        n_envs = 128 if task.dynamics == "chain" and task.n_joints == 20 else 32
-        return {
-            "n_envs": n_envs, "n_steps": 64 if n_envs == 32 else 32, "batch_size": 512 if n_envs == 32 else 1024,
-            "n_epochs": 5, "learning_rate": 1e-3, "gamma": 0.97, "log_std_init": -0.5,
-        }  # fmt: skip
+    """The hyperparameters of a task, chosen with the seeds 0 to 3."""
     large = task.n_joints == 20
+    if task.dynamics is not None:
+        hard = large and task.dynamics == "chain"
+        return {
+            "n_envs": 64 if hard else 32, "n_steps": 64, "batch_size": 512, "n_epochs": 5, "learning_rate": 1e-3,
+            "gamma": 0.97, "log_std_init": -1.0 if hard else -0.5,
+        }  # fmt: skip
     return {
-        "n_envs": 128 if large else 32, "n_steps": 64, "batch_size": 512 if large else 256, "n_epochs": 20,
-        "learning_rate": 5e-4 if large else 2e-3, "gamma": GAMMA, "gae_lambda": 0.9 if large else 0.95,
+        "n_envs": 128 if large else 32, "n_steps": 64, "batch_size": 512 if large else 256,
+        "n_epochs": 10 if large else 20, "learning_rate": 1e-3 if large else 2e-3, "gamma": GAMMA,
         "ent_coef": 3e-3 if large else 0.0, "log_std_init": -1.5 if task.n_joints < 5 else -2.0,
     }  # fmt: skip
 
@@ -102,7 +103,7 @@ def train(task: Task, policy: str, seed: int) -> dict[str, float]:
         VectorEnvAdapter(DiscretizerVector(env, bins=BINS) if policy == BINNED else env),
         learning_rate=lambda progress: learning_rate * progress,
         policy_kwargs=policy_kwargs,
-        seed=seed,
+        seed=FIRST_SEED + seed,
         device="cpu",
         **values,
     ).learn(task.n_timesteps)

@@ -108,7 +108,7 @@ class ReinforceBaseline(PolicyGradient):
         if self.value_learning_rate is not None:
             rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
             self.policy.optimizer.param_groups[1]["lr"] = rate
-            self.logger.record("train/value_learning_rate", rate)
+            self._logger.record("train/value_learning_rate", rate)
 
 
 def _critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:

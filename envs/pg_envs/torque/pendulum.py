@@ -1,0 +1,135 @@
+"""Swinging a pendulum up with too little torque to lift it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+from pg_envs.batched import Batched, Dynamics, Single, Step
+from pg_envs.checks import check_choice
+from pg_envs.rendering import BLACK, GREY, RED, Canvas
+
+DT = 0.05
+MAX_SPEED = 8.0
+MAX_TORQUE = 2.0
+WORST = np.pi**2 + 0.1 * MAX_SPEED**2 + 0.001 * MAX_TORQUE**2
+
+
+class PendulumState(NamedTuple):
+    """`angle`, 0 at the top, and `speed` of each copy, of shape `(copies,)`."""
+
+    angle: np.ndarray
+    speed: np.ndarray
+
+
+class PendulumDynamics(Dynamics[PendulumState]):
+    """The pendulum's equations: see `TorquePendulum`."""
+
+    def __init__(self, preset: str | None = None) -> None:
+        check_choice("preset", preset, (None, "gymnasium"))
+        self._speed_unit, self._reward_unit = (1.0, 1.0) if preset == "gymnasium" else (MAX_SPEED, WORST)
+        high = np.array([1.0, 1.0, MAX_SPEED / self._speed_unit], dtype=np.float32)
+        self.observation_space = spaces.Box(-high, high, dtype=np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def start(self, rngs: Sequence[np.random.Generator]) -> PendulumState:
+        """Any angle, and a speed in [-1, 1]."""
+        angle, speed = np.stack([rng.uniform((-np.pi, -1.0), (np.pi, 1.0)) for rng in rngs], axis=1)
+        return PendulumState(angle, speed)
+
+    def step(self, state: PendulumState, actions: np.ndarray) -> Step[PendulumState]:
+        """The reward -(θ² + .1 θ'² + .001 u²), and then θ'' = 15 sin θ + 3u."""
+        angle, speed = state
+        torque = (MAX_TORQUE * actions[:, 0]).astype(np.float32)  # Gymnasium's precision, so that numbers are the same
+        off = (angle + np.pi) % (2 * np.pi) - np.pi
+        costs = off**2 + 0.1 * speed**2 + 0.001 * torque**2
+        speed = np.clip(speed + (15.0 * np.sin(angle) + 3.0 * torque) * DT, -MAX_SPEED, MAX_SPEED)
+        new = PendulumState(angle + speed * DT, speed)
+        return new, -costs / self._reward_unit, np.zeros(len(speed), dtype=np.bool_)
+
+    def observe(self, state: PendulumState) -> np.ndarray:
+        """The vector (cos θ, sin θ, θ')."""
+        parts = [np.cos(state.angle), np.sin(state.angle), state.speed / self._speed_unit]
+        return np.stack(parts, axis=1).astype(np.float32)
+
+    def controller(self, state: PendulumState) -> np.ndarray:
+        """Near the top a proportional-derivative controller, elsewhere energy is pumped up to that of rest at the top.
+
+        The energy is θ'²/2 + 15 cos θ, and 3uθ' its rate.
+        """
+        angle, speed = state
+        off = (angle + np.pi) % (2 * np.pi) - np.pi
+        pump = (15.0 - speed**2 / 2 - 15.0 * np.cos(angle)) * np.where(speed < 0, -1.0, 1.0)
+        hold = -10.0 * off - 2.0 * speed
+        actions: np.ndarray = np.clip(np.where(np.cos(angle) > 0.9, hold, pump), -1.0, 1.0)
+        return actions[:, None]
+
+    def draw(self, state: PendulumState, canvas: Canvas) -> None:
+        """A rod on its hinge."""
+        canvas.view((-1.2, -1.2), (1.2, 1.2))
+        canvas.circle((0, 0), 1.0, GREY, 1)
+        angle = float(state.angle[0])
+        end = (-np.sin(angle), np.cos(angle))
+        canvas.line([(0, 0), end], RED, 24)
+        canvas.circle((0, 0), 0.072, RED)
+        canvas.circle(end, 0.072, RED)
+        canvas.circle((0, 0), 0.03, BLACK)
+
+
+class TorquePendulum(Single[PendulumState]):
+    """A pendulum to be swung up and kept upright, with less torque than lifts it at once.
+
+    ## Description
+    Gymnasium's `Pendulum-v1` with everything in [-1, 1]: the torque, what is seen, and the reward, which learning
+    algorithms then need not scale.
+
+    ## Action space
+    `Box(-1, 1, (1,), float32)`: the torque, as a part of 2.
+
+    ## Observation space
+    `Box(-1, 1, (3,), float32)`: cos θ, sin θ and θ'/8, with θ = 0 at the top; in the preset `"gymnasium"` θ' itself.
+
+    ## Dynamics
+    A rod of mass 1 and length 1, gravity 10: θ'' = 15 sin θ + 3u with the torque u = 2a. In steps of .05,
+    θ' ← θ' + .05 θ'' within ±8, then θ ← θ + .05 θ'.
+
+    ## Rewards
+    -(θ² + .1 θ'² + .001 u²) / 16.27 before the step, with θ in [-π, π): from -1 to 0. In the preset not divided.
+
+    ## Start and end
+    θ is uniform in ±π and θ' in ±1. Truncated after 200 steps (`gym.make`'s `max_episode_steps`), never terminated.
+
+    ## Evaluation
+    Deterministic. Reference is a controller that pumps energy and catches the pendulum at the top.
+
+    ## Version history
+    * v0: first version.
+
+    Args:
+        preset: None, or `"gymnasium"` for the numbers of `Pendulum-v1`: the same seed, with the same actions times 2
+            there, gives the same observations and rewards.
+        render_mode: None, `"rgb_array"` or `"human"`.
+    """
+
+    def __init__(self, preset: str | None = None, render_mode: str | None = None) -> None:
+        super().__init__(PendulumDynamics(preset), render_mode)
+
+
+class TorquePendulumVector(Batched[PendulumState]):
+    """Many pendulums at once; see `TorquePendulum` and, for the arguments, `Batched`."""
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        preset: str | None = None,
+        max_episode_steps: int | None = 200,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(
+            PendulumDynamics(preset), num_envs, max_episode_steps, autoreset_mode, render_mode, TorquePendulum.metadata
+        )
