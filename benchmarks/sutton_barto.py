@@ -116,12 +116,18 @@ def summary(result: dict[str, np.ndarray]) -> str:
     """Mean return at episodes 100 and 500, and of the last 100; runs that never arrive any more."""
     mean = result["returns"].mean(axis=0)
     values = [mean[90:110].mean(), mean[490:510].mean(), mean[-100:].mean()]
-    stuck = int((result["returns"][:, -100:].mean(axis=1) < -200).sum())
+    stuck = is_stuck(result).sum()
     return " / ".join(f"{value:.1f}" for value in values) + (f" ({stuck} stuck)" if stuck else "")
 
 
+def is_stuck(result: dict[str, np.ndarray]) -> np.ndarray:
+    """Which runs do not arrive any more at their end."""
+    stuck: np.ndarray = result["returns"][:, -100:].mean(axis=1) < -200
+    return stuck
+
+
 def figure(results: dict[str, dict[str, dict[str, np.ndarray]]]) -> Any:
-    """Both figures, in their axes."""
+    """Both figures, in their axes: running means over ten episodes, ours over the book's loop in a pale colour."""
     from matplotlib import pyplot as plt
 
     from pg_envs.corridor import BEST, expected_return
@@ -134,15 +140,20 @@ def figure(results: dict[str, dict[str, dict[str, np.ndarray]]]) -> Any:
     ]
     for axis, (title, lines) in zip(axes, panels, strict=True):
         for setting, colour in lines:
-            episodes = np.arange(1, results["ours"][setting]["returns"].shape[1] + 1)
-            axis.plot(episodes, results["ours"][setting]["returns"].mean(axis=0), colour, lw=1.2, label=setting)
-            if setting != milder:
-                mean = results["book"][setting]["returns"].mean(axis=0)
-                axis.plot(episodes, mean, colour, lw=0.9, ls=(0, (1, 1)), alpha=0.8)
+            for name, style in (("book", {"lw": 3, "alpha": 0.3}), ("ours", {"lw": 1.2})):
+                result = results[name][setting]
+                stuck, label = is_stuck(result), setting
+                if (name, setting) == ("book", milder):
+                    continue
+                if (name, setting) == ("ours", books) and stuck.any():
+                    label += f"\n(ours: without its {stuck.sum()} of {len(stuck)} runs that get stuck)"
+                    result = {"returns": result["returns"][~stuck]}
+                mean = np.convolve(result["returns"].mean(axis=0), np.full(10, 0.1), mode="valid")
+                axis.plot(np.arange(len(mean)) + 5.5, mean, colour, **style, label=label if name == "ours" else None)
         axis.axhline(expected_return(BEST), color="k", ls="--", lw=1)
-        axis.plot([], [], "0.3", lw=1.2, label="ours: one step per episode")
-        axis.plot([], [], "0.3", lw=0.9, ls=(0, (1, 1)), label="the book's loop: one per time step")
-        axis.set(title=title, xlabel="Episode", ylim=(-92, -6), xlim=(1, len(episodes)))
+        axis.plot([], [], "0.3", lw=1.2, label="thin: ours, one step per episode")
+        axis.plot([], [], "0.3", lw=3, alpha=0.3, label="pale: the book's loop, one step per time step")
+        axis.set(title=title, xlabel="Episode", ylim=(-92, -6), xlim=(1, results["ours"][first]["returns"].shape[1]))
         axis.legend(loc="lower right", fontsize=8, framealpha=0.95)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].text(8, expected_return(BEST) + 1, "optimum", fontsize=8)

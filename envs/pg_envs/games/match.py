@@ -14,10 +14,11 @@ from gymnasium.vector import AutoresetMode
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
 from pg_envs.games.observations import NOT_YET, View
-from pg_envs.games.opponents import Match, Memory, Opponent, check_play, draw, make_opponent
+from pg_envs.games.opponents import TIE, Match, Memory, Opponent, check_play, draw, make_opponent
 from pg_envs.games.payoffs import payoff_matrix
 from pg_envs.games.pictures import IMAGE_SIZE, draw_round, round_text
 from pg_envs.games.players import Policy, action_probabilities
+from pg_envs.games.solving import nash
 from pg_envs.rendering import Canvas
 
 PLAYERS = ("agent", "opponent")
@@ -123,6 +124,17 @@ class MatchDynamics(Dynamics[MatchState]):
         """
         value = self.opponent.value(self.match)
         return None if value is None else self.match.n_rounds * value
+
+    def known_returns(self) -> dict[str, float]:
+        """0 against anybody: of an equilibrium that uses every move, `equilibrium`, and of `random` where it is one."""
+        returns = {}
+        mixture = nash(self.match.payoff).row
+        if np.abs(mixture @ self.match.payoff).max() < TIE:
+            returns["equilibrium"] = 0.0
+        means = self.match.payoff.mean(axis=0)
+        if np.ptp(means) < TIE:
+            returns["random"] = self.match.n_rounds * float(means[0])
+        return returns
 
     def hand_over(self, policy: Policy) -> None:
         """Tell the opponent what the agent plays; a model is copied, or tabulated where it sees nothing."""

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice, check_number
-from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, Canvas
+from pg_envs.rendering import BLACK, BLUE, GREEN, LIGHT, ORANGE, Canvas
 
 DT = 0.05
 NEAR = 0.05
@@ -112,10 +112,10 @@ class ArmDynamics(Dynamics[ArmState]):
         """A state from angles and speeds with joints first, `(n_joints, copies)`."""
         # In float32, the observation's precision, NumPy's cos and sin are sixteen times as fast.
         angle = running_sum(q).astype(np.float32)
-        # From link i's base to the tip: the sum of links i, i + 1, ...
-        x, y = (running_sum(part[::-1])[::-1] / np.float32(self.n_joints) for part in (np.cos(angle), np.sin(angle)))
-        tip = np.stack([x[0], y[0]], axis=1)
-        to_goal = np.ascontiguousarray((goal - tip).T, dtype=np.float32)
+        # From link i's base to the tip, in links: the sum of links i, i + 1, ...
+        x, y = (running_sum(part[::-1])[::-1] for part in (np.cos(angle), np.sin(angle)))
+        tip = np.stack([x[0], y[0]], axis=1) / np.float32(self.n_joints)
+        to_goal = np.ascontiguousarray((goal - tip).T / self.n_joints, dtype=np.float32)
         return ArmState(q.T, speed.T, goal, tip, (x * to_goal[1] - y * to_goal[0]).T)
 
     @staticmethod
@@ -135,7 +135,7 @@ class ArmDynamics(Dynamics[ArmState]):
         canvas.line(list(points), BLUE, 6)
         for point in points[:-1]:
             canvas.circle(point, 0.02, BLACK)
-        canvas.circle(points[-1], 0.025, GREY)
+        canvas.circle(points[-1], 0.025, ORANGE)
 
 
 def running_sum(rows: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ from numba import float64, int64, njit, void
 
 ROTOR = 0.02
 
+compiled = njit(nogil=True, cache=True, error_model="numpy")
+
 
 class Chain:
     """A chain of n rods on motors, each as strong as the inertia that it turns when the arm is straight.
@@ -91,7 +93,7 @@ class Chain:
         return result
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def factor(x: np.ndarray, y: np.ndarray, A: np.ndarray, factors: np.ndarray) -> None:
     """Factorise the mass matrix by the articulated-body recursion (Featherstone, 1983), from the tip to the base.
 
@@ -117,14 +119,14 @@ def factor(x: np.ndarray, y: np.ndarray, A: np.ndarray, factors: np.ndarray) -> 
         J += rx * (hx + gx) + ry * (hy + gy) - m / n**2 / 6
         inverse = 1 / (J + A[i])
         kx, ky, left = gx * inverse, gy * inverse, A[i] * inverse
-        passed_on = left - (kx * -y[i - 1] + ky * x[i - 1])  # without a meaning for the first rod
+        passed_on = left + kx * y[i - 1] - ky * x[i - 1]  # without a meaning for the first rod
         factors[0, i], factors[1, i] = inverse, passed_on
         factors[2, i], factors[3, i], factors[4, i], factors[5, i] = gx, gy, kx, ky
         xx, xy, yy = xx - gx * kx + m, xy - gx * ky, yy - gy * ky + m
         J, hx, hy = J * left, gx * left, gy * left
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def solve(x: np.ndarray, y: np.ndarray, factors: np.ndarray, torques: np.ndarray, result: np.ndarray) -> None:
     """The accelerations φ'' that torques on the rods give: torques on to the base, accelerations back to the tip.
 
@@ -152,7 +154,7 @@ def solve(x: np.ndarray, y: np.ndarray, factors: np.ndarray, torques: np.ndarray
         ax, ay = ax - y[i - 1] * result[i - 1], ay + x[i - 1] * result[i - 1]
 
 
-@njit(nogil=True, error_model="numpy")
+@compiled
 def subtract_centrifugal(x: np.ndarray, y: np.ndarray, turn: np.ndarray, torques: np.ndarray) -> None:
     """Subtract Σ_j W_ij sin(φ_i - φ_j) φ_j'² from torques, by two running sums.
 
@@ -177,8 +179,8 @@ def subtract_centrifugal(x: np.ndarray, y: np.ndarray, turn: np.ndarray, torques
 @njit(
     void(float64[:, :], float64[:, :], float64[:, :], float64[:], float64, int64, float64[:, :], float64[:, :]),
     nogil=True,
-    error_model="numpy",
     cache=True,
+    error_model="numpy",
 )
 def move(
     q: np.ndarray,

@@ -127,6 +127,17 @@ class LQRDynamics(Dynamics[LQRState]):
             P = self.Q + self.A.T @ P @ (self.A - self.B @ self._gain(1.0, P))
         return -float(np.trace(P)) / 3
 
+    def known_returns(self) -> dict[str, float]:
+        """`zero` and `random`, exactly: E xxᵀ ← A E xxᵀ Aᵀ + s BBᵀ, where E aaᵀ = s, 0 or 1/3."""
+        returns = {}
+        for policy, s in (("zero", 0.0), ("random", 1 / 3)):
+            moments, cost = np.eye(2 * self.n_joints) / 3, 0.0
+            for _ in range(HORIZON):
+                cost += np.trace(self.Q @ moments) + s * np.trace(self.R)
+                moments = self.A @ moments @ self.A.T + s * self.B @ self.B.T
+            returns[policy] = -float(cost)
+        return returns
+
     def controller(self, state: LQRState) -> np.ndarray:
         """The optimal actions for the discount .99."""
         wanted = np.matmul(-self._best_gain, state.x[..., None])[..., 0]
@@ -165,6 +176,7 @@ class LQRDynamics(Dynamics[LQRState]):
         canvas.view((-0.5, -rows + 0.5), (columns - 0.5, 0.5))
         for joint, angle in enumerate(state.x[0, : self.n_joints]):
             centre = np.array([joint % columns, -(joint // columns)])
+            canvas.line([centre - np.array([0.6, 0]), centre], GREY, 2)
             canvas.circle(centre, 0.4, LIGHT)
             canvas.line([centre, centre + np.array([0, 0.4])], GREY, 2)
             canvas.line([centre, centre + 0.4 * np.array([np.sin(angle), np.cos(angle)])], BLUE, 5)
