@@ -34,6 +34,7 @@ import matplotlib.pyplot as plt
 
 N_ENVS, N_ROUNDS = 32, 50
 COLOURS = {"PPO": "#1f77b4", "A2C": "#2ca02c", "DQN": "#d62728"}
+PATHS = (("standard", "frequency"), ("weighted", "oracle"))
 LINES = {"frequency": "-", "pattern": "--"}
 
 
@@ -51,6 +52,11 @@ class Task:
     def name(self) -> str:
         """For people and for `--only`."""
         return f"{self.algorithm}, {self.payoff}, {self.opponent}"
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the figure has its path on the simplex."""
+        return self.algorithm != "DQN" and (self.payoff, self.opponent) in PATHS
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
@@ -104,8 +110,8 @@ def train(task: Task, seed: int) -> dict[str, Any]:
     th.manual_seed(seed)
     model = agent(task, seed)
     matrix = payoff_matrix(task.payoff)
-    # DQN's rollouts are four steps long.
-    path = ExploitabilityCallback(matrix, every=20 if task.algorithm == "DQN" else 1, figure=False)
+    rollout = 16 if task.algorithm == "DQN" else N_ENVS * N_ROUNDS
+    path = ExploitabilityCallback(matrix, every=task.n_timesteps // rollout // 60, figure=False)
     started = time.process_time()
     model.learn(task.n_timesteps, callback=[path, HandOver()] if task.opponent == "oracle" else path)
     seconds = time.process_time() - started
@@ -119,7 +125,7 @@ def train(task: Task, seed: int) -> dict[str, Any]:
         "greedy": won_a_round(task, model, True, seed),
         "timesteps": path.timesteps,
         "exploitabilities": np.round(path.exploitabilities, 5).tolist(),
-        "path": np.round(path.policies, 3).tolist() if len(matrix) == 3 and task.algorithm != "DQN" else [],
+        "path": np.round(path.policies, 3).tolist() if task.is_drawn else [],
     }
 
 
@@ -150,10 +156,10 @@ def figure(by_task: dict[Task, list[dict[str, Any]]]) -> Any:
     axes[1].set_xticks(range(len(bars)), [f"{task.algorithm}\n{task.opponent}" for task in bars], fontsize=7)
     axes[1].set(ylabel="won a round", ylim=(-1.05, 0.15))
     axes[1].set_title("Against the opponent of training\n(full: sampled, hatched: greedy)")
-    for axis, opponent, payoff in ((axes[2], "frequency", "standard"), (axes[3], "oracle", "weighted")):
+    for axis, (payoff, opponent) in zip(axes[2:], PATHS, strict=True):
         draw_simplex(axis, move_names(3), nash(payoff_matrix(payoff)).row)
         for task in by_task:
-            if (task.opponent, task.payoff) == (opponent, payoff) and task.algorithm != "DQN":
+            if task.is_drawn and task.payoff == payoff:
                 for k, row in enumerate(by_task[task]):
                     label = task.algorithm if k == 0 else None
                     axis.plot(*on_simplex(row["path"]).T, color=COLOURS[task.algorithm], lw=0.8, label=label)

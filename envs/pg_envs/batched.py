@@ -124,7 +124,7 @@ class Single(gym.Env[Any, Any], Generic[State]):
         """
         if self.state is None:
             raise gym.error.ResetNeeded("Call reset before step.")
-        actions = _valid(np.asarray(action)[None], self.action_space, 1)
+        actions = valid_actions(np.asarray(action)[None], self.action_space, 1)
         self.state, rewards, terminated = self.dynamics.step(self.state, actions)
         if self.render_mode == "human":
             self.render()
@@ -258,7 +258,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
                 f"The episodes of copies {np.flatnonzero(ended).tolist()} have ended: in the autoreset mode 'Disabled' "
                 "call reset(options={'reset_mask': terminated | truncated}) before the next step."
             )
-        actions = _valid(np.asarray(actions), self.single_action_space, self.num_envs)
+        actions = valid_actions(np.asarray(actions), self.single_action_space, self.num_envs)
         self.state, rewards, terminated = self.dynamics.step(self.state, actions)
         self._n_steps += 1
         if any_ended:
@@ -334,7 +334,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         return np.flatnonzero(mask)
 
 
-def _valid(actions: np.ndarray, space: spaces.Space[Any], n: int) -> np.ndarray:
+def valid_actions(actions: np.ndarray, space: spaces.Space[Any], n: int) -> np.ndarray:
     """Actions clipped to a Box; any others are refused outside their space.
 
     Raises:

@@ -13,7 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from pg_envs.batched import _valid
+from pg_envs.batched import valid_actions
 
 Bins = int | Sequence[int | Sequence[float]]
 MOST_JOINT_ACTIONS = 10**6
@@ -45,7 +45,7 @@ class Discretizer(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         Raises:
             ValueError: The action is not in the discrete space.
         """
-        values: np.ndarray = self._grid.values(_valid(np.asarray(action)[None], self.action_space, 1))[0]
+        values: np.ndarray = self._grid.values(valid_actions(np.asarray(action)[None], self.action_space, 1))[0]
         return values
 
 
@@ -64,7 +64,7 @@ class DiscretizerVector(VectorActionWrapper[Any, Any, Any, Any]):
         Raises:
             ValueError: An action is not in the discrete space.
         """
-        return self._grid.values(_valid(np.asarray(actions), self.single_action_space, self.num_envs))
+        return self._grid.values(valid_actions(np.asarray(actions), self.single_action_space, self.num_envs))
 
 
 class _Grid:

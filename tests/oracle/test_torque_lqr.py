@@ -136,13 +136,18 @@ def test_discounting_costs_less_than_a_fifth_of_a_percent_of_the_undiscounted_op
 
 
 @pytest.mark.parametrize("n", [1, 5])
-def test_returns_of_zero_and_random_actions_are_those_of_simulated_episodes(n):
-    known, rng = LQRDynamics(n).known_returns(), np.random.default_rng(0)
-    for policy, size in (("zero", 0.0), ("random", 1.0)):
-        env = gym.make_vec("pg/TorqueLQR-v0", 4000, n_joints=n, max_episode_steps=101)
-        env.reset(seed=0)
-        returns = sum(env.step(size * rng.uniform(-1, 1, (4000, n)))[1] for _ in range(100))
-        assert known[policy] == pytest.approx(returns.mean(), abs=4 * returns.std() / np.sqrt(4000))
+@pytest.mark.parametrize("policy", ["zero", "random", "controller"])
+def test_known_returns_are_those_of_simulated_episodes(policy, n):
+    env, rng = gym.make_vec("pg/TorqueLQR-v0", 4000, n_joints=n, max_episode_steps=101), np.random.default_rng(0)
+    dynamics = env.unwrapped.dynamics
+    act = {
+        "zero": lambda: np.zeros((4000, n)),
+        "random": lambda: rng.uniform(-1, 1, (4000, n)),
+        "controller": lambda: dynamics.controller(env.unwrapped.state),
+    }[policy]
+    env.reset(seed=0)
+    returns = sum(env.step(act())[1] for _ in range(100))
+    assert dynamics.known_returns()[policy] == pytest.approx(returns.mean(), abs=4 * returns.std() / np.sqrt(4000))
 
 
 def test_no_actions_leave_the_observation_space_and_the_worst_come_close():

@@ -128,13 +128,17 @@ class LQRDynamics(Dynamics[LQRState]):
         return -float(np.trace(P)) / 3
 
     def known_returns(self) -> dict[str, float]:
-        """`zero` and `random`, exactly: E xxᵀ ← A E xxᵀ Aᵀ + s BBᵀ, where E aaᵀ = s, 0 or 1/3."""
+        """Those of zero and random actions and of the controller, exactly.
+
+        E xxᵀ ← (A - BK) E xxᵀ (A - BK)ᵀ + s BBᵀ under a = noise - Kx, where the noise has the variance s.
+        """
         returns = {}
-        for policy, s in (("zero", 0.0), ("random", 1 / 3)):
-            moments, cost = np.eye(2 * self.n_joints) / 3, 0.0
+        none = np.zeros_like(self._best_gain)
+        for policy, K, s in (("zero", none, 0.0), ("random", none, 1 / 3), ("controller", self._best_gain, 0.0)):
+            moments, cost, closed = np.eye(2 * self.n_joints) / 3, 0.0, self.A - self.B @ K
             for _ in range(HORIZON):
-                cost += np.trace(self.Q @ moments) + s * np.trace(self.R)
-                moments = self.A @ moments @ self.A.T + s * self.B @ self.B.T
+                cost += np.trace((self.Q + K.T @ self.R @ K) @ moments) + s * np.trace(self.R)
+                moments = closed @ moments @ closed.T + s * self.B @ self.B.T
             returns[policy] = -float(cost)
         return returns
 
