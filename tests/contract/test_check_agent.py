@@ -39,11 +39,11 @@ class Mixin:
 
 
 class Base(Mixin, A2C):
-    policy_aliases = {"MlpPolicy": ActorCriticPolicy}  # noqa: RUF012
+    policy_aliases = {"MlpPolicy": ActorCriticPolicy}
 
 
 class NoPolicy(Base):
-    policy_aliases = {}  # noqa: RUF012
+    policy_aliases = {}
 
 
 class ReturnsNone(Base):

@@ -74,9 +74,18 @@ def limit(env_id):
     return {} if gym.spec(env_id).max_episode_steps is None else {"max_episode_steps": SHORT}
 
 
+class Unpatched(gym.Wrapper):
+    """Takes out what rl_zoo3, once it is imported, has Gymnasium's `TimeLimit` add to the infos."""
+
+    def step(self, action):
+        *said, info = super().step(action)
+        info.pop("TimeLimit.truncated", None)
+        return *said, info
+
+
 def single(case, **kwargs):
     env_id, own = case
-    return gym.make(env_id, disable_env_checker=True, **{**limit(env_id), **own, **kwargs})
+    return Unpatched(gym.make(env_id, disable_env_checker=True, **{**limit(env_id), **own, **kwargs}))
 
 
 def batch(case, n, **kwargs):

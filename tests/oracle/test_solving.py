@@ -269,12 +269,10 @@ def test_memory_that_is_not_used_changes_nothing():
 class Rounds(ParallelEnv):
     """Rock-paper-scissors with a flaw."""
 
-    metadata = {"name": "rounds"}
-    possible_agents = ["a", "b"]
     payoffs = (STANDARD, -STANDARD)
 
     def __init__(self, flaw):
-        self.flaw = flaw
+        self.flaw, self.possible_agents, self.metadata = flaw, ["a", "b"], {"name": "rounds"}
 
     def observation_space(self, agent):
         return spaces.Discrete(4)

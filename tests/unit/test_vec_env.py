@@ -29,7 +29,7 @@ class Scripted(gym.Env):
 
     observation_space = spaces.Box(0, np.inf, (1,), np.float32)
     action_space = spaces.Discrete(2)
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's
+    metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, length, time_limit=False):
         self.length, self.time_limit, self.episode = length, time_limit, -1
@@ -63,7 +63,7 @@ class Scripted(gym.Env):
 class Random(gym.Env):
     """Episodes of random length that end in any of the three ways, with as much to say as an environment may have."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's
+    metadata = {"render_modes": []}
 
     def __init__(self, observation_space=None, action_space=None):
         self.observation_space = deepcopy(observation_space or spaces.Box(-1, 1, (3,), np.float64))  # with its seed
@@ -94,7 +94,7 @@ class Random(gym.Env):
 class Native(VectorEnv):
     """Three copies in one, in the mode SAME_STEP; episodes of three steps; overwrites the arrays that it returned."""
 
-    metadata = {"autoreset_mode": SAME_STEP}  # noqa: RUF012 - Gymnasium's
+    metadata = {"autoreset_mode": SAME_STEP}
     num_envs = 3
 
     def __init__(self, num_envs=3, render_mode=None, max_episode_steps=3):
