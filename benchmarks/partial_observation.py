@@ -196,7 +196,12 @@ def main() -> None:
 
 
 TEXT = """p is the probability of going right in the corridor (best: .586), and of going east in the grey cells of the
-gridworld (best: .5)."""
+gridworld (best: .5). The optima are -11.657 and .825; ε-greedy policies with ε = .1 have -44.2 or -82.1, and -.604.
+
+In the corridor PPO and A2C start from p = .05, which is -82.1; a start at 1/2 would be -12, all but the solution. DQN
+starts with random actions, and gets worse as it stops exploring: it has one value for each action and sees nothing that
+could tell it when to take which. Between equal values it goes to and fro, so that where it ends is an accident.
+"""
 
 if __name__ == "__main__":
     main()

@@ -71,7 +71,7 @@ def mean_and_interval(values: Iterable[float], digits: int = 3) -> str:
 
 
 def write(name: str, title: str, text: str, results: Any, figure: Any = None, folder: Path = RESULTS) -> None:
-    """Write `<name>.md`, `<name>.json` and, where there is a figure, `<name>.png`.
+    """Write `<name>.md`, `<name>.json` and, where there is a figure, `<name>.png`; not a part over the whole.
 
     Args:
         name: Of the files, and of the script `benchmarks/<name>.py`.
@@ -81,6 +81,9 @@ def write(name: str, title: str, text: str, results: Any, figure: Any = None, fo
         figure: A matplotlib figure.
         folder: Where to.
     """
+    if folder == RESULTS and any(argument.startswith("--only") for argument in sys.argv):
+        print(text, "\nOnly a part: nothing is written without --output.", sep="\n")
+        return
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
     made = f"Made by `{command}`, with {', '.join(f'{package} {number}' for package, number in versions.items())}."

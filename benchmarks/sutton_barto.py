@@ -120,6 +120,12 @@ def summary(result: dict[str, np.ndarray]) -> str:
     return " / ".join(f"{value:.1f}" for value in values) + (f" ({stuck} stuck)" if stuck else "")
 
 
+def means_of_ten(returns: np.ndarray) -> np.ndarray:
+    """Mean over runs and over every ten episodes."""
+    means: np.ndarray = returns.mean(axis=0).reshape(-1, 10).mean(axis=1)
+    return means
+
+
 def is_stuck(result: dict[str, np.ndarray]) -> np.ndarray:
     """Which runs do not arrive any more at their end."""
     stuck: np.ndarray = result["returns"][:, -100:].mean(axis=1) < -200
@@ -194,7 +200,11 @@ def main() -> None:
     ]
     raw = {
         name: {
-            setting: {"mean_return": result["returns"].mean(axis=0).round(2).tolist(), "p": result["p"].tolist()}
+            setting: {
+                "mean_return_of_ten_episodes": means_of_ten(result["returns"]).round(2).tolist(),
+                "stuck_runs": np.flatnonzero(is_stuck(result)).tolist(),
+                "p": result["p"].round(4).tolist(),
+            }
             for setting, result in by_setting.items()
         }
         for name, by_setting in results.items()
@@ -217,8 +227,8 @@ The two kinds of update differ as follows.
 * The book's loop moves θ and w after each step of the episode that has ended, each time with the gradient at the
   newest parameters; `REINFORCE` and `ReinforceBaseline` move once, by the sum of the same terms at the parameters that
   the episode was played with. To first order in α that is the same, and for α = 2⁻¹³ and 2⁻¹⁴ the curves agree.
-* At α = 2⁻¹² and 2⁻¹³ single runs of the book's loop get stuck in early, long episodes: an action's probability reaches
-  0 or 1 within one of them, and p no longer moves. One step per episode is less prone to it.
+* At α = 2⁻¹² some runs of the book's loop get stuck, as the prototype's did: moving after each step of an early, long
+  episode can drive an action's probability to 0, and then nothing is learnt any more. One step per episode does not.
 * With a baseline it is the other way round. The book's w follows the returns within the very first episode; ours
   stands still until its end, and then moves by α_w Σ (G - w), which overshoots where α_w times the number of steps is
   above 2: at α_w = 2⁻⁶ in any episode of more than 128. With α_w = 2⁻⁹ and half the step for θ it does not, and the

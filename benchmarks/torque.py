@@ -5,8 +5,8 @@
 
 TorqueLQR: J/J*, the discounted cost (gamma = .99) of the learnt policy without its noise, divided by the optimum's.
 J* and the cost of a linear policy are exact (Riccati's and Lyapunov's equations); that of other policies is the mean
-over 1,000 simulated starts. TorqueArm: the mean return of 500 episodes without noise, beside the reference controller's
-and no torque's on the same episodes. All policies of a task get as many steps and the same hyperparameters: Gaussian
+over 1,000 simulated starts. TorqueArm: the mean return of 500 episodes without noise, beside the reference scores, and
+where between random torques (0) and the reference controller (1) it lies. All policies of a task get as many steps and the same hyperparameters: Gaussian
 actions, 11 bins for each joint and, where the optimum is linear, a linear Gaussian policy.
 """
 
@@ -23,7 +23,7 @@ from study import arguments, mean_and_interval, run_all, write
 
 from pg_agents import PPO
 from pg_agents.vec_env import VectorEnvAdapter
-from pg_envs import DiscretizerVector
+from pg_envs import DiscretizerVector, normalised_score, reference_scores
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -53,11 +53,11 @@ class Task:
         """What is trained."""
         return (LINEAR, GAUSSIAN, BINNED) if self.dynamics is None else (GAUSSIAN, BINNED)
 
-    def make(self, n_envs: int) -> gym.vector.VectorEnv:
+    def make(self, n_envs: int, **kwargs: Any) -> gym.vector.VectorEnv:
         """Copies of the environment."""
         if self.dynamics is None:
-            return gym.make_vec("pg/TorqueLQR-v0", n_envs, n_joints=self.n_joints)
-        return gym.make_vec("pg/TorqueArm-v0", n_envs, n_joints=self.n_joints, dynamics=self.dynamics)
+            return gym.make_vec("pg/TorqueLQR-v0", n_envs, n_joints=self.n_joints, **kwargs)
+        return gym.make_vec("pg/TorqueArm-v0", n_envs, n_joints=self.n_joints, dynamics=self.dynamics, **kwargs)
 
 
 TASKS = [
@@ -118,35 +118,31 @@ def score(task: Task, policy: str, model: PPO) -> float:
         action_net = model.policy.action_net
         gain, offset = -action_net.weight.detach().numpy().astype(float), action_net.bias.detach().numpy().astype(float)
         return dynamics.cost_of_gain(gain, GAMMA, offset) / dynamics.optimal_cost(GAMMA)
-    return evaluate(task, lambda env, observations: act(model, policy, observations))
+    return evaluate(task, policy, lambda observations: model.predict(observations, deterministic=True)[0])
 
 
-def act(model: PPO, policy: str, observations: np.ndarray) -> np.ndarray:
-    """Torques without noise."""
-    actions, _ = model.predict(observations, deterministic=True)
-    return np.linspace(-1, 1, BINS)[actions] if policy == BINNED else actions
-
-
-def evaluate(task: Task, actions: Any) -> float:
+def evaluate(task: Task, policy: str, act: Any) -> float:
     """The arm's mean return over 500 episodes, or J/J* over 1,000 starts and 300 steps of the LQR."""
     lqr = task.dynamics is None
     n_envs, n_steps, gamma = (1000, 300, GAMMA) if lqr else (500, 100, 1.0)
-    env = task.make(n_envs)
-    env.unwrapped.max_episode_steps = None
+    env = task.make(n_envs, max_episode_steps=n_steps)
+    if policy == BINNED:
+        env = DiscretizerVector(env, bins=BINS)
     observations, _ = env.reset(seed=10_000)
     total = 0.0
     for t in range(n_steps):
-        observations, rewards, *_ = env.step(actions(env.unwrapped, observations))
+        observations, rewards, *_ = env.step(act(observations))
         total += gamma**t * rewards.mean()
     return float(-total / env.unwrapped.dynamics.optimal_cost(GAMMA) if lqr else total)
 
 
 def references(task: Task) -> dict[str, float]:
-    """The scores of the reference controller and of no torque."""
-    return {
-        "controller": evaluate(task, lambda env, _: env.dynamics.controller(env.state)),
-        "zero": evaluate(task, lambda env, _: np.zeros(env.action_space.shape)),
-    }
+    """The arm's reference scores; J/J* of no torque."""
+    if task.dynamics is not None:
+        return reference_scores("pg/TorqueArm-v0", n_joints=task.n_joints, dynamics=task.dynamics)
+    dynamics = task.make(1).unwrapped.dynamics
+    nothing = np.zeros_like(dynamics.optimal_gain(GAMMA))
+    return {"zero": dynamics.cost_of_gain(nothing, GAMMA) / dynamics.optimal_cost(GAMMA)}
 
 
 def tables(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]], refs: dict[Task, Any]) -> str:
@@ -158,14 +154,18 @@ def tables(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]
             continue
         goal = "asked" if kind else "reference controller"
         policies = chosen[0].policies
+        normalised = "" if kind else " normalised |" * len(policies)
         lines += [
             f"## {heading}: mean [95 % interval] over seeds\n",
-            f"| task | steps | {goal} | no torque | {' | '.join(policies)} | seconds |",
-            "|---|---|---|---|" + "---|" * (len(policies) + 1),
+            f"| task | steps | {goal} | no torque | {' | '.join(policies)} |{normalised} seconds |",
+            "|---|---|---|---|" + "---|" * (len(policies) * (1 if kind else 2) + 1),
         ]
         for task in chosen:
             digits = 3 if kind else 1
             results = [mean_and_interval([run["score"] for run in runs[task][name]], digits) for name in policies]
+            if not kind:
+                means = [np.mean([run["score"] for run in runs[task][name]]) for name in policies]
+                results += [f"{normalised_score(mean, refs[task]):.2f}" for mean in means]
             seconds = " / ".join(f"{np.median([run['seconds'] for run in runs[task][name]]):.0f}" for name in policies)
             goal = f"<= {task.target}" if kind else f"{refs[task]['controller']:.1f}"
             zero = f"{refs[task]['zero']:.{digits}f}"
@@ -221,8 +221,8 @@ def main() -> None:
     refs = {task: references(task) for task in tasks}
     raw = [{"task": task.name, "n_timesteps": task.n_timesteps, **refs[task], "runs": runs[task]} for task in tasks]
     text = tables(tasks, runs, refs) + (
-        "\nJ/J* of the reference controller, which is the optimum for endless episodes, is 1 but for sampled starts. "
-        "Seconds of one training: medians, in the order of the columns, two trainings at a time."
+        "\nSeconds of one training: medians, in the order of the columns, two trainings at a time. Normalised: 0 for random "
+        "torques, 1 for the reference controller."
     )
     write("torque", "Continuous torque", text, raw, figure(tasks, runs, refs), args.output)
 

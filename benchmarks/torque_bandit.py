@@ -199,8 +199,9 @@ def main() -> None:
 
 {chr(10).join(lines)}
 
-`narrow` (two peaks of width .05): large steps take the Gaussian's mean out of the box, where clipping makes all torques
-equal; nothing is earned there and nothing leads back. Small steps find a peak, and so do bins with either. `unequal` (a
+`narrow` (two peaks of width .05): with large steps the Gaussian finds a peak, narrows, and is thrown off it and out of
+the box, where clipping makes all torques equal; nothing is earned there and nothing leads back. Small steps find a peak
+and stay, and so do bins with either. `unequal` (a
 wide peak of .6, a narrow one of 1): the Gaussian stays on the wide one, bins find the narrow one. An entropy bonus does
 not help it over: a Gaussian's entropy has no upper limit, and its width grows until nearly all torques are clipped.
 """

@@ -109,7 +109,13 @@ class Single(gym.Env[Any, Any], Generic[State]):
         self._window: Window | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, as Gymnasium says. There are no options."""
+        """Start an episode, as Gymnasium says. There are no options.
+
+        Raises:
+            ValueError: There is one.
+        """
+        if options:
+            raise ValueError(f"`options` must be empty, but is {options!r}.")
         super().reset(seed=seed)
         self.state = self.dynamics.start([self.np_random])
         if self.render_mode == "human":
@@ -197,8 +203,13 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         self.single_action_space = dynamics.action_space
         self.observation_space = batch_space(dynamics.observation_space, num_envs)
         self.action_space = batch_space(dynamics.action_space, num_envs)
+        space = dynamics.action_space
+        self._any_action = (
+            np.clip(0, space.low, space.high) if isinstance(space, spaces.Box) else getattr(space, "start", 0)
+        )
         self.state: State | None = None
         self._rngs: list[np.random.Generator] = []
+        self._seeds: list[int] = []
         self._n_steps = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=np.bool_)
 
@@ -222,16 +233,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         if options:
             raise ValueError(f"`options` may have the key 'reset_mask' only, but has {sorted(options)}.")
         rows = self._rows(mask)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else seed
-        if seeds is not None and len(seeds) != self.num_envs:
-            raise ValueError(f"`seed` must be one number or {self.num_envs}, but has {len(seeds)}.")
-        if not self._rngs:
-            self._rngs = [seeding.np_random(None)[0] for _ in range(self.num_envs)] if seeds is None else []
-            self._rngs = self._rngs or [seeding.np_random(one)[0] for one in seeds or ()]
-        elif seeds is not None:
-            for i in rows.tolist():
-                if seeds[i] is not None:
-                    self._rngs[i] = seeding.np_random(seeds[i])[0]
+        self._reseed(rows, seed)
         self._start(rows)
         return self._observe(), self._info()
 
@@ -258,11 +260,21 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
                 f"The episodes of copies {np.flatnonzero(ended).tolist()} have ended: in the autoreset mode 'Disabled' "
                 "call reset(options={'reset_mask': terminated | truncated}) before the next step."
             )
-        actions = valid_actions(np.asarray(actions), self.single_action_space, self.num_envs)
+        actions = np.asarray(actions)
+        if any_ended:
+            # These copies begin; they are stepped with the others from there, by any action, and then put back.
+            rows = np.flatnonzero(ended)
+            self._start(rows)
+            first = _take(self.state, rows)
+            if actions.shape == self.action_space.shape:
+                actions = actions.copy()
+                actions[rows] = self._any_action
+        actions = valid_actions(actions, self.single_action_space, self.num_envs)
         self.state, rewards, terminated = self.dynamics.step(self.state, actions)
         self._n_steps += 1
         if any_ended:
-            self._start(np.flatnonzero(ended))
+            self.state = _put(self.state, rows, first)
+            self._n_steps[rows] = 0
             rewards, terminated = np.where(ended, 0.0, rewards), terminated & ~ended
         if self.max_episode_steps is None:
             truncated = np.zeros(self.num_envs, dtype=np.bool_)
@@ -277,6 +289,18 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
             self._start(np.flatnonzero(dones))
         return self._observe(), rewards, terminated, truncated, {**self._info(), **infos}
 
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[misc, override]
+        """Each copy's generator, as in Gymnasium's `SyncVectorEnv`."""
+        self._seed_all()
+        return tuple(self._rngs)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of each copy's generator."""
+        self._seed_all()
+        return tuple(self._seeds)
+
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One image of shape `(height, width, 3)` per copy."""
         if self.render_mode is None:
@@ -290,6 +314,24 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
             self.dynamics.draw(_take(self.state, slice(i, i + 1)), canvas)
             images.append(canvas.image())
         return tuple(images)
+
+    def _seed_all(self) -> None:
+        """Give every copy a generator, if there are none yet."""
+        if not self._rngs:
+            pairs = [seeding.np_random(None) for _ in range(self.num_envs)]
+            self._rngs, self._seeds = [rng for rng, _ in pairs], [seed for _, seed in pairs]
+
+    def _reseed(self, rows: np.ndarray, seed: int | Sequence[int | None] | None) -> None:
+        self._seed_all()
+        if seed is None:
+            return
+        seeds = [int(seed) + i for i in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"`seed` must be one number or {self.num_envs}, but has {len(seeds)}.")
+        for i in rows.tolist():
+            one = seeds[i]
+            if one is not None:
+                self._rngs[i], self._seeds[i] = seeding.np_random(int(one))
 
     def _start(self, rows: np.ndarray) -> None:
         fresh = self.dynamics.start([self._rngs[i] for i in rows.tolist()])
@@ -309,7 +351,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         assert self.state is not None
         infos: dict[str, Any] = {}
         for key, values in self.dynamics.info(self.state).items():
-            infos[key], infos[f"_{key}"] = values, np.ones(self.num_envs, dtype=np.bool_)
+            infos[key], infos[f"_{key}"] = values.copy(), np.ones(self.num_envs, dtype=np.bool_)
         return infos
 
     def _final(self, dones: np.ndarray) -> dict[str, Any]:
@@ -338,19 +380,23 @@ def valid_actions(actions: np.ndarray, space: spaces.Space[Any], n: int) -> np.n
     """Actions clipped to a Box; any others are refused outside their space.
 
     Raises:
-        ValueError: They have another shape, or are not in a discrete space.
+        ValueError: They have another shape, are no numbers, or are not in a discrete space.
     """
     expected = (n, *(space.shape or ()))
     if actions.shape != expected:
         raise ValueError(f"`action` must have shape {expected[1:]} (in each copy), but {n} have {actions.shape}.")
     if isinstance(space, spaces.Box):
+        if actions.dtype.kind not in "fiu" or np.isnan(actions).any():
+            raise ValueError(f"`action` must be numbers in {space}, but is {actions!r}.")
         clipped: np.ndarray = np.clip(actions, space.low, space.high).astype(np.float64)
         return clipped
+    if actions.dtype.kind not in "iu":
+        raise ValueError(f"`action` must be in {space}, but is {actions!r}.")
     low, size = (space.start, space.n) if isinstance(space, spaces.Discrete) else (0, space.nvec)  # type: ignore[attr-defined]
     wrong = (actions < low) | (actions >= low + size)
-    if wrong.any() or actions.dtype.kind not in "iu":
-        odd = actions[wrong.reshape(n, -1).any(axis=1)][:1] if wrong.any() else actions[:1]
-        raise ValueError(f"`action` must be in {space}, but is {odd[0]!r}.")
+    if wrong.any():
+        odd = actions[wrong.reshape(n, -1).any(axis=1)][0]
+        raise ValueError(f"`action` must be in {space}, but is {odd!r}.")
     return actions
 
 
@@ -358,7 +404,7 @@ def _first(infos: dict[str, np.ndarray]) -> dict[str, Any]:
     return {key: values[0].item() if values.ndim == 1 else values[0] for key, values in infos.items()}
 
 
-def _take(state: Any, rows: slice) -> Any:
+def _take(state: Any, rows: slice | np.ndarray) -> Any:
     return _rebuilt(state, [_take(part, rows) for part in state]) if isinstance(state, tuple) else state[rows]
 
 

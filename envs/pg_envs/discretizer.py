@@ -97,12 +97,14 @@ class _Grid:
         return chosen.reshape(len(actions), *self._box.shape)
 
 
-def _values(i: int, bins: Any, low: float, high: float) -> np.ndarray:
+def _values(i: int, bins: Any, low: np.floating[Any], high: np.floating[Any]) -> np.ndarray:
     if isinstance(bins, (int, np.integer)) and bins >= 2 and not isinstance(bins, bool):
         return np.linspace(low, high, int(bins))
-    values = np.asarray(bins, dtype=np.float64)
+    values = np.asarray(bins, dtype=low.dtype)
     if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"`bins` must be at least 2, or at least 2 values, in each dimension, but is {bins!r} in {i}.")
+        raise ValueError(
+            f"`bins` must be at least 2 (an integer), or at least 2 values, in each dimension, but is {bins!r} in {i}."
+        )
     if not ((values >= low) & (values <= high)).all():
         raise ValueError(f"`bins` must have values from {low} to {high} in dimension {i}, but has {bins!r}.")
     return values

@@ -239,6 +239,11 @@ def test_simulated_returns_depend_on_the_seed_alone():
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("env_id", ["pg/ShortCorridor-v0", "pg/AliasedGridworld-v0"])
+def test_what_is_simulated_agrees_with_what_is_known_exactly(env_id):
+    assert_mean(simulated_returns(env_id, "random", n_episodes=5000), reference_scores(env_id)["random"])
+
+
 def test_a_score_is_normalised_between_random_and_the_best():
     scores = {"optimum": 4.0, "controller": 3.0, "random": -1.0}
     assert [normalised_score(score, scores) for score in (-1, 4, 1.5)] == [0, 1, 0.5]

@@ -177,8 +177,8 @@ class RPSMatch(Single[MatchState]):
     * `"uniform"` and `"fixed"` play the same mixture always,
     * a function `(own past moves, agent's past moves, n) -> move or probabilities`, or an `Opponent`.
 
-    An agent that sees more than its opponent remembers exploits it: one that sees the opponent's last move wins .28 a
-    round from `"frequency"`.
+    An agent that sees more than its opponent remembers exploits it: PPO that sees the opponent's last move wins .3 a
+    round from `"frequency"`, and 0 from `"pattern"`.
 
     ## Rewards
     A[i, j] in each round, for the agent's move i and the opponent's move j. `info["opponent_move"]` is j.

@@ -111,10 +111,10 @@ class TorqueBandit(Single[BanditState]):
     """One torque and its reward, which has two peaks: where a Gaussian policy fails though the best action is simple.
 
     ## Description
-    `"narrow"`: two peaks of height 1 and width .05 at ±.6. A Gaussian policy that starts with a standard deviation of
-    1 seldom hits them; its mean drifts out of the box, where clipping makes all torques equal, and there is no
-    gradient any more. `"unequal"`: a wide peak of height .6 at -.4, and a narrow one of height 1 at .7, which a
-    Gaussian that is on the wide one does not leave it for. Bins find it.
+    `"narrow"`: two peaks of height 1 and width .05 at ±.6. A Gaussian policy with a large step size finds one, narrows,
+    and is thrown off it and out of the box, where clipping makes all torques equal, so that there is no gradient any
+    more. `"unequal"`: a wide peak of height .6 at -.4, and a narrow one of height 1 at .7, for which a Gaussian does
+    not leave the wide one. Bins find it.
 
     ## Action space
     `Box(-1, 1, (1,), float32)`.
