@@ -221,8 +221,8 @@ def main() -> None:
     refs = {task: references(task) for task in tasks}
     raw = [{"task": task.name, "n_timesteps": task.n_timesteps, **refs[task], "runs": runs[task]} for task in tasks]
     text = tables(tasks, runs, refs) + (
-        "\nSeconds of one training: medians, in the order of the columns, two trainings at a time. Normalised: 0 for random "
-        "torques, 1 for the reference controller."
+        "\nSeconds of one training: medians, in the order of the columns, two trainings at a time. Normalised: 0 for "
+        "random torques, 1 for the reference controller."
     )
     write("torque", "Continuous torque", text, raw, figure(tasks, runs, refs), args.output)
 

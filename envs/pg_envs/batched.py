@@ -289,8 +289,8 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
             self._start(np.flatnonzero(dones))
         return self._observe(), rewards, terminated, truncated, {**self._info(), **infos}
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[misc, override]
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each copy's generator, as in Gymnasium's `SyncVectorEnv`."""
         self._seed_all()
         return tuple(self._rngs)

@@ -322,10 +322,9 @@ def best_moves(won: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """The first move i with u < p_0 + ... + p_i, for each row of probabilities and its u in [0, 1)."""
-    below: np.ndarray = probabilities.cumsum(axis=1)
-    # Scaled by the sum, of which float's rounding makes anything near 1, so that no u is beyond the last move.
+def draw(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """The first i with u Σ w < w_0 + ... + w_i, for each row of weights w and its u in [0, 1)."""
+    below: np.ndarray = weights.cumsum(axis=1)
     drawn: np.ndarray = (uniforms[:, None] * below[:, -1:] >= below).sum(axis=1)
     return drawn
 

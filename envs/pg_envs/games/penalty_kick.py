@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
-from pg_envs.games.opponents import best_moves, draw
+from pg_envs.games.opponents import draw
 from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, RED, Canvas
 
 POST = 0.9
@@ -105,7 +105,7 @@ class KickDynamics(Dynamics[KickState]):
         return KickState(
             n_played=np.zeros(n, dtype=np.int64),
             uniforms=np.array([rng.random(self.n_rounds) for rng in rngs]),
-            held=np.zeros((n, len(KEEPERS)), dtype=np.int64),
+            held=np.zeros((n, len(KEEPERS)), dtype=np.int32),
             shot=np.full(n, np.nan),
             keeper=np.full(n, np.nan),
             score=np.zeros(n),
@@ -115,7 +115,8 @@ class KickDynamics(Dynamics[KickState]):
         """One shot: the keeper chooses among the places that would have held most so far."""
         n, shots = len(actions), actions[:, 0]
         past_the_end = np.minimum(state.n_played, self.n_rounds - 1)
-        places = draw(best_moves(state.held), state.uniforms[np.arange(n), past_the_end])
+        best = state.held == state.held.max(axis=1, keepdims=True)
+        places = draw(best, state.uniforms[np.arange(n), past_the_end])
         # A shot that misses would have been no better against another keeper, who learns nothing from it.
         held = _held(shots) & _on_target(shots)[:, None]
         goal = _on_target(shots) & ~held[np.arange(n), places]
