@@ -6,8 +6,9 @@
 TorqueLQR: J/J*, the discounted cost (gamma = .99) of the learnt policy without its noise, divided by the optimum's.
 J* and the cost of a linear policy are exact (Riccati's and Lyapunov's equations); that of other policies is the mean
 over 1,000 simulated starts. TorqueArm: the mean return of 500 episodes without noise, beside the reference scores, and
-where between random torques (0) and the reference controller (1) it lies. All policies of a task get as many steps and the same hyperparameters: Gaussian
-actions, 11 bins for each joint and, where the optimum is linear, a linear Gaussian policy.
+where between random torques (0) and the reference controller (1) it lies. All policies of a task get as many steps and
+the same hyperparameters: Gaussian actions, 11 bins for each joint and, where the optimum is linear, a linear Gaussian
+policy.
 """
 
 from __future__ import annotations

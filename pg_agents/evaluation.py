@@ -7,6 +7,7 @@ environment says `metadata["deterministic_evaluation"] = False`; without a word,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -31,6 +32,7 @@ def deterministic_evaluation(env: AnyEnv | EnvSpec | str) -> bool:
     Returns:
         Its `metadata["deterministic_evaluation"]`; True where it has none.
     """
+    metadata: Any
     if isinstance(env, VecEnv):
         metadata = _metadata_of_first(env)
     elif isinstance(env, (str, EnvSpec)):
@@ -134,9 +136,10 @@ def _adapted(env: AnyEnv) -> gym.Env[Any, Any] | VecEnv:
     return VectorEnvAdapter(env) if isinstance(env, VectorEnv) else env
 
 
-def _metadata_of_first(env: VecEnv) -> Any:
-    try:
-        return env.get_attr("metadata", indices=0)[0]
-    except (AttributeError, NotImplementedError):
-        # Environments that cannot be reached one by one.
-        return getattr(env.unwrapped, "metadata", None)
+def _metadata_of_first(env: VecEnv) -> dict[str, Any]:
+    """What the first environment says, over what the VecEnv itself says."""
+    metadata = dict(getattr(env.unwrapped, "metadata", None) or {})
+    # Environments that cannot be reached one by one do not answer.
+    with suppress(AttributeError, NotImplementedError):
+        metadata |= env.get_attr("metadata", indices=0)[0] or {}
+    return metadata

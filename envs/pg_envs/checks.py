@@ -36,8 +36,14 @@ def check_number(
         raise ValueError(f"`{name}` must be {allowed}, but is {value!r}.")
 
 
-def check_choice(name: str, value: Any, allowed: Any) -> None:
+def check_choice(name: str, value: Any, allowed: Any, also: str = "") -> None:
     """Refuse a value that is not one of a few.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        allowed: What may be given.
+        also: What else may be, in words: the caller has checked that it is not.
 
     Raises:
         ValueError: The value is not among them; the message suggests the nearest.
@@ -45,4 +51,6 @@ def check_choice(name: str, value: Any, allowed: Any) -> None:
     if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
         near = difflib.get_close_matches(str(value), [one for one in allowed if isinstance(one, str)], n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}.{hint}")
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, allowed))}{also and f' or {also}'}, but is {value!r}.{hint}"
+        )

@@ -97,14 +97,17 @@ def normalised_score(score: float, scores: Mapping[str, float]) -> float:
 
     Args:
         score: A mean return.
-        scores: What `reference_scores` gives. The best known is its `optimum`, or else its `controller`.
+        scores: What `reference_scores` gives. The best known is its `optimum`, or else its `controller`,
+            or the `value` of a game.
 
     Raises:
         ValueError: There is no best known score, or random actions are no worse than it.
     """
-    best = scores.get("optimum", scores.get("controller"))
+    best = next((scores[key] for key in ("optimum", "controller", "value") if key in scores), None)
     if best is None or "random" not in scores:
-        raise ValueError(f"`scores` must have 'random', and 'optimum' or 'controller', but has {sorted(scores)}.")
+        raise ValueError(
+            f"`scores` must have 'random' and one of 'optimum', 'controller' or 'value', but has {sorted(scores)}."
+        )
     if best <= scores["random"]:
         raise ValueError(f"`scores`: nothing lies between random actions ({scores['random']}) and the best ({best}).")
     return (score - scores["random"]) / (best - scores["random"])

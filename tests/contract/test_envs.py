@@ -54,7 +54,6 @@ CASES = [
 ]
 WITHOUT_CHANCE = {CORRIDOR, BANDIT}
 WITHOUT_DYNAMICS = {BANDIT}
-SURE_VALUE = {KICK}  # its optimum is what can be won for sure, from any keeper
 STOCHASTIC_OPTIMUM = {MATCH, KICK, CORRIDOR, GRIDWORLD}
 MODES = list(AutoresetMode)
 SHORT = 17  # a time limit within which a few episodes are soon over
@@ -354,7 +353,7 @@ def test_reference_scores_are_in_order(case):
     box = isinstance(gym.make(env_id, **kwargs).action_space, spaces.Box)
     assert ("random" in scores, "zero" in scores) == (True, box)
     assert all(isinstance(score, float) and np.isfinite(score) for score in scores.values())
-    if "optimum" in scores and env_id not in SURE_VALUE:
+    if "optimum" in scores:
         for key, score in scores.items():
             error = 0.0
             if key in pg_envs.references.POLICIES:

@@ -11,8 +11,9 @@ from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
 
 from pg_envs.checks import check_choice, check_number
 from pg_envs.games.payoffs import move_names
+from pg_envs.games.players import Snapshot
 from pg_envs.games.rps import RPS
-from pg_envs.games.selfplay import SelfPlayVecEnv, Snapshot
+from pg_envs.games.selfplay import SelfPlayVecEnv
 from pg_envs.games.simplex import check_matplotlib, policy_figure
 from pg_envs.games.solving import MatrixGame, exploitability, matrix_game, policy_table
 
@@ -105,9 +106,17 @@ class ExploitabilityCallback(BaseCallback):
                 self._draw()
 
     def _on_training_end(self) -> None:
+        logger = self.logger
+        # SB3 leaves the last update's metrics in the logger, where users look for them.
+        stores: list[Any] = [logger.name_to_value, logger.name_to_count, logger.name_to_excluded]
+        kept = [(store, dict(store)) for store in stores]
+        for store, _ in kept:
+            store.clear()
         self._measure()
         self._draw()
-        self.logger.dump(self.num_timesteps)
+        logger.dump(self.num_timesteps)
+        for store, before in kept:
+            store.update(before)
 
     def _measure(self) -> None:
         table = policy_table(self.model, self.game, self.seat or 0)
@@ -159,6 +168,11 @@ class SnapshotCallback(BaseCallback):
         env = self.training_env.unwrapped
         if not isinstance(env, SelfPlayVecEnv):
             raise ValueError(f"SnapshotCallback must train in a SelfPlayVecEnv, but the environment is {env}.")
+        if self.model.observation_space != env.observation_space:
+            raise ValueError(
+                f"SnapshotCallback needs a model that sees what the game shows, {env.observation_space}, but it sees "
+                f"{self.model.observation_space}: leave out wrappers that change observations."
+            )
         self._snapshots = env.snapshots
         self._take()
 

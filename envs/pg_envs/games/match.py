@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from pg_envs.games.observations import NOT_YET, View
 from pg_envs.games.opponents import TIE, Match, Memory, Opponent, check_play, draw, make_opponent
 from pg_envs.games.payoffs import payoff_matrix
 from pg_envs.games.pictures import IMAGE_SIZE, draw_round, round_text
-from pg_envs.games.players import Policy, action_probabilities
+from pg_envs.games.players import Policy, action_probabilities, frozen
 from pg_envs.games.solving import nash
 from pg_envs.rendering import Canvas
 
@@ -142,7 +141,7 @@ class MatchDynamics(Dynamics[MatchState]):
             first = self.match.view(self.match.view.start(1))
             self.opponent.hand_over(action_probabilities(policy, first, self.match.n_actions)[0])
         else:
-            self.opponent.hand_over(deepcopy(policy))
+            self.opponent.hand_over(frozen(policy))
 
     def draw(self, state: MatchState, canvas: Canvas) -> None:
         """The last round, the score, and how often both have made each move."""

@@ -40,7 +40,7 @@ class View:
     def __init__(self, observation: str, n_actions: int) -> None:
         history = re.fullmatch(r"history\(([1-9][0-9]*)\)", observation) if isinstance(observation, str) else None
         if history is None:
-            check_choice("observation", observation, ("none", "last", "history(1)", "history(2)", "history(3)", "..."))
+            check_choice("observation", observation, ("none", "last"), 'a number of rounds such as "history(3)"')
         self.n_rounds = int(history[1]) if history else int(observation == "last")
         self._seen = slice(0 if history else 1, 2)
         self._one_hot = np.eye(n_actions + 1, n_actions, dtype=np.float32)  # the last row is that of NOT_YET

@@ -92,7 +92,10 @@ class FixedOpponent(Opponent):
     """
 
     def __init__(self, p: Sequence[float] | np.ndarray) -> None:
-        self.p = np.asarray(p, dtype=np.float64)
+        try:
+            self.p = np.asarray(p, dtype=np.float64)
+        except (TypeError, ValueError):
+            self.p = np.empty(0)
         if self.p.ndim != 1 or not (self.p >= 0).all() or not abs(self.p.sum() - 1) < 1e-6:
             raise ValueError(f"`p` must be probabilities, one for each move, whose sum is 1, but is {p!r}.")
 
@@ -225,10 +228,13 @@ class SnapshotsOpponent(Opponent):
 
     def __init__(self) -> None:
         self.policies: list[Policy] = []
+        self._mixtures: np.ndarray | None = None  # the policies as a table, as long as they are nothing else
 
     def hand_over(self, policy: Policy) -> None:
         """Add a past policy: a model that does not change any more, a function of an observation, or probabilities."""
         self.policies.append(policy)
+        tabular = all(isinstance(one, np.ndarray) for one in self.policies)
+        self._mixtures = np.stack(self.policies) if tabular else None
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
         """Which policy plays, and what it looks back on."""
@@ -238,6 +244,9 @@ class SnapshotsOpponent(Opponent):
     def play(self, match: Match, memory: Memory) -> np.ndarray:
         """π_k(·|s)."""
         drawn, rounds = memory
+        if self._mixtures is not None:
+            mixtures: np.ndarray = self._mixtures[drawn]
+            return mixtures
         probabilities = np.full((len(drawn), match.n_actions), 1 / match.n_actions)
         for k in np.unique(drawn) if self.policies else ():
             rows = drawn == k
@@ -302,7 +311,7 @@ def make_opponent(opponent: str | Opponent | Callable[..., Any], p: Sequence[flo
         return opponent
     if callable(opponent) and not isinstance(opponent, type):
         return FunctionOpponent(opponent)
-    check_choice("opponent", opponent, (*NAMES, "an Opponent", "a function"))
+    check_choice("opponent", opponent, NAMES, "an Opponent or a function")
     if p is not None:
         return FixedOpponent(p)
     makers: dict[str, Callable[[], Opponent]] = {

@@ -139,19 +139,18 @@ class KickDynamics(Dynamics[KickState]):
         """`keeper`: where the keeper was, NaN before the first shot."""
         return {"keeper": state.keeper}
 
-    def optimum(self) -> float:
-        """The value of the game, 0: what the best policy is sure to win, as half the shots at each of two sides do.
-
-        No policy is sure of more: a keeper who stands at -.35 or .35 with equal probability holds any shot with
-        probability 1/2 or more. The keeper here, who knows no more than the match's shots, concedes more to policies
-        that vary their shots to both sides: about .03 a shot to those that PPO learns in a million steps.
-        """
-        return 0.0
-
     def known_returns(self) -> dict[str, float]:
-        """Of half the shots at each post, and of all at the middle, after a first that nobody has prepared for."""
+        """The value of the game, and what two policies win.
+
+        `value` is what the best policy is sure to win, as half the shots at each of two sides do; no policy is sure of
+        more, because a keeper who stands at -.35 or .35 with equal probability holds any shot with probability 1/2 or
+        more. The keeper here, who knows no more than the match's shots, concedes a little more, about .03 a shot, to
+        policies that vary their shots to both sides; how much at most, nobody knows.
+        `two_posts` is that of half the shots at each post, `zero` of all at the middle, after a first that nobody has
+        prepared for.
+        """
         first = {at: 2 * float((~_held(np.array([at]))).mean()) - 1 for at in (0.0, POST)}
-        return {"two_posts": first[POST], "zero": first[0.0] - (self.n_rounds - 1)}
+        return {"value": 0.0, "two_posts": first[POST], "zero": first[0.0] - (self.n_rounds - 1)}
 
     def draw(self, state: KickState, canvas: Canvas) -> None:
         """Goal, keeper and ball; below, how many of the shots so far each place of the keeper's would have held."""
@@ -185,7 +184,7 @@ class PenaltyKick(Single[KickState]):
     A shot at a goal whose keeper has seen the shots so far, and stands where most of them would have been held. Who
     shoots half the time to the left and half to the right wins 0 against any keeper. A Gaussian cannot: it has one
     peak, and what it does to both sides, it does to the middle as well, or misses. Against the keeper that suits it
-    least it wins -.524 at best, with mean 0 and standard deviation .7. Any fixed shot wins -1.
+    least it wins -.533 at best, with mean 0 and standard deviation .72. Any fixed shot wins -1.
 
     ## Action space
     `Box(-1, 1, (1,), float32)`: where the shot goes. The posts are at ±.9.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,72 @@ from gymnasium import spaces
 
 # Anything that acts: see `action_probabilities`.
 Policy = Any
+
+SMALL_OBSERVATION = 64  # numbers
+REMEMBERED = 10_000  # observations
+
+
+class Snapshot:
+    """A model's policy as it was, with the statistics of `VecNormalize` if there are any; it plays like the model.
+
+    Args:
+        model: An SB3 model, which may go on learning.
+
+    Attributes:
+        num_timesteps: How long the model had been trained.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.policy = _copied(model.policy)
+        self.observation_space, self.action_space = model.observation_space, model.action_space
+        self.num_timesteps = model.num_timesteps
+        self._normalizer = deepcopy(model.get_vec_normalize_env())
+        self._known: dict[bytes, np.ndarray] = {}
+
+    def predict(self, observation: Any, **kwargs: Any) -> Any:
+        """As the policy's."""
+        return self.policy.predict(observation, **kwargs)
+
+    def get_vec_normalize_env(self) -> Any:
+        """The statistics by which observations are normalised, or None."""
+        return self._normalizer
+
+    def action_probabilities(self, observations: Any, n_actions: int) -> np.ndarray:
+        """π(a|s), remembered: it never changes, and asking many networks about a few observations each is slow."""
+        if isinstance(observations, dict) or observations[0].size > SMALL_OBSERVATION:
+            return model_probabilities(self, observations, n_actions)
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        keys = [one.tobytes() for one in observations]
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if new:
+            answers = model_probabilities(self, observations[list(new.values())], n_actions)
+            self._known.update(zip(new, answers, strict=True))
+        return np.stack([self._known[key] for key in keys])
+
+    def __str__(self) -> str:
+        return f"snapshot at {self.num_timesteps} steps"
+
+
+def frozen(policy: Policy) -> Policy:
+    """A policy that later training does not change."""
+    if isinstance(policy, Snapshot):
+        return policy
+    if hasattr(policy, "predict"):
+        return Snapshot(policy) if hasattr(policy, "policy") else _copied(policy)
+    return deepcopy(policy)
+
+
+def _copied(policy: Any) -> Any:
+    """A deep copy of an SB3 policy, without the distribution of its last update, which cannot be copied."""
+    memo: dict[int, Any] = {}
+    distribution = getattr(policy, "action_dist", None)
+    if distribution is not None:
+        empty = copy(distribution)
+        if hasattr(empty, "distribution"):
+            empty.distribution = None
+        memo[id(distribution)] = empty
+    return deepcopy(policy, memo)
 
 
 def choose(policy: Policy, observations: Any, space: spaces.Space[Any], rng: np.random.Generator) -> np.ndarray:
@@ -31,7 +98,7 @@ def choose(policy: Policy, observations: Any, space: spaces.Space[Any], rng: np.
     if isinstance(space, spaces.Discrete):
         probabilities = action_probabilities(policy, observations, int(space.n))
         drawn = rng.random((len(probabilities), 1))
-        actions: np.ndarray = (probabilities.cumsum(axis=1)[:, :-1] <= drawn).sum(axis=1)
+        actions: np.ndarray = space.start + (probabilities.cumsum(axis=1)[:, :-1] <= drawn).sum(axis=1)
         return actions
     if hasattr(policy, "predict"):
         return np.asarray(policy.predict(_normalised(policy, observations), deterministic=False)[0])

@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import check_for_nested_spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -22,53 +21,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from pg_envs.checks import check_choice, check_number
-from pg_envs.games.players import Policy, action_probabilities, choose, model_probabilities
+from pg_envs.games.players import Policy, Snapshot, action_probabilities, choose
 
-SMALL_OBSERVATION = 64  # numbers
-REMEMBERED = 10_000  # observations
 _OPPONENT_STREAM = 0x6F70
-
-
-class Snapshot:
-    """A model's policy as it was, with the statistics of `VecNormalize` if there are any; it plays like the model.
-
-    Args:
-        model: An SB3 model, which may go on learning.
-
-    Attributes:
-        num_timesteps: How long the model had been trained.
-    """
-
-    def __init__(self, model: BaseAlgorithm) -> None:
-        self.policy = deepcopy(model.policy)
-        self.observation_space, self.action_space = model.observation_space, model.action_space
-        self.num_timesteps = model.num_timesteps
-        self._normalizer = deepcopy(model.get_vec_normalize_env())
-        self._known: dict[bytes, np.ndarray] = {}
-
-    def predict(self, observation: Any, **kwargs: Any) -> Any:
-        """As the policy's."""
-        return self.policy.predict(observation, **kwargs)
-
-    def get_vec_normalize_env(self) -> Any:
-        """The statistics by which observations are normalised, or None."""
-        return self._normalizer
-
-    def action_probabilities(self, observations: Any, n_actions: int) -> np.ndarray:
-        """π(a|s), remembered: it never changes, and asking many networks about a few observations each is slow."""
-        if isinstance(observations, dict) or observations[0].size > SMALL_OBSERVATION:
-            return model_probabilities(self, observations, n_actions)
-        if len(self._known) > REMEMBERED:
-            self._known.clear()
-        keys = [one.tobytes() for one in observations]
-        new = {key: i for i, key in enumerate(keys) if key not in self._known}
-        if new:
-            answers = model_probabilities(self, observations[list(new.values())], n_actions)
-            self._known.update(zip(new, answers, strict=True))
-        return np.stack([self._known[key] for key in keys])
-
-    def __str__(self) -> str:
-        return f"snapshot at {self.num_timesteps} steps"
 
 
 @dataclass
@@ -181,10 +136,13 @@ class SelfPlayVecEnv(VecEnv):
         """Take actions, one per slot, for `step_wait` to carry out.
 
         Raises:
+            ResetNeeded: No game has begun.
             ValueError: There are too few or too many.
         """
         if len(actions) != self.num_envs:
             raise ValueError(f"`actions` must be {self.num_envs}, one per slot, but are {len(actions)}.")
+        if not self._boards:
+            raise gym.error.ResetNeeded("Call reset before step.")
         self._actions = np.asarray(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -295,6 +253,12 @@ class SelfPlayVecEnv(VecEnv):
                 raise ValueError(
                     f"`opponent` must act in {self._other_space}, as {self._agents[self._other]} does, but acts in "
                     f"{opponent.action_space}."
+                )
+            seen = self.games[0].observation_space(self._agents[self._other])
+            if opponent.observation_space != seen:
+                raise ValueError(
+                    f"`opponent` must observe {seen}, as {self._agents[self._other]} does, but observes "
+                    f"{opponent.observation_space}."
                 )
         elif not callable(opponent):
             if not isinstance(self._other_space, spaces.Discrete):

@@ -170,6 +170,8 @@ def matrix_game(game: Any) -> MatrixGame:
         return game
     if not hasattr(game, "step"):
         return MatrixGame(_payoffs(game))
+    if hasattr(game, "agent_iter"):
+        raise ValueError(f"`game` must be a ParallelEnv, in which both act at once, but {game} is an AECEnv.")
     try:
         payoffs = _payoffs(game.unwrapped.payoffs)
     except AttributeError:
@@ -192,6 +194,12 @@ def policy_table(policy: Policy, game: MatrixGame, seat: int) -> np.ndarray:
     """
     if game.observations is not None:
         observations = game.observations[seat]
+        given = getattr(getattr(policy, "observation_space", None), "shape", None)
+        if given is not None and given != np.shape(observations)[1:]:
+            raise ValueError(
+                f"`policy` must see what the game shows, arrays of shape {np.shape(observations)[1:]}, but sees "
+                f"{policy.observation_space}."
+            )
     elif hasattr(policy, "predict"):
         space = policy.observation_space
         observations = np.ones((1, *(space.shape or ())), dtype=space.dtype)
@@ -217,6 +225,9 @@ def _maximin(payoffs: np.ndarray) -> np.ndarray:
     from scipy.optimize import linprog
 
     n, m = payoffs.shape
+    payoffs = payoffs / max(
+        np.abs(payoffs).max(), np.finfo(np.float64).tiny
+    )  # which the solver's tolerance is made for
     found = linprog(  # over (p, v); it minimises
         c=np.append(np.zeros(n), -1.0),
         A_ub=np.hstack([-payoffs.T, np.ones((m, 1))]),
@@ -291,19 +302,22 @@ def _explored(game: Any, payoffs: tuple[np.ndarray, np.ndarray]) -> MatrixGame:
                 f"more than {len(nodes)} situations. Let its seats see less, or estimate with `win_rates`."
             )
     batches = (_batch([node.observations[0] for node in nodes]), _batch([node.observations[1] for node in nodes]))
-    if len(nodes) == 1:
-        return MatrixGame(payoffs, 1, batches)  # all rounds are the same
     table = np.stack(successors)
     rounds = _rounds(deepcopy(game), seats, payoffs, table, index)
-    if ends - {rounds}:
-        raise ValueError(f"`game` must always end after the same number of rounds to be solved, but {game} does not.")
+    if len(nodes) == 1:
+        return MatrixGame(payoffs, 1, batches)  # all rounds are the same, however many there are
+    if rounds is None or ends - {rounds}:
+        raise ValueError(
+            f"`game` must always end after the same number of rounds, at most {CHECKED_ROUNDS}, to be solved, but "
+            f"{game} does not."
+        )
     return MatrixGame(payoffs, rounds, batches, table)
 
 
 def _rounds(
     game: Any, seats: list[Any], payoffs: tuple[np.ndarray, np.ndarray], table: np.ndarray, index: dict[Any, int]
-) -> int:
-    """Length of a game, which is played through once at random to see whether the table foretells it."""
+) -> int | None:
+    """Length of a game, which is played through once at random to see whether the table foretells it, if it ends."""
     rng = np.random.default_rng(0)
     game.reset(seed=0)
     situation = 0
@@ -318,7 +332,7 @@ def _rounds(
                 f"`game` cannot be solved, because what the seats of {game} see does not follow from what they saw "
                 "and played before. Estimate with `win_rates`."
             )
-    raise ValueError(f"`game` must end within {CHECKED_ROUNDS} rounds to be solved, but {game} does not.")
+    return None
 
 
 def _round(
