@@ -202,7 +202,7 @@ In the corridor PPO and A2C start from p = .05, which is -82.1; a start at 1/2 w
 starts with random actions, and gets worse as it stops exploring: it has one value for each action and sees nothing that
 could tell it when to take which. Between equal values it goes to and fro, so that where it ends is an accident.
 
-The prototype's values (ENVIRONMENTS.md, section 3): corridor PPO and A2C -11.7 ... -11.9 with p from .545 to .648, DQN
+An earlier implementation's values: corridor PPO and A2C -11.7 ... -11.9 with p from .545 to .648, DQN
 -44 or -82; gridworld PPO .821 ... .824, A2C .82, DQN -1.8 ... -2.3. The last depends on the ε that DQN acts with: at
 .05 the level is -1.58.
 """

@@ -33,7 +33,7 @@ N_TIMESTEPS, N_ENVS, N_ROUNDS, N_BINS = 262_144, 32, 50, 21
 BINS = np.linspace(-1, 1, N_BINS)
 POLICIES = {"Gaussian": 3e-3, f"{N_BINS} bins": 1e-2}  # and their first step sizes
 COLOURS = {"Gaussian": "#d62728", f"{N_BINS} bins": "#1f77b4"}
-PUBLISHED = {"Gaussian": "-.533 ... -.542", f"{N_BINS} bins": "-.033 ... -.047"}  # ENVIRONMENTS.md, 3 seeds
+PUBLISHED = {"Gaussian": "-.533 ... -.542", f"{N_BINS} bins": "-.033 ... -.047"}  # an earlier implementation's, 3 seeds
 
 
 def make(policy: str, n_envs: int, seed: int) -> VectorEnvAdapter:
@@ -166,7 +166,7 @@ def main() -> None:
     }
     best, mean, std = best_gaussian()
     lines = [
-        "| policy | worst case of the last policy, won a shot | least | largest | prototype (3 seeds) | "
+        "| policy | worst case of the last policy, won a shot | least | largest | an earlier implementation (3 seeds) | "
         "won a shot in matches | CPU seconds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -184,7 +184,7 @@ def main() -> None:
 
 Exact worst cases: half the shots at -.8, half at .8: {won([-0.8, 0.8]).min():.3f}, the value of the game; the best
 Gaussian (mean {abs(mean):.2f}, standard deviation {std:.2f}): {best:.4f}; any fixed shot: {won([0.8]).min():.0f}.
-The specification has -.524 for the best Gaussian. That is a matter of the grid its density is put on: 81 points from -3
+Others have computed -.524 for the best Gaussian. That is a matter of the grid its density is put on: 81 points from -3
 to 3 give -.518, 201 give -.527, and the integral, which is what PPO's Gaussian arrives at, is lower. The keeper of the
 matches, who has seen no more than their shots, concedes a little more than the worst one.
 """

@@ -33,7 +33,8 @@ def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> d
     | `zero`       | of the action 0 of a Box                                           | simulated                   |
     | others       | as the environment's `Dynamics.known_returns` has them             | exact                       |
 
-    A key is missing where there is no such thing. Simulated means have a standard error, which `simulated_returns`
+    A key is missing where there is no such thing, or where another `max_episode_steps` than the registered makes it
+    unknown. Simulated means have a standard error, which `simulated_returns`
     tells; `benchmarks/results/reference_scores.md` lists it for every environment. Environments of other packages are
     simulated too, with `random` and `zero`. What was computed once is remembered.
 
@@ -51,7 +52,7 @@ def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> d
     if key is not None and key in _cache:
         return dict(_cache[key])
     env = _make(env_id, n_episodes, kwargs)
-    known = _known_scores(env)
+    known = _known_scores(env, gym.spec(env_id).max_episode_steps)
     scores = {"optimum": known.pop("optimum")} if "optimum" in known else {}
     for policy in POLICIES:
         if policy in known:
@@ -130,8 +131,9 @@ def _make(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> VectorEnv[Any
     return gym.make_vec(env_id, 1, "sync", {"autoreset_mode": AutoresetMode.SAME_STEP}, **kwargs)
 
 
-def _known_scores(env: VectorEnv[Any, Any, Any]) -> dict[str, float]:
-    if not isinstance(env, Batched):
+def _known_scores(env: VectorEnv[Any, Any, Any], limit: int | None) -> dict[str, float]:
+    """What is known exactly, which holds for the time limit that the environment is registered with."""
+    if not isinstance(env, Batched) or env.max_episode_steps != limit:
         return {}
     optimum = env.dynamics.optimum()
     return env.dynamics.known_returns() | ({} if optimum is None else {"optimum": optimum})

@@ -248,6 +248,7 @@ def test_a_score_is_normalised_between_random_and_the_best():
     scores = {"optimum": 4.0, "controller": 3.0, "random": -1.0}
     assert [normalised_score(score, scores) for score in (-1, 4, 1.5)] == [0, 1, 0.5]
     assert normalised_score(3, {"controller": 3.0, "random": -1.0}) == 1
+    assert normalised_score(-1, {"value": 0.0, "random": -2.0}) == 0.5
 
 
 @pytest.mark.parametrize("scores", [{"random": 0.0}, {"optimum": 1.0}, {"optimum": 0.0, "random": 0.0}])

@@ -51,7 +51,7 @@ def test_two_places_of_the_keeper_hold_anybody_to_the_value_of_the_game(shots):
 def test_the_best_gaussian_is_worth_about_what_was_published():
     found = minimize(lambda x: -won_by_gaussian(x[0], abs(x[1])).min(), (0.1, 1.0), method="Nelder-Mead")
     assert -found.fun == pytest.approx(-0.5327, abs=1e-4)
-    assert -found.fun == pytest.approx(-0.524, abs=0.01)  # the specification's, on a grid
+    assert -found.fun == pytest.approx(-0.524, abs=0.01)  # the value on a grid
     assert abs(found.x) == pytest.approx([0, 0.7], abs=0.05)
 
 

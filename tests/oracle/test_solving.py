@@ -89,7 +89,7 @@ def test_in_a_symmetric_zero_sum_game_exploitability_is_what_the_best_response_w
         ("standard", [1 / 3, 1 / 3, 1 / 3], 0.0),
         ("standard", [1.0, 0.0, 0.0], 1.0),
         ("standard", [0.5, 0.25, 0.25], 0.25),  # paper: .5 - .25
-        ("weighted", [1 / 3, 1 / 3, 1 / 3], 1 / 3),  # ENVIRONMENTS.md
+        ("weighted", [1 / 3, 1 / 3, 1 / 3], 1 / 3),
         ("weighted", [0.25, 0.5, 0.25], 0.0),
         ("weighted", [0.0, 0.0, 1.0], 2.0),
         ("rpsls", [0.2] * 5, 0.0),

@@ -15,7 +15,7 @@ GAMMA = 0.99
 
 
 def stiffness(n):
-    """K as the specification has it: 4 tridiag(-1, 2, -1), last diagonal entry 4."""
+    """K: 4 tridiag(-1, 2, -1), last diagonal entry 4."""
     K = np.diag([8.0] * n) + np.diag([-4.0] * (n - 1), 1) + np.diag([-4.0] * (n - 1), -1)
     K[n - 1, n - 1] = 4.0
     return K
@@ -25,7 +25,7 @@ def costs(n):
     return np.diag([0.1 / n] * n + [0.01 / n] * n), np.diag([0.36 / n] * n)
 
 
-# n, J*, zero action, worst |a| of the optimum over the box of first states: ENVIRONMENTS.md, section 4.
+# n, J*, zero action, worst |a| of the optimum over the box of first states.
 @pytest.mark.parametrize(
     ("n", "best", "zero", "worst"),
     [(1, 0.3331, 0.9965, 0.35), (2, 0.3968, 1.1800, 0.64), (5, 0.4256, 1.4554, 0.92), (20, 0.4378, 2.1603, 0.94)],
