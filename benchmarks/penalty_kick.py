@@ -166,8 +166,8 @@ def main() -> None:
     }
     best, mean, std = best_gaussian()
     lines = [
-        "| policy | worst case of the last policy, won a shot | least | largest | an earlier implementation (3 seeds) | "
-        "won a shot in matches | CPU seconds |",
+        "| policy | worst case of the last policy, won a shot | least | largest | "
+        "an earlier implementation (3 seeds) | won a shot in matches | CPU seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for policy, rows in by_policy.items():

@@ -227,8 +227,8 @@ The two kinds of update differ as follows.
 * The book's loop moves θ and w after each step of the episode that has ended, each time with the gradient at the
   newest parameters; `REINFORCE` and `ReinforceBaseline` move once, by the sum of the same terms at the parameters that
   the episode was played with. To first order in α that is the same, and for α = 2⁻¹³ and 2⁻¹⁴ the curves agree.
-* At α = 2⁻¹² some runs of the book's loop get stuck, as an earlier implementation did: moving after each step of an early, long
-  episode can drive an action's probability to 0, and then nothing is learnt any more. One step per episode does not.
+* At α = 2⁻¹² some runs of the book's loop get stuck: moving after each step of an early, long episode can drive an
+  action's probability to 0, and then nothing is learnt any more. One step per episode does not.
 * With a baseline and the book's step sizes it is ours that gets stuck, in 16 of 100 runs. The book's w follows the
   returns within the very first episode; ours stands still until its end, and then moves by α_w Σ (G - w), which
   overshoots where α_w times the number of steps is above 2: at α_w = 2⁻⁶ in any episode of more than 128. With

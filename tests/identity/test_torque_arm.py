@@ -10,7 +10,7 @@ from pg_envs.torque.chain import ROTOR, Chain
 
 
 def dense(n, angles):
-    """The matrices W_ij cos(φ_i - φ_j) plus rotors, and W_ij sin(φ_i - φ_j), from the docstring of `pg_envs.torque.chain`."""
+    """The matrices W_ij cos(φ_i - φ_j) plus rotors, and W_ij sin(φ_i - φ_j), of the docstring of `torque.chain`."""
     i = np.arange(1, n + 1)
     a = n - np.maximum.outer(i, i) + 1 / 2
     a[np.diag_indices(n)] = n - i + 1 / 3

@@ -278,3 +278,10 @@ def test_wrong_arguments_of_scores_are_named():
         simulated_returns("pg/ShortCorridor-v0", "best")
     with pytest.raises(ValueError, match="`policy` is 'zero', which pg/ShortCorridor-v0 does not have"):
         simulated_returns("pg/ShortCorridor-v0", "zero")
+
+
+def test_another_time_limit_makes_exact_scores_unknown():
+    scores = reference_scores("pg/TorqueLQR-v0", max_episode_steps=1)
+    assert set(scores) == {"controller", "random", "zero"}
+    # One step without torque costs .1 (θ² + .1 θ'²), whose mean over the start is .1 * 1.1 / 3.
+    assert scores["zero"] == pytest.approx(-0.11 / 3, rel=0.1)

@@ -235,3 +235,52 @@ def test_the_metadata_of_a_batch_are_the_environments_with_its_own_mode():
         "autoreset_mode": NEXT_STEP,
     }
     assert "autoreset_mode" not in Single.metadata
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), [3, 4], np.array([3, 4])])
+def test_a_seed_may_be_numpys(seed):
+    env = Batched(Count(), 2)
+    observations, _ = env.reset(seed=seed)
+    np.testing.assert_array_equal(observations, Batched(Count(), 2).reset(seed=3)[0])
+    assert env.np_random_seed == (3, 4)
+    assert [rng.bit_generator.state for rng in env.np_random] == [rng.bit_generator.state for rng in env._rngs]
+
+
+def test_there_are_no_options_but_the_mask():
+    with pytest.raises(ValueError, match=r"`options` must be empty, but is \{'angle': 0\}"):
+        Single(Count()).reset(options={"angle": 0})
+    with pytest.raises(ValueError, match=r"`options` may have the key 'reset_mask' only, but has \['angle'\]"):
+        Batched(Count(), 2).reset(options={"angle": 0})
+
+
+def test_in_a_reset_row_any_action_is_ignored_and_the_first_state_is_shown():
+    env = Batched(Count(), 2, max_episode_steps=1, autoreset_mode=NEXT_STEP)
+    env.reset(seed=0)
+    env.step(np.array([1, 1]))
+    observations, rewards, terminated, truncated, _ = env.step(np.array([99, -99]))
+    assert (rewards == 0).all()
+    assert not (terminated | truncated).any()
+    np.testing.assert_array_equal(observations[:, 1], 0)  # no step has been taken
+    _, rewards, _, truncated, _ = env.step(np.array([2, 3]))
+    np.testing.assert_array_equal(rewards, [2, 3])
+    assert truncated.all()
+
+
+@pytest.mark.parametrize("action", [[np.nan], ["left"]])
+def test_what_is_no_number_is_refused_in_a_box(action):
+    for env, one in (
+        (gym.make("pg/TorquePendulum-v0").unwrapped, action),
+        (gym.make_vec("pg/TorquePendulum-v0", 1), [action]),
+    ):
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match="`action` must be numbers in Box"):
+            env.step(np.array(one))
+
+
+def test_infos_belong_to_the_caller():
+    env = gym.make_vec("pg/RPSMatch-v0", 2)
+    env.reset(seed=0)
+    *_, infos = env.step(np.array([0, 1]))
+    before = env.unwrapped.state.last.copy()
+    infos["opponent_move"][:] = 9
+    np.testing.assert_array_equal(env.unwrapped.state.last, before)
