@@ -130,7 +130,7 @@ class Single(gym.Env[Any, Any], Generic[State]):
         """
         if self.state is None:
             raise gym.error.ResetNeeded("Call reset before step.")
-        actions = valid_actions(np.asarray(action)[None], self.action_space, 1)
+        actions = valid_action(action, self.action_space)
         self.state, rewards, terminated = self.dynamics.step(self.state, actions)
         if self.render_mode == "human":
             self.render()
@@ -376,6 +376,18 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         return np.flatnonzero(mask)
 
 
+def valid_action(action: Any, space: spaces.Space[Any]) -> np.ndarray:
+    """One action as the only row of `valid_actions`.
+
+    Raises:
+        ValueError: As `valid_actions`.
+    """
+    action = np.asarray(action)
+    if action.shape != space.shape:
+        raise ValueError(f"`action` must have shape {space.shape}, but has {action.shape}.")
+    return valid_actions(action[None], space, 1)
+
+
 def valid_actions(actions: np.ndarray, space: spaces.Space[Any], n: int) -> np.ndarray:
     """Actions clipped to a Box; any others are refused outside their space.
 
@@ -384,7 +396,7 @@ def valid_actions(actions: np.ndarray, space: spaces.Space[Any], n: int) -> np.n
     """
     expected = (n, *(space.shape or ()))
     if actions.shape != expected:
-        raise ValueError(f"`action` must have shape {expected[1:]} (in each copy), but {n} have {actions.shape}.")
+        raise ValueError(f"`action` must have shape {expected}, but has {actions.shape}.")
     if isinstance(space, spaces.Box):
         if actions.dtype.kind not in "fiu" or np.isnan(actions).any():
             raise ValueError(f"`action` must be numbers in {space}, but is {actions!r}.")

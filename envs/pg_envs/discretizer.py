@@ -13,7 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from pg_envs.batched import valid_actions
+from pg_envs.batched import valid_action, valid_actions
 
 Bins = int | Sequence[int | Sequence[float]]
 MOST_JOINT_ACTIONS = 10**6
@@ -45,7 +45,7 @@ class Discretizer(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         Raises:
             ValueError: The action is not in the discrete space.
         """
-        values: np.ndarray = self._grid.values(valid_actions(np.asarray(action)[None], self.action_space, 1))[0]
+        values: np.ndarray = self._grid.values(valid_action(action, self.action_space))[0]
         return values
 
 
@@ -103,7 +103,8 @@ def _values(i: int, bins: Any, low: np.floating[Any], high: np.floating[Any]) ->
     values = np.asarray(bins, dtype=low.dtype)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(
-            f"`bins` must be at least 2 (an integer), or at least 2 values, in each dimension, but is {bins!r} in {i}."
+            f"`bins` must be at least 2 (an integer), or at least 2 values, in each dimension, but is {bins!r} in "
+            f"dimension {i}."
         )
     if not ((values >= low) & (values <= high)).all():
         raise ValueError(f"`bins` must have values from {low} to {high} in dimension {i}, but has {bins!r}.")

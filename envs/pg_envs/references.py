@@ -17,6 +17,7 @@ from pg_envs.batched import Batched
 from pg_envs.checks import check_choice, check_number
 
 POLICIES = ("controller", "random", "zero")
+BEST = ("optimum", "controller", "value", "equilibrium")
 TOO_LONG = 100_000  # steps of an episode: one that never ends must not go unnoticed
 
 _cache: dict[str, dict[str, float]] = {}
@@ -99,16 +100,14 @@ def normalised_score(score: float, scores: Mapping[str, float]) -> float:
     Args:
         score: A mean return.
         scores: What `reference_scores` gives. The best known is its `optimum`, or else its `controller`,
-            or the `value` of a game.
+            or a game's `value`, or what an `equilibrium` wins.
 
     Raises:
         ValueError: There is no best known score, or random actions are no worse than it.
     """
-    best = next((scores[key] for key in ("optimum", "controller", "value") if key in scores), None)
+    best = next((scores[key] for key in BEST if key in scores), None)
     if best is None or "random" not in scores:
-        raise ValueError(
-            f"`scores` must have 'random' and one of 'optimum', 'controller' or 'value', but has {sorted(scores)}."
-        )
+        raise ValueError(f"`scores` must have 'random' and one of {', '.join(BEST)}, but has {sorted(scores)}.")
     if best <= scores["random"]:
         raise ValueError(f"`scores`: nothing lies between random actions ({scores['random']}) and the best ({best}).")
     return (score - scores["random"]) / (best - scores["random"])
@@ -154,6 +153,9 @@ def _returns(env: VectorEnv[Any, Any, Any], policy: str, n_episodes: int, seed: 
 
 def _returns_of_batch(env: VectorEnv[Any, Any, Any], policy: str, seed: int) -> np.ndarray:
     """The return of each copy's first episode."""
+    if policy == "random" and hasattr(env, "hand_over"):
+        n_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
+        env.hand_over(np.full(n_actions, 1 / n_actions))
     env.reset(seed=seed)
     env.action_space.seed(seed)
     zeros = np.zeros(env.action_space.shape or (), env.action_space.dtype)

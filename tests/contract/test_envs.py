@@ -20,6 +20,9 @@ from pg_agents import A2C, make_vec
 from pg_agents.evaluation import deterministic_evaluation
 from pg_agents.vec_env import VectorEnvAdapter
 
+# In most of what follows there is no policy to tell it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*opponent 'oracle' has not been told")
+
 MATCH, KICK, BANDIT = "pg/RPSMatch-v0", "pg/PenaltyKick-v0", "pg/TorqueBandit-v0"
 CORRIDOR, GRIDWORLD = "pg/ShortCorridor-v0", "pg/AliasedGridworld-v0"
 PENDULUM, LQR, ARM = "pg/TorquePendulum-v0", "pg/TorqueLQR-v0", "pg/TorqueArm-v0"

@@ -36,6 +36,7 @@ def test_the_opponent_gets_the_policy_that_the_agent_plays_now(name, observation
         np.testing.assert_allclose(held, action_probabilities(model, seen, 3), atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*has not been told")  # the first training
 def test_later_training_does_not_change_what_was_handed_over():
     env = make_vec_env("pg/RPSMatch-v0", 1, env_kwargs={"opponent": "oracle", "observation": "last"})
     model = ALGORITHMS["autograd"](env)
@@ -145,3 +146,21 @@ def test_a_model_that_sees_something_else_is_no_opponent():
     model = ALGORITHMS["autograd"](SelfPlayVecEnv(RPS(), 2))
     with pytest.raises(ValueError, match="`opponent` must observe"):
         SelfPlayVecEnv(RPS(observation="last"), 2, seat=0, opponent=model)
+
+
+def test_an_oracle_that_knows_nobody_says_so():
+    env = gym.make("pg/RPSMatch-v0", opponent="oracle").unwrapped
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="The opponent 'oracle' has not been told the agent's policy"):
+        env.step(0)
+    env.step(0)  # once is enough
+
+
+def test_the_opponent_of_an_evaluation_is_told_too():
+    env, other = (pg_agents.make_vec("pg/RPSMatch-v0", 2, env_kwargs={"opponent": "oracle"}) for _ in range(2))
+    model = ALGORITHMS["compiled"](env)
+    model.learn(64, callback=HandOver(eval_env=other))
+    told = [one.get_attr("dynamics")[0].opponent.policy for one in (env, other)]
+    np.testing.assert_array_equal(*told)
+    with pytest.raises(ValueError, match="HandOver needs environments of pg/RPSMatch-v0"):
+        pg_agents.A2C("MlpPolicy", "CartPole-v1").learn(5, callback=HandOver())

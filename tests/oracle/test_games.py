@@ -133,6 +133,7 @@ def test_a_snapshot_sees_the_match_from_its_own_side():
     assert np.array_equal(answers[1:], moves[:-1])
 
 
+@pytest.mark.filterwarnings("ignore:.*has not been told")  # what follows listens only
 @pytest.mark.parametrize("native", [True, False])
 def test_the_callback_hands_over_the_policy_of_each_rollout(native):
     told = []

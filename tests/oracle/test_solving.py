@@ -322,7 +322,7 @@ class NoPayoffs(Rounds):
         (lambda: exploitability([0.5, 0.5], STANDARD), "probabilities of 3 actions"),
         (lambda: exploitability([0.5, 0.6, -0.1], STANDARD), "not negative"),
         (lambda: exploitability([0.5, 0.5, np.nan], STANDARD), "not negative"),
-        (lambda: exploitability([0.4, 0.4, 0.4], STANDARD), "sum to 1"),
+        (lambda: exploitability([0.4, 0.4, 0.4], STANDARD), "with sum 1"),
         (lambda: exploitability("rock", STANDARD), "'rock'"),
         (lambda: exploitability([1, 0, 0], gym.make("pg/ShortCorridor-v0")), "unwrapped.payoffs"),
         (lambda: exploitability([1, 0, 0], NoPayoffs(None)), "unwrapped.payoffs"),

@@ -55,8 +55,11 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
             importlib.import_module(package)
     with plugin_warnings(), one_line(registry.PluginError, verbose=verbose):
         registry.register_envs()
+    import pettingzoo
     import rl_zoo3.import_envs  # noqa: F401  # it registers those that it knows of
 
     if env_id not in gym.registry:
         hint = suggestion(env_id, gym.registry) or " Is the package that registers it installed?"
+        if env_id in pettingzoo.parallel_registry or env_id in pettingzoo.aec_registry:
+            hint = " It is a PettingZoo game, for several agents: train on it in Python, with pg_envs.SelfPlayVecEnv."
         raise UserError(f"Unknown environment {env_id!r}.{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from pg_envs.checks import check_number
 from pg_envs.games.players import Snapshot
@@ -15,22 +16,35 @@ class HandOver(BaseCallback):
 
         PPO("MlpPolicy", "pg/RPSMatch-v0", ...).learn(100_000, callback=HandOver())
 
+    Another environment's opponent, such as an evaluation's, has to be told as well: `HandOver(eval_env=...)`, or
+    `env.unwrapped.hand_over(model)` for a Gymnasium environment. The oracle answers the policy as it is sampled: the
+    most probable actions alone may well beat it.
+
     Args:
         every: Number of rollouts from one time to the next.
+        eval_env: A further VecEnv whose opponents are told.
 
     Raises:
-        ValueError: `every` is less than 1.
+        ValueError: `every` is less than 1, or (when training starts) an environment is no `RPSMatch`.
     """
 
-    def __init__(self, every: int = 1) -> None:
+    def __init__(self, every: int = 1, eval_env: VecEnv | None = None) -> None:
         check_number("every", every, at_least=1, integer=True)
         super().__init__()
         self.every = every
+        self.eval_env = eval_env
         self.n_rollouts = 0
+
+    def _on_training_start(self) -> None:
+        self._envs = [self.training_env, *([] if self.eval_env is None else [self.eval_env])]
+        for env in self._envs:
+            if not env.has_attr("hand_over"):
+                raise ValueError(f"HandOver needs environments of pg/RPSMatch-v0, but is used with {env}.")
 
     def _on_rollout_start(self) -> None:
         if self.n_rollouts % self.every == 0:
-            self.training_env.env_method("hand_over", Snapshot(self.model))
+            for env in self._envs:
+                env.env_method("hand_over", Snapshot(self.model))
         self.n_rollouts += 1
 
     def _on_step(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import logger
 
 from pg_envs.checks import check_choice
 from pg_envs.games.observations import View
@@ -191,6 +192,7 @@ class OracleOpponent(Opponent):
 
     def __init__(self) -> None:
         self.policy: Policy | None = None
+        self._warned = False
 
     def hand_over(self, policy: Policy) -> None:
         """Respond to this policy from now on: a model, a function of an observation, or probabilities."""
@@ -203,7 +205,15 @@ class OracleOpponent(Opponent):
     def play(self, match: Match, memory: Memory) -> np.ndarray:
         """argmax_b Σ_a -π(a|s) A[a, b]."""
         seen = match.view(memory[0])
-        policy = np.full(match.n_actions, 1 / match.n_actions) if self.policy is None else self.policy
+        policy = self.policy
+        if policy is None:
+            policy = np.full(match.n_actions, 1 / match.n_actions)
+            if not self._warned:
+                self._warned = True
+                logger.warn(
+                    "The opponent 'oracle' has not been told the agent's policy and takes it to be uniform: train with "
+                    "the callback pg_envs.HandOver(), or call env.unwrapped.hand_over(model)."
+                )
         agents = action_probabilities(policy, seen, match.n_actions)
         won = np.zeros((len(seen), match.n_actions))
         for i in range(match.n_actions):  # not a product of matrices, whose rounding depends on how many rows there are

@@ -129,7 +129,7 @@ def action_probabilities(policy: Policy, observations: Any, n_actions: int) -> n
     if hasattr(policy, "predict"):
         return model_probabilities(policy, observations, n_actions)
     if callable(policy):
-        return np.stack([_checked(policy(one), n_actions) for one in _rows(observations)])
+        return np.stack([_checked(policy(one), n_actions, "returns") for one in _rows(observations)])
     return np.tile(_checked(policy, n_actions), (_count(observations), 1))
 
 
@@ -163,7 +163,7 @@ def _normalised(model: Any, observations: Any) -> Any:
     return observations if normalizer is None else normalizer.normalize_obs(observations)
 
 
-def _checked(policy: Any, n_actions: int) -> np.ndarray:
+def _checked(policy: Any, n_actions: int, verb: str = "is") -> np.ndarray:
     probabilities = np.asarray(policy)
     if probabilities.ndim == 0 and probabilities.dtype.kind in "iu" and 0 <= probabilities < n_actions:
         pure: np.ndarray = np.eye(n_actions)[probabilities]
@@ -172,8 +172,9 @@ def _checked(policy: Any, n_actions: int) -> np.ndarray:
     # float32's rounding is forgiven, a mistake is not; NaN is refused by both comparisons.
     if not (fine and (probabilities >= 0).all() and abs(probabilities.sum() - 1) < 1e-5):
         raise ValueError(
-            f"A policy must be a model, a function or the probabilities of {n_actions} actions, which are not negative "
-            f"and sum to 1, but is {policy!r}."
+            f"A policy must be a model, a function that returns an action from 0 to {n_actions - 1} or the "
+            f"probabilities of {n_actions} actions, or such probabilities, not negative and with sum 1, but {verb} "
+            f"{policy!r}."
         )
     normed: np.ndarray = probabilities.astype(np.float64) / probabilities.astype(np.float64).sum()
     return normed

@@ -399,6 +399,8 @@ def win_rates(
         if hasattr(opponents, "predict") or callable(opponents) or not all(map(_is_policy, opponents)):
             raise ValueError(f"`opponents` must be several policies, by name or as a list, but is {opponents!r}.")
         opponents = {str(one) if isinstance(one, Snapshot) else f"opponent {i}": one for i, one in enumerate(opponents)}
+    if not all(map(_is_policy, opponents.values())):
+        raise ValueError(f"`opponents` must be models, functions or probabilities, but is {opponents!r}.")
     halves = {seat: n_games} if seat is not None else {0: n_games - n_games // 2, 1: n_games // 2}
     rows = []
     for number, (name, opponent) in enumerate(opponents.items()):
@@ -469,7 +471,7 @@ def _is_wrapped(game: Any, wrapper_class: type) -> bool:
 
 
 def _is_policy(one: Any) -> bool:
-    return not np.isscalar(one)
+    return not np.isscalar(one)  # as a word would be
 
 
 def _stack(observations: list[Any]) -> Any:

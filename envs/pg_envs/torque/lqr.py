@@ -59,7 +59,8 @@ class LQRDynamics(Dynamics[LQRState]):
         self.observation_space = spaces.Box(-reach, reach, (2 * n,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
         self._columns = min(n, 5)
-        self.image_size = (100 * self._columns, 100 * math.ceil(n / self._columns))
+        side = 100 if n > 2 else 200
+        self.image_size = (side * self._columns, side * math.ceil(n / self._columns))
 
     def start(self, rngs: Sequence[np.random.Generator]) -> LQRState:
         """Angles and speeds uniform in [-1, 1]."""
