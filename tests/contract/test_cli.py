@@ -194,7 +194,9 @@ def test_without_a_tensorboard_folder_only_the_run_is_written(empty_folder):
 
 def test_ctrl_c_saves_a_model_that_loads(empty_folder):
     argv = ["train", "--algo", "a2c", "-n", "500000", "--log-interval", "1"]
-    code = f"import sys; from pg_zoo.cli import main; sys.exit(main({argv}))"
+    # A process in the background of a shell ignores SIGINT, and so do its children, unless they say otherwise.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}; import sys; from pg_zoo.cli import main; sys.exit(main({argv}))"
     with (empty_folder / "out.txt").open("w") as out:
         process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
         while "total_timesteps" not in (empty_folder / "out.txt").read_text():
