@@ -177,7 +177,8 @@ def main() -> None:
         )
     text = f"""
 {options.seeds} seeds, 600,000 steps (300,000 with constant ones; a step is one move of one seat), means with 95 %
-bootstrap intervals. {sum(row["seconds"] for row in results):.0f} s of CPU time, {wall:.0f} s in {options.jobs} processes.
+bootstrap intervals. {sum(row["seconds"] for row in results):.0f} s of CPU time, {wall:.0f} s in {options.jobs}
+processes.
 
 {chr(10).join(lines)}
 
