@@ -173,22 +173,23 @@ def main() -> None:
         target = f"mean < {TARGET}: {met}" if task.training == SETTLING else ""
         lines.append(
             f"| {task.name} | {mean_and_interval(last)} | {max(last):.3f} | {target} | {mean_and_interval(late)} | "
-            f"{mean_and_interval(average)} | {np.mean(turned):.1f} | {np.mean(seconds):.1f} |"
+            f"{mean_and_interval(average)} | {'' if target else f'{np.mean(turned):.1f}'} | {np.mean(seconds):.1f} |"
         )
     text = f"""
 {options.seeds} seeds, 600,000 steps (300,000 with constant ones; a step is one move of one seat), means with 95 %
-bootstrap intervals. {sum(row["seconds"] for row in results):.0f} s of CPU time, {wall:.0f} s in {options.jobs}
-processes.
+bootstrap intervals. {sum(row["seconds"] for row in results):.0f} s of CPU time; {wall:.0f} s in {options.jobs}
+processes on a machine that had other work too.
 
 {chr(10).join(lines)}
 
 Exploitability is what a best response wins a round: 0 in an equilibrium, 1 (standard) or at least 1 (weighted) for a
 pure move, 1/3 for the uniform policy in the weighted game, whose equilibrium is (1/4, 1/2, 1/4). Without an entropy
-bonus the policy circles the equilibrium (turns: how often, on average), and smaller and smaller steps only stop it
-somewhere on its way. An entropy bonus pulls it inwards, to a point that is the farther from the equilibrium the larger
-the bonus is (except in the standard game, where the uniform policy is both); annealed, that point moves into the
-equilibrium, and the policy follows as long as the step size allows. The average policy is the mean over the rollouts
-of the probabilities played. Paths turn from dark to bright; they are those of the first seed.
+bonus the policy circles the equilibrium (turns: how often, on average; in the standard game PPO's circles grow with
+constant steps and A2C's shrink slowly), and smaller and smaller steps only stop it somewhere on its way. An entropy
+bonus pulls it inwards, to a point that is the farther from the equilibrium the larger the bonus is (except in the
+standard game, where the uniform policy is both); annealed, that point moves into the equilibrium, and the policy
+follows as long as the step size allows. The average policy is the mean over the rollouts of the probabilities played.
+Paths turn from dark to bright; they are those of the first seed.
 """
     complete = len(tasks) == len(TASKS)
     title = "Self-play: cycles, and how to end them"

@@ -31,7 +31,7 @@ class Race(ParallelEnv):
 
     Args:
         finish: After how many steps each agent is out.
-        cut: Whether it is truncated then, instead of terminated.
+        cut: Whether it is truncated then, instead of terminated; or "both".
         actions: Number of each agent's actions.
     """
 
@@ -66,8 +66,8 @@ class Race(ParallelEnv):
         results = (
             self._per_agent(self._seen),
             self._per_agent(lambda agent: 10 * index(agent) + actions[agent]),
-            self._per_agent(lambda agent: over[agent] and not self.cut[index(agent)]),
-            self._per_agent(lambda agent: over[agent] and self.cut[index(agent)]),
+            self._per_agent(lambda agent: over[agent] and self.cut[index(agent)] is not True),
+            self._per_agent(lambda agent: over[agent] and self.cut[index(agent)] is not False),
             self._per_agent(lambda agent: {"t": self.t, "agent": agent}),
         )
         self.agents = [agent for agent in self.agents if not over[agent]]
@@ -118,6 +118,13 @@ def test_all_that_sb3_reads_at_the_end_of_a_game_is_there():
     np.testing.assert_array_equal(second[:, 1], 0)  # the next game has begun
     assert not np.array_equal(second[:, 0], first[:, 0])
     assert [info["first"] for info in env.reset_infos] == ["left", "right"] * 2
+
+
+def test_an_end_that_is_also_the_time_limits_is_an_end():
+    env = SelfPlayVecEnv(Race(finish=(1, 1), cut=("both", True)), 1)
+    env.reset()
+    *_, infos = env.step(np.array([0, 0]))
+    assert [info["TimeLimit.truncated"] for info in infos] == [False, True]
 
 
 def test_observations_and_rewards_are_the_callers_own():
