@@ -19,7 +19,7 @@ import torch as th
 from scipy.optimize import minimize
 from scipy.stats import norm
 from stable_baselines3.common.callbacks import BaseCallback
-from study import arguments, mean_and_interval, run_all, write
+from study import arguments, constant_policy, mean_and_interval, run_all, write
 
 from pg_agents import PPO
 from pg_agents.vec_env import VectorEnvAdapter
@@ -43,15 +43,6 @@ def make(policy: str, n_envs: int, seed: int) -> VectorEnvAdapter:
     return adapter
 
 
-def parameters(model: Any) -> list[float]:
-    """Mean and standard deviation of the Gaussian, or the probabilities of the bins."""
-    distribution = model.policy.get_distribution(th.ones(1, 1)).distribution
-    if isinstance(distribution, th.distributions.Normal):
-        return [distribution.mean.item(), distribution.stddev.item()]
-    likelihoods = np.exp(distribution.logits.detach().double().numpy()[0])
-    return (likelihoods / likelihoods.sum()).tolist()
-
-
 def won_from_each(found: list[float]) -> np.ndarray:
     """What such a policy wins from a keeper at each place, exactly."""
     return won_by_gaussian(*found) if len(found) == 2 else won(BINS, found)
@@ -65,12 +56,12 @@ class Path(BaseCallback):
     """Steps and worst case after every rollout."""
 
     def _on_training_start(self) -> None:
-        self.steps, self.worst_cases = [0], [worst(parameters(self.model))]
+        self.steps, self.worst_cases = [0], [worst(constant_policy(self.model))]
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps:
             self.steps.append(self.num_timesteps)
-            self.worst_cases.append(worst(parameters(self.model)))
+            self.worst_cases.append(worst(constant_policy(self.model)))
 
     def _on_step(self) -> bool:
         return True
@@ -94,7 +85,7 @@ def train(policy: str, seed: int) -> dict[str, Any]:
     started = time.process_time()
     model.learn(N_TIMESTEPS, callback=path)
     seconds = time.process_time() - started
-    found = parameters(model)
+    found = constant_policy(model)
     envs = make(policy, 1000, 1_000_000 + 10_000 * seed)
     observations, wins = envs.reset(), []
     for _ in range(N_ROUNDS):

@@ -50,7 +50,7 @@ def steps_per_second(env_id: str, kwargs: dict[str, Any], seconds: float = 0.5) 
 
 
 def main() -> None:
-    args = study.arguments(__doc__, seeds=1).parse_args()
+    args = study.arguments(__doc__, seeds=None).parse_args()
     names = ("optimum", *POLICIES)
     lines = [f"| | {' | '.join(names)} | further, exact | M steps/s |", "|---" * (len(names) + 3) + "|"]
     results = []

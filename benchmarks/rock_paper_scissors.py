@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 import torch as th
 from stable_baselines3 import DQN
-from study import arguments, interval, mean_and_interval, run_all, write
+from study import arguments, interval, mean_and_interval, run_seeds, write
 
 from pg_agents import A2C, PPO, make_vec
 from pg_envs.games.callbacks import ExploitabilityCallback
@@ -171,9 +171,7 @@ def figure(by_task: dict[Task, list[dict[str, Any]]]) -> Any:
 def main() -> None:
     options = arguments(__doc__, seeds=10).parse_args()
     tasks = [task for task in TASKS if options.only in task.name]
-    runs = [(task, seed) for task in tasks for seed in range(options.seeds)]
-    results = run_all(train, runs, options.jobs)
-    by_task = {task: [row for (of, _), row in zip(runs, results, strict=True) if of == task] for task in tasks}
+    by_task = run_seeds(train, tasks, options.seeds, options.jobs)
     lines = [
         "| algorithm, game, opponent | steps | exploitability of the last policy | largest | target, in every seed | "
         "won a round, sampled | greedy | CPU seconds |",

@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch as th
-from study import arguments, interval, mean_and_interval, run_all, write
+from study import arguments, interval, mean_and_interval, run_seeds, write
 
 from pg_agents import A2C, PPO
 from pg_envs.games.callbacks import ExploitabilityCallback
@@ -154,11 +154,10 @@ def figure(by_task: dict[Task, list[dict[str, Any]]]) -> Any:
 def main() -> None:
     options = arguments(__doc__, seeds=10).parse_args()
     tasks = [task for task in TASKS if options.only in task.name]
-    runs = [(task, seed) for task in tasks for seed in range(options.seeds)]
     started = time.time()
-    results = run_all(train, runs, options.jobs)
+    by_task = run_seeds(train, tasks, options.seeds, options.jobs)
     wall = time.time() - started
-    by_task = {task: [row for (of, _), row in zip(runs, results, strict=True) if of == task] for task in tasks}
+    results = [row for rows in by_task.values() for row in rows]
     lines = [
         "| algorithm, game, training | exploitability of the last policy | its largest | target | largest in the last "
         "tenth | of the average policy | turns | CPU seconds |",

@@ -13,19 +13,24 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Task = TypeVar("Task")
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("pg-agents", "stable-baselines3", "gymnasium", "pettingzoo", "torch", "numpy", "numba")
 
 
-def arguments(description: str | None, seeds: int) -> argparse.ArgumentParser:
-    """The options that all studies have: `--seeds`, `--jobs`, `--only`, `--output`."""
+def arguments(description: str | None, seeds: int | None) -> argparse.ArgumentParser:
+    """The options that studies have: `--only`, `--output` and, where there are seeds, `--seeds`, `--jobs`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
+        parser.add_argument(
+            "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)"
+        )
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     return parser
@@ -53,6 +58,32 @@ def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs
             results[i] = future.result()
             print(f"[{done}/{len(tasks)}, {time.time() - started:.0f} s] {tasks[i]}: {results[i]}"[:200], flush=True)
     return results
+
+
+def run_seeds(
+    function: Callable[[Task, int], Any], tasks: Iterable[Task], seeds: int, jobs: int
+) -> dict[Task, list[Any]]:
+    """`function(task, seed)` for every task and the seeds 0, 1, ...: see `run_all`.
+
+    Returns:
+        Each task's results, one for each seed.
+    """
+    runs = [(task, seed) for task in tasks for seed in range(seeds)]
+    by_task: dict[Task, list[Any]] = {}
+    for (task, _), result in zip(runs, run_all(function, runs, jobs), strict=True):
+        by_task.setdefault(task, []).append(result)
+    return by_task
+
+
+def constant_policy(model: Any) -> list[float]:
+    """What a policy that sees a constant 1 plays: a Gaussian's mean and standard deviation, or bins' probabilities."""
+    import torch as th
+
+    distribution = model.policy.get_distribution(th.ones(1, 1)).distribution
+    if isinstance(distribution, th.distributions.Normal):
+        return [distribution.mean.item(), distribution.stddev.item()]
+    likelihoods = np.exp(distribution.logits.detach().double().numpy()[0])
+    return (likelihoods / likelihoods.sum()).tolist()
 
 
 def interval(values: Iterable[float]) -> tuple[float, float]:

@@ -173,12 +173,13 @@ def main() -> None:
     parser = study.arguments(__doc__, seeds=100)
     parser.add_argument("--episodes", type=int, default=1000, help="of a run (default 1000)")
     args = parser.parse_args()
+    settings = [setting for setting in SETTINGS if args.only in setting]
     results: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for name, function in (("ours", ours), ("book", book)):
         firsts = range(0, args.seeds, RUNS_OF_A_TASK)
         tasks = [
             (setting, first, min(RUNS_OF_A_TASK, args.seeds - first), args.episodes)
-            for setting in SETTINGS
+            for setting in settings
             for first in firsts
         ]
         parts = study.run_all(function, tasks, args.jobs)
@@ -187,12 +188,12 @@ def main() -> None:
                 key: np.concatenate([part[key] for task, part in zip(tasks, parts, strict=True) if task[0] == setting])
                 for key in ("returns", "p")
             }
-            for setting in SETTINGS
+            for setting in settings
         }
     rows = [
         f"| {setting} | {summary(results['ours'][setting])} | {summary(results['book'][setting])} "
         f"| {SETTINGS[setting][2]} | {deviation(results['ours'][setting]['p'])} |"
-        for setting in SETTINGS
+        for setting in settings
     ]
     header = [
         "| | ours | the book's loop | an earlier implementation | p(right) of ours at the end, where it arrives |",
@@ -209,8 +210,9 @@ def main() -> None:
         }
         for name, by_setting in results.items()
     }
+    drawn = figure(results) if len(settings) == len(SETTINGS) else None
     text = "\n".join([*header, *rows]) + "\n\n" + TEXT
-    study.write("sutton_barto", "Sutton & Barto, figures 13.1 and 13.2", text, raw, figure(results), args.output)
+    study.write("sutton_barto", "Sutton & Barto, figures 13.1 and 13.2", text, raw, drawn, args.output)
 
 
 def deviation(p: np.ndarray) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch as th
 from scipy.special import ndtr
 from stable_baselines3.common.callbacks import BaseCallback
-from study import arguments, mean_and_interval, run_all, write
+from study import arguments, constant_policy, mean_and_interval, run_seeds, write
 
 from pg_agents import PPO
 from pg_agents.vec_env import VectorEnvAdapter
@@ -68,15 +68,6 @@ TASKS = (
 )
 
 
-def parameters(model: Any) -> list[float]:
-    """Mean and standard deviation of the Gaussian, or the probabilities of the bins."""
-    distribution = model.policy.get_distribution(th.ones(1, 1)).distribution
-    if isinstance(distribution, th.distributions.Normal):
-        return [distribution.mean.item(), distribution.stddev.item()]
-    likelihoods = np.exp(distribution.logits.detach().double().numpy()[0])
-    return (likelihoods / likelihoods.sum()).tolist()
-
-
 def expected_reward(task: Task, found: list[float]) -> float:
     """The mean reward: for a Gaussian, over cells of the box, and what is clipped to its two ends."""
     if task.policy == BINNED:
@@ -100,7 +91,7 @@ class Path(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.num_timesteps % (4 * N_ENVS * N_STEPS):
             return
-        found = parameters(self.model)
+        found = constant_policy(self.model)
         shape = found if self.task.policy == GAUSSIAN else []
         self.rows.append((self.num_timesteps, expected_reward(self.task, found), *shape))
 
@@ -126,7 +117,7 @@ def train(task: Task, seed: int) -> dict[str, Any]:
     path = Path(task)
     started = time.process_time()
     model.learn(task.n_timesteps, callback=path)
-    found = parameters(model)
+    found = constant_policy(model)
     return {
         "task": task.name,
         "seed": seed,
@@ -175,9 +166,7 @@ def figure(by_task: dict[Task, list[dict[str, Any]]]) -> Any:
 def main() -> None:
     options = arguments(__doc__, seeds=10).parse_args()
     tasks = [task for task in TASKS if options.only in task.name]
-    runs = [(task, seed) for task in tasks for seed in range(options.seeds)]
-    results = run_all(train, runs, options.jobs)
-    by_task = {task: [row for (of, _), row in zip(runs, results, strict=True) if of == task] for task in tasks}
+    by_task = run_seeds(train, tasks, options.seeds, options.jobs)
     lines = [
         "| bandit and policy | steps | mean reward of the last policy | least | largest | "
         "means outside the box | standard deviation, median | CPU seconds |",

@@ -43,8 +43,9 @@ class HandOver(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.n_rollouts % self.every == 0:
+            snapshot = Snapshot(self.model)
             for env in self._envs:
-                env.env_method("hand_over", Snapshot(self.model))
+                env.env_method("hand_over", snapshot)
         self.n_rollouts += 1
 
     def _on_step(self) -> bool:
