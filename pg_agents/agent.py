@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch as th
@@ -39,6 +39,7 @@ from stable_baselines3.common.utils import explained_variance, safe_mean, update
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
+from pg_agents import search
 from pg_agents.buffers import (
     DictEpisodeBuffer,
     DictRolloutBuffer,
@@ -65,6 +66,9 @@ from pg_agents.objectives import Weight, clipped_values
 from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue
 from pg_agents.stepping import adapter_of, stepper
 from pg_agents.vec_env import VectorEnvAdapter
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 
@@ -624,7 +628,31 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._log_later("train", metrics)
         self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    # What slots and engines ask
+    # What slots, engines and the tuner ask
+
+    @classmethod
+    def search_space(
+        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> dict[str, Any]:
+        """Hyperparameters that are worth a try, for `pg-zoo tune`; here those that every algorithm has.
+
+        A subclass adds its own to what `super().search_space(...)` gives, or replaces it.
+
+        Args:
+            trial: The Optuna trial to draw from; `pg_agents.search` has what is usual.
+            observation_space: Of one environment, before normalisation.
+            action_space: Of one environment.
+
+        Returns:
+            What an entry of a hyperparameter file says, except `n_timesteps` and `policy`.
+        """
+        return {
+            "n_envs": search.power_of_two(trial, "n_envs", 1, 32),
+            **search.normalisation(trial, observation_space),
+            "learning_rate": search.schedule(trial, "learning_rate", 1e-5, 2e-2),
+            "gamma": search.one_minus(trial, "gamma", 1e-4, 0.1),
+            **search.policy(trial, action_space),
+        }
 
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from typing_extensions import Self
 
+from pg_agents import search
 from pg_agents.agent import Env, PolicyGradient
 from pg_agents.checks import check_number
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.objectives import Weight, score_function, score_function_weight
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 
 class A2C(PolicyGradient):
@@ -126,6 +131,23 @@ class A2C(PolicyGradient):
     def weight(self) -> Weight:
         """Â."""
         return Weight(score_function_weight)
+
+    @classmethod
+    def search_space(
+        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> dict[str, Any]:
+        """As `PolicyGradient.search_space`, with short rollouts, the loss's coefficients and the optimiser."""
+        shared = super().search_space(trial, observation_space, action_space)
+        return {
+            **shared,
+            "n_steps": search.power_of_two(trial, "n_steps", 4, 256),
+            "gae_lambda": search.uniform(trial, "gae_lambda", 0.8, 1.0),
+            "ent_coef": search.log_uniform(trial, "ent_coef", 1e-6, 0.1),
+            "vf_coef": search.uniform(trial, "vf_coef", 0.1, 1.0),
+            "max_grad_norm": search.log_uniform(trial, "max_grad_norm", 0.3, 5),
+            "normalize_advantage": trial.suggest_categorical("normalize_advantage", [False, True]),
+            "use_rms_prop": trial.suggest_categorical("use_rms_prop", [False, True]),
+        }
 
     def learn(
         self,

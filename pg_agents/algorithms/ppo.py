@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
+from pg_agents import search
 from pg_agents.agent import Env, PolicyGradient
 from pg_agents.checks import check_number
 from pg_agents.engines.autograd import Minibatch, evaluate
@@ -22,6 +24,9 @@ from pg_agents.objectives import (
     kl_penalised,
     kl_penalised_weight,
 )
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 
 class PPO(PolicyGradient):
@@ -152,6 +157,27 @@ class PPO(PolicyGradient):
         if self.kl_coef is not None:
             return Weight(kl_penalised_weight, (self.kl_coef,))
         return Weight(clipped_surrogate_weight, (self._now(self.clip_range),))
+
+    @classmethod
+    def search_space(
+        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> dict[str, Any]:
+        """As `PolicyGradient.search_space`, with longer rollouts, minibatches that divide them, and the loss."""
+        shared = super().search_space(trial, observation_space, action_space)
+        n_steps = search.power_of_two(trial, "n_steps", 32, 2048)
+        batch_size = search.power_of_two(trial, "batch_size", 32, 4096)
+        return {
+            **shared,
+            "n_steps": n_steps,
+            "batch_size": min(batch_size, n_steps * shared["n_envs"]),
+            "n_epochs": trial.suggest_int("n_epochs", 1, 20, log=True),
+            "gae_lambda": search.uniform(trial, "gae_lambda", 0.8, 1.0),
+            "clip_range": search.schedule(trial, "clip_range", 0.1, 0.4),
+            "normalize_advantage": trial.suggest_categorical("normalize_advantage", [True, False]),
+            "ent_coef": search.log_uniform(trial, "ent_coef", 1e-6, 0.1),
+            "vf_coef": search.uniform(trial, "vf_coef", 0.1, 1.0),
+            "max_grad_norm": search.log_uniform(trial, "max_grad_norm", 0.3, 5),
+        }
 
     def value_clip(self) -> float | None:
         """ε_v, if there is one."""

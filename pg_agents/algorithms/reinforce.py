@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from typing_extensions import Unpack
 
-from pg_agents import estimators
+from pg_agents import estimators, search
 from pg_agents.agent import CommonArguments, Env, PolicyGradient
 from pg_agents.baselines import BASELINES, Baseline, Episodes
 from pg_agents.buffers import Rollout
@@ -19,6 +20,9 @@ from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Bools, Floats
 from pg_agents.objectives import Weight, score_function, score_function_weight
 from pg_agents.policies import ACTOR_POLICIES
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 ESTIMATORS = {"total_return": estimators.total_return, "reward_to_go": estimators.reward_to_go}
 
@@ -144,6 +148,21 @@ class REINFORCE(PolicyGradient):
     def weight(self) -> Weight:
         """G - b."""
         return Weight(score_function_weight)
+
+    @classmethod
+    def search_space(
+        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> dict[str, Any]:
+        """As `PolicyGradient.search_space`, with whole episodes, baselines and the size of a step."""
+        shared = super().search_space(trial, observation_space, action_space)
+        return {
+            **shared,
+            **search.episodes(trial, shared["n_envs"]),
+            "baseline": trial.suggest_categorical("baseline", list(BASELINES)),
+            "normalize_returns": trial.suggest_categorical("normalize_returns", [False, True]),
+            "ent_coef": search.log_uniform(trial, "ent_coef", 1e-6, 0.1),
+            "max_grad_norm": search.log_uniform(trial, "max_grad_norm", 0.3, 50),
+        }
 
     def _episodes(self, returns: Floats, episode: np.ndarray, step: np.ndarray) -> Episodes:
         """Returns of the counted steps, one row for each episode."""

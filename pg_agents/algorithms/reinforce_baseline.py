@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Unpack
 
-from pg_agents import estimators
+from pg_agents import estimators, search
 from pg_agents.agent import CommonArguments, Env, PolicyGradient
 from pg_agents.buffers import Rollout
 from pg_agents.checks import check_number
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Floats
 from pg_agents.objectives import Weight, score_function, score_function_weight
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 
 class ReinforceBaseline(PolicyGradient):
@@ -84,6 +90,22 @@ class ReinforceBaseline(PolicyGradient):
     def weight(self) -> Weight:
         """G - V."""
         return Weight(score_function_weight)
+
+    @classmethod
+    def search_space(
+        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> dict[str, Any]:
+        """As `PolicyGradient.search_space`, with whole episodes, the critic's step size and the loss's coefficients."""
+        shared = super().search_space(trial, observation_space, action_space)
+        return {
+            **shared,
+            **search.episodes(trial, shared["n_envs"]),
+            "value_learning_rate": search.schedule(trial, "value_learning_rate", 1e-4, 3e-2),
+            "normalize_advantage": trial.suggest_categorical("normalize_advantage", [False, True]),
+            "ent_coef": search.log_uniform(trial, "ent_coef", 1e-6, 0.1),
+            "vf_coef": search.uniform(trial, "vf_coef", 0.1, 1.0),
+            "max_grad_norm": search.log_uniform(trial, "max_grad_norm", 0.3, 50),
+        }
 
     def _check_arguments(self) -> None:
         super()._check_arguments()

@@ -5,8 +5,24 @@ from pathlib import Path
 
 import pytest
 
+from pg_zoo.benchmark import run_grid
+from pg_zoo.cell import Cell, run_cell
+from pg_zoo.report import write_report
+
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/plugins.md"]
+PAGES = ["README.md", "docs/benchmark.md", "docs/plugins.md"]
+
+
+def run_a_benchmark():
+    """What the page about `pg-zoo benchmark` reads: a smaller `runs/first`, in this process."""
+
+    def here(cells, folder, jobs):
+        for cell in cells:
+            run_cell(cell, folder / cell.path)
+            yield cell, None
+
+    run_grid([Cell("random", "CartPole-v1", seed, {}) for seed in range(3)], Path("runs/first"), backend=here)
+    write_report("runs/first")
 
 
 # The progress bar that SB3 uses announces itself as experimental.
@@ -16,6 +32,8 @@ def test_the_python_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S))
     assert "import" in code
+    if page == "docs/benchmark.md":
+        run_a_benchmark()
     exec(compile(re.sub(r"\b\d+_000\b", "300", code), page, "exec"), {})
 
 

@@ -161,6 +161,10 @@ def test_the_wheel_alone_trains_and_is_what_runs(installed, tmp_path):
     assert (trained.returncode, trained.stderr) == (0, "")
     ours = yaml.safe_load((ROOT / "zoo/pg_zoo/hyperparams/a2c.yml").read_text())
     assert config(tmp_path / "logs") == ours["CartPole-v1"]
+    replayed = run("pg-zoo", "enjoy", "--algo", "ppo", "-n", "500", "--no-render")
+    assert (replayed.returncode, replayed.stderr) == (0, "")
+    assert "this is the agent that comes with pg-agents" in replayed.stdout
+    assert "1 episodes" in replayed.stdout
 
 
 def test_an_algorithm_an_environment_and_hyperparameters_from_three_distributions_work_together(installed, tmp_path):

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments; by default those of the process.
 
     Returns:
-        The exit status: 0, or 2 for a mistake in what was asked, which is explained on one line of stderr.
+        The exit status: 0; 1 where trainings failed or a check did; 2 for a mistake in what was asked, which is
+        explained on one line of stderr.
     """
     try:
         parser = _parser()
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.subcommand is None:
             parser.print_help()
         else:
-            _run(args)
+            return _run(args) or 0
     except UserError as error:
         print(f"pg-zoo: error: {error}", file=sys.stderr)
         return 2
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> int | None:
     # Imported only now: torch and rl_zoo3 take seconds, which nobody should wait for to read a help text.
     if args.subcommand == "train":
         from pg_zoo.experiment import train
@@ -80,10 +81,36 @@ def _run(args: argparse.Namespace) -> None:
         from pg_zoo.replay import enjoy
 
         enjoy(args)
+    elif args.subcommand == "benchmark":
+        from pg_zoo.benchmark import benchmark
+
+        return benchmark(args)
+    elif args.subcommand == "report":
+        from pg_zoo.report import report
+
+        report(args)
+    elif args.subcommand == "crosscheck":
+        from pg_zoo.crosscheck import crosscheck
+
+        return crosscheck(args)
+    elif args.subcommand == "tune":
+        from pg_zoo.tune import tune
+
+        tune(args)
+    elif args.subcommand == "evidence":
+        from pg_zoo.evidence import evidence
+
+        evidence(args)
     else:
         from pg_zoo.listing import show
 
         show()
+    return None
+
+
+def train_options(*argv: str) -> argparse.Namespace:
+    """The options of `pg-zoo train`, for commands that train too."""
+    return _parser().parse_args(["train", *argv])
 
 
 def _parser() -> _Parser:
@@ -93,6 +120,13 @@ def _parser() -> _Parser:
     commands.add_parser("list", help="show algorithms, environments and hyperparameter files, and where they are from")
     _add_train(commands.add_parser("train", help="train an agent", formatter_class=_HELP))
     _add_enjoy(commands.add_parser("enjoy", help="replay a trained agent", formatter_class=_HELP))
+    _add_benchmark(commands.add_parser("benchmark", help="compare algorithms over seeds", formatter_class=_HELP))
+    _add_report(commands.add_parser("report", help="what a benchmark shows, as stored", formatter_class=_HELP))
+    _add_tune(commands.add_parser("tune", help="search hyperparameters and score the best", formatter_class=_HELP))
+    _add_evidence(commands.add_parser("evidence", help="what tuned values score: the table, or new results for it"))
+    _add_crosscheck(
+        commands.add_parser("crosscheck", help="compare our PPO and A2C with SB3's own", formatter_class=_HELP)
+    )
     return parser
 
 
@@ -122,6 +156,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="hyperparameters, name:value ...; lin_0.01 falls to 0",
     )
     add("-conf", "--conf-file", help="hyperparameter file (YAML or Python) or module, instead of those installed")
+    add(
+        "--trust",
+        action="store_true",
+        help="let hyperparameter files run code: Python files, expressions, any function as wrapper or callback",
+    )
     add("-f", "--log-folder", default="logs", help="folder of all runs")
     add("-tb", "--tensorboard-log", default="", help="TensorBoard folder; none is written by default")
     add("-i", "--trained-agent", default="", help="saved agent (.zip) to train on")
@@ -134,7 +173,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add(
         "--log-interval", type=int, default=-1, help="log every so many updates; -1: the algorithm's default, -2: never"
     )
-    add("--vec-env", choices=["dummy", "subproc"], default="dummy", help="environments in this process or in others")
+    add(
+        "--vec-env",
+        choices=["dummy", "subproc", "native"],
+        default="dummy",
+        help="environments one by one in this process, each in one of its own, or the environment's own vector version",
+    )
     add("-P", "--progress", action="store_true", help="show a progress bar")
     add("-uuid", "--uuid", action="store_true", help="give the run's folder a unique name")
 
@@ -152,7 +196,12 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
 def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     add = parser.add_argument
-    add("-f", "--folder", default="logs", help="folder of all runs")
+    add(
+        "-f",
+        "--folder",
+        default=argparse.SUPPRESS,
+        help="folder of all runs (default: logs, and where it has no such run, the agents that come with pg-agents)",
+    )
     add("-n", "--n-timesteps", type=int, default=1000, help="steps in each environment")
     add("--n-envs", type=int, default=1, help="number of environments")
     add("--seed", type=int, default=0, help="random seed")
@@ -164,3 +213,80 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     _add_actions(parser)
     add("--no-render", action="store_true", help="show nothing but numbers")
     add("--video", nargs="?", const="", metavar="FOLDER", help="record an mp4, by default into the run's folder")
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--algos", nargs="+", required=True, metavar="ALGO", help="algorithms; random actions are always added")
+    add("--envs", nargs="+", required=True, metavar="ENV", help="Gymnasium environment ids")
+    add("--seeds", type=int, default=10, help="number of seeds")
+    add("--first-seed", type=int, default=0, help="the first of them")
+    add("--same-hyperparams", metavar="ALGO", help="all algorithms take this one's hyperparameters, not their own")
+    add("-n", "--n-timesteps", type=int, help="environment steps of each training, not what the hyperparameters say")
+    add("--eval-points", type=int, default=20, help="evaluations along each learning curve, evenly spaced")
+    add("--eval-episodes", type=int, default=10, help="episodes of each")
+    add("--final-episodes", type=int, default=100, help="episodes after training; their mean return is the score")
+    add("--tensorboard", action="store_true", help="keep a TensorBoard log of each training")
+    add("--keep-agents", action="store_true", help="keep the trained agents")
+    add("--device", default="cpu", help="torch device")
+    add("--jobs", type=int, help="trainings at a time; by default, one for each core (of the Ray cluster)")
+    add("--backend", choices=["local", "ray"], default="local", help="run on this machine or on a Ray cluster")
+    add("--ray-address", help="of the Ray cluster; by default RAY_ADDRESS, or a new one on this machine")
+    add("-o", "--output", required=True, metavar="FOLDER", help="results; a second start goes on with what is missing")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", help="results of `pg-zoo benchmark`, finished or not")
+    add(
+        "--baseline",
+        metavar="ALGO",
+        help="compare all others with this one; by default, each with its own in SB3, where there is one",
+    )
+    add("-o", "--output", metavar="FOLDER", help="where the report goes; by default into the results")
+    add("--verbose", type=int, default=1, help="0, 1, or 2, which shows tracebacks of errors")
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--algo", default="ppo", help="algorithm; `pg-zoo list` shows all")
+    add("--env", default="CartPole-v1", help="Gymnasium environment id")
+    add("-o", "--output", required=True, metavar="FOLDER", help="folder of the search; an unfinished one goes on")
+    add("-n", "--n-timesteps", type=int, help="steps of each training; by default as the entry says")
+    add("--trials", type=int, default=50, help="trials in all, those included that the folder has")
+    add("--seeds", type=int, default=2, help="trainings of each trial")
+    add("--top", type=int, default=3, help="best trials that are scored on other seeds")
+    add("--score-seeds", type=int, default=10, help="trainings of each of these, and of the evidence")
+    add("--eval-points", type=int, default=10, help="evaluations along each training of a trial")
+    add("--eval-episodes", type=int, default=5, help="episodes of each")
+    add("--final-episodes", type=int, default=30, help="episodes after each training of a trial")
+    add("--jobs", type=int, default=1, help="trainings at a time")
+    add("--seed", type=int, default=0, help="random seed of the search")
+    add("--device", default="cpu", help="torch device")
+    add("--write", metavar="FOLDER", help="folder of <algo>.yml files that gets the entry if it is better")
+    add("--replace", action="store_true", help="with --write: also if it is not shown to be better")
+
+
+def _add_evidence(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("results", nargs="?", help="results of `pg-zoo benchmark --first-seed 1000`, to be stored beside the entries")
+    add("--zoo", metavar="FOLDER", help="folder of <algo>.yml files; by default all that are installed")
+    add("-o", "--output", metavar="FILE", help="write the table into this file; without results, it is printed")
+
+
+def _add_crosscheck(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--algos", nargs="+", default=["ppo", "a2c"], help="algorithms that SB3 has too")
+    add("--envs", nargs="+", help="environments; by default, all that the hyperparameter files have entries for")
+    add("--updates", type=int, default=3, help="updates after which parameters are compared, at least")
+    add("--seeds", type=int, default=5, help="seeds that scores are compared over; 0: compare the parameters alone")
+    add("--max-steps", type=int, default=100_000, help="steps of each training, if the entry does not say less")
+    add(
+        "--margin",
+        type=float,
+        default=0.1,
+        help="differences of scores below this part of the range from random actions to the best known do not matter",
+    )
+    add("--jobs", type=int, help="trainings at a time; by default, as many as there are cores")
+    add("-o", "--output", default="runs/crosscheck", help="folder of the results; the command goes on where it stopped")
+    add("--write", metavar="FILE", help="write the table into this file instead of the results folder")

@@ -25,8 +25,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.checks import constructor_arguments, suggestion
+from pg_agents.vec_env import make_vec
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.hyperparameters import find_entry
+from pg_zoo.hyperparameters import data_only, find_entry
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
 from pg_zoo.replay import takes_most_probable
 
@@ -75,7 +76,7 @@ class Experiment(ExperimentManager):
             seed=args.seed,
             log_interval=args.log_interval,
             verbose=args.verbose,
-            vec_env_type=args.vec_env,
+            vec_env_type="dummy" if args.vec_env == "native" else args.vec_env,
             n_eval_envs=args.n_eval_envs,
             device=args.device,
             show_progress=args.progress,
@@ -93,12 +94,9 @@ class Experiment(ExperimentManager):
             The hyperparameters, and a sorted copy to be saved.
 
         Raises:
-            UserError: One of them is unknown.
+            UserError: One of them is unknown, or is code and not trusted.
         """
-        with plugin_warnings():
-            entry, origin = find_entry(
-                self.algo, self.env_name.gym_id, conf_file=self.args.conf_file, atari=self._is_atari
-            )
+        entry, origin = self.find_entry()
         values = {"n_timesteps": N_TIMESTEPS, "policy": "auto", **entry, **(self.custom_hyperparams or {})}
         if self.env_kwargs:
             values["env_kwargs"] = self.env_kwargs
@@ -106,9 +104,22 @@ class Experiment(ExperimentManager):
             self.eval_env_kwargs = values.get("env_kwargs", {})
         self._check(values)
         saved = OrderedDict(sorted(values.items()))
-        print(f"Hyperparameters: {origin}{', changed by --hyperparams' if self.custom_hyperparams else ''}")
+        origin += ", changed by --hyperparams" if self.custom_hyperparams else ""
+        used = values if self.args.trust else data_only(values, origin)
+        print(f"Hyperparameters: {origin}")
         pprint(dict(saved))
-        return values, saved
+        return used, saved
+
+    def find_entry(self) -> tuple[dict[str, Any], str]:
+        """The entry before anything is added, and where it is from."""
+        with plugin_warnings():
+            return find_entry(
+                self.algo,
+                self.env_name.gym_id,
+                conf_file=self.args.conf_file,
+                trust=self.args.trust,
+                atari=self._is_atari,
+            )
 
     def create_log_folder(self) -> None:
         """Claim a new folder: runs that start at the same moment get one each."""
@@ -125,7 +136,17 @@ class Experiment(ExperimentManager):
         self._claimed = True
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """As rl_zoo3's; `close` closes them."""
+        """As rl_zoo3's, or the environment's own vector version; `close` closes them."""
+        if self.args.vec_env == "native":
+            if self.env_wrapper is not None or self.monitor_kwargs:
+                raise UserError("--vec-env native has no single environments for env_wrapper or monitor_kwargs.")
+            env_kwargs = self.eval_env_kwargs if eval_env else self.env_kwargs
+
+            def native(env_fns: list[Any], **_: Any) -> VecEnv:
+                env_id = self.env_name.gym_id
+                return make_vec(env_id, len(env_fns), vectorization_mode="vector_entry_point", env_kwargs=env_kwargs)
+
+            self.vec_env_class = native
         env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
         self._open["evaluation" if eval_env else "training"] = env
         if eval_env:

@@ -30,7 +30,21 @@ if TYPE_CHECKING:
 Entries = dict[str, dict[str, Any]]
 
 # Where rl_zoo3's file is not called as the class is.
-_FILES_OF_RL_ZOO3 = {"recurrentppo": "ppo_lstm"}
+FILES_OF_RL_ZOO3 = {"recurrentppo": "ppo_lstm"}
+
+# What rl_zoo3 evaluates as Python where it is a string, and the classes that its own files name there.
+_EXPRESSIONS = ("monitor_kwargs", "normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
+_NAMED_CLASSES = {
+    "HerReplayBuffer": "stable_baselines3",
+    "RMSpropTFLike": "stable_baselines3.common.sb2_compat.rmsprop_tf_like",
+}
+# What it imports by name and calls.
+_KINDS = {
+    "callback": "stable_baselines3.common.callbacks.BaseCallback",
+    "env_wrapper": "gymnasium.Wrapper",
+    "policy": "stable_baselines3.common.policies.BasePolicy",
+    "vec_env_wrapper": "stable_baselines3.common.vec_env.VecEnvWrapper",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ def files() -> list[File]:
 
 
 def find_entry(
-    algo: str, env_id: str, *, conf_file: str | None = None, atari: bool = False
+    algo: str, env_id: str, *, conf_file: str | None = None, trust: bool = False, atari: bool = False
 ) -> tuple[dict[str, Any], str]:
     """The hyperparameters of an algorithm for an environment.
 
@@ -75,17 +89,18 @@ def find_entry(
         algo: The algorithm's registered name.
         env_id: The Gymnasium id.
         conf_file: `--conf-file`: the only file to look at, instead of all that are installed.
+        trust: Whether that file may be Python.
         atari: Whether an entry `atari` would do.
 
     Returns:
         The entry and, in words, where it is from. An algorithm without any gets an empty one.
 
     Raises:
-        UserError: The `conf_file` has nothing for this environment.
+        UserError: The `conf_file` has nothing for this environment, cannot be read, or is code and not trusted.
     """
     found: dict[str, tuple[dict[str, Any], str]] = {}
     if conf_file is not None:
-        found = {key: (entry, f"{key!r} in {conf_file}") for key, entry in _conf_entries(conf_file).items()}
+        found = {key: (entry, f"{key!r} in {conf_file}") for key, entry in _conf_entries(conf_file, trust).items()}
     else:
         for file in files():
             if file.algo == algo:
@@ -99,6 +114,62 @@ def find_entry(
     return {}, "the algorithm's own defaults"
 
 
+def data_only(entry: dict[str, Any], origin: str) -> dict[str, Any]:
+    """An entry in which rl_zoo3 finds nothing to evaluate, and no name of anything but what it should be.
+
+    Args:
+        entry: The hyperparameters as a file has them.
+        origin: Where they are from, in words.
+
+    Returns:
+        The entry with parsed values in place of what rl_zoo3 would evaluate.
+
+    Raises:
+        UserError: A string is code rather than data, or a name is not that of a class of the expected kind.
+    """
+    data = dict(entry)
+    for key in _EXPRESSIONS:
+        text = entry.get(key)
+        if isinstance(text, str):
+            try:
+                data[key] = _parsed(text)
+            except ValueError:
+                raise UserError(
+                    f"{origin}: {key} is {text!r}, which is code: neither a Python literal nor dict(...) of literals "
+                    "and nn.X. If you trust whoever wrote it, say --trust."
+                ) from None
+    for key, kind in _KINDS.items():
+        named = entry.get(key)
+        for item in named if isinstance(named, list) else [named]:
+            # `name`, or `name: {its arguments}`.
+            name = next(iter(item), None) if isinstance(item, dict) else item
+            if name is not None and (key != "policy" or "." in str(name)):
+                _check_class(str(name), kind, f"{origin}: {key}")
+    return data
+
+
+def _check_class(name: str, kind: str, where: str) -> None:
+    expected = _imported(kind)
+    # Nothing of the sort is in the standard library, where some modules do things when they are imported.
+    if name.partition(".")[0] not in sys.stdlib_module_names:
+        try:
+            found = _imported(name)
+        except Exception as error:
+            raise UserError(
+                f"{where} is {name!r}, which cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+        if isinstance(found, type) and issubclass(found, expected):
+            return
+    raise UserError(
+        f"{where} must name a subclass of {kind}, but is {name!r}. If you trust whoever wrote it, say --trust."
+    )
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def parse_value(text: str) -> Any:
     """The value in `--hyperparams name:value`: a Python literal, a `dict(...)` of such, or a word as YAML reads it.
 
@@ -106,8 +177,8 @@ def parse_value(text: str) -> Any:
         ValueError: It is none of these.
     """
     try:
-        return _literal(ast.parse(text.strip(), mode="eval").body)
-    except (ValueError, SyntaxError):
+        return _parsed(text)
+    except ValueError:
         # `lin_0.001`, `reward_to_go`, `true`; also a module path such as `my_package.policies.MyPolicy`.
         if re.fullmatch(r"[\w.+/-]+", text):
             return yaml.safe_load(text)
@@ -116,16 +187,32 @@ def parse_value(text: str) -> Any:
         ) from None
 
 
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-        return {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nn":
-        # As in rl_zoo3: dict(activation_fn=nn.ReLU).
-        from torch import nn
+def _parsed(text: str) -> Any:
+    """The value of an expression that is data; otherwise, a ValueError."""
+    try:
+        return _literal(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
-        if not hasattr(nn, node.attr):
-            raise UserError(f"torch.nn has no {node.attr!r}.")
-        return getattr(nn, node.attr)
+
+def _literal(node: ast.expr) -> Any:
+    match node:
+        case ast.Call(func=ast.Name("dict"), args=[], keywords=keywords) if all(word.arg for word in keywords):
+            return {str(word.arg): _literal(word.value) for word in keywords}
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {ast.literal_eval(key): _literal(value) for key, value in zip(keys, values, strict=True) if key}
+        case ast.List(elts=items):
+            return [_literal(item) for item in items]
+        case ast.Attribute(value=ast.Name("nn"), attr=name):
+            # As in rl_zoo3: dict(activation_fn=nn.ReLU).
+            from torch import nn
+
+            if not hasattr(nn, name):
+                raise UserError(f"torch.nn has no {name!r}.")
+            if isinstance(found := getattr(nn, name), type):
+                return found
+        case ast.Name(name) if name in _NAMED_CLASSES:
+            return _imported(f"{_NAMED_CLASSES[name]}.{name}")
     return ast.literal_eval(node)
 
 
@@ -135,13 +222,18 @@ def _checked(entries: Any, source: str) -> Entries:
     return entries
 
 
-def _conf_entries(conf_file: str) -> Entries:
+def _conf_entries(conf_file: str, trust: bool) -> Entries:
     """What rl_zoo3 takes too: a YAML file, a Python file, or a module; the last two define `hyperparams`."""
     if conf_file.endswith((".yml", ".yaml")):
         try:
             return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
         except yaml.YAMLError as error:
             raise UserError(f"{conf_file} is not YAML: {error}") from error
+    if not trust:
+        raise UserError(
+            f"--conf-file {conf_file} is not YAML (.yml, .yaml) but would run as Python. "
+            "If you trust whoever wrote it, say --trust."
+        )
     if conf_file.endswith(".py"):
         return _checked(runpy.run_path(conf_file).get("hyperparams"), conf_file)
     return _checked(getattr(importlib.import_module(conf_file), "hyperparams", None), conf_file)
@@ -154,7 +246,7 @@ def _files_of_rl_zoo3() -> Iterator[File]:
     folder = Path((spec.submodule_search_locations or ["."])[0]) / "hyperparams"
     for algo in registry.reference_algorithms():
         name = algo.rpartition("/")[2]
-        path = folder / f"{_FILES_OF_RL_ZOO3.get(name, name)}.yml"
+        path = folder / f"{FILES_OF_RL_ZOO3.get(name, name)}.yml"
         if path.is_file():
             yield _ReferenceFile(algo, f"rl_zoo3 {version('rl_zoo3')}", path)
 

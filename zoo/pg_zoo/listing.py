@@ -13,6 +13,7 @@ from pg_agents import registry
 from pg_zoo.errors import one_line, warn
 from pg_zoo.hyperparameters import files
 from pg_zoo.lookup import plugin_warnings
+from pg_zoo.trained import agents
 
 MANY = 12  # environments of one hyperparameter file: more are counted
 
@@ -24,7 +25,7 @@ def show() -> None:
         UserError: Two distributions declare a plugin of the same name.
     """
     with one_line(registry.PluginError), plugin_warnings():
-        parts = [_algorithms(), _environments(), _hyperparameters()]
+        parts = [_algorithms(), _environments(), _hyperparameters(), _agents()]
     console = Console()
     for part in parts:
         console.print(part)
@@ -89,4 +90,11 @@ def _hyperparameters() -> Table:
         env_ids = list(file.entries())
         shown = env_ids if len(env_ids) <= MANY else [*env_ids[:3], f"and {len(env_ids) - 3} more"]
         table.add_row(file.algo, ", ".join(shown), file.distribution)
+    return table
+
+
+def _agents() -> Table:
+    table = _table("Trained agents", "--algo", "--env", "mean return", "steps")
+    for agent in agents():
+        table.add_row(agent.algo, agent.env, f"{agent.score:.2f} +/- {agent.std:.2f}", f"{agent.n_timesteps:,}")
     return table

@@ -14,15 +14,18 @@ import numpy as np
 import torch as th
 import yaml
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.utils import create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import create_test_env, get_latest_run_id, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
 
 from pg_agents.evaluation import deterministic_evaluation
+from pg_zoo import trained
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
+
+FOLDER = "logs"  # of all runs, where the user does not say another
 
 # With the last one, SDL draws without a display.
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
@@ -50,7 +53,7 @@ def enjoy(args: argparse.Namespace) -> None:
         if args.video is not None:
             env = VecVideoRecorder(
                 env,
-                args.video or os.path.join(run_folder, "videos"),
+                args.video or os.path.join("" if _is_shipped(run_folder) else run_folder, "videos"),
                 record_video_trigger=lambda step: step == 0,
                 video_length=args.n_timesteps,
                 name_prefix=name.replace("/", "-"),
@@ -100,10 +103,19 @@ def _check_display(args: argparse.Namespace) -> None:
 
 def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
     """Name and path of the model, and the folder of its run."""
+    folder = getattr(args, "folder", FOLDER)
+    shipped = _shipped(args)
+    the_last = not (args.exp_id or args.load_best or args.load_last_checkpoint) and args.load_checkpoint is None
+    if shipped and the_last and "folder" not in args:
+        folder = str(trained.AGENTS)
+        print(
+            f"{FOLDER} has no run of {args.algo} on {args.env}: this is the agent that comes with pg-agents "
+            f"({shipped}). Train your own: pg-zoo train --algo {args.algo} --env {args.env}"
+        )
     try:
         found: tuple[str, str, str] = get_model_path(
             args.exp_id,
-            args.folder,
+            folder,
             args.algo,
             EnvironmentName(args.env),
             args.load_best,
@@ -111,13 +123,25 @@ def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
             args.load_last_checkpoint,
         )
     except (AssertionError, ValueError) as error:
-        raise UserError(f"{error}. {_what_is_there(args)}") from error
+        hint = f" One comes with pg-agents: pg-zoo enjoy --algo {args.algo} --env {args.env}" if shipped else ""
+        raise UserError(f"{error}. {_what_is_there(args, Path(folder))}{hint}") from error
     return found
 
 
-def _what_is_there(args: argparse.Namespace) -> str:
+def _shipped(args: argparse.Namespace) -> trained.Agent | None:
+    """The agent that comes with pg-agents, where there is no run of the user's own."""
+    if get_latest_run_id(os.path.join(FOLDER, args.algo), EnvironmentName(args.env)):
+        return None
+    return trained.find(args.algo, args.env)
+
+
+def _is_shipped(run_folder: str) -> bool:
+    return Path(run_folder).is_relative_to(trained.AGENTS)
+
+
+def _what_is_there(args: argparse.Namespace, folder: Path) -> str:
     """Models of this algorithm and environment; of all runs, the names alone."""
-    folder, env_name = Path(args.folder), EnvironmentName(args.env)
+    env_name = EnvironmentName(args.env)
     models = [path.relative_to(folder) for path in sorted(folder.rglob("*.zip"))]
     near = [path for path in models if path.is_relative_to(args.algo) and path.parent.name.startswith(env_name)]
     there = near or sorted({path.parent for path in models})

@@ -1,0 +1,340 @@
+"""`pg-zoo benchmark` as a user meets it: killed and started again, with cells that crash, on Ray, and mistaken."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pg_zoo import benchmark
+from pg_zoo.benchmark import run_grid
+from pg_zoo.cell import Cell, run_cell
+from pg_zoo.cli import main
+
+GRID = ["--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "2", "-n", "2000", "--first-seed", "5"]
+GRID += ["--eval-points", "3", "--eval-episodes", "2", "--final-episodes", "10", "--jobs", "2"]
+PLUGIN = '''
+import os
+import pathlib
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+CHEERFUL = pathlib.Path(__file__).with_name("cheerful")
+
+
+class Moody(gym.Env):
+    """Four steps of 2.5 each. Has a bad day with seed 1, and ends the process with seed 2, but on good days."""
+
+    observation_space, action_space = spaces.Box(0, 4, (1,), np.float32), spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed == 1 and not CHEERFUL.exists():
+            raise RuntimeError("a bad day")
+        if seed == 2 and not CHEERFUL.exists():
+            os.kill(os.getpid(), 9)
+        self.place = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.place += 1
+        return np.full(1, self.place, np.float32), 2.5, self.place == 4, False, {}
+
+
+def register():
+    gym.register("Acme/Moody-v0", entry_point="acme_moody:Moody")
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """The folder of an installed plugin, on the path: a module and what says that it is one."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    (site / "acme_moody.py").write_text(PLUGIN)
+    info = site / "acme_moody-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-moody\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text("[pg_agents.envs]\nacme = acme_moody:register\n")
+    return site
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "results"
+    assert main(["benchmark", *GRID, "-o", str(folder)]) == 0
+    return folder
+
+
+def files(folder):
+    return sorted(path.relative_to(folder) for path in Path(folder, "cells").rglob("*") if path.is_file())
+
+
+def without_times(path):
+    """A file's contents, but for times, dates, the command, and memory."""
+    if path.name == "curve.csv":
+        with open(path, newline="") as file:
+            return [{**row, "wall_time": None} for row in csv.DictReader(file)]
+    if path.name != "cell.json":
+        return path.read_bytes()
+    record = json.loads(path.read_text())
+    return record | dict.fromkeys(["wall_time", "steps_per_second", "peak_memory_mib", "command", "date"])
+
+
+def assert_same(one, other, paths):
+    assert paths
+    for path in paths:
+        assert without_times(Path(one, path)) == without_times(Path(other, path)), path
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def still_running(process):
+    """What a process has started and left behind: it is the leader of a session."""
+    found = []
+    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
+        with suppress(ProcessLookupError):
+            found += [pid] * (os.getsid(pid) == process.pid)
+    return found
+
+
+def test_a_grid_stores_each_cell_and_says_what_it_did(undisturbed):
+    names = ["cell.json", "curve.csv", "evaluation.csv", "hyperparameters.yml"]
+    cells = [f"{algo}/CartPole-v1/seed_{seed}" for algo in ("ppo", "random") for seed in (5, 6)]
+    assert [path.as_posix() for path in files(undisturbed)] == [
+        f"cells/{cell}/{name}" for cell in cells for name in names
+    ]
+    record = json.loads((undisturbed / "benchmark.json").read_text())
+    assert record["grid"] == {"algos": ["ppo", "random"], "envs": ["CartPole-v1"], "seeds": [5, 6]}
+    cell = json.loads((undisturbed / "cells/ppo/CartPole-v1/seed_6/cell.json").read_text())
+    assert cell["command"] == record["command"]
+    assert cell["hyperparams"]["n_timesteps"] == 2000
+    assert "'CartPole-v1' in ppo.yml of pg-agents" in cell["origin"]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path, kill):
+    folder = tmp_path / "results"
+    command = ["benchmark", *GRID, "-o", str(folder)]
+    code = f"from pg_zoo.cli import main; raise SystemExit(main({command}))"
+    with open(tmp_path / "out.txt", "w") as out:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out, start_new_session=True)
+        wait_for(lambda: list(folder.glob("cells/*/*/.seed_*")))
+        process.send_signal(kill)
+        status = process.wait(timeout=60)
+    if kill is signal.SIGINT:
+        assert status == 130
+        said = f"0 of 4 cells are in {folder}; the same command goes on from there.\npg-zoo: interrupted\n"
+        assert (tmp_path / "out.txt").read_text() == said
+    wait_for(lambda: still_running(process) == [])
+    assert not list(folder.glob("cells/*/*/seed_*"))
+    assert main(command) == 0
+    assert files(folder) == files(undisturbed)
+    assert_same(folder, undisturbed, files(undisturbed))
+    assert not list(folder.glob("cells/*/*/.*"))
+
+
+def test_a_cell_has_the_same_result_without_the_grid(undisturbed, tmp_path):
+    path = Path("cells/ppo/CartPole-v1/seed_5")
+    stored = json.loads((undisturbed / path / "cell.json").read_text())
+    names = ("algo", "env", "seed", "hyperparams", "origin", "device")
+    run_cell(Cell(**{name: stored[name] for name in names}, **stored["options"]), tmp_path / path)
+    assert_same(tmp_path, undisturbed, files(tmp_path))
+
+
+def moody(*seeds):
+    options = {"eval_points": 1, "eval_episodes": 1, "final_episodes": 2}
+    return [Cell("a2c", "Acme/Moody-v0", seed, {"n_timesteps": 20, "policy": "MlpPolicy"}, **options) for seed in seeds]
+
+
+def reports(folder):
+    return [folder / f"failed/a2c-Acme-Moody-v0-seed_{seed}.txt" for seed in (1, 2)]
+
+
+def test_cells_that_crash_are_reported_and_tried_again_and_the_others_are_stored(plugin, tmp_path, capsys):
+    cells = moody(0, 1, 2)
+    failed = run_grid(cells, tmp_path)
+    assert sorted(cell.seed for cell in failed) == [1, 2]
+    stored = json.loads((tmp_path / cells[0].path / "cell.json").read_text())
+    assert (stored["score"], stored["versions"]["acme-moody"]) == (10, "1.5")
+    texts = [path.read_text() for path in reports(tmp_path)]
+    killed = "The process was ended by signal 9 (SIGKILL). Was there too little memory?"
+    assert texts[0].startswith("Traceback (most recent call last):\n")
+    assert texts[1].endswith(killed)
+
+    assert benchmark._finish(cells, failed, tmp_path) == 1
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        f"pg-zoo: failed: a2c Acme/Moody-v0 seed 1: RuntimeError: a bad day ({reports(tmp_path)[0]})",
+        f"pg-zoo: failed: a2c Acme/Moody-v0 seed 2: {killed} ({reports(tmp_path)[1]})",
+    ]
+
+    (plugin / "cheerful").touch()
+    assert run_grid(cells, tmp_path) == []
+    assert capsys.readouterr().out.startswith(f"1 of 3 cells are in {tmp_path} already.\n2 of 3 cells")
+    assert len(list(tmp_path.glob("cells/a2c/*/seed_*"))) == 3
+    assert not any(path.exists() for path in reports(tmp_path))
+
+
+def test_a_grid_on_ray_has_the_same_results_and_goes_on_in_the_same_way(plugin, undisturbed, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    stored = json.loads((undisturbed / "cells/ppo/CartPole-v1/seed_5/cell.json").read_text())
+    names = ("algo", "env", "seed", "hyperparams", "origin")
+    same = Cell(**{name: stored[name] for name in names}, **stored["options"])
+    raises, kills = moody(1, 2)
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns of its next version
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        failed = run_grid([raises, same, kills], tmp_path, backend="ray")
+    finally:
+        ray.shutdown()
+    assert set(failed) == {raises, kills}
+    assert {path.parent for path in files(tmp_path)} == {Path(same.path)}
+    assert_same(tmp_path, undisturbed, files(tmp_path))
+    texts = [path.read_text() for path in reports(tmp_path)]
+    assert texts[0].endswith("RuntimeError: a bad day\n")
+    assert texts[1].startswith("WorkerCrashedError: ")
+
+    (plugin / "cheerful").touch()
+    assert run_grid([raises, same, kills], tmp_path) == []
+    assert not any(path.exists() for path in reports(tmp_path))
+
+
+# Mistakes
+
+
+def refused(capsys, tmp_path, *arguments):
+    assert main(["benchmark", *arguments, "-o", str(tmp_path / "results")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not (tmp_path / "results").exists()
+    return line.removeprefix("pg-zoo: error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--algos", "ppo", "pppo"], "Unknown algorithm 'pppo'. Did you mean 'ppo'?"),
+        (["--envs", "CartPole-v1", "CartPol-v1"], "Unknown environment 'CartPol-v1'. Did you mean 'CartPole-v1'?"),
+        (["--same-hyperparams", "pp"], "Unknown algorithm 'pp'."),
+        (
+            ["--algos", "ppo", "a2c", "--same-hyperparams", "ppo"],
+            "--same-hyperparams ppo: a2c on CartPole-v1: a2c has no hyperparameter",
+        ),
+        (["--seeds", "0"], "`--seeds` must be an integer at least 1, but is 0."),
+        (["--first-seed", "-1"], "`--first-seed` must be an integer at least 0, but is -1."),
+        (["--first-seed", str(2**30)], "`the last seed` must be a number at most 1073741823"),
+        (["--jobs", "0"], "`--jobs` must be an integer at least 1, or None, but is 0."),
+        (["-n", "-5"], "`--n-timesteps` must be an integer at least 1, or None, but is -5."),
+        (["--final-episodes", "0"], "`--final-episodes` must be an integer at least 1, but is 0."),
+        (["--backend", "rai"], "argument --backend: invalid choice: 'rai'"),
+        (["--ray-address", "auto"], "--ray-address is for --backend ray."),
+        (["--device", "gpu"], "Expected one of cpu, cuda"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_before_any_work(capsys, tmp_path, arguments, message):
+    assert message in refused(capsys, tmp_path, "--algos", "ppo", "--envs", "CartPole-v1", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "remedy"),
+    [
+        ("Box2D", ["--envs", "CartPole-v1", "LunarLander-v3"], "ppo on LunarLander-v3: .*box2d"),
+        ("mujoco", ["--envs", "CartPole-v1", "Hopper-v5"], "ppo on Hopper-v5: .*mujoco"),
+        ("ray", ["--envs", "CartPole-v1", "--backend", "ray"], r"pip install 'pg-agents\[ray\]'"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_the_remedy(capsys, tmp_path, monkeypatch, module, arguments, remedy):
+    for name in [name for name in sys.modules if name.partition(".")[0] == module or "gymnasium.envs." in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    line = refused(capsys, tmp_path, "--algos", "ppo", *arguments)
+    assert re.search(remedy, line, re.IGNORECASE), line
+
+
+# What a command would run
+
+
+def grid_of(monkeypatch, *arguments):
+    cells = []
+    monkeypatch.setattr(benchmark, "run_grid", lambda grid, folder, **_: cells.extend(grid))
+    monkeypatch.setattr(benchmark, "_finish", lambda *_: 0)
+    assert main(["benchmark", "--envs", "CartPole-v1", "-o", "nowhere", *arguments]) == 0
+    return cells
+
+
+def test_the_grid_is_seed_by_seed_with_random_actions_added_once(monkeypatch):
+    cells = grid_of(monkeypatch, "--algos", "ppo", "random", "ppo", "--seeds", "2", "--first-seed", "1000")
+    assert [(cell.algo, cell.seed) for cell in cells] == [
+        (algo, seed) for seed in (1000, 1001) for algo in ("ppo", "random")
+    ]
+
+
+def test_each_algorithm_has_its_own_values_or_all_have_the_same(monkeypatch):
+    own = grid_of(monkeypatch, "--algos", "ppo", "sb3/ppo", "--seeds", "1")
+    assert ["rl_zoo3" in cell.origin for cell in own] == [False, True, False]
+    ours, theirs, _ = grid_of(monkeypatch, "--algos", "ppo", "sb3/ppo", "--seeds", "1", "--same-hyperparams", "sb3/ppo")
+    assert ours.hyperparams == theirs.hyperparams == own[1].hyperparams
+    assert ours.origin == theirs.origin == own[1].origin
+
+
+def test_options_reach_the_cells(monkeypatch):
+    options = {"n_timesteps": 70, "eval_points": 3, "eval_episodes": 4, "final_episodes": 5}
+    given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    (cell, chance) = grid_of(monkeypatch, "--algos", "ppo", "--seeds", "1", *given, "--tensorboard", "--keep-agents")
+    assert {name: getattr(cell, name) for name in options} == options
+    assert (cell.tensorboard, cell.keep_agent, cell.device) == (True, True, "cpu")
+    assert cell.hyperparams["n_timesteps"] == 70
+    assert chance.hyperparams == {}
+
+
+def test_the_exit_status_tells_of_failed_cells(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(benchmark, "run_grid", lambda cells, folder, **_: cells)
+    monkeypatch.setattr(benchmark, "_failure_report", lambda cell, folder: Path(__file__))
+    assert main(["benchmark", "--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "1", "-o", str(tmp_path)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def entries(monkeypatch, **env_kwargs):
+    """Hyperparameters with these arguments of the environment, by algorithm."""
+    monkeypatch.setattr(benchmark, "find_entry", lambda algo, env, **_: ({"env_kwargs": env_kwargs[algo]}, "here"))
+
+
+def test_random_actions_act_in_the_same_task(monkeypatch):
+    entries(monkeypatch, ppo={"sutton_barto_reward": True}, a2c={"sutton_barto_reward": True})
+    *_, chance = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--seeds", "1")
+    assert chance.hyperparams == {"env_kwargs": {"sutton_barto_reward": True}}
+
+
+def test_algorithms_that_would_be_given_different_tasks_are_refused(monkeypatch, capsys, tmp_path):
+    entries(monkeypatch, ppo={"sutton_barto_reward": True}, a2c={})
+    line = refused(capsys, tmp_path, "--algos", "ppo", "a2c", "--envs", "CartPole-v1")
+    assert line.startswith("CartPole-v1 would not be the same task for all: ppo has env_kwargs ")
+    assert line.endswith(" {'sutton_barto_reward': True}, but a2c has {}.")
+
+
+def test_without_the_packages_of_the_report_a_line_says_how_to_get_it(monkeypatch, capsys, tmp_path):
+    for name in [name for name in sys.modules if name in ("pg_zoo.report", "pg_zoo.statistics", "pg_zoo.figures")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("pg_zoo.report", raising=False)
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    cell = Cell("random", "CartPole-v1", 0, {}, final_episodes=1)
+    run_cell(cell, tmp_path / cell.path)
+    assert benchmark._finish([cell], [], tmp_path) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "pip install 'pg-agents[report]'" in line

@@ -1,0 +1,215 @@
+"""Hyperparameter files are data: nothing in them runs as code, unless the user says `--trust`."""
+
+import pytest
+import rl_zoo3.exp_manager
+import stable_baselines3
+import torch as th
+import yaml
+from rl_zoo3.utils import get_saved_hyperparams
+
+import pg_agents
+from pg_zoo.cli import main
+from pg_zoo.errors import UserError
+from pg_zoo.hyperparameters import data_only, files
+
+SHORT = {"n_timesteps": 16, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
+EVALUATED = ("monitor_kwargs", "normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
+PWN = "__import__('pathlib').Path('pwned').touch()"
+MINE = """
+from pathlib import Path
+
+import gymnasium as gym
+
+
+def wrapper(env):
+    Path("pwned").touch()
+    return env
+
+
+class Impostor:
+    def __init__(self, *args, **kwargs):
+        Path("pwned").touch()
+
+
+class Generous(gym.RewardWrapper):
+    def reward(self, reward):
+        return 3 * reward
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty one, and a module of the user's own that can be imported from it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_wrappers.py").write_text(MINE)
+    return tmp_path
+
+
+def train(entry, *options, file="foreign.yml"):
+    """The exit status of a training with this entry in a file."""
+    with open(file, "w") as stream:
+        yaml.safe_dump({"CartPole-v1": {**SHORT, **entry}}, stream)
+    return main(["train", "--conf-file", file, "--eval-freq", "-1", "--verbose", "0", *options])
+
+
+def only_error_line(capsys):
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def evaluated(text):
+    """What rl_zoo3 makes of a string."""
+    return eval(text, vars(rl_zoo3.exp_manager))
+
+
+@pytest.mark.parametrize("key", EVALUATED)
+@pytest.mark.parametrize(
+    "text",
+    [
+        PWN,
+        f"[{PWN}]",
+        f"dict(a={PWN})",
+        f"dict(a=dict(b=[{PWN}]))",
+        f"dict([('a', {PWN})])",
+        f"dict(**{{'a': {PWN}}})",
+        f"{{'a': {PWN}}}",
+        f"{{{PWN}: 1}}",
+        f"f'{{{PWN}}}'",
+        f"(lambda: {PWN})()",
+        f"[{PWN} for _ in (1,)]",
+        f"nn.Module.__class__({PWN})",
+        "dict(activation_fn=nn.Linear(1, 1))",
+        "nn.init",
+        "nn.functional.relu",
+        "os",
+        "-" * 100_000 + "1",
+        "1 +",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_expression_that_is_no_data_is_refused(key, text, folder):
+    with pytest.raises(UserError, match=f"^'CartPole-v1' in foreign.yml: {key} is .*, which is code: .*--trust"):
+        data_only({**SHORT, key: text}, "'CartPole-v1' in foreign.yml")
+    assert not (folder / "pwned").exists()
+
+
+def test_a_file_that_would_run_code_is_one_line_and_leaves_no_trace(folder, capsys):
+    assert train({"policy_kwargs": f"dict(a={PWN})"}) == 2
+    line = only_error_line(capsys)
+    assert "'CartPole-v1' in foreign.yml: policy_kwargs is" in line
+    assert repr(f"dict(a={PWN})") in line
+    assert {path.name for path in folder.iterdir()} <= {"foreign.yml", "my_wrappers.py", "__pycache__"}
+
+
+def test_with_trust_it_runs(folder):
+    assert train({"policy_kwargs": f"dict(net_arch=[4] if {PWN} is None else [5])"}, "--trust") == 0
+    assert (folder / "pwned").exists()
+
+
+@pytest.mark.parametrize("file", files(), ids=str)
+def test_installed_files_mean_what_rl_zoo3_makes_of_them(file):
+    for env_id, entry in file.entries().items():
+        data = data_only({key: value for key, value in entry.items() if "wrapper" not in key}, env_id)
+        for key, value in data.items():
+            assert value == (evaluated(entry[key]) if key in EVALUATED and isinstance(entry[key], str) else entry[key])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rl_zoo3.wrappers.HistoryWrapper",
+        "rl_zoo3.wrappers.YAMLCompatResizeObservation",
+        "gymnasium.wrappers.transform_observation.GrayscaleObservation",
+        "stable_baselines3.common.atari_wrappers.AtariWrapper",
+        "sb3_contrib.common.wrappers.TimeFeatureWrapper",
+        "my_wrappers.Generous",
+    ],
+)
+def test_wrappers_are_named(name):
+    for value in (name, [name], {name: {"horizon": 2}}, [{name: None}, name]):
+        assert data_only({"env_wrapper": value}, "") == {"env_wrapper": value}
+
+
+def test_our_parser_makes_data_of_what_rl_zoo3_would_evaluate(monkeypatch):
+    monkeypatch.setattr(rl_zoo3.exp_manager, "eval", pytest.fail, raising=False)
+    entry = {
+        "monitor_kwargs": "dict(info_keywords=())",
+        "normalize": "{'norm_obs': True, 'norm_reward': False}",
+        "policy_kwargs": "dict(net_arch=dict(pi=[4], vf=[5]), activation_fn=nn.ReLU, optimizer_class=RMSpropTFLike)",
+        "env_wrapper": [{"my_wrappers.Generous": {}}],
+        "callback": [{"stable_baselines3.common.callbacks.LogEveryNTimesteps": {"n_steps": 8}}],
+    }
+    assert train(entry) == 0
+    policy = pg_agents.PPO.load("logs/ppo/CartPole-v1_1/CartPole-v1.zip").policy
+    assert [type(layer) for layer in policy.mlp_extractor.policy_net] == [th.nn.Linear, th.nn.ReLU]
+    assert type(policy.optimizer).__name__ == "RMSpropTFLike"
+
+
+def test_a_replay_buffer_is_named_as_in_rl_zoo3():
+    entry = {"replay_buffer_class": "HerReplayBuffer", "replay_buffer_kwargs": "dict(n_sampled_goal=4)"}
+    assert data_only(entry, "") == {
+        "replay_buffer_class": stable_baselines3.HerReplayBuffer,
+        "replay_buffer_kwargs": {"n_sampled_goal": 4},
+    }
+
+
+def test_the_saved_run_has_the_strings_and_can_be_replayed(folder, capsys):
+    entry = {"normalize": "dict(norm_obs=True, norm_reward=False)", "policy_kwargs": "dict(activation_fn=nn.ReLU)"}
+    assert train(entry) == 0
+    saved = yaml.unsafe_load((folder / "logs/ppo/CartPole-v1_1/CartPole-v1/config.yml").read_text())
+    assert {key: saved[key] for key in entry} == entry
+    hyperparams, _ = get_saved_hyperparams("logs/ppo/CartPole-v1_1/CartPole-v1", test_mode=True)
+    assert hyperparams["normalize_kwargs"] == {"norm_obs": True, "norm_reward": False}
+    assert main(["enjoy", "--no-render", "-n", "200"]) == 0
+    assert "Mean reward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["callback", "env_wrapper", "policy", "vec_env_wrapper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my_wrappers.wrapper",
+        "my_wrappers.Impostor",
+        "my_wrappers.missing",
+        "os.system",
+        "builtins.exec",
+        "antigravity.x",
+        "subprocess.Popen",
+        "no_such_module.Wrapper",
+        "rl_zoo3.exp_manager.ExperimentManager",
+        "pathlib.Path",
+        ".relative.Name",
+    ],
+)
+def test_a_name_of_something_else_is_refused_before_it_is_called(key, name, folder):
+    for value in [name, [name], {name: {"a": 1}}, [{name: {"a": 1}}]][: 1 if key == "policy" else 4]:
+        with pytest.raises(UserError, match=f"^'default' in foreign.yml: {key} .*{name!r}"):
+            data_only({key: value}, "'default' in foreign.yml")
+    assert not (folder / "pwned").exists()
+
+
+def test_with_trust_any_callable_is_a_wrapper(folder, capsys):
+    assert train({"env_wrapper": "my_wrappers.wrapper"}) == 2
+    assert "must name a subclass of gymnasium.Wrapper" in only_error_line(capsys)
+    assert train({"env_wrapper": "my_wrappers.wrapper"}, "--trust") == 0
+    assert (folder / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["conf.py", "conf"])
+def test_python_as_a_hyperparameter_file_needs_trust(name, folder, capsys):
+    (folder / "conf.py").write_text(f"{PWN}\nhyperparams = {{'CartPole-v1': {SHORT}}}")
+    argv = ["train", "--conf-file", name, "--eval-freq", "-1", "--verbose", "0"]
+    assert main(argv) == 2
+    assert f"--conf-file {name} is not YAML" in only_error_line(capsys)
+    assert not (folder / "pwned").exists()
+    assert main([*argv, "--trust"]) == 0
+    assert (folder / "pwned").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--trust"]])
+def test_yaml_never_makes_python_objects(options, folder, capsys):
+    (folder / "tags.yml").write_text("CartPole-v1:\n  gamma: !!python/object/apply:os.system ['touch pwned']\n")
+    assert main(["train", "--conf-file", "tags.yml", *options]) == 2
+    assert "tags.yml is not YAML: could not determine a constructor for the tag" in only_error_line(capsys)
+    assert not (folder / "pwned").exists()

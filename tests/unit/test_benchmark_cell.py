@@ -1,0 +1,284 @@
+"""One training of a benchmark: what it stores, and that evaluating it along the way changes nothing."""
+
+import csv
+import json
+import random
+import re
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3
+import torch as th
+import yaml
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+import pg_agents
+from pg_envs.references import reference_scores
+from pg_zoo import cell as cell_module
+from pg_zoo.cell import RANDOM, Cell, evaluation_seed, resolved, run_cell
+from pg_zoo.cli import main
+from pg_zoo.errors import UserError
+
+SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "n_timesteps": 64, "policy": "MlpPolicy"}
+FEW = {"eval_points": 2, "eval_episodes": 2, "final_episodes": 4}
+
+
+class Constant(gym.Env):
+    """Five steps that earn 2 each, whatever one does."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)
+    seeds, steps, fails_at, finite = [], 0, None, True
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        if seed is not None:
+            Constant.seeds.append(seed)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        Constant.steps += 1
+        if Constant.steps == Constant.fails_at:
+            raise RuntimeError("out of order")
+        # Draws from the global generators must not matter to training either.
+        noise = np.float32([random.random(), np.random.random()])  # noqa: NPY002
+        return noise, 2.0 if Constant.finite else np.nan, self.t == 5, False, {}
+
+
+@pytest.fixture(autouse=True)
+def constant(monkeypatch):
+    monkeypatch.setitem(gym.registry, "Constant-v0", gym.envs.registration.EnvSpec("Constant-v0", entry_point=Constant))
+    for name, value in {"seeds": [], "steps": 0, "fails_at": None, "finite": True}.items():
+        monkeypatch.setattr(Constant, name, value)
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def record(folder):
+    return json.loads((folder / "cell.json").read_text())
+
+
+def run(folder, algo="ppo", env="Constant-v0", seed=0, hyperparams=SMALL, **options):
+    cell = Cell(algo, env, seed, hyperparams, "a test", **{**FEW, **options})
+    run_cell(cell, folder / cell.path)
+    return folder / cell.path
+
+
+def test_what_is_stored_is_what_is_known_of_a_constant_reward(tmp_path):
+    folder = run(tmp_path, seed=7)
+    assert folder == tmp_path / "cells/ppo/Constant-v0/seed_7"
+    assert {path.name for path in folder.iterdir()} == {
+        "cell.json",
+        "hyperparameters.yml",
+        "curve.csv",
+        "evaluation.csv",
+    }
+    stored = record(folder)
+    known = {"format": 1, "algo": "ppo", "env": "Constant-v0", "seed": 7, "hyperparams": SMALL, "origin": "a test"}
+    known |= {"n_timesteps": 64, "engine": "mlp", "device": "cpu", "deterministic": True, "score": 10.0, "options": FEW}
+    assert {key: stored[key] for key in known} == known
+    assert stored["steps_per_second"] == pytest.approx(64 / stored["wall_time"])
+    assert stored["versions"]["pg-agents"] == pg_agents.__version__
+    assert stored["versions"]["torch"] == th.__version__
+    assert 50 < stored["peak_memory_mib"] < 10_000
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", stored["date"])
+    assert rows(folder / "evaluation.csv") == [
+        {"episode": str(number), "return": "10.0", "length": "5"} for number in range(4)
+    ]
+    assert [(row["timesteps"], row["mean_return"]) for row in rows(folder / "curve.csv")] == [
+        ("32", "10.0"),
+        ("64", "10.0"),
+    ]
+    assert yaml.safe_load((folder / "hyperparameters.yml").read_text()) == {"Constant-v0": SMALL}
+
+
+def test_returns_are_raw_where_training_sees_them_normalised_and_stacked(tmp_path):
+    hyperparams = {**SMALL, "normalize": {"norm_obs": True}, "frame_stack": 2, "n_envs": 2}
+    folder = run(tmp_path, hyperparams=hyperparams)
+    assert record(folder)["score"] == 10
+    assert record(folder)["hyperparams"] == hyperparams  # rl_zoo3 adds to what it is given
+
+
+@pytest.mark.parametrize(
+    ("algo", "hyperparams"),
+    [
+        ("ppo", {**SMALL, "normalize": True, "n_envs": 2}),
+        ("ppo", {**SMALL, "engine": "autograd"}),
+        ("a2c", {"n_timesteps": 60, "use_sde": False}),
+        ("reinforce", {"n_timesteps": 60, "n_episodes": 2}),
+        ("reinforce_baseline", {"n_timesteps": 60, "n_episodes": 2}),
+        ("sb3/ppo", SMALL),
+        ("sb3/dqn", {"n_timesteps": 60, "learning_starts": 10, "exploration_fraction": 0.9}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_agent_is_the_one_that_train_makes_of_the_stored_hyperparameters(tmp_path, algo, hyperparams):
+    cell = resolved(Cell(algo, "Constant-v0", 3, hyperparams, keep_agent=True, eval_points=7, eval_episodes=3))
+    run_cell(cell, tmp_path / "cell")
+    options = ["--conf-file", str(tmp_path / "cell/hyperparameters.yml"), "--seed", "3", "--device", "cpu"]
+    options += ["--eval-freq", "-1", "-f", str(tmp_path / "logs"), "--verbose", "0"]
+    assert main(["train", "--algo", algo, "--env", "Constant-v0", *options]) == 0
+    (trained,) = (tmp_path / "logs").rglob("Constant-v0.zip")
+    load = pg_agents.registry.algorithm(algo).load
+    one, other = (load(path).policy.state_dict() for path in (tmp_path / "cell/agent.zip", trained))
+    assert all(th.equal(one[name], other[name]) for name in one)
+
+
+def test_the_final_evaluation_is_sb3s_with_the_statistics_of_training(tmp_path):
+    hyperparams = {**SMALL, "normalize": True, "n_timesteps": 256}
+    folder = run(tmp_path, env="Pendulum-v1", seed=1, hyperparams=hyperparams, keep_agent=True)
+    env = VecNormalize.load(folder / "vecnormalize.pkl", make_vec_env("Pendulum-v1", 4))
+    env.training = env.norm_reward = False
+    env.seed(evaluation_seed(1, 0))
+    agent = stable_baselines3.PPO.load(folder / "agent.zip")
+    returns, lengths = evaluate_policy(agent, env, 4, return_episode_rewards=True)
+    stored = rows(folder / "evaluation.csv")
+    assert [float(row["return"]) for row in stored] == pytest.approx(returns, rel=1e-6)  # its predictions are float32
+    assert [int(row["length"]) for row in stored] == lengths == [200] * 4
+
+
+def test_evaluations_have_seeds_that_training_never_uses(tmp_path):
+    run(tmp_path, seed=3, hyperparams={**SMALL, "n_envs": 2})
+    training = [seed for seed in Constant.seeds if seed < 2**30]
+    assert sorted(training) == [3, 4]
+    others = set(Constant.seeds) - set(training)
+    assert others == {evaluation_seed(3, number) + env for number in range(3) for env in range(4)}
+    assert max(others) < 2**31
+
+
+def test_the_last_evaluation_sees_the_last_update_and_early_ones_the_steps_asked_for(tmp_path):
+    seen = []
+    cell = Cell("ppo", "Constant-v0", 0, {**SMALL, "n_timesteps": 50}, eval_points=5, eval_episodes=1)
+    run_cell(cell, tmp_path / "cell", lambda timesteps, mean_return: seen.append((timesteps, mean_return)))
+    assert seen == [(10, 10), (20, 10), (30, 10), (40, 10), (64, 10)]  # rollouts of 16 steps are completed
+    assert record(tmp_path / "cell")["n_timesteps"] == 64
+
+
+def test_the_time_of_evaluations_does_not_count(tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    evaluate = cell_module.evaluate_policy
+
+    def slow(*args, **kwargs):
+        [next(clock) for _ in range(1000)]
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(cell_module, "evaluate_policy", slow)
+    monkeypatch.setattr(cell_module.time, "perf_counter", lambda: float(next(clock)))
+    folder = run(tmp_path, hyperparams=SMALL)
+    # Whoever else reads this clock in training does so a few times each step.
+    assert record(folder)["wall_time"] < 1000
+
+
+def test_what_a_callback_raises_ends_the_training_and_leaves_nothing(tmp_path):
+    class PrunedError(Exception):
+        pass
+
+    def prune(timesteps, mean_return):
+        raise PrunedError(timesteps)
+
+    with pytest.raises(PrunedError, match="32"):
+        run_cell(Cell("ppo", "Constant-v0", 0, SMALL, **FEW), tmp_path / "cells/cell", prune)
+    assert list((tmp_path / "cells").iterdir()) == []
+    assert Constant.steps < 64 + 2 * 5 * 4
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_training_that_stops_halfway_is_no_result(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(Constant, "fails_at", 40)
+    monkeypatch.setattr("builtins.RuntimeError", error)
+    with pytest.raises(error):
+        run(tmp_path, tensorboard=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*The reward is a NaN value")
+def test_returns_that_are_not_finite_are_no_score(tmp_path, monkeypatch):
+    monkeypatch.setattr(Constant, "finite", False)
+    with pytest.raises(FloatingPointError, match="random Constant-v0 seed 0"):
+        run(tmp_path, RANDOM, hyperparams={})
+    assert not list(tmp_path.rglob("cell.json"))
+
+
+def test_random_actions_score_what_random_actions_score(tmp_path):
+    folder = run(tmp_path, RANDOM, "pg/ShortCorridor-v0", hyperparams={}, final_episodes=1000)
+    returns = [float(row["return"]) for row in rows(folder / "evaluation.csv")]
+    known = reference_scores("pg/ShortCorridor-v0")["random"]
+    assert np.mean(returns) == pytest.approx(known, abs=4 * np.std(returns) / np.sqrt(1000))
+    stored = record(folder)
+    assert (stored["n_timesteps"], stored["wall_time"], stored["steps_per_second"]) == (0, 0, None)
+    assert (stored["engine"], stored["deterministic"]) == ("none", False)
+    assert rows(folder / "curve.csv") == []
+
+
+def test_the_same_seed_gives_the_same_episodes_and_another_one_others(tmp_path):
+    def episodes(folder, algo, seed):
+        hyperparams = {} if algo == RANDOM else SMALL
+        return (run(tmp_path / folder, algo, "Pendulum-v1", seed, hyperparams) / "evaluation.csv").read_text()
+
+    for algo in ("ppo", RANDOM):
+        assert episodes("a", algo, 0) == episodes("b", algo, 0) != episodes("a", algo, 1)
+
+
+def test_an_environment_that_asks_for_drawn_actions_gets_them(tmp_path):
+    folder = run(tmp_path, env="pg/RPSMatch-v0")
+    assert record(folder)["deterministic"] is False
+    # The most probable action alone loses all rounds of a match but the first.
+    assert record(folder)["score"] > -40
+
+
+def test_tensorboard_names_runs_as_the_cells_are_named(tmp_path):
+    run(tmp_path, tensorboard=True)
+    run(tmp_path, "sb3/a2c", seed=5, hyperparams={"n_timesteps": 600, "policy": "MlpPolicy"}, tensorboard=True)
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    names = [f"cells/{name}/tensorboard" for name in ("ppo/Constant-v0/seed_0", "sb3-a2c/Constant-v0/seed_5")]
+    assert sorted(runs.Runs()) == names
+    curve = runs.Scalars(names[0], "eval/mean_reward")
+    assert [(event.step, event.value) for event in curve] == [(32, 10), (64, 10)]
+    # An update is logged after the next rollout, or with an evaluation if that comes before.
+    assert [event.step for event in runs.Scalars(names[0], "train/loss")] == [32, 48, 64, 64]
+
+
+def test_resolving_names_the_policy_and_the_steps():
+    cell = resolved(Cell("ppo", "Constant-v0", 0, {"policy": "auto", "learning_rate": "lin_0.1"}))
+    assert cell.hyperparams == {"policy": "MlpPolicy", "learning_rate": "lin_0.1", "n_timesteps": 100_000}
+    assert Constant.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "hyperparams", "message"),
+    [
+        ("ppo", "Constant-v0", {"n_step": 8}, r"ppo on Constant-v0: .* 'n_step'. Did you mean 'n_steps'\?"),
+        ("ppo", "Constant-v0", {"n_timesteps": 0}, "`n_timesteps` must be an integer at least 1, but is 0"),
+        ("ppo", "Constant-v0", {"gamma": 2}, "`gamma` must be a number at least 0 and at most 1, but is 2"),
+        ("ppo", "Constant-v0", {"policy_kwargs": "open('x')"}, "policy_kwargs is .* which is code"),
+        ("ppo", "CartPole", {}, "Unknown environment 'CartPole'. Did you mean 'CartPole-v"),
+        ("pp", "Constant-v0", {}, "Unknown algorithm 'pp'. Did you mean 'ppo'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before(algo, env, hyperparams, message):
+    with pytest.raises(UserError, match=message):
+        resolved(Cell(algo, env, 0, hyperparams))
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("seed", 2**30), ("eval_points", -1), ("final_episodes", 0)])
+def test_a_number_out_of_range_is_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        Cell(**{"algo": "ppo", "env": "Constant-v0", "seed": 0, "hyperparams": {}, name: value})
+
+
+def test_a_folder_that_exists_is_left_alone(tmp_path):
+    folder = run(tmp_path)
+    before = (folder / "cell.json").read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        run(tmp_path)
+    assert (folder / "cell.json").read_bytes() == before

@@ -1,0 +1,331 @@
+"""The grid of a benchmark with a backend that trains nothing: what is run, skipped, stored, refused and shown."""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pg_zoo import backends, benchmark
+from pg_zoo.backends import local
+from pg_zoo.benchmark import run_grid
+from pg_zoo.cell import RANDOM, Cell, new_folder
+from pg_zoo.errors import UserError
+
+CELLS = [Cell(algo, "pg/X-v0", seed, {"n_timesteps": 100, "gamma": 0.5}) for seed in (0, 1) for algo in ("a", "sb3/b")]
+
+
+class Fake:
+    """Stores each cell at once, without a training, or raises what is in `raises` or reports what is in `fails`."""
+
+    def __init__(self, fails=(), raises=()):
+        self.ran, self.fails, self.raises, self.closed = [], dict(fails), dict(raises), False
+
+    def __call__(self, cells, folder, jobs):
+        try:
+            for cell in cells:
+                if cell in self.raises:
+                    raise self.raises[cell]
+                self.ran.append(cell)
+                if cell not in self.fails:
+                    self.store(cell, folder)
+                yield cell, self.fails.get(cell)
+        finally:
+            self.closed = True
+
+    def store(self, cell, folder):
+        with new_folder(folder / cell.path) as unfinished:
+            record = {"format": 1, "hyperparams": cell.hyperparams, "options": cell.options, "device": cell.device}
+            (unfinished / "cell.json").write_text(json.dumps(record))
+            if cell.keep_agent:
+                (unfinished / "agent.zip").touch()
+
+
+def run(folder, cells=CELLS, **kwargs):
+    """The cells that ran, and those that failed."""
+    backend = Fake(**kwargs)
+    failed = run_grid(cells, folder, backend=backend)
+    assert backend.closed
+    return backend.ran, failed
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {".lock"}
+
+
+def test_every_cell_runs_once_and_a_second_start_has_nothing_to_do(tmp_path):
+    assert run(tmp_path / "x/y") == (CELLS, [])
+    cells = {f"cells/{algo}/pg-X-v0/seed_{seed}/cell.json" for algo in ("a", "sb3-b") for seed in (0, 1)}
+    assert files(tmp_path / "x/y") == cells | {"benchmark.json"}
+    assert run(tmp_path / "x/y") == ([], [])
+
+
+def test_the_record_says_what_the_grid_is_and_keeps_the_day_it_was_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/bin/pg-zoo", "benchmark", "--algos", "a b"])
+    run(tmp_path, CELLS[:2])
+    record = json.loads((tmp_path / "benchmark.json").read_text())
+    created = record.pop("created")
+    grid = {"algos": ["a", "sb3/b"], "envs": ["pg/X-v0"], "seeds": [0]}
+    assert record == {"format": 1, "command": "pg-zoo benchmark --algos 'a b'", "grid": grid}
+    record = {"format": 1, "command": "old", "created": "1970-01-01", "grid": {}}
+    (tmp_path / "benchmark.json").write_text(json.dumps(record))
+    assert created > "2025"
+    assert run(tmp_path) == (CELLS[2:], [])
+    record = json.loads((tmp_path / "benchmark.json").read_text())
+    assert (record["created"], record["grid"]["seeds"]) == ("1970-01-01", [0, 1])
+
+
+def test_a_cell_that_fails_does_not_stop_the_grid_and_is_tried_again(tmp_path):
+    error = "Traceback ...\nValueError: too bad\n"
+    assert run(tmp_path, fails={CELLS[1]: error}) == (CELLS, [CELLS[1]])
+    assert (tmp_path / "failed/sb3-b-pg-X-v0-seed_0.txt").read_text() == error
+    assert run(tmp_path, fails={CELLS[1]: "another"}) == ([CELLS[1]], [CELLS[1]])
+    assert (tmp_path / "failed/sb3-b-pg-X-v0-seed_0.txt").read_text() == "another"
+    assert run(tmp_path) == ([CELLS[1]], [])
+    assert list((tmp_path / "failed").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hyperparams": {"n_timesteps": 100, "gamma": 0.9}}, "with gamma 0.5, which now is 0.9: choose another -o"),
+        ({"hyperparams": {"n_timesteps": 200, "gamma": 0.5}}, "with n_timesteps 100, which now is 200"),
+        ({"hyperparams": {"n_timesteps": 100}}, "with gamma 0.5, which now is None"),
+        ({"final_episodes": 7}, "with final_episodes 100, which now is 7"),
+        ({"eval_points": 1}, "with eval_points 20, which now is 1"),
+        ({"tensorboard": True}, "with tensorboard False, which now is True"),
+        ({"keep_agent": True}, "with keep_agent False, which now is True"),
+    ],
+)
+def test_a_cell_that_was_made_otherwise_is_neither_kept_nor_overwritten(tmp_path, changed, message):
+    run(tmp_path, CELLS[-1:])
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=f"cells/sb3-b/pg-X-v0/seed_1 was made {message}"):
+        run(tmp_path, [*CELLS[:-1], replace(CELLS[-1], **changed)])
+    assert files(tmp_path) == before
+
+
+def test_more_than_what_is_asked_for_does_no_harm(tmp_path):
+    run(tmp_path, [replace(cell, keep_agent=True) for cell in CELLS])
+    assert run(tmp_path) == ([], [])
+    assert run(tmp_path, [replace(CELLS[0], origin="another file")]) == ([], [])
+
+
+def test_random_actions_need_no_agent_device_or_log(tmp_path):
+    cell = Cell(RANDOM, "pg/X-v0", 0, {})
+    run(tmp_path, [cell])
+    assert run(tmp_path, [replace(cell, keep_agent=True, tensorboard=True, device="cuda")]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": 2}', "was written by another version of pg-agents, in format 2 where this one has 1"),
+        ("{", "benchmark.json cannot be read"),
+        ("[]", "benchmark.json must hold a JSON object"),
+    ],
+)
+def test_a_folder_of_another_version_is_left_alone(tmp_path, text, message):
+    (tmp_path / "benchmark.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path)
+    assert files(tmp_path) == {"benchmark.json"}
+
+
+def test_a_cell_that_was_tampered_with_is_named(tmp_path):
+    run(tmp_path)
+    (tmp_path / CELLS[0].path / "cell.json").write_text("{")
+    with pytest.raises(UserError, match=r"cells/a/pg-X-v0/seed_0/cell.json cannot be read"):
+        run(tmp_path)
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    left = tmp_path / "cells/a/pg-X-v0/.seed_0.1234"
+    left.mkdir(parents=True)
+    (left / "curve.csv").touch()
+    run(tmp_path)
+    assert not left.exists()
+
+
+def test_a_full_disk_stops_the_grid_with_what_is_stored(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", "curve.csv")
+    with pytest.raises(UserError, match=r"No space left on device: 'curve.csv'. What has finished is stored in"):
+        run(tmp_path, raises={CELLS[2]: full})
+    assert run(tmp_path) == (CELLS[2:], [])
+
+
+def test_a_traceback_that_cannot_be_stored_stops_the_grid(tmp_path, monkeypatch):
+    write = benchmark._write
+
+    def full(path, text):
+        if path.parent.name == "failed":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    monkeypatch.setattr(benchmark, "_write", full)
+    with pytest.raises(UserError, match="No space left"):
+        run(tmp_path, fails={CELLS[0]: "error"})
+    assert not any("failed" in name for name in files(tmp_path))
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="No space left"):
+        run(tmp_path)
+    assert files(tmp_path) == set()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Not a directory: '.*file/x'"):
+        run(tmp_path / "file/x")
+
+
+def test_ctrl_c_ends_what_runs_and_says_how_to_go_on(tmp_path, capsys):
+    backend = Fake(raises={CELLS[2]: KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(CELLS, tmp_path, backend=backend)
+    assert backend.closed
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"2 of 4 cells are in {tmp_path}; the same command goes on from there."
+    assert run(tmp_path) == (CELLS[2:], [])
+    assert capsys.readouterr().out.startswith(f"2 of 4 cells are in {tmp_path} already.\n")
+
+
+def test_two_grids_do_not_write_to_one_folder_at_once(tmp_path):
+    def another(cells, folder, jobs):
+        with pytest.raises(UserError, match="Another benchmark is writing to"):
+            run(folder)
+        yield from Fake()(cells, folder, jobs)
+
+    assert run_grid(CELLS, tmp_path, backend=another) == []
+
+
+def test_time_left_counts_steps_and_not_cells(tmp_path, monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(benchmark.time, "monotonic", lambda: now)
+    cells = [
+        Cell(RANDOM, "X", 0, {}),
+        *(Cell("a", "X", seed, {"n_timesteps": steps}) for seed, steps in enumerate((100, 700, 200))),
+    ]
+
+    def clock(cells, folder, jobs):
+        nonlocal now
+        for outcome in Fake(fails={cells[2]: "error"})(cells, folder, jobs):
+            now += 1.0 if outcome[0].algo == RANDOM else outcome[0].n_timesteps
+            yield outcome
+
+    run_grid(cells, tmp_path, backend=clock)
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 4 cells: random X seed 0 done",
+        "2 of 4 cells, about 15 min left: a X seed 0 done",  # 101 s for 100 of 1000 steps
+        "3 of 4 cells, 1 failed, about 3 min left: a X seed 1 failed",  # 801 s for 800
+        "4 of 4 cells, 1 failed: a X seed 2 done",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (119, "119 s"), (121, "2 min"), (7199, "120 min"), (7201, "2 h"), (-5, "0 s")]
+)
+def test_time_left_in_words(seconds, words):
+    assert benchmark.time_left(seconds) == f"about {words} left"
+
+
+# The processes of the local backend, which do something else than a training here
+
+
+def outcomes(monkeypatch, tmp_path, serve, cells=CELLS, jobs=4):
+    monkeypatch.setattr(backends, "serve", serve)
+    return dict(local(cells, tmp_path, jobs))
+
+
+def do_well(*_):
+    print("x", file=sys.stderr)
+
+
+def test_a_process_that_ends_well_is_no_error(monkeypatch, tmp_path):
+    assert outcomes(monkeypatch, tmp_path, do_well) == dict.fromkeys(CELLS)
+
+
+def fail(*_):
+    sys.exit(3)
+
+
+def test_a_process_that_says_nothing_is_reported_with_its_status(monkeypatch, tmp_path):
+    assert outcomes(monkeypatch, tmp_path, fail, CELLS[:1]) == {CELLS[0]: "exit status 3"}
+
+
+def be_killed(cell, folder, command, errors):
+    if cell.seed:
+        Path(errors).write_text("Help!\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_the_system_kills_is_a_failure_like_any_other(monkeypatch, tmp_path):
+    killed = "Help!\nThe process was ended by signal 9 (SIGKILL). Was there too little memory?"
+    results = outcomes(monkeypatch, tmp_path, be_killed)
+    assert results == {cell: killed if cell.seed else None for cell in CELLS}
+
+
+def find_the_disk_full(*_):
+    sys.exit(errno.ENOSPC)
+
+
+def test_a_process_that_finds_the_disk_full_stops_the_grid(monkeypatch, tmp_path):
+    with pytest.raises(OSError, match="No space left on device"):
+        outcomes(monkeypatch, tmp_path, find_the_disk_full)
+
+
+def tell(cell, folder, command, errors):
+    Path(errors).write_text(f"{folder} {os.environ['OMP_NUM_THREADS']} {sys.path[0]}")
+    sys.exit(1)
+
+
+def test_processes_have_one_thread_and_the_modules_of_this_one(monkeypatch, tmp_path):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    (error,) = outcomes(monkeypatch, tmp_path, tell, CELLS[:1]).values()
+    assert error == f"{tmp_path / CELLS[0].path} 1 {tmp_path}/mine"
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def count(cell, folder, command, errors):
+    mine = folder.parent / str(os.getpid())
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.touch()
+    time.sleep(0.3)
+    n_running = len(list(folder.parent.iterdir()))
+    mine.unlink()
+    sys.exit(n_running > 2)
+
+
+def test_no_more_processes_run_than_asked_for(monkeypatch, tmp_path):
+    cells = [replace(CELLS[0], seed=seed) for seed in range(4)]
+    assert outcomes(monkeypatch, tmp_path, count, cells, jobs=2) == dict.fromkeys(cells)
+
+
+def wait_for_ever(cell, folder, command, errors):
+    while cell.seed:
+        time.sleep(0.1)
+
+
+def test_processes_end_with_the_grid(monkeypatch, tmp_path):
+    started, start = [], backends._Child
+    monkeypatch.setattr(backends, "serve", wait_for_ever)
+    monkeypatch.setattr(backends, "_Child", lambda *args: started.append(start(*args)) or started[-1])
+    running = local([CELLS[0], CELLS[2]], tmp_path, 2)
+    assert next(running) == (CELLS[0], None)
+    pid = started[1].process.pid
+    os.kill(pid, 0)  # it is there
+    running.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not any(os.path.exists(child.errors) for child in started)

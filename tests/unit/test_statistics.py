@@ -1,0 +1,233 @@
+"""Intervals hold the truth as often as they say; aggregates are those of rliable and of the calculator."""
+
+import numpy as np
+import pytest
+from rliable import library, metrics
+from scipy import stats
+
+from pg_zoo import statistics
+
+# Scores as trainings give them, each with mean 0 (for `capped`, to three digits).
+DRAWS = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "wide": lambda rng, shape: 4 * rng.normal(size=shape),
+    "skewed": lambda rng, shape: 1 - rng.exponential(size=shape),
+    "some fail": lambda rng, shape: (rng.random(shape) < 0.7) - 0.7 + 0.01 * rng.normal(size=shape),
+    "capped": lambda rng, shape: np.minimum(rng.normal(size=shape), 0.5) + 0.1978,
+}
+
+
+def test_the_mean_has_students_interval():
+    # Of 1, 2, 3: s = 1, and the table's t for two degrees of freedom is 4.3027.
+    assert statistics.mean(np.array([1.0, 2.0, 3.0])) == pytest.approx(
+        (2, 2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), 1e-4
+    )
+
+
+def test_the_difference_on_one_environment_is_welchs():
+    rng = np.random.default_rng(0)
+    scores, others = rng.normal(1, 1, 5), rng.normal(0, 3, 7)
+    expected = stats.ttest_ind(scores, others, equal_var=False)
+    difference = statistics.difference(scores, others)
+    assert difference.value == pytest.approx(scores.mean() - others.mean())
+    assert (difference.low, difference.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert difference.p_value == pytest.approx(expected.pvalue)
+
+
+def test_the_difference_over_environments_by_hand():
+    # Means 2 and 1 against 1 and 1: a difference of 1/2. Each variance is 1, so V = (1/3 + 1/3 + 1/3 + 1/3) / 4 = 1/3,
+    # with 1/9 / (4 (1/12)²/2) = 8 degrees of freedom, whose t in the table is 2.306.
+    scores = np.array([[1.0, 0.0], [2.0, 1.0], [3.0, 2.0]])
+    others = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+    half = 2.306 / 3**0.5
+    assert statistics.difference(scores, others)[:3] == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-4)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_intervals_of_differences_hold_the_truth_93_to_98_times_in_100(n, n_envs):
+    rng, n_draws = np.random.default_rng(n), 250
+    kinds = ["normal", "normal"], ["normal", "wide"], ["skewed", "some fail"], ["skewed", "skewed"], ["capped", "wide"]
+    held = [
+        difference.low <= 0 <= difference.high
+        for pair in kinds
+        for groups in zip(*(DRAWS[kind](rng, (n_draws, n, n_envs)) for kind in pair), strict=True)
+        for difference in [statistics.difference(*groups)]
+    ]
+    # Two standard errors of a share of 1250 from either end.
+    assert 0.93 - 0.014 < np.mean(held) < 0.98 + 0.008
+
+
+def test_percentile_intervals_of_five_seeds_do_not_and_so_decide_nothing():
+    rng, n_draws = np.random.default_rng(0), 1000
+    groups = rng.normal(size=(2, n_draws, 1, 5))
+    drawn = [np.take_along_axis(group, rng.integers(5, size=(n_draws, 500, 5)), 2).mean(axis=2) for group in groups]
+    low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5], axis=1)
+    assert np.mean((low <= 0) & (high >= 0)) < 0.91
+
+
+@pytest.mark.parametrize(
+    ("shift", "conclusion"),
+    [(2.0, "better"), (-2.0, "worse"), (0.1, "no difference shown"), (0.0, "no difference shown")],
+)
+def test_the_conclusion_is_what_the_interval_says(shift, conclusion):
+    # s = 1 with 10 seeds: the interval is shift ± 0.94.
+    others = np.arange(10) / np.arange(10).std(ddof=1)
+    difference = statistics.difference(others + shift, others)
+    assert difference.conclusion == conclusion
+    assert (difference.low > 0, difference.high < 0) == (conclusion == "better", conclusion == "worse")
+    assert (difference.p_value < 0.05) == (conclusion != "no difference shown")
+
+
+def test_the_same_score_in_all_seeds_of_both_is_no_difference():
+    assert statistics.difference(np.full(5, 0.1), np.full(5, 0.1)) == (0, 0, 0, 1)
+
+
+def test_numbers_that_differ_by_rounding_alone_are_no_difference():
+    scores, others = np.full(3, 0.1), np.full(3, 0.3 - 0.2)
+    assert scores[0] != others[0]
+    assert statistics.difference(scores, others).conclusion == "no difference shown"
+
+
+def test_different_scores_without_any_spread_are_different():
+    assert statistics.difference(np.full(3, 500.0), np.full(3, 9.0)) == (491, 491, 491, 0)
+
+
+def test_spread_of_one_algorithm_alone_is_enough_for_an_interval():
+    difference = statistics.difference(np.full(3, 500.0), np.array([498.0, 499.0, 500.0]))
+    # Student's, of the three that vary.
+    assert difference[:3] == pytest.approx((1, 1 - 4.3027 / 3**0.5, 1 + 4.3027 / 3**0.5), rel=1e-4)
+
+
+def test_holms_correction_of_a_table_worked_out_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 is 0.02, 0.03, 0.06, 0.04, of which none may be below the last.
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]).tolist() == [1, 1]
+    assert statistics.holm([]).tolist() == []
+
+
+def test_normalised_scores_are_0_for_random_and_1_for_the_best():
+    assert statistics.normalised(np.array([-10.0, 0.0, -5.0, 5.0]), -10, 0).tolist() == [0, 1, 0.5, 1.5]
+    with pytest.raises(ValueError, match="Nothing lies between"):
+        statistics.normalised(np.array([1.0]), 3, 3)
+
+
+def test_aggregates_by_hand():
+    # Sorted: -1, 0, 1, 1, 2, 2, 3, 8; the middle half is 1, 1, 2, 2. Means of the columns: 2.25 and 1.75.
+    scores = np.array([[-1.0, 2.0], [0.0, 3.0], [8.0, 1.0], [2.0, 1.0]])
+    assert statistics.iqm(scores) == 1.5
+    assert statistics.median(scores) == 2.0
+    assert statistics.AGGREGATES["mean"](scores) == 2.0
+    # min(score, 1) is -1, 0 and six times 1.
+    assert statistics.optimality_gap(scores) == 1 - 5 / 8
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (5, 2), (7, 3), (10, 5)])
+def test_aggregates_are_rliables(shape):
+    scores = np.random.default_rng(0).normal(0.7, 0.5, shape)
+    expected = [
+        metrics.aggregate_iqm(scores),
+        metrics.aggregate_median(scores),
+        metrics.aggregate_mean(scores),
+        metrics.aggregate_optimality_gap(scores),
+    ]
+    assert [measure(scores) for measure in statistics.AGGREGATES.values()] == pytest.approx(expected)
+
+
+def test_probability_of_improvement_by_hand_and_as_rliable_has_it():
+    # 1 beats neither of 2 and 3; 3 beats 2 and ties with 3.
+    scores, others = np.array([[1.0], [3.0], [3.0]]), np.array([[2.0], [3.0], [3.0]])
+    assert statistics.probability_of_improvement(scores, others).value == pytest.approx((0 + 2 * (1 + 0.5 + 0.5)) / 9)
+    scores, others = np.random.default_rng(0).integers(5, size=(2, 6, 4)).astype(float)
+    expected = metrics.probability_of_improvement(scores, others)
+    assert statistics.probability_of_improvement(scores, others).value == pytest.approx(expected)
+
+
+def test_performance_profile_by_hand_and_as_rliable_has_it():
+    scores = np.array([[0.0, 1.0], [0.5, 1.0], [1.0, 0.5]])
+    thresholds = np.array([-0.1, 0.0, 0.5, 0.9, 1.0])
+    profile = statistics.performance_profile(scores, thresholds)
+    assert profile.value.tolist() == pytest.approx([1, 5 / 6, 3 / 6, 3 / 6, 0])
+    assert profile.value.tolist() == library.score_distributions(scores, thresholds).tolist()
+
+
+def test_bootstrap_intervals_are_rliables(monkeypatch):
+    monkeypatch.setattr(statistics, "N_RESAMPLES", 200)
+    scores, others = np.random.default_rng(0).normal(size=(2, 5, 3))
+    np.random.seed(0)  # noqa: NPY002
+    values, intervals = library.get_interval_estimates(
+        {"x": scores}, lambda x: np.array([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)]), reps=200
+    )
+    found = statistics.aggregates(scores)
+    for name, column in (("IQM", 0), ("mean", 1)):
+        assert found[name] == pytest.approx((values["x"][column], *intervals["x"][:, column]))
+    np.random.seed(0)  # noqa: NPY002
+    _, intervals = library.get_interval_estimates(
+        {"xy": [scores, others]}, lambda x, y: np.array([metrics.probability_of_improvement(x, y)]), reps=200
+    )
+    assert statistics.probability_of_improvement(scores, others)[1:] == pytest.approx(intervals["xy"][:, 0])
+
+
+def test_the_difference_of_interquartile_means_is_that():
+    scores, others = np.random.default_rng(0).normal(size=(2, 6, 3))
+    found = statistics.iqm_difference(scores, others)
+    assert found.value == pytest.approx(metrics.aggregate_iqm(scores) - metrics.aggregate_iqm(others))
+    assert found.low < found.value < found.high
+
+
+def test_the_same_numbers_give_the_same_intervals_and_leave_numpys_generator_alone():
+    scores = np.random.default_rng(0).normal(size=(5, 3))
+    np.random.seed(1)  # noqa: NPY002
+    first = statistics.aggregates(scores)
+    drawn = np.random.random()  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002
+    assert np.random.random() == drawn  # noqa: NPY002
+    assert statistics.aggregates(scores) == first
+
+
+def test_fewer_than_three_seeds_have_no_interval():
+    scores = np.array([[1.0, 2.0], [3.0, 4.0]])
+    estimates = [statistics.mean(scores[:, 0]), *statistics.aggregates(scores).values()]
+    estimates += [statistics.interquartile_mean(scores), statistics.probability_of_improvement(scores, scores)]
+    for estimate in estimates:
+        assert np.isfinite(estimate.value)
+        assert np.isnan([estimate.low, estimate.high]).all()
+    with pytest.raises(ValueError, match=r"at least 3 seeds of each, but has \[2, 3\]"):
+        statistics.difference(scores, np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "function",
+    [
+        statistics.mean,
+        statistics.aggregates,
+        statistics.interquartile_mean,
+        lambda scores: statistics.performance_profile(scores, np.zeros(1)),
+        lambda scores: statistics.difference(scores, np.zeros((4, 1))),
+        lambda scores: statistics.difference(np.zeros((4, 1)), scores),
+        lambda scores: statistics.probability_of_improvement(np.zeros((4, 1)), scores),
+    ],
+)
+def test_scores_that_are_not_finite_are_refused(function, wrong):
+    with pytest.raises(ValueError, match=f"Scores must be finite, but among them is {wrong}"):
+        function(np.array([[1.0], [2.0], [wrong], [3.0]]))
+
+
+def test_a_learning_curve_is_the_mean_of_each_evaluation_at_the_mean_of_its_times():
+    curves = [
+        np.array([[10.0, 1.0], [20.0, 4.0]]),
+        np.array([[12.0, 2.0], [22.0, 4.0]]),
+        np.array([[14.0, 3.0], [24.0, 4.0], [99.0, 9.0]]),
+    ]
+    times, returns = statistics.learning_curve(curves)
+    assert times.tolist() == [12, 22]
+    assert returns.value.tolist() == [2, 4]
+    # Student's interval of 1, 2, 3, and of three times 4.
+    assert returns.high.tolist() == pytest.approx([2 + 4.3027 / 3**0.5, 4], rel=1e-4)
+
+
+def test_the_time_to_a_threshold_is_that_of_the_first_evaluation_that_reached_it():
+    curve = np.array([[100.0, 5.0], [200.0, 10.0], [300.0, 7.0], [400.0, 12.0]])
+    assert statistics.time_to(10.0, curve) == 200
+    assert statistics.time_to(13.0, curve) is None

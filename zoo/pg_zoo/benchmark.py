@@ -1,0 +1,352 @@
+"""`pg-zoo benchmark`: algorithms x environments x seeds, every cell stored when it is done, and a report at the end."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.text import Text
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.utils import get_device
+from typing_extensions import Self
+
+from pg_agents.checks import check_number
+from pg_zoo.backends import BACKENDS, Backend, on_ray
+from pg_zoo.cell import FORMAT, MAX_SEED, RANDOM, UNFINISHED, Cell, command_line, resolved
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.hyperparameters import find_entry
+from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+
+RECORD = "benchmark.json"  # what a results folder is of
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Run `pg-zoo benchmark`.
+
+    Returns:
+        The exit status: 1 if cells have failed.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    folder = Path(args.output)
+    cells = _cells(args)
+    backend = partial(on_ray, address=args.ray_address) if args.backend == "ray" else args.backend
+    failed = run_grid(cells, folder, jobs=args.jobs, backend=backend)
+    return _finish(cells, failed, folder)
+
+
+def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
+    """Write the report and name the cells that failed."""
+    if len(failed) < len(cells):
+        try:
+            from pg_zoo.report import write_report
+        except UserError as error:  # says which package is missing, and how to get it
+            print(error)
+        else:
+            with one_line(OSError):
+                print(*write_report(folder), sep="\n")
+    for cell in failed:
+        path = _failure_report(cell, folder)
+        print(f"pg-zoo: failed: {cell}: {_last_line(path.read_text(encoding='utf-8'))} ({path})", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_grid(
+    cells: Sequence[Cell], folder: Path, *, jobs: int | None = None, backend: str | Backend = "local"
+) -> list[Cell]:
+    """Run the cells that a results folder lacks, and store each when it has finished.
+
+    Args:
+        cells: All that should be in the folder in the end.
+        folder: The results folder, new or of an earlier run.
+        jobs: Cells at a time; None for as many as there are cores.
+        backend: Where they run: a name in `BACKENDS`, or a function as described there.
+
+    Returns:
+        The cells that have failed; `failed/` has a file for each with its traceback.
+
+    Raises:
+        UserError: The folder cannot be written, is of another version, is in use, or has one of the cells with other
+            hyperparameters.
+    """
+    run = BACKENDS[backend] if isinstance(backend, str) else backend
+    _check_format(folder)
+    missing = [cell for cell in cells if not _is_finished(cell, folder)]
+    failed = []
+    with _storing(folder), _alone(folder):
+        for unfinished in folder.glob(f"cells/*/*/{UNFINISHED}*"):
+            shutil.rmtree(unfinished)
+        _write_record(cells, folder)
+        with _Display(cells, missing, folder) as display, closing(run(missing, folder, jobs)) as outcomes:
+            for cell, error in outcomes:
+                report = _failure_report(cell, folder)
+                if error is None:
+                    report.unlink(missing_ok=True)
+                else:
+                    report.parent.mkdir(exist_ok=True)
+                    _write(report, error)
+                    failed.append(cell)
+                display.show(cell, error)
+    return failed
+
+
+def _cells(args: argparse.Namespace) -> list[Cell]:
+    """The grid, after a look at whether every part of it can be trained."""
+    with one_line(ValueError):
+        for name, least in (("seeds", 1), ("first_seed", 0), ("eval_points", 0)):
+            check_number(_option(name), getattr(args, name), at_least=least, integer=True)
+        for name in ("eval_episodes", "final_episodes"):
+            check_number(_option(name), getattr(args, name), at_least=1, integer=True)
+        for name in ("jobs", "n_timesteps"):
+            check_number(_option(name), getattr(args, name), at_least=1, integer=True, optional=True)
+        check_number("the last seed", args.first_seed + args.seeds - 1, at_most=MAX_SEED - 1)
+    if args.backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("--backend ray needs the package ray: pip install 'pg-agents[ray]'.")
+    if args.ray_address and args.backend != "ray":
+        raise UserError("--ray-address is for --backend ray.")
+    algos = [algo for algo in dict.fromkeys(args.algos) if algo != RANDOM]
+    for algo in [*algos, *([args.same_hyperparams] if args.same_hyperparams else [])]:
+        find_algorithm(algo)
+    for env in args.envs:
+        find_env(env)
+    options = {name: getattr(args, name) for name in ("eval_points", "eval_episodes", "final_episodes", "tensorboard")}
+    with one_line(RuntimeError):
+        options |= {"keep_agent": args.keep_agents, "device": str(get_device(args.device))}
+    firsts = []
+    for env in dict.fromkeys(args.envs):
+        trained = [_trained(args, algo, env, options) for algo in algos]
+        firsts += [*trained, _random(trained, env, args.first_seed, options)]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    # Seed by seed: what has been done at any moment is the whole grid, with fewer seeds.
+    return [replace(first, seed=seed) for seed in seeds for first in firsts]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _trained(args: argparse.Namespace, algo: str, env: str, options: dict[str, Any]) -> Cell:
+    with plugin_warnings():
+        hyperparams, origin = find_entry(args.same_hyperparams or algo, env, atari=ExperimentManager.is_atari(env))
+    if args.n_timesteps is not None:
+        hyperparams["n_timesteps"] = args.n_timesteps
+        origin += ", with --n-timesteps"
+    try:
+        return resolved(Cell(algo, env, args.first_seed, hyperparams, origin, **options))
+    except UserError as error:
+        if args.same_hyperparams in (None, algo):
+            raise
+        raise UserError(
+            f"--same-hyperparams {args.same_hyperparams}: {error} Leave {algo} out here, and add it in a second run "
+            "into the same folder, without --same-hyperparams."
+        ) from error
+
+
+def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -> Cell:
+    """Random actions in the environment as the algorithms have it."""
+    kwargs = [cell.hyperparams.get("env_kwargs") or {} for cell in trained]
+    for cell, own in zip(trained, kwargs, strict=True):
+        if own != kwargs[0]:
+            raise UserError(
+                f"{env} would not be the same task for all: {trained[0].algo} has env_kwargs {kwargs[0]}, but "
+                f"{cell.algo} has {own}."
+            )
+    hyperparams = {"env_kwargs": kwargs[0]} if kwargs and kwargs[0] else {}
+    return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **options))
+
+
+# What is in the folder
+
+
+def _check_format(folder: Path) -> None:
+    path = folder / RECORD
+    if path.exists():
+        found = _read(path).get("format")
+        if found != FORMAT:
+            raise UserError(
+                f"{folder} was written by another version of pg-agents, in format {found!r} where this one has "
+                f"{FORMAT}: choose another -o."
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must hold a JSON object.")
+    return found
+
+
+def _is_finished(cell: Cell, folder: Path) -> bool:
+    """Whether the folder has this very cell.
+
+    Raises:
+        UserError: It has one that was made in another way.
+    """
+    path = folder / cell.path
+    if not path.exists():
+        return False
+    record = _read(path / "cell.json")
+    if record.get("format") != FORMAT:
+        raise UserError(f"{path} is in format {record.get('format')!r} where this version has {FORMAT}.")
+    made = {**record.get("hyperparams", {}), **record.get("options", {})}
+    asked = {**cell.hyperparams, **cell.options}
+    if cell.algo != RANDOM:
+        made["device"], asked["device"] = record.get("device"), str(get_device(cell.device))
+        for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
+            # More than what is asked for does no harm.
+            made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True
+    for name in sorted(made.keys() | asked.keys()):
+        if made.get(name) != asked.get(name):
+            raise UserError(
+                f"{path} was made with {name} {made.get(name)!r}, which now is {asked.get(name)!r}: choose another -o."
+            )
+    return True
+
+
+def _write_record(cells: Sequence[Cell], folder: Path) -> None:
+    path, now = folder / RECORD, datetime.now(timezone.utc).isoformat(timespec="seconds")
+    created = _read(path)["created"] if path.exists() else now
+    grid = {
+        "algos": list(dict.fromkeys(cell.algo for cell in cells)),
+        "envs": list(dict.fromkeys(cell.env for cell in cells)),
+        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
+    }
+    record = {"format": FORMAT, "command": command_line(), "created": created, "grid": grid}
+    _write(path, json.dumps(record, indent=1) + "\n")
+
+
+def _failure_report(cell: Cell, folder: Path) -> Path:
+    name = f"{cell.algo}-{cell.env}-seed_{cell.seed}.txt"
+    return folder / "failed" / name.replace("/", "-")
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole of it, or nothing."""
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}.{uuid.uuid4().hex}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot go on: {error}. What has finished is stored in {folder}; the same command goes on from there."
+        ) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two grids in one folder would take each other's unfinished cells for what is left of an earlier run."""
+    with open(folder / f"{UNFINISHED}lock", "w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another benchmark is writing to {folder} at this moment.") from None
+        except (ImportError, OSError):  # Windows, or a file system without locks
+            pass
+        yield
+
+
+# What is shown
+
+
+class _Display(ProgressColumn):
+    """How far the grid is and when it will be done: a line that changes on a terminal, elsewhere one for each cell."""
+
+    def __init__(self, cells: Sequence[Cell], missing: Sequence[Cell], folder: Path) -> None:
+        super().__init__()
+        self.folder, self.n_cells, self.n_left, self.n_failed = folder, len(cells), len(missing), 0
+        self.steps_left, self.steps_done = sum(cell.n_timesteps for cell in missing), 0
+        self.started = self.last = time.monotonic()
+        self.bar = Progress(self, BarColumn())
+        self.task = self.bar.add_task("", total=len(cells), completed=len(cells) - len(missing))
+
+    def __enter__(self) -> Self:
+        if self.n_left < self.n_cells:
+            print(f"{self._stored()} in {self.folder} already.")
+        if self.bar.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar.console.is_terminal:
+            self.bar.stop()
+        if isinstance(error, KeyboardInterrupt):
+            print(f"{self._stored()} in {self.folder}; the same command goes on from there.")
+
+    def show(self, cell: Cell, error: str | None) -> None:
+        """A cell has ended."""
+        self.n_left -= 1
+        self.n_failed += error is not None
+        self.steps_done += cell.n_timesteps
+        self.steps_left -= cell.n_timesteps
+        self.last = time.monotonic()
+        if self.bar.console.is_terminal:
+            self.bar.advance(self.task)
+        else:
+            print(f"{self._state()}: {cell} {'done' if error is None else 'failed'}", flush=True)
+
+    def render(self, task: Task) -> Text:
+        """For rich."""
+        return Text(self._state())
+
+    def _stored(self) -> str:
+        return f"{self.n_cells - self.n_left - self.n_failed} of {self.n_cells} cells are"
+
+    def _state(self) -> str:
+        parts = [f"{self.n_cells - self.n_left} of {self.n_cells} cells"]
+        if self.n_failed:
+            parts.append(f"{self.n_failed} failed")
+        if self.steps_done and self.n_left:  # random actions take no steps, and next to no time
+            # As it was when the last cell ended, which the others' progress is not known beyond.
+            expected = (self.last - self.started) * self.steps_left / self.steps_done
+            parts.append(time_left(expected - (time.monotonic() - self.last)))
+        return ", ".join(parts)
+
+
+def time_left(seconds: float) -> str:
+    """In words.
+
+    >>> time_left(4000)
+    'about 67 min left'
+    """
+    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 2 * size or size == 1)
+    return f"about {max(seconds, 0) / size:.0f} {unit} left"
+
+
+_UNITS = ((3600, "h"), (60, "min"), (1, "s"))
+
+
+def _last_line(text: str) -> str:
+    return (text.strip() or "no message").splitlines()[-1]

@@ -1,0 +1,527 @@
+"""`pg-zoo evidence`: what the entries of hyperparameter files score, on seeds that no tuning saw, and the table of it.
+
+Beside `<algo>.yml`, `evidence/<algo>/<environment>.json` holds what the entry of one environment scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import yaml
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from pg_agents import registry
+from pg_envs.batched import Batched
+from pg_envs.references import BEST, reference_scores
+from pg_zoo.cell import FORMAT, RANDOM, Cell, run_cell
+from pg_zoo.errors import UserError, one_line, warn
+from pg_zoo.hyperparameters import File, files
+from pg_zoo.lookup import plugin_warnings
+
+FIRST_SEED = 1000  # of evidence; tuning has those below
+MIN_SEEDS = 5
+
+_N_RESAMPLES = 10_000
+_NORMAL_95 = 1.959964  # quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one entry scored.
+
+    Attributes:
+        algo: The algorithm's registered name.
+        env: The Gymnasium id.
+        hyperparams: The entry.
+        n_timesteps: Steps that each training was asked for.
+        seeds: One training each.
+        scores: Mean return of the evaluation after each training.
+        mean: Their mean.
+        interval: 95 % percentile-bootstrap interval of the mean over seeds.
+        final_episodes: Episodes of each evaluation.
+        deterministic: Whether it took the most probable actions.
+        steps_per_second: Median over the trainings.
+        wall_time: Median, in seconds, evaluations excluded.
+        versions: Of the packages that took part.
+        machine: Where the trainings ran.
+        date: When the last of them ended, UTC.
+        command: What ran them.
+        random: Mean return of random actions, where it is known.
+        best: The best known score or the return at which the environment counts as solved, and which of these it is.
+        note: Free text for the table.
+    """
+
+    algo: str
+    env: str
+    hyperparams: dict[str, Any]
+    n_timesteps: int
+    seeds: list[int]
+    scores: list[float]
+    mean: float
+    interval: list[float]
+    final_episodes: int
+    deterministic: bool
+    steps_per_second: float
+    wall_time: float
+    versions: dict[str, str]
+    machine: Any
+    date: str
+    command: str
+    random: float | None = None
+    best: tuple[float, str] | None = None
+    note: str = ""
+
+    def write(self, zoo: Path) -> Path:
+        """Put it into a hyperparameter folder.
+
+        Args:
+            zoo: The folder of `<algo>.yml`.
+
+        Returns:
+            The file.
+        """
+        path = evidence_path(zoo, self.algo, self.env)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items()]
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+        return path
+
+
+def read(path: Path) -> Evidence:
+    """The evidence in a file.
+
+    Raises:
+        UserError: It holds none.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Evidence(**{**stored, "best": stored["best"] and tuple(stored["best"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is no evidence of this version of pg-zoo ({error}).") from error
+
+
+def evidence_path(zoo: Path, algo: str, env: str) -> Path:
+    """Where a hyperparameter folder has the evidence of an entry."""
+    return zoo / "evidence" / algo.replace("/", "-") / f"{env.replace('/', '-')}.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        new = Path(folder, path.name)
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+
+
+def bootstrap_interval(scores: Sequence[float]) -> list[float]:
+    """95 % percentile-bootstrap interval of the mean, always with the same resamples."""
+    return [float(bound) for bound in np.quantile(bootstrap_means(scores, seed=0), [0.025, 0.975])]
+
+
+def bootstrap_means(scores: Sequence[float], seed: int) -> np.ndarray:
+    """Means of resamples."""
+    picks = np.random.default_rng(seed).integers(len(scores), size=(_N_RESAMPLES, len(scores)))
+    means: np.ndarray = np.asarray(scores)[picks].mean(axis=1)
+    return means
+
+
+def from_cells(folder: Path, algo: str, env: str, entry: Mapping[str, Any]) -> Evidence:
+    """Evidence of an entry, from a results folder.
+
+    Args:
+        folder: Results of `pg-zoo benchmark`.
+        algo: Which of them.
+        env: Which of them.
+        entry: The entry that they must be results of.
+
+    Raises:
+        UserError: They are not, or not enough, or from seeds that tuning may have seen, or some failed.
+    """
+    return _from_cells(folder, read_cells(folder), algo, env, entry)
+
+
+def read_cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The finished cells of a results folder, by algorithm and environment, in the order of their seeds.
+
+    Raises:
+        UserError: There are none, or they are of another version of pg-zoo.
+    """
+    cells = defaultdict(list)
+    for path in folder.glob("cells/*/*/seed_*/cell.json"):
+        with one_line(OSError, ValueError):
+            cell = json.loads(path.read_text(encoding="utf-8"))
+        if cell.get("format") != FORMAT:
+            raise UserError(f"{path} has format {cell.get('format')!r}, but this version of pg-zoo reads {FORMAT}.")
+        cells[cell["algo"], cell["env"]].append(cell)
+    if not cells:
+        raise UserError(f"{folder} holds no results of pg-zoo benchmark.")
+    return {key: sorted(group, key=lambda cell: cell["seed"]) for key, group in sorted(cells.items())}
+
+
+def _from_cells(
+    folder: Path,
+    cells: Mapping[tuple[str, str], list[dict[str, Any]]],
+    algo: str,
+    env: str,
+    entry: Mapping[str, Any],
+) -> Evidence:
+    group = cells.get((algo, env), [])
+    seeds = [cell["seed"] for cell in group]
+    if seeds and seeds[0] < FIRST_SEED:
+        raise UserError(
+            f"Seed {seeds[0]} may have been seen by tuning: evidence needs seeds from {FIRST_SEED} on "
+            f"(pg-zoo benchmark --first-seed {FIRST_SEED})."
+        )
+    if len(seeds) < MIN_SEEDS:
+        raise UserError(f"Evidence needs at least {MIN_SEEDS} seeds, but {folder} has {len(seeds)}.")
+    missing = sorted({*range(seeds[0], seeds[-1]), *_asked_for(folder)} - {*seeds})
+    failed = sorted((folder / "failed").glob(f"{algo.replace('/', '-')}-{env.replace('/', '-')}-seed_*.txt"))
+    if missing or failed:
+        what = f"{failed[0]} failed" if failed else f"seed {missing[0]} is missing"
+        raise UserError(f"{what[0].upper()}{what[1:]}: evidence without it would flatter.")
+    for cell in group:
+        if difference := difference_of(entry, cell["hyperparams"]):
+            raise UserError(f"Seed {cell['seed']} had other hyperparameters than the entry: {difference}.")
+        for key in ("versions", "deterministic", "options"):
+            if cell[key] != group[0][key]:
+                raise UserError(f"Seeds {seeds[0]} and {cell['seed']} differ in {key}: {group[0][key]}, {cell[key]}.")
+    scores = [float(cell["score"]) for cell in group]
+    last = max(group, key=lambda cell: cell["date"])
+    random, best = references(env, entry.get("env_kwargs"), cells.get((RANDOM, env), []))
+    return Evidence(
+        algo=algo,
+        env=env,
+        hyperparams=dict(entry),
+        n_timesteps=int(group[0]["hyperparams"]["n_timesteps"]),
+        seeds=seeds,
+        scores=scores,
+        mean=float(np.mean(scores)),
+        interval=bootstrap_interval(scores),
+        final_episodes=group[0]["options"]["final_episodes"],
+        deterministic=group[0]["deterministic"],
+        steps_per_second=float(np.median([cell["steps_per_second"] for cell in group])),
+        wall_time=float(np.median([cell["wall_time"] for cell in group])),
+        versions=group[0]["versions"],
+        machine=last["machine"],
+        date=last["date"],
+        command=last["command"],
+        random=random,
+        best=best,
+    )
+
+
+def _asked_for(folder: Path) -> list[int]:
+    """The seeds of the grid, which may not be finished."""
+    path = folder / "benchmark.json"
+    with one_line(OSError, ValueError, KeyError):
+        found: list[int] = json.loads(path.read_text(encoding="utf-8"))["grid"]["seeds"] if path.exists() else []
+    return found
+
+
+def difference_of(entry: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> str:
+    """In words, the first hyperparameter in which a training differed from an entry; empty where there is none."""
+    expected, given = {"policy": "auto", **entry}, {"policy": "auto", **hyperparams}
+    if expected["policy"] == "auto":  # a training says which one it became
+        expected["policy"] = given["policy"]
+    for name in sorted(expected.keys() | given.keys()):
+        if expected.get(name) != given.get(name):
+            return f"{name} is {given.get(name)!r} and not {expected.get(name)!r}"
+    return ""
+
+
+def references(
+    env: str, env_kwargs: Mapping[str, Any] | None, random_cells: Sequence[Mapping[str, Any]]
+) -> tuple[float | None, tuple[float, str] | None]:
+    """The mean return of random actions, and the best known one with what it is.
+
+    Args:
+        env: The Gymnasium id.
+        env_kwargs: Arguments of the environment.
+        random_cells: Results of random actions on it.
+    """
+    spec = gym.registry.get(env)
+    # Of others, nothing is known, and a simulation would take minutes.
+    if spec is not None and _is_batched(spec):
+        scores = reference_scores(env, **(env_kwargs or {}))
+        kind = next((kind for kind in BEST if kind in scores), None)
+        return scores.get("random"), None if kind is None else (scores[kind], kind)
+    random = float(np.mean([cell["score"] for cell in random_cells])) if random_cells else None
+    threshold = None if spec is None else spec.reward_threshold
+    return random, None if threshold is None else (float(threshold), "solved")
+
+
+def _is_batched(spec: EnvSpec) -> bool:
+    point = spec.vector_entry_point
+    creator = load_env_creator(point) if isinstance(point, str) else point
+    return isinstance(creator, type) and issubclass(creator, Batched)
+
+
+def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
+    """Train again what the evidence tells of.
+
+    Args:
+        evidence: The evidence.
+        seed: One of its seeds.
+        folder: Where the results go; must not exist.
+
+    Returns:
+        What its `cell.json` says: the score, and versions and machine of this time.
+    """
+    cell = Cell(
+        evidence.algo,
+        evidence.env,
+        seed,
+        evidence.hyperparams,
+        origin="evidence",
+        eval_points=1,
+        final_episodes=evidence.final_episodes,
+    )
+    run_cell(cell, folder)
+    record: dict[str, Any] = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    return record
+
+
+# Entries and their evidence
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a hyperparameter file, and the folder of that file."""
+
+    algo: str
+    env: str
+    hyperparams: dict[str, Any]
+    zoo: Path
+
+    @property
+    def path(self) -> Path:
+        """The file of its evidence."""
+        return evidence_path(self.zoo, self.algo, self.env)
+
+
+def entries(zoo: Path | None = None) -> list[Entry]:
+    """All entries that may have evidence: not `default`, nor those of rl_zoo3.
+
+    Args:
+        zoo: A folder of `<algo>.yml` files, instead of those that are installed.
+
+    Raises:
+        UserError: The folder has no such file.
+    """
+    found = {}
+    with plugin_warnings(), one_line(registry.PluginError):
+        for file in files() if zoo is None else files_in(zoo):
+            # A package may be in a zip archive; then its evidence is out of reach.
+            if file.algo not in registry.reference_algorithms() and isinstance(file.path, Path):
+                for env, hyperparams in file.entries().items():
+                    if env != "default":
+                        found[file.algo, env] = Entry(file.algo, env, hyperparams, file.path.parent)
+    return sorted(found.values(), key=lambda entry: (entry.env.lower(), entry.algo))
+
+
+def files_in(zoo: Path) -> list[File]:
+    """The hyperparameter files of a folder.
+
+    Raises:
+        UserError: It has none.
+    """
+    found = [File(path.stem, str(zoo), path) for path in sorted(zoo.glob("*.yml"))]
+    if not found:
+        raise UserError(f"{zoo} is no folder of <algo>.yml files.")
+    return found
+
+
+def collect(zoo: Path | None = None) -> list[Evidence]:
+    """The evidence of all entries that have it; entries that were changed since are left out, with a warning.
+
+    Args:
+        zoo: As for `entries`.
+    """
+    found = []
+    for entry in entries(zoo):
+        if entry.path.is_file():
+            evidence = read(entry.path)
+            if evidence.hyperparams == entry.hyperparams:
+                found.append(evidence)
+            else:
+                difference = difference_of(entry.hyperparams, evidence.hyperparams)
+                warn(f"{entry.path} is left out: the entry has changed since ({difference}).")
+    return found
+
+
+def update(results: Path, zoo: Path | None = None) -> Iterator[Path]:
+    """Write the evidence of all entries that a results folder has cells of.
+
+    Args:
+        results: Results of `pg-zoo benchmark`.
+        zoo: As for `entries`.
+
+    Yields:
+        Each file that was written. A warning says why others were not.
+    """
+    cells, known = read_cells(results), {(entry.algo, entry.env): entry for entry in entries(zoo)}
+    with one_line(registry.PluginError), plugin_warnings():
+        registry.register_envs()
+    for algo, env in cells:
+        entry = known.get((algo, env))
+        if algo == RANDOM or algo in registry.reference_algorithms():
+            continue
+        if entry is None:
+            warn(f"{algo} on {env} is left out: there is no entry that this could be evidence of.")
+            continue
+        try:
+            evidence = _from_cells(results, cells, algo, env, entry.hyperparams)
+        except UserError as error:
+            warn(f"{algo} on {env} is left out: {error}")
+            continue
+        note = read(entry.path).note if entry.path.is_file() else ""
+        with one_line(OSError):
+            yield Evidence(**{**vars(evidence), "note": note}).write(entry.zoo)
+
+
+# The table
+
+
+def published() -> dict[str, Any]:
+    """rl_zoo3's scores of SB3's agents: by algorithm and environment, and their `source`."""
+    text = Path(__file__).with_name("published.yml").read_text(encoding="utf-8")
+    scores: dict[str, Any] = yaml.safe_load(text)
+    return scores
+
+
+def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
+    """Whether a score is at least as good as a published one with no more steps.
+
+    Theirs is one run, whose interval is that of the mean over its evaluation's episodes; ours is over seeds. What
+    is said depends on whether the two intervals overlap.
+
+    Args:
+        evidence: Ours.
+        theirs: An entry of `published`, or None.
+    """
+    if theirs is None:
+        return ""
+    margin = _NORMAL_95 * theirs["std"] / theirs["episodes"] ** 0.5
+    low, high = evidence.interval
+    lower, more_steps = high < theirs["mean"] - margin, evidence.n_timesteps > theirs["steps"]
+    if lower or more_steps:
+        return "no: " + " and ".join(["lower score"] * lower + ["more steps"] * more_steps)
+    return "yes: higher score" if low > theirs["mean"] + margin else "yes: no difference shown"
+
+
+_HEAD = """\
+<!-- Written by `pg-zoo evidence -o docs/zoo.md`. -->
+# What the zoo's hyperparameters reach
+
+Each row is an entry of `zoo/pg_zoo/hyperparams/<algo>.yml`. Its score is the mean return of an evaluation after
+training, averaged over training seeds that tuning did not see, with a 95 % bootstrap interval over these seeds. Single
+scores, versions, machine, date and command are in `zoo/pg_zoo/hyperparams/evidence/<algo>/<environment>.json`.
+
+- *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
+- *random*: actions drawn uniformly. *best known*: the exact optimum, a game's value, or a reference controller's
+  score, where there is one; *solved*: the return at which Gymnasium calls the environment solved.
+- *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({source})
+  of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
+  its steps. Where it is of an older version of the environment, that is named: rewards and episodes differ a little
+  between versions, so such a comparison is rough.
+- *at least as good*: with no more steps, is the score as high as that? Compared are the interval here and
+  mean ± 1.96 standard errors there. Overlapping intervals show no difference.
+"""
+_NUMBERS = ("score", "seeds", "steps", "time", "random", "best known")
+_COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "at least as good")
+
+
+def table(all_evidence: Iterable[Evidence]) -> str:
+    """The page of all scores, in Markdown."""
+    scores = published()
+    rows: list[tuple[str, ...]] = [_COLUMNS, tuple("---:" if column in _NUMBERS else "---" for column in _COLUMNS)]
+    notes, answers = [], []
+    for evidence in all_evidence:
+        theirs = scores.get(evidence.algo, {}).get(evidence.env)
+        answer = comparison(evidence, theirs)
+        answers += [answer] * bool(answer)
+        rows.append((*_row(evidence), _published_score(theirs), answer))
+        if evidence.note:
+            notes.append(f"- {evidence.algo} on {evidence.env}: {evidence.note}")
+    good = sum(answer.startswith("yes") for answer in answers)
+    parts = [_HEAD.format(source=scores["source"])]
+    if answers:
+        parts.append(
+            f"{good} of {len(answers)} entries with a published score are at least as good with no more steps.\n"
+        )
+    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+    if notes:
+        parts.append("Notes:\n\n" + "\n".join(notes) + "\n")
+    return "\n".join(parts)
+
+
+def _row(evidence: Evidence) -> tuple[str, ...]:
+    low, high = (number(bound, like=evidence.interval) for bound in evidence.interval)
+    best = ""
+    if evidence.best is not None:
+        value, kind = evidence.best
+        best = number(value) if kind != "solved" else f"solved: {number(value)}"
+    return (
+        evidence.env,
+        evidence.algo,
+        f"{number(evidence.mean, like=evidence.interval)} [{low}, {high}]",
+        str(len(evidence.seeds)),
+        f"{evidence.n_timesteps:,}",
+        duration(evidence.wall_time),
+        "" if evidence.random is None else number(evidence.random),
+        best,
+    )
+
+
+def _published_score(theirs: Mapping[str, Any] | None) -> str:
+    if theirs is None:
+        return ""
+    older = f" ({theirs['env']})" if "env" in theirs else ""
+    mean, std = number(theirs["mean"]), number(theirs["std"], like=[theirs["mean"]])
+    return f"{mean} ± {std}, {theirs['steps']:,} steps{older}"
+
+
+def number(value: float, like: Sequence[float] = ()) -> str:
+    """A number with about three digits, or as many as others beside it have."""
+    largest = max(map(abs, like or [value]))
+    return f"{value:,.{0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 1 else 3}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def evidence(args: argparse.Namespace) -> None:
+    """Run `pg-zoo evidence`.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    zoo = None if args.zoo is None else Path(args.zoo)
+    output = None if args.output is None else Path(args.output)
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"-o/--output is {args.output}, but there is no folder {output.parent}.")
+    if args.results is not None:
+        written = list(update(Path(args.results), zoo))
+        print("\n".join(map(str, written)))
+        if not written:
+            raise UserError(f"{args.results} holds no evidence of any entry.")
+    if output is not None:
+        with one_line(OSError):
+            write_text(output, table(collect(zoo)))
+        print(output)
+    elif args.results is None:
+        print(table(collect(zoo)), end="")

@@ -1,0 +1,227 @@
+"""What `pg-zoo benchmark` has stored, as tidy pandas DataFrames."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pg_zoo.errors import UserError
+
+FORMAT = 1
+RANDOM = "random"  # the algorithm that draws its actions uniformly
+
+CELLS = [
+    *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),
+    *("engine", "device", "origin", "date"),
+]
+CURVES = ["algo", "env", "seed", "timesteps", "wall_time", "mean_return"]
+EVALUATIONS = ["algo", "env", "seed", "episode", "return", "length"]
+
+Key = tuple[str, str, int]  # algorithm, environment, seed
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that failed.
+
+    Attributes:
+        name: Algorithm, environment and seed, as in the file's name.
+        path: The file with the traceback, relative to the results folder.
+        error: The traceback's last line.
+    """
+
+    name: str
+    path: Path
+    error: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a results folder holds.
+
+    Attributes:
+        folder: Where it is.
+        cells: One row for each training: `CELLS`.
+        curves: One row for each evaluation along the way: `CURVES`.
+        evaluations: One row for each episode after training: `EVALUATIONS`.
+        details: All that is stored of each cell, in the order of `cells`.
+        missing: Cells of the grid that are not there.
+        failed: Those that failed and have not been made since.
+        command: What ran the grid.
+    """
+
+    folder: Path
+    cells: pd.DataFrame
+    curves: pd.DataFrame
+    evaluations: pd.DataFrame
+    details: list[dict[str, Any]]
+    missing: list[Key]
+    failed: list[Failure]
+    command: str
+
+    @property
+    def algos(self) -> list[str]:
+        """The algorithms, random actions excepted, in alphabetical order, references last."""
+        return sorted(set(self.cells.algo) - {RANDOM}, key=lambda algo: ("/" in algo, algo))
+
+    @property
+    def envs(self) -> list[str]:
+        """The environments, in alphabetical order."""
+        return sorted(set(self.cells.env))
+
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        """Of the packages that took part, by name; more than one where cells differ."""
+        found: dict[str, list[str]] = {}
+        for detail in self.details:
+            for name, number in detail["versions"].items():
+                numbers = found.setdefault(name, [])
+                numbers += [number] * (number not in numbers)
+        return dict(sorted(found.items()))
+
+    def of(self, algo: str, env: str) -> pd.DataFrame:
+        """The rows of `cells` of one algorithm on one environment."""
+        return self.cells[(self.cells.algo == algo) & (self.cells.env == env)]
+
+    def algos_on(self, env: str) -> list[str]:
+        """Those of `algos` that there are on an environment."""
+        return [algo for algo in self.algos if len(self.of(algo, env))]
+
+    def scores(self, algo: str, env: str) -> pd.Series:
+        """Scores of one algorithm on one environment, by seed."""
+        return self.of(algo, env).set_index("seed").score
+
+    def curves_of(self, algo: str, env: str, time: str) -> list[np.ndarray]:
+        """The evaluations along the way of one algorithm on one environment, for each seed that has some.
+
+        Args:
+            algo: Which.
+            env: Which.
+            time: The first column: `"timesteps"` or `"wall_time"`. The second is the mean return.
+        """
+        chosen = self.curves[(self.curves.algo == algo) & (self.curves.env == env)]
+        return [curve[[time, "mean_return"]].to_numpy(float) for _, curve in chosen.groupby("seed")]
+
+
+def read(folder: str | Path) -> Results:
+    """Read a results folder, finished or not.
+
+    Args:
+        folder: What `pg-zoo benchmark -o` was given.
+
+    Raises:
+        UserError: There are no results, they are of another version, damaged, or not numbers.
+    """
+    folder = Path(folder)
+    grid = _read_grid(folder)
+    paths = sorted(path for path in folder.glob("cells/*/*/*/cell.json") if re.fullmatch(r"seed_\d+", path.parent.name))
+    if not paths:
+        raise UserError(f"{folder} has no finished cell yet: let `{grid['command']}` go on.")
+    cells = sorted((_read_cell(path) for path in paths), key=lambda cell: _key(cell[0]))
+    details = [detail for detail, _, _ in cells]
+    _check_repetitions(details)
+    made = set(map(_key, details))
+    return Results(
+        folder=folder,
+        cells=pd.DataFrame([{column: detail[column] for column in CELLS} for detail in details], columns=CELLS),
+        curves=_joined([curve for _, curve, _ in cells], CURVES),
+        evaluations=_joined([evaluation for _, _, evaluation in cells], EVALUATIONS),
+        details=details,
+        missing=sorted(_keys(grid) - made),
+        failed=_failures(folder, made),
+        command=grid["command"],
+    )
+
+
+def _read_cell(path: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """What is stored of a cell: `cell.json`, its curve, and its evaluation."""
+    try:
+        detail = json.loads(path.read_text(encoding="utf-8"))
+        _check_format(detail, path)
+        curve, evaluation = (
+            pd.read_csv(path.with_name(name), float_precision="round_trip").assign(
+                algo=detail["algo"], env=detail["env"], seed=detail["seed"]
+            )[columns]
+            for name, columns in (("curve.csv", CURVES), ("evaluation.csv", EVALUATIONS))
+        )
+        lacking = sorted({*CELLS, "hyperparams", "options", "versions", "machine", "command"} - detail.keys())
+        if lacking:
+            raise KeyError(*lacking)
+        numbers = np.concatenate([[detail["score"]], curve.mean_return, evaluation["return"]]).astype(float)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path.parent} is damaged ({type(error).__name__}: {error}). "
+            "Delete it and run `pg-zoo benchmark` again, which makes what is missing."
+        ) from error
+    if not np.isfinite(numbers).all():
+        raise UserError(
+            f"{path.parent} has a return that is not a finite number, of which there are no statistics. "
+            "Delete it to leave it out; but the training has failed."
+        )
+    return detail, curve, evaluation
+
+
+def _key(detail: dict[str, Any]) -> Key:
+    return detail["algo"], detail["env"], detail["seed"]
+
+
+def _read_grid(folder: Path) -> dict[str, Any]:
+    path = folder / "benchmark.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a results folder: it has no benchmark.json, which `pg-zoo benchmark` writes.")
+    try:
+        grid = json.loads(path.read_text(encoding="utf-8"))
+        _check_format(grid, path)
+        _keys(grid)
+        str(grid["command"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+    return dict(grid)
+
+
+def _check_format(stored: dict[str, Any], path: Path) -> None:
+    if stored["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {stored['format']!r}, but this version of pg-agents reads {FORMAT}: "
+            "use the version that wrote it."
+        )
+
+
+def _keys(grid: dict[str, Any]) -> set[Key]:
+    named = grid["grid"]
+    return set(itertools.product([*named["algos"], RANDOM], named["envs"], named["seeds"]))
+
+
+def _check_repetitions(details: list[dict[str, Any]]) -> None:
+    """Seeds of one algorithm on one environment are repetitions of the same thing, or their mean is of nothing."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for detail in details:
+        other = first.setdefault((detail["algo"], detail["env"]), detail)
+        for name in ("hyperparams", "options"):
+            if detail[name] != other[name]:
+                raise UserError(
+                    f"{detail['algo']} on {detail['env']} has other {name} with seed {detail['seed']} than with seed "
+                    f"{other['seed']}: these are not repetitions of one training. Keep them in folders of their own."
+                )
+
+
+def _failures(folder: Path, made: set[Key]) -> list[Failure]:
+    names = {f"{algo}-{env}-seed_{seed}".replace("/", "-") for algo, env, seed in made}
+    return [
+        Failure(path.stem, path.relative_to(folder), (path.read_text(encoding="utf-8").strip() or "?").splitlines()[-1])
+        for path in sorted(folder.glob("failed/*.txt"))
+        if path.stem not in names
+    ]
+
+
+def _joined(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    # Pandas warns of joining empty tables, whose columns have no type.
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)

@@ -1,0 +1,255 @@
+"""What scores of several seeds say: intervals, differences, aggregates over environments. Pure functions of arrays.
+
+Scores are arrays of shape (seeds, environments). Student's and Welch's intervals decide what the report says, because
+they hold the truth as often as they promise with few seeds already. The aggregates of Agarwal et al. (2021, "Deep
+reinforcement learning at the edge of the statistical precipice") need a bootstrap, which is too narrow then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from rliable import library
+from scipy import stats
+
+MIN_SEEDS = 3  # with fewer, there is no interval
+CONFIDENCE = 0.95
+N_RESAMPLES = 2000
+
+_QUANTILE = (1 + CONFIDENCE) / 2
+
+
+class Estimate(NamedTuple):
+    """A number, or an array of such, with the bounds of its 95 % interval, which are NaN where there is none."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+class Difference(NamedTuple):
+    """A difference with the bounds of its 95 % interval and the p-value of there being none."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def conclusion(self) -> str:
+        """What the interval says of the first one: "better", "worse" or "no difference shown"."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
+
+
+def mean(scores: np.ndarray) -> Estimate:
+    """Mean over seeds, the first axis, with Student's interval; no interval with fewer than `MIN_SEEDS`.
+
+    x̄ ± t(n − 1) s / √n
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    scores = _finite(scores)
+    n, value = len(scores), scores.mean(axis=0)
+    if n < MIN_SEEDS:
+        nothing = np.full_like(value, np.nan)
+        return Estimate(value, nothing, nothing)
+    half = stats.t.ppf(_QUANTILE, n - 1) * scores.std(axis=0, ddof=1) / np.sqrt(n)
+    return Estimate(value, value - half, value + half)
+
+
+def difference(scores: np.ndarray, others: np.ndarray) -> Difference:
+    """How much higher the first scores are, in the mean over seeds and then over M environments.
+
+    Δ = 1/M Σₘ (x̄ₘ − ȳₘ),  V = 1/M² Σₘ (s²ₓₘ/nₓ + s²ᵧₘ/nᵧ),  interval Δ ± t(ν) √V
+
+    with the degrees of freedom ν of Welch (1947, "The generalization of Student's problem when several different
+    population variances are involved") and Satterthwaite: ν = V² / Σ vᵢ²/(nᵢ − 1) for the terms vᵢ of V.
+
+    Args:
+        scores: Shape (seeds, environments) or (seeds,).
+        others: The same environments; the number of seeds may be another.
+
+    Raises:
+        ValueError: A score is NaN or infinite, or there are fewer than `MIN_SEEDS`.
+    """
+    groups = [_columns(scores), _columns(others)]
+    if min(map(len, groups)) < MIN_SEEDS:
+        raise ValueError(f"A difference needs at least {MIN_SEEDS} seeds of each, but has {[*map(len, groups)]}.")
+    n_envs = groups[0].shape[1]
+    value = float((groups[0].mean(axis=0) - groups[1].mean(axis=0)).mean())
+    parts = [group.var(axis=0, ddof=1) / len(group) / n_envs**2 for group in groups]
+    variance = float(sum(part.sum() for part in parts))
+    # Equal numbers can differ in their last digit once they are averaged.
+    rounding = 1e-12 * max(np.abs(group).max() for group in groups)
+    if np.sqrt(variance) <= rounding:
+        value = 0.0 if abs(value) <= rounding else value
+        return Difference(value, value, value, float(value == 0))
+    freedom = variance**2 / sum((part**2).sum() / (len(group) - 1) for part, group in zip(parts, groups, strict=True))
+    half = float(stats.t.ppf(_QUANTILE, freedom) * np.sqrt(variance))
+    p_value = float(2 * stats.t.sf(abs(value) / np.sqrt(variance), freedom))
+    return Difference(value, value - half, value + half, p_value)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values that are as small as stated for all comparisons together.
+
+    p̃₍ᵢ₎ = max over j ≤ i of min(1, (m − j + 1) p₍ⱼ₎)   (Holm 1979, "A simple sequentially rejective multiple test
+    procedure")
+    """
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, np.arange(len(values), 0, -1) * values[order]))
+    return adjusted
+
+
+def normalised(scores: np.ndarray, random: float, best: float) -> np.ndarray:
+    """(score − random) / (best − random): 0 is as good as random actions, 1 as good as the best.
+
+    Raises:
+        ValueError: The best is no better than random.
+    """
+    if not best > random:
+        raise ValueError(f"Nothing lies between random actions ({random}) and the best ({best}).")
+    return (np.asarray(scores) - random) / (best - random)
+
+
+def iqm(scores: np.ndarray) -> float:
+    """Interquartile mean: the mean of the middle half of all runs, of all environments together."""
+    scores = np.sort(scores, axis=None)
+    cut = scores.size // 4
+    return float(scores[cut : scores.size - cut].mean())
+
+
+def median(scores: np.ndarray) -> float:
+    """The median over environments of the mean over seeds."""
+    return float(np.median(scores.mean(axis=0)))
+
+
+def optimality_gap(scores: np.ndarray) -> float:
+    """What is missing to 1, in the mean; what is above 1 makes up for nothing: 1 − mean of min(score, 1)."""
+    return float(1 - np.minimum(scores, 1).mean())
+
+
+AGGREGATES: Mapping[str, Callable[[np.ndarray], float]] = {
+    "IQM": iqm,
+    "median": median,
+    "mean": lambda scores: float(scores.mean()),
+    "optimality gap": optimality_gap,
+}
+
+
+def aggregates(scores: np.ndarray) -> dict[str, Estimate]:
+    """The `AGGREGATES` of normalised scores with their bootstrap intervals, by name."""
+    estimates = bootstrap(lambda sample: np.array([measure(sample) for measure in AGGREGATES.values()]), scores)
+    return {name: Estimate(*numbers) for name, numbers in zip(AGGREGATES, zip(*estimates, strict=True), strict=True)}
+
+
+def interquartile_mean(scores: np.ndarray) -> Estimate:
+    """The interquartile mean alone with its bootstrap interval."""
+    return _scalar(bootstrap(lambda sample: np.array([iqm(sample)]), scores))
+
+
+def iqm_difference(scores: np.ndarray, others: np.ndarray) -> Estimate:
+    """How much higher the first interquartile mean is, with its bootstrap interval."""
+    return _scalar(bootstrap(lambda x, y: np.array([iqm(x) - iqm(y)]), scores, others))
+
+
+def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estimate:
+    """How often a run of the first beats one of the second on the same environment, with its bootstrap interval.
+
+    P(X > Y) = 1/M Σₘ 1/(nₓ nᵧ) Σᵢⱼ [xᵢₘ > yⱼₘ] + ½ [xᵢₘ = yⱼₘ]
+    """
+    return _scalar(bootstrap(_improvement, scores, others))
+
+
+def _improvement(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    signs = np.sign(scores[:, None] - others[None])  # (runs of the first, runs of the second, environments)
+    return np.array([(1 + signs.mean()) / 2])
+
+
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> Estimate:
+    """The share of all runs that score above each threshold, with its pointwise bootstrap interval."""
+    return bootstrap(lambda sample: (sample[..., None] > thresholds).mean(axis=(0, 1)), scores)
+
+
+def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estimate:
+    """A statistic with the 2.5 % and 97.5 % percentiles of it over resampled seeds: rliable's stratified bootstrap.
+
+    Each environment's runs are drawn with replacement, independently of those of other environments.
+
+    Args:
+        function: Arrays of scores to an array of numbers.
+        *scores: Shape (seeds, environments); if there are several, each is resampled by itself.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    arrays = [_columns(array) for array in scores]
+    if min(map(len, arrays)) < MIN_SEEDS:
+        value = function(*arrays)
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    with _same_draws():
+        values, intervals = library.get_interval_estimates(
+            {"": arrays[0] if len(arrays) == 1 else arrays},
+            function,
+            reps=N_RESAMPLES,
+            confidence_interval_size=CONFIDENCE,
+        )
+    return Estimate(values[""], *intervals[""])
+
+
+def learning_curve(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, Estimate]:
+    """The mean over seeds of each evaluation along the way, at the mean of the times at which it was made.
+
+    Args:
+        curves: One seed each: a row for each evaluation, with its time, in steps or seconds, and mean return. Of seeds
+            that were evaluated more often than others, only as many evaluations as all have are taken.
+
+    Returns:
+        Times, and mean returns with an interval each.
+    """
+    stacked = np.stack([curve[: min(map(len, curves))] for curve in curves])  # (seeds, evaluations, 2)
+    return stacked[..., 0].mean(axis=0), mean(stacked[..., 1])
+
+
+def time_to(threshold: float, curve: np.ndarray) -> float | None:
+    """When an evaluation first reached a threshold; None if none did.
+
+    Args:
+        threshold: A mean return.
+        curve: As one of those of `learning_curve`.
+    """
+    reached = curve[curve[:, 1] >= threshold, 0]
+    return float(reached[0]) if len(reached) else None
+
+
+def _scalar(estimate: Estimate) -> Estimate:
+    return Estimate(*(float(array[0]) for array in estimate))
+
+
+def _columns(scores: np.ndarray) -> np.ndarray:
+    scores = _finite(scores)
+    return scores[:, None] if scores.ndim == 1 else scores
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores, dtype=float)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"Scores must be finite, but among them is {scores[~np.isfinite(scores)][0]}.")
+    return scores
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """The same resamples each time: rliable draws from NumPy's global generator, whatever `random_state` it has."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
