@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import pg_zoo
 from pg_zoo import benchmark
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, run_cell
@@ -329,9 +330,9 @@ def test_algorithms_that_would_be_given_different_tasks_are_refused(monkeypatch,
 
 
 def test_without_the_packages_of_the_report_a_line_says_how_to_get_it(monkeypatch, capsys, tmp_path):
-    for name in [name for name in sys.modules if name in ("pg_zoo.report", "pg_zoo.statistics", "pg_zoo.figures")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("pg_zoo.report", raising=False)
+    for name in ("report", "statistics"):
+        monkeypatch.delitem(sys.modules, f"pg_zoo.{name}", raising=False)
+        monkeypatch.delattr(pg_zoo, name, raising=False)
     monkeypatch.setitem(sys.modules, "rliable", None)
     cell = Cell("random", "CartPole-v1", 0, {}, final_episodes=1)
     run_cell(cell, tmp_path / cell.path)

@@ -1,5 +1,6 @@
 """Plugins in wheels of their own, installed beside our wheel into a fresh environment, need no change in our code."""
 
+import json
 import os
 import subprocess
 import sys
@@ -183,6 +184,21 @@ def test_an_algorithm_an_environment_and_hyperparameters_from_three_distribution
     assert ["vanilla", "Vanilla", "acme-algorithms", "1.0"] in listed
     assert ["Acme/Corridor-v0", "acme-envs", "1.0", "(plugin", "acme)"] in listed
     assert ["vanilla", "Acme/Corridor-v0", "acme-hyperparams", "1.0"] in listed
+
+
+def test_an_algorithm_takes_part_in_a_benchmark_by_its_name_alone(installed, tmp_path):
+    run = installed("acme-algorithms", "acme-envs", "acme-hyperparams")
+    options = ["--algos", "vanilla", "sb3/a2c", "--envs", "Acme/Corridor-v0", "--seeds", "1", "-o", "results"]
+    compared = run("pg-zoo", "benchmark", *options, "-n", "96", "--eval-points", "1", "--final-episodes", "2")
+    assert (compared.returncode, compared.stderr) == (0, "")
+    cells = {
+        algo: tmp_path / f"results/cells/{algo}/Acme-Corridor-v0/seed_0" for algo in ("vanilla", "sb3-a2c", "random")
+    }
+    stored = {algo: json.loads((folder / "cell.json").read_text()) for algo, folder in cells.items()}
+    assert [stored[algo]["score"] for algo in cells] == [10, 10, 10]
+    entry = HYPERPARAMETERS["vanilla.yml"]["Acme/Corridor-v0"]
+    assert stored["vanilla"]["hyperparams"] == {**entry, "policy": "MlpPolicy"}
+    assert stored["vanilla"]["versions"].items() >= {"acme-algorithms": "1.0", "acme-envs": "1.0"}.items()
 
 
 def test_an_algorithm_without_a_hyperparameter_file_trains_with_its_own_defaults(installed, tmp_path):

@@ -101,18 +101,18 @@ def test_every_algorithm_that_has_a_search_space_says_so_and_all_others_say_why_
 
 def test_a_search_that_was_killed_goes_on(tmp_path):
     folder = tmp_path / "out"
-    argv = ["tune", "--algo", "a2c", "--env", "pg/TorqueBandit-v0", "-n", "2000", "--trials", "40", "--jobs", "2"]
+    argv = ["tune", "--algo", "a2c", "--env", "pg/TorqueBandit-v0", "-n", "2000", "--trials", "40", "--jobs", "1"]
     argv += ["--seeds", "1", "--eval-points", "2", "-o", str(folder)]
     code = f"import sys; from pg_zoo.cli import main; sys.exit(main({argv}))"
     with (tmp_path / "out.txt").open("w") as out:
         process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.STDOUT)
-        while "\n3 of 40" not in (written := (tmp_path / "out.txt").read_text()):
+        while "\n2 of 40" not in (written := (tmp_path / "out.txt").read_text()):
             assert process.poll() is None, written
             time.sleep(0.05)
         children = children_of(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert len(children) >= 2
+    assert children
     deadline = time.monotonic() + 20
     while any(map(runs, children)):  # a training does not outlive its search
         assert time.monotonic() < deadline
@@ -122,7 +122,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))),
     )
     n_ended = sum(trial.state.is_finished() for trial in study.trials)
-    assert 3 <= n_ended < 40
+    assert 2 <= n_ended < 40
     # The last trials: one is enough to see that those of before are kept and counted.
     from pg_zoo.search import Search, Task
 

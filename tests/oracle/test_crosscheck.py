@@ -126,7 +126,7 @@ def test_what_sb3_does_not_have_is_named(hyperparams, named):
 def check(tmp_path, monkeypatch):
     """A function that runs the command on entries of its own, in this process, and returns status and page."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(crosscheck, "_in_own_process", lambda function, *args: function(*args))
+    monkeypatch.setattr(crosscheck, "_examine_apart", crosscheck._examine)
 
     def here(cells, folder, jobs):
         for one in cells:
@@ -164,10 +164,14 @@ def test_an_entry_that_fails_does_not_stop_the_others(check, capsys):
     assert "a2c on CartPole-v1: equal" in capsys.readouterr().out
 
 
-def test_a_process_that_dies_is_a_row(check, monkeypatch):
-    monkeypatch.undo()
-    with pytest.raises(Exception, match="abruptly"):
-        crosscheck._in_own_process(os._exit, 3)
+def die(entry, updates):
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_a_row(monkeypatch):
+    monkeypatch.setattr(crosscheck, "_examine", die)
+    found = crosscheck._examine_apart(3, 0)
+    assert found == (None, crosscheck.Parameters(reason="**failed**: its process ended with status 3", failed=True))
 
 
 def test_scores_are_compared_and_stored(check):

@@ -73,6 +73,11 @@ def run(folder, algo="ppo", env="Constant-v0", seed=0, hyperparams=SMALL, **opti
     return folder / cell.path
 
 
+def same_policy(algo, *paths):
+    one, other = (pg_agents.registry.algorithm(algo).load(path).policy.state_dict() for path in paths)
+    return all(th.equal(one[name], other[name]) for name in one)
+
+
 def test_what_is_stored_is_what_is_known_of_a_constant_reward(tmp_path):
     folder = run(tmp_path, seed=7)
     assert folder == tmp_path / "cells/ppo/Constant-v0/seed_7"
@@ -128,9 +133,20 @@ def test_the_agent_is_the_one_that_train_makes_of_the_stored_hyperparameters(tmp
     options += ["--eval-freq", "-1", "-f", str(tmp_path / "logs"), "--verbose", "0"]
     assert main(["train", "--algo", algo, "--env", "Constant-v0", *options]) == 0
     (trained,) = (tmp_path / "logs").rglob("Constant-v0.zip")
-    load = pg_agents.registry.algorithm(algo).load
-    one, other = (load(path).policy.state_dict() for path in (tmp_path / "cell/agent.zip", trained))
-    assert all(th.equal(one[name], other[name]) for name in one)
+    assert same_policy(algo, tmp_path / "cell/agent.zip", trained)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sb3/a2c"])
+def test_environments_that_step_all_at_once_do_so_as_in_train(tmp_path, algo):
+    env = "pg/TorquePendulum-v0"
+    cell = resolved(Cell(algo, env, 2, {"n_timesteps": 64, "n_envs": 2, "n_steps": 8}, keep_agent=True, **FEW))
+    run_cell(cell, tmp_path / "cell")
+    assert record(tmp_path / "cell")["vec_env"] == "native"
+    options = ["--conf-file", str(tmp_path / "cell/hyperparameters.yml"), "--seed", "2", "--vec-env", "native"]
+    options += ["--device", "cpu", "--eval-freq", "-1", "-f", str(tmp_path / "logs"), "--verbose", "0"]
+    assert main(["train", "--algo", algo, "--env", env, *options]) == 0
+    (trained,) = (tmp_path / "logs").rglob("pg-TorquePendulum-v0.zip")
+    assert same_policy(algo, tmp_path / "cell/agent.zip", trained)
 
 
 def test_the_final_evaluation_is_sb3s_with_the_statistics_of_training(tmp_path):

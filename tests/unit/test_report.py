@@ -247,6 +247,16 @@ def test_environments_with_fewer_seeds_of_one_algorithm_are_left_out_of_what_is_
     )
 
 
+def test_unequal_numbers_of_seeds_are_not_put_together(tmp_path):
+    scores = {"ppo": {"A-v0": [1.0] * 4, "B-v0": [1.0] * 4}, "sb3/ppo": {"A-v0": [2.0] * 3, "B-v0": [2.0] * 3}}
+    folder = write_results(tmp_path, scores, random={"A-v0": 0.0, "B-v0": 0.0})
+    assert findings(folder).select(["ppo", "sb3/ppo"]).left_out == {
+        "A-v0": "3 seeds of each are needed, but there are 4 of `ppo`",
+        "B-v0": "3 seeds of each are needed, but there are 4 of `ppo`",
+    }
+    assert list(sentences(folder)) == ["A-v0", "B-v0"]
+
+
 def test_another_task_under_the_same_name_is_told_and_not_compared(tmp_path):
     folder = write_results(tmp_path, {"ppo": {"A-v0": [1.0, 2.0, 3.0]}}, hyperparams={"env_kwargs": {"size": 2}})
     for seed in range(3):

@@ -175,8 +175,8 @@ def run_cell(
     | `tensorboard/`                  | if asked for                                                                |
     | `agent.zip`, `vecnormalize.pkl` | the same                                                                    |
 
-    Training is what `pg-zoo train` does with the same hyperparameters and seed. Evaluations neither change it nor count
-    in its time.
+    Training is what `pg-zoo train` does with the same hyperparameters, seed and `--vec-env`. Evaluations neither change
+    it nor count in its time.
 
     Args:
         cell: What to train.

@@ -11,12 +11,13 @@ import argparse
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -406,9 +407,9 @@ def _parameters(
     """Compare the parameters of all entries, several at a time, each in a process of its own."""
     threads = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=_leave_interrupts_to_the_main_thread)
     try:
-        found = [(entry, threads.submit(_in_own_process, _resolve_and_compare, entry, updates)) for entry in selected]
-        for entry, future in found:
-            yield entry, *_outcome(future)
+        found = threads.map(_examine_apart, selected, [updates] * len(selected))
+        for entry, (cell, parameters) in zip(selected, found, strict=True):
+            yield entry, cell, parameters
     except BaseException:
         threads.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
@@ -423,26 +424,40 @@ def _leave_interrupts_to_the_main_thread() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
-def _outcome(future: Future[tuple[Cell, Parameters]]) -> tuple[Cell | None, Parameters]:
-    try:
-        return future.result()
-    except Exception as error:  # whatever it is, the others go on
-        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return None, Parameters(reason=f"**failed**: {' '.join(message.split())}", failed=True)
-
-
-def _in_own_process(function: Any, *args: Any) -> Any:
-    # With one thread: several would add in another order, and be slower.
+def _examine_apart(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
+    """`_examine` in another process, whose end would be no end of this one."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=th.set_num_threads, initargs=(1,)) as pool:
-        return pool.submit(function, *args).result()
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_send, args=(sender, _examine, entry, updates))
+    process.start()
+    sender.close()
+    try:
+        result: tuple[Cell | None, Parameters] = receiver.recv()
+    except EOFError:
+        process.join()
+        result = None, _failed(f"its process ended with status {process.exitcode}")
+    process.join()
+    return result
 
 
-def _resolve_and_compare(entry: Entry, updates: int) -> tuple[Cell, Parameters]:
-    with plugin_warnings():
-        find_env(entry.env)
-    cell = resolved(Cell(entry.algo, entry.env, SEED, entry.hyperparams, f"the zoo's {entry.algo}.yml"))
-    return cell, compare_parameters(cell, updates)
+def _send(sender: Connection, function: Callable[..., Any], *args: Any) -> None:
+    th.set_num_threads(1)  # several would add in another order, and be slower
+    sender.send(function(*args))
+
+
+def _examine(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
+    """The training that an entry describes, and what `compare_parameters` says of it."""
+    try:
+        with plugin_warnings():
+            find_env(entry.env)
+        cell = resolved(Cell(entry.algo, entry.env, SEED, entry.hyperparams, f"the zoo's {entry.algo}.yml"))
+        return cell, compare_parameters(cell, updates)
+    except Exception as error:  # whatever it is, the others go on
+        return None, _failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+
+
+def _failed(reason: str) -> Parameters:
+    return Parameters(reason=f"**failed**: {' '.join(reason.split())}", failed=True)
 
 
 _HEAD = """\
@@ -496,7 +511,9 @@ def document(rows: Sequence[Row], args: argparse.Namespace) -> str:
         updates=args.updates,
         min_steps=MIN_STEPS,
     )
-    text += _table(_PARAMETER_COLUMNS, [(*_key(row), str(row.parameters.updates), str(row.parameters)) for row in rows])
+    text += _table(
+        _PARAMETER_COLUMNS, [(*_key(row), str(row.parameters.updates or ""), str(row.parameters)) for row in rows]
+    )
     if args.seeds:
         text += _SCORES.format(seeds=args.seeds, max_steps=args.max_steps, margin=args.margin, confidence=CONFIDENCE)
         text += _table(_SCORE_COLUMNS, [_score_row(row, row.scores) for row in rows if row.scores])
