@@ -127,7 +127,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     from pg_zoo.search import Search, Task
 
     task = Task("a2c", "pg/TorqueBandit-v0", 2000, 1, 2, 5, 30, "cpu")
-    again = Search(folder, task, lambda trial: {}, {}, seed=0)
+    again = Search(folder, task, lambda trial: {"n_timesteps": 100}, {}, seed=0)
     again.run(n_ended + 1, jobs=1)
     trials = again.study.get_trials()
     assert [trial.params for trial in trials][:n_ended] == [trial.params for trial in study.trials][:n_ended]

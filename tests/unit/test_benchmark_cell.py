@@ -139,7 +139,7 @@ def test_the_agent_is_the_one_that_train_makes_of_the_stored_hyperparameters(tmp
 @pytest.mark.parametrize("algo", ["ppo", "sb3/a2c"])
 def test_environments_that_step_all_at_once_do_so_as_in_train(tmp_path, algo):
     env = "pg/TorquePendulum-v0"
-    cell = resolved(Cell(algo, env, 2, {"n_timesteps": 64, "n_envs": 2, "n_steps": 8}, keep_agent=True, **FEW))
+    cell = resolved(Cell(algo, env, 2, {"n_timesteps": 64, "n_envs": 2, "n_steps": 32}, keep_agent=True, **FEW))
     run_cell(cell, tmp_path / "cell")
     assert record(tmp_path / "cell")["vec_env"] == "native"
     options = ["--conf-file", str(tmp_path / "cell/hyperparameters.yml"), "--seed", "2", "--vec-env", "native"]

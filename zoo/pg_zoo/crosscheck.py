@@ -17,6 +17,7 @@ from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -421,6 +422,7 @@ def _parameters(
 def _leave_interrupts_to_the_main_thread() -> None:
     # Processes that this thread starts inherit it: Ctrl-C is for the command, which then ends them.
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        resource_tracker.ensure_running()  # the first process would start it, and it would let interrupts through
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
