@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pg_envs.batched import Batched
@@ -113,6 +113,13 @@ def normalised_score(score: float, scores: Mapping[str, float]) -> float:
     return (score - scores["random"]) / (best - scores["random"])
 
 
+def is_batched(spec: EnvSpec) -> bool:
+    """Whether an environment is one of this package's kind, whose scores are known, or simulated in no time."""
+    point = spec.vector_entry_point
+    creator = load_env_creator(point) if isinstance(point, str) else point
+    return isinstance(creator, type) and issubclass(creator, Batched)
+
+
 def _key(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> str | None:
     """None for arguments that could change, such as an opponent that learns."""
     try:
@@ -123,9 +130,7 @@ def _key(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> str | None:
 
 def _make(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
     """As many copies as episodes where they are cheap, which is where they are ours, and else one."""
-    point = gym.spec(env_id).vector_entry_point
-    creator = load_env_creator(point) if isinstance(point, str) else point
-    if isinstance(creator, type) and issubclass(creator, Batched):
+    if is_batched(gym.spec(env_id)):
         return gym.make_vec(env_id, n_episodes, **kwargs)
     return gym.make_vec(env_id, 1, "sync", {"autoreset_mode": AutoresetMode.SAME_STEP}, **kwargs)
 

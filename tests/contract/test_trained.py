@@ -142,7 +142,6 @@ ENJOY = ["enjoy", "--algo", "ppo", "--env", "CartPole-v1", "--no-render", "-n", 
 def test_enjoy_shows_the_shipped_agent_until_there_is_an_own_run(results, monkeypatch, capsys):
     ((_, folder),) = trained.ship(results, Path("agents").absolute(), envs=["CartPole-v1"])
     monkeypatch.setattr(trained, "AGENTS", folder.parents[1])
-    monkeypatch.setattr(trained.agents, "__defaults__", (folder.parents[1],))
     assert main(ENJOY) == 0
     out = capsys.readouterr().out
     assert (

@@ -34,6 +34,9 @@ class Constant(gym.Env):
     observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)
     seeds, steps, fails_at, finite = [], 0, None, True
 
+    def __init__(self):
+        random.random(), np.random.random()  # noqa: NPY002 - whoever draws from these must not matter to training
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.t = 0
@@ -46,7 +49,6 @@ class Constant(gym.Env):
         Constant.steps += 1
         if Constant.steps == Constant.fails_at:
             raise RuntimeError("out of order")
-        # Draws from the global generators must not matter to training either.
         noise = np.float32([random.random(), np.random.random()])  # noqa: NPY002
         return noise, 2.0 if Constant.finite else np.nan, self.t == 5, False, {}
 
@@ -78,8 +80,10 @@ def same_policy(algo, *paths):
     return all(th.equal(one[name], other[name]) for name in one)
 
 
-def test_what_is_stored_is_what_is_known_of_a_constant_reward(tmp_path):
+def test_what_is_stored_is_what_is_known_of_a_constant_reward(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = run(tmp_path, seed=7)
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
     assert folder == tmp_path / "cells/ppo/Constant-v0/seed_7"
     assert {path.name for path in folder.iterdir()} == {
         "cell.json",
@@ -107,7 +111,7 @@ def test_what_is_stored_is_what_is_known_of_a_constant_reward(tmp_path):
 
 
 def test_returns_are_raw_where_training_sees_them_normalised_and_stacked(tmp_path):
-    hyperparams = {**SMALL, "normalize": {"norm_obs": True}, "frame_stack": 2, "n_envs": 2}
+    hyperparams = {**SMALL, "gamma": 0.9, "normalize": {"norm_obs": True}, "frame_stack": 2, "n_envs": 2}
     folder = run(tmp_path, hyperparams=hyperparams)
     assert record(folder)["score"] == 10
     assert record(folder)["hyperparams"] == hyperparams  # rl_zoo3 adds to what it is given

@@ -14,8 +14,9 @@ import pytest
 from pg_zoo import backends, benchmark
 from pg_zoo.backends import local
 from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import RANDOM, Cell, new_folder
+from pg_zoo.cell import Cell
 from pg_zoo.errors import UserError
+from pg_zoo.storage import RANDOM, new_folder
 
 CELLS = [Cell(algo, "pg/X-v0", seed, {"n_timesteps": 100, "gamma": 0.5}) for seed in (0, 1) for algo in ("a", "sb3/b")]
 
@@ -160,14 +161,14 @@ def test_a_full_disk_stops_the_grid_with_what_is_stored(tmp_path):
 
 
 def test_a_traceback_that_cannot_be_stored_stops_the_grid(tmp_path, monkeypatch):
-    write = benchmark._write
+    write = benchmark.write_whole
 
     def full(path, text):
         if path.parent.name == "failed":
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, text)
 
-    monkeypatch.setattr(benchmark, "_write", full)
+    monkeypatch.setattr(benchmark, "write_whole", full)
     with pytest.raises(UserError, match="No space left"):
         run(tmp_path, fails={CELLS[0]: "error"})
     assert not any("failed" in name for name in files(tmp_path))
@@ -202,7 +203,7 @@ def test_ctrl_c_ends_what_runs_and_says_how_to_go_on(tmp_path, capsys):
 
 def test_two_grids_do_not_write_to_one_folder_at_once(tmp_path):
     def another(cells, folder, jobs):
-        with pytest.raises(UserError, match="Another benchmark is writing to"):
+        with pytest.raises(UserError, match="Another command is writing to"):
             run(folder)
         yield from Fake()(cells, folder, jobs)
 

@@ -221,8 +221,3 @@ def test_published_scores_are_rl_zoo3s():
 )
 def test_numbers_have_about_three_digits(value, shown):
     assert evidence.number(value) == shown
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(4.26, "4.3 s"), (90, "1.5 min"), (9000, "2.5 h")])
-def test_times_are_in_the_unit_that_suits_them(seconds, shown):
-    assert evidence.duration(seconds) == shown

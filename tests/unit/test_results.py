@@ -6,21 +6,17 @@ import pandas as pd
 import pytest
 from synthetic import write_cell, write_grid, write_results
 
-from pg_zoo import cell as cells
 from pg_zoo import results
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError
+from pg_zoo.storage import UNFINISHED
 
 
 @pytest.fixture
 def folder(tmp_path):
     scores = {"ppo": {"A-v0": [1.0, 2.0, 3.0], "pg/B-v0": [4.0, 5.0, 6.5]}, "sb3/ppo": {"A-v0": [0.0, 1.0, 0.1]}}
     return write_results(tmp_path / "runs", scores, random={"A-v0": -1.0})
-
-
-def test_format_and_name_of_random_actions_are_those_that_cells_are_written_with():
-    assert (results.FORMAT, results.RANDOM) == (cells.FORMAT, cells.RANDOM)
 
 
 def test_what_a_real_grid_has_stored_comes_back(tmp_path):
@@ -89,7 +85,7 @@ def test_what_is_missing_of_the_grid_is_listed(tmp_path):
 
 def test_cells_that_are_not_finished_are_not_read(folder):
     whole = folder / "cells/ppo/A-v0/seed_2"
-    whole.rename(whole.with_name(f"{cells.UNFINISHED}seed_2.0123"))
+    whole.rename(whole.with_name(f"{UNFINISHED}seed_2.0123"))
     found = results.read(folder)
     assert found.scores("ppo", "A-v0").to_dict() == {0: 1.0, 1: 2.0}
     assert ("ppo", "A-v0", 2) in found.missing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import multiprocessing
 import os
@@ -20,7 +19,8 @@ from typing import Any
 
 import torch as th
 
-from pg_zoo.cell import Cell, command_line, new_folder, run_cell
+from pg_zoo.cell import Cell, command_line, run_cell
+from pg_zoo.storage import NO_ROOM, new_folder
 
 Outcome = tuple[Cell, "str | None"]
 Backend = Callable[[Sequence[Cell], Path, "int | None"], Generator[Outcome, None, None]]
@@ -29,7 +29,6 @@ ended: with None, or with what went wrong. Closing the generator ends what still
 nothing can be stored, which is no cell's own fault."""
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Each cell in a process of its own, forked from one that has torch and the rest loaded: that takes seconds.
 _PROCESSES: Any = multiprocessing.get_context(
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -73,7 +72,7 @@ class _Child:
         status = self.process.exitcode
         assert status is not None
         self.process.close()
-        if status in _NO_ROOM:
+        if status in NO_ROOM:
             raise OSError(status, os.strerror(status))
         if status < 0:
             text += f"The process was ended by signal {-status} ({signal.Signals(-status).name})."
@@ -111,7 +110,7 @@ def serve(cell: Cell, folder: Path, command: str, errors: str) -> None:
         run_cell(cell, folder, command=command)
     except Exception as error:
         traceback.print_exc()
-        sys.exit(error.errno if isinstance(error, OSError) and error.errno in _NO_ROOM else 1)
+        sys.exit(error.errno if isinstance(error, OSError) and error.errno in NO_ROOM else 1)
 
 
 def _end_with_parent() -> None:

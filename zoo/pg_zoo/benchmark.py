@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import shutil
 import sys
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -27,10 +25,11 @@ from typing_extensions import Self
 
 from pg_agents.checks import check_number
 from pg_zoo.backends import BACKENDS, Backend, on_ray
-from pg_zoo.cell import FORMAT, MAX_SEED, RANDOM, UNFINISHED, Cell, command_line, resolved
+from pg_zoo.cell import MAX_SEED, Cell, command_line, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+from pg_zoo.storage import FORMAT, RANDOM, UNFINISHED, resumable, write_whole
 
 RECORD = "benchmark.json"  # what a results folder is of
 
@@ -89,7 +88,7 @@ def run_grid(
     _check_format(folder)
     missing = [cell for cell in cells if not _is_finished(cell, folder)]
     failed = []
-    with _storing(folder), _alone(folder):
+    with resumable(folder):
         for unfinished in folder.glob(f"cells/*/*/{UNFINISHED}*"):
             shutil.rmtree(unfinished)
         _write_record(cells, folder)
@@ -99,8 +98,7 @@ def run_grid(
                 if error is None:
                     report.unlink(missing_ok=True)
                 else:
-                    report.parent.mkdir(exist_ok=True)
-                    _write(report, error)
+                    write_whole(report, error)
                     failed.append(cell)
                 display.show(cell, error)
     return failed
@@ -231,49 +229,12 @@ def _write_record(cells: Sequence[Cell], folder: Path) -> None:
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
     }
     record = {"format": FORMAT, "command": command_line(), "created": created, "grid": grid}
-    _write(path, json.dumps(record, indent=1) + "\n")
+    write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def _failure_report(cell: Cell, folder: Path) -> Path:
     name = f"{cell.algo}-{cell.env}-seed_{cell.seed}.txt"
     return folder / "failed" / name.replace("/", "-")
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole of it, or nothing."""
-    unfinished = path.with_name(f"{UNFINISHED}{path.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _storing(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot go on: {error}. What has finished is stored in {folder}; the same command goes on from there."
-        ) from error
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two grids in one folder would take each other's unfinished cells for what is left of an earlier run."""
-    with open(folder / f"{UNFINISHED}lock", "w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another benchmark is writing to {folder} at this moment.") from None
-        except (ImportError, OSError):  # Windows, or a file system without locks
-            pass
-        yield
 
 
 # What is shown

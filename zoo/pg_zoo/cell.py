@@ -8,10 +8,8 @@ import os
 import platform
 import random
 import shlex
-import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout, suppress
 from copy import deepcopy
@@ -43,13 +41,10 @@ from pg_zoo.cli import train_options
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.experiment import Experiment
 from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.storage import FORMAT, RANDOM, new_folder
 
-FORMAT = 1  # of a cell's folder and of a results folder
-RANDOM = "random"  # the algorithm that acts at random and learns nothing
 MAX_SEED = 2**30  # evaluations take the seeds above
 N_EVAL_ENVS = 10  # environments of an evaluation, at most
-
-UNFINISHED = "."  # what names of folders start with that are being filled
 
 # What scores and speed depend on, where it is installed.
 _PACKAGES = ["pg-agents", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "torch", "numpy", "numba"]
@@ -193,25 +188,6 @@ def run_cell(
         with _quiet():
             run = _act_randomly(cell) if cell.algo == RANDOM else _train(cell, unfinished, on_evaluation)
         _store(cell, run, unfinished, command or command_line())
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` when that is done, and is removed if that fails.
-
-    Raises:
-        UserError: `folder` exists.
-    """
-    if folder.exists():
-        raise UserError(f"{folder} exists already.")
-    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}.{uuid.uuid4().hex}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def command_line() -> str:

@@ -34,10 +34,11 @@ from pg_agents import registry
 from pg_agents.agent import CommonArguments
 from pg_agents.checks import check_number, constructor_arguments, suggestion
 from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import RANDOM, Cell, Training, command_line, resolved
+from pg_zoo.cell import Cell, Training, command_line, resolved
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.evidence import Entry, entries, read_cells, references, write_text
+from pg_zoo.evidence import Entry, entries, read_cells, references
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+from pg_zoo.storage import RANDOM, write_whole
 
 SEED = 0  # of the comparison of parameters; the first one of that of scores
 MIN_STEPS = 5000  # of the comparison of parameters: a few updates of A2C are over before any episode is
@@ -383,7 +384,7 @@ def crosscheck(args: argparse.Namespace) -> int:
             row.scores = compare_scores(cell, folder, args.seeds, args.max_steps, args.margin)
             print(f"{row.entry.algo} on {row.entry.env}: {row.scores.verdict}", flush=True)
     with one_line(OSError):
-        write_text(written, document(rows, args))
+        write_whole(written, document(rows, args))
     print(f"Result: {written}")
     return 1 if any(row.contradicts for row in rows) else 0
 

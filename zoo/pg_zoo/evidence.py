@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,15 +16,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import yaml
-from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from pg_agents import registry
-from pg_envs.batched import Batched
-from pg_envs.references import BEST, reference_scores
-from pg_zoo.cell import FORMAT, RANDOM, Cell, run_cell
+from pg_envs.references import BEST, is_batched, reference_scores
+from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import File, files
 from pg_zoo.lookup import plugin_warnings
+from pg_zoo.storage import FORMAT, RANDOM, write_whole
+from pg_zoo.words import duration
 
 FIRST_SEED = 1000  # of evidence; tuning has those below
 MIN_SEEDS = 5
@@ -90,9 +89,8 @@ class Evidence:
             The file.
         """
         path = evidence_path(zoo, self.algo, self.env)
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items()]
-        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+        write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
         return path
 
 
@@ -112,14 +110,6 @@ def read(path: Path) -> Evidence:
 def evidence_path(zoo: Path, algo: str, env: str) -> Path:
     """Where a hyperparameter folder has the evidence of an entry."""
     return zoo / "evidence" / algo.replace("/", "-") / f"{env.replace('/', '-')}.json"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        new = Path(folder, path.name)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
 
 
 def bootstrap_interval(scores: Sequence[float]) -> list[float]:
@@ -250,19 +240,13 @@ def references(
     """
     spec = gym.registry.get(env)
     # Of others, nothing is known, and a simulation would take minutes.
-    if spec is not None and _is_batched(spec):
+    if spec is not None and is_batched(spec):
         scores = reference_scores(env, **(env_kwargs or {}))
         kind = next((kind for kind in BEST if kind in scores), None)
         return scores.get("random"), None if kind is None else (scores[kind], kind)
     random = float(np.mean([cell["score"] for cell in random_cells])) if random_cells else None
     threshold = None if spec is None else spec.reward_threshold
     return random, None if threshold is None else (float(threshold), "solved")
-
-
-def _is_batched(spec: EnvSpec) -> bool:
-    point = spec.vector_entry_point
-    creator = load_env_creator(point) if isinstance(point, str) else point
-    return isinstance(creator, type) and issubclass(creator, Batched)
 
 
 def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
@@ -496,14 +480,6 @@ def number(value: float, like: Sequence[float] = ()) -> str:
     return f"{value:,.{0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 1 else 3}f}"
 
 
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
 def evidence(args: argparse.Namespace) -> None:
     """Run `pg-zoo evidence`.
 
@@ -521,7 +497,7 @@ def evidence(args: argparse.Namespace) -> None:
             raise UserError(f"{args.results} holds no evidence of any entry.")
     if output is not None:
         with one_line(OSError):
-            write_text(output, table(collect(zoo)))
+            write_whole(output, table(collect(zoo)))
         print(output)
     elif args.results is None:
         print(table(collect(zoo)), end="")

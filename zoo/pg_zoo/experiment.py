@@ -146,7 +146,7 @@ class Experiment(ExperimentManager):
                 env_id = self.env_name.gym_id
                 return make_vec(env_id, len(env_fns), vectorization_mode="vector_entry_point", env_kwargs=env_kwargs)
 
-            self.vec_env_class = native
+            self.vec_env_class = native  # type: ignore[assignment] # which is only called
         env: VecEnv = super().create_envs(n_envs, eval_env, no_log)
         self._open["evaluation" if eval_env else "training"] = env
         if eval_env:

@@ -108,10 +108,10 @@ def svg(figure: Figure, name: str) -> str:
     """
     buffer = io.StringIO()
     with _style():
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # Metadata say again what the page says, with addresses that nobody needs.
+    # Metadata are the date, which would make each file another one, and addresses that nobody needs.
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL).replace(_INK, "currentColor")
     text = re.sub(r'\bid="', f'id="{name}-', text)
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)

@@ -10,16 +10,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from pg_agents import registry
-from pg_envs.batched import Batched
-from pg_envs.references import BEST, reference_scores
+from pg_envs.references import BEST, is_batched, reference_scores
 from pg_zoo import statistics
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import plugin_warnings
-from pg_zoo.results import RANDOM, Results
+from pg_zoo.results import Results
 from pg_zoo.statistics import MIN_SEEDS, Difference, Estimate
+from pg_zoo.storage import RANDOM
 from pg_zoo.words import count, interval, listed, number
 
 CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be concluded")
@@ -100,7 +99,7 @@ def find_scale(results: Results, env: str) -> Scale:
         env: The Gymnasium id, of those that are registered or not.
     """
     spec = gym.registry.get(env)  # an environment that is not installed here is none that anything is known of
-    known = reference_scores(env, **env_kwargs(results, env)[0]) if spec and _knows_itself(spec) else {}
+    known = reference_scores(env, **env_kwargs(results, env)[0]) if spec and is_batched(spec) else {}
     threshold = spec.reward_threshold if spec else None
     measured = results.scores(RANDOM, env)
     random = known["random"] if "random" in known else float(measured.mean()) if len(measured) else None
@@ -119,13 +118,6 @@ def find_scale(results: Results, env: str) -> Scale:
         why = f"random actions, {number(random)}, are no worse than {why}, {number(one)}"
         return Scale(random, best, threshold, None, why)
     return Scale(random, best, threshold, float(one), why)
-
-
-def _knows_itself(spec: EnvSpec) -> bool:
-    """Whether reference scores are known, or simulated in no time. Other environments are not opened."""
-    point = spec.vector_entry_point
-    creator = load_env_creator(point) if isinstance(point, str) else point
-    return isinstance(creator, type) and issubclass(creator, Batched)
 
 
 def env_kwargs(results: Results, env: str) -> list[dict[str, Any]]:

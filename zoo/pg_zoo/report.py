@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,13 @@ import numpy as np
 import yaml
 
 from pg_zoo.errors import UserError, one_line
+from pg_zoo.storage import RANDOM, write_whole
 
 try:
     from pg_zoo import figures, statistics
     from pg_zoo.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
     from pg_zoo.findings import Findings, Scale, Selection, pairs
-    from pg_zoo.results import RANDOM, Results, read
+    from pg_zoo.results import Results, read
     from pg_zoo.words import count, different, duration, interval, listed, number, ranges
 except ModuleNotFoundError as error:
     raise UserError(f"A report needs the package {error.name}: pip install 'pg-agents[report]'.") from error
@@ -60,23 +59,12 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
     files |= {"report.md": markdown(blocks).encode(), "report.html": page(_title(results), blocks).encode()}
     target = Path(output or folder)
     for name, data in files.items():
-        _replace(target / name, data)
+        write_whole(target / name, data)
     return [
         *(note.replace("`", "") for note in findings.notes()),
         *(f"{algo} against {baseline}: {findings.tally(algo, baseline)}." for algo, baseline in findings.pairs),
         f"Report: {target / 'report.html'}",
     ]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file, or leave the old one as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _title(results: Results) -> str:

@@ -13,9 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pg_zoo.errors import UserError
-
-FORMAT = 1
-RANDOM = "random"  # the algorithm that draws its actions uniformly
+from pg_zoo.storage import FORMAT, RANDOM
 
 CELLS = [
     *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),

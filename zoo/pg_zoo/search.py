@@ -29,9 +29,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pg_zoo.backends import _NO_ROOM
 from pg_zoo.cell import Cell, run_cell
-from pg_zoo.evidence import duration, number, write_text
+from pg_zoo.evidence import number
+from pg_zoo.storage import NO_ROOM, write_whole
+from pg_zoo.words import duration
 
 _FINAL_SHARE = 0.75
 _KEY = "hyperparams"  # of the trial's attribute that holds what it trains with
@@ -208,11 +209,11 @@ class Search:
                 worker.send(not self._lags(worker, index, timesteps, mean_return))
                 return False
             case _Failed(report, errno):
-                if errno in _NO_ROOM:
+                if errno in NO_ROOM:
                     raise OSError(errno, os.strerror(errno))
                 path = self.folder / "failed" / f"trial_{trial.number}.txt"
                 path.parent.mkdir(exist_ok=True)
-                write_text(path, report)
+                write_whole(path, report)
                 trial.set_user_attr("failed", report.strip().splitlines()[-1])
                 # Not "failed" to Optuna: it would try the like again.
                 self.study.tell(trial.number, state=TrialState.PRUNED)

@@ -66,13 +66,13 @@ class Agent:
         )
 
 
-def agents(folder: Path = AGENTS) -> list[Agent]:
+def agents(folder: Path | None = None) -> list[Agent]:
     """All agents in a folder, by environment and algorithm.
 
     Args:
         folder: By default, those that come with the zoo.
     """
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob(RECORD)]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (folder or AGENTS).rglob(RECORD)]
     return sorted((Agent(**record) for record in records), key=lambda agent: (agent.env.lower(), agent.algo))
 
 

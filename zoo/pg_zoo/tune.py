@@ -27,8 +27,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
 from pg_agents.checks import check_number
-from pg_zoo.benchmark import _alone, _storing, run_grid
-from pg_zoo.cell import RANDOM, Cell, resolved
+from pg_zoo.benchmark import run_grid
+from pg_zoo.cell import Cell, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import (
     FIRST_SEED,
@@ -39,12 +39,12 @@ from pg_zoo.evidence import (
     entries,
     from_cells,
     number,
-    write_text,
 )
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_env, plugin_warnings
 from pg_zoo.search import Search, Task, measure
 from pg_zoo.spaces import search_space
+from pg_zoo.storage import RANDOM, resumable, write_whole
 
 FORMAT = 1
 RECORD = "tune.json"
@@ -76,7 +76,7 @@ def tune(args: argparse.Namespace) -> None:
     names = ("seeds", "eval_points", "eval_episodes", "final_episodes", "device")
     task = Task(args.algo, args.env, n_timesteps, **{name: getattr(args, name) for name in names})
 
-    with _storing(folder), _alone(folder), _interruptible(folder):
+    with resumable(folder), _interruptible(folder):
         _claim(folder, task)
         search = Search(
             folder,
@@ -123,7 +123,7 @@ def _claim(folder: Path, task: Task) -> None:
     path = folder / RECORD
     ours = {"format": FORMAT, **asdict(task)}
     if not path.exists():
-        write_text(path, json.dumps(ours, indent=1) + "\n")
+        write_whole(path, json.dumps(ours, indent=1) + "\n")
         return
     with one_line(OSError, ValueError):
         theirs = json.loads(path.read_text(encoding="utf-8"))
@@ -243,7 +243,7 @@ def _write(found: Evidence, zoo: Path) -> None:
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     new = with_entry(old, found.env, found.hyperparams, path)
     print(f"Evidence: {found.write(zoo)}")
-    write_text(path, new)
+    write_whole(path, new)
     print(f"Entry: {found.env} in {path}")
 
 

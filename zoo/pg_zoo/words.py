@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from pg_zoo.statistics import Estimate
+if TYPE_CHECKING:
+    from pg_zoo.statistics import Estimate
 
 
 def number(value: float) -> str:

@@ -1,0 +1,83 @@
+"""Results on disk: files and folders that are there whole or not at all, written by one command at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pg_zoo.errors import UserError
+
+FORMAT = 1  # of a cell's folder and of a results folder
+RANDOM = "random"  # the algorithm that acts at random and learns nothing
+UNFINISHED = "."  # what names of files and folders start with that are being filled
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{UNFINISHED}{path.name}.{uuid.uuid4().hex}")
+
+
+def write_whole(path: Path, contents: str | bytes) -> None:
+    """Write a file, in a folder that is made if need be, or leave the old one as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished(path)
+    try:
+        unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` when that is done, and is removed if that fails.
+
+    Raises:
+        UserError: `folder` exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already.")
+    unfinished = _unfinished(folder)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Be the only command that writes to a results folder; a disk that fails is told in one line.
+
+    Raises:
+        UserError: Another command is writing there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / f"{UNFINISHED}lock", "w") as lock:
+            _claim(lock.fileno(), folder)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot go on: {error}. What has finished is stored in {folder}; the same command goes on from there."
+        ) from error
+
+
+def _claim(descriptor: int, folder: Path) -> None:
+    # Two commands in one folder would take each other's unfinished cells for what is left of an earlier run.
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"Another command is writing to {folder} at this moment.") from None
+    except (ImportError, OSError):  # Windows, or a file system without locks
+        pass
