@@ -121,7 +121,7 @@ def test_a_grid_stores_each_cell_and_says_what_it_did(undisturbed):
         f"cells/{cell}/{name}" for cell in cells for name in names
     ]
     record = json.loads((undisturbed / "benchmark.json").read_text())
-    assert record["grid"] == {"algos": ["ppo", "random"], "envs": ["CartPole-v1"], "seeds": [5, 6]}
+    assert record["cells"] == {algo: {"CartPole-v1": [5, 6]} for algo in ("ppo", "random")}
     cell = json.loads((undisturbed / "cells/ppo/CartPole-v1/seed_6/cell.json").read_text())
     assert cell["command"] == record["command"]
     assert cell["hyperparams"]["n_timesteps"] == 2000
@@ -266,6 +266,26 @@ def test_a_package_that_is_missing_is_named_with_the_remedy(capsys, tmp_path, mo
     monkeypatch.setitem(sys.modules, module, None)
     line = refused(capsys, tmp_path, "--algos", "ppo", *arguments)
     assert re.search(remedy, line, re.IGNORECASE), line
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(None, "Invalid address format: nonsense"), (ConnectionError("timeout"), "timeout"), (SystemExit(15), "15")],
+)
+def test_a_ray_cluster_that_cannot_be_reached_is_one_line_and_leaves_no_folder(
+    error, said, capsys, tmp_path, monkeypatch
+):
+    ray = pytest.importorskip("ray")
+    if error is not None:  # those of an address without a cluster, which take minutes
+
+        def init(*_, **__):
+            raise error
+
+        monkeypatch.setattr(ray, "init", init)
+    arguments = ["--algos", "ppo", "--envs", "CartPole-v1", "--backend", "ray", "--ray-address", "nonsense"]
+    line = refused(capsys, tmp_path, *arguments)
+    assert line.startswith("There is no Ray cluster at --ray-address nonsense: ")
+    assert line.endswith(said)
 
 
 # What a command would run

@@ -1,5 +1,7 @@
 """Hyperparameter files are data: nothing in them runs as code, unless the user says `--trust`."""
 
+import sys
+
 import pytest
 import rl_zoo3.exp_manager
 import stable_baselines3
@@ -8,9 +10,10 @@ import yaml
 from rl_zoo3.utils import get_saved_hyperparams
 
 import pg_agents
+from pg_zoo.cell import Cell, resolved
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.hyperparameters import data_only, files
+from pg_zoo.hyperparameters import data_only, files, find_entry
 
 SHORT = {"n_timesteps": 16, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
 EVALUATED = ("monitor_kwargs", "normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
@@ -19,6 +22,8 @@ MINE = """
 from pathlib import Path
 
 import gymnasium as gym
+
+Path("imported").touch()
 
 
 def wrapper(env):
@@ -43,7 +48,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_wrappers.py").write_text(MINE)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("my_wrappers", None)
 
 
 def train(entry, *options, file="foreign.yml"):
@@ -73,6 +79,7 @@ def evaluated(text):
         f"dict(a=dict(b=[{PWN}]))",
         f"dict([('a', {PWN})])",
         f"dict(**{{'a': {PWN}}})",
+        "dict(**{'a': 1})",
         f"{{'a': {PWN}}}",
         f"{{{PWN}: 1}}",
         f"f'{{{PWN}}}'",
@@ -115,6 +122,15 @@ def test_installed_files_mean_what_rl_zoo3_makes_of_them(file):
             assert value == (evaluated(entry[key]) if key in EVALUATED and isinstance(entry[key], str) else entry[key])
 
 
+@pytest.mark.parametrize("algo", ["a2c", "ppo", "reinforce", "reinforce_baseline"])
+def test_rl_zoo3_can_use_our_default_entries_and_we_choose_the_policy_ourselves(algo):
+    (file,) = (file for file in files() if file.algo == algo)
+    assert yaml.safe_load(file.path.read_text())["default"]["policy"] == "MlpPolicy"
+    entry, origin = find_entry(algo, "Nobodys-v0")
+    assert entry["policy"] == "auto"
+    assert origin.startswith(f"'default' in {algo}.yml")
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -123,7 +139,7 @@ def test_installed_files_mean_what_rl_zoo3_makes_of_them(file):
         "gymnasium.wrappers.transform_observation.GrayscaleObservation",
         "stable_baselines3.common.atari_wrappers.AtariWrapper",
         "sb3_contrib.common.wrappers.TimeFeatureWrapper",
-        "my_wrappers.Generous",
+        "pg_envs.Discretizer",
     ],
 )
 def test_wrappers_are_named(name):
@@ -140,7 +156,7 @@ def test_our_parser_makes_data_of_what_rl_zoo3_would_evaluate(monkeypatch):
         "env_wrapper": [{"my_wrappers.Generous": {}}],
         "callback": [{"stable_baselines3.common.callbacks.LogEveryNTimesteps": {"n_steps": 8}}],
     }
-    assert train(entry) == 0
+    assert train(entry, "--gym-packages", "my_wrappers") == 0  # the user has named it
     policy = pg_agents.PPO.load("logs/ppo/CartPole-v1_1/CartPole-v1.zip").policy
     assert [type(layer) for layer in policy.mlp_extractor.policy_net] == [th.nn.Linear, th.nn.ReLU]
     assert type(policy.optimizer).__name__ == "RMSpropTFLike"
@@ -177,6 +193,9 @@ def test_the_saved_run_has_the_strings_and_can_be_replayed(folder, capsys):
         "antigravity.x",
         "subprocess.Popen",
         "no_such_module.Wrapper",
+        "gymnasium.no_such_module.Wrapper",
+        "numpy.f2py.__main__.Wrapper",
+        "__main__.Wrapper",
         "rl_zoo3.exp_manager.ExperimentManager",
         "pathlib.Path",
         ".relative.Name",
@@ -187,13 +206,90 @@ def test_a_name_of_something_else_is_refused_before_it_is_called(key, name, fold
         with pytest.raises(UserError, match=f"^'default' in foreign.yml: {key} .*{name!r}"):
             data_only({key: value}, "'default' in foreign.yml")
     assert not (folder / "pwned").exists()
+    assert not (folder / "imported").exists()
 
 
-def test_with_trust_any_callable_is_a_wrapper(folder, capsys):
+@pytest.mark.parametrize("key", ["callback", "env_wrapper", "policy", "vec_env_wrapper"])
+def test_a_class_of_another_kind_is_not_called(key, folder):
+    __import__("my_wrappers")  # which a plugin may have done
+    for name in ("my_wrappers.wrapper", "my_wrappers.Impostor", "my_wrappers.missing"):
+        with pytest.raises(UserError, match=f"^here: {key} .*{name!r}"):
+            data_only({key: name}, "here")
+    assert not (folder / "pwned").exists()
+
+
+def test_with_trust_any_callable_of_any_module_is_a_wrapper(folder, capsys):
     assert train({"env_wrapper": "my_wrappers.wrapper"}) == 2
-    assert "must name a subclass of gymnasium.Wrapper" in only_error_line(capsys)
+    line = only_error_line(capsys)
+    assert "'CartPole-v1' in foreign.yml: env_wrapper is 'my_wrappers.wrapper', which would be imported" in line
+    assert line.endswith("say --trust.")
+    assert not (folder / "imported").exists()
     assert train({"env_wrapper": "my_wrappers.wrapper"}, "--trust") == 0
     assert (folder / "pwned").exists()
+
+
+def test_a_package_without_a_file_of_its_own_may_be_anybodys(folder):
+    (folder / "anybodys").mkdir()
+    (folder / "anybodys/first.py").touch()
+    (folder / "anybodys/second.py").write_text(MINE)
+    __import__("anybodys.first")
+    with pytest.raises(UserError, match="--trust"):
+        data_only({"env_wrapper": "anybodys.second.Generous"}, "")
+    assert not (folder / "imported").exists()
+
+
+@pytest.mark.parametrize("value", ["acme_agents.algorithms:Acme", "acme_agents"])
+def test_what_the_distribution_of_a_plugin_brought_may_be_imported(value, folder):
+    info = folder / "acme-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.5\n")
+    (info / "RECORD").write_text("acme_wrappers.py,,\nacme_agents.py,,\n")
+    for name in ("acme_agents.Generous", "acme_wrappers.Generous"):
+        (folder / f"{name.partition('.')[0]}.py").write_text(MINE)
+        with pytest.raises(UserError, match="--trust"):
+            data_only({"env_wrapper": name}, "")
+    assert not (folder / "imported").exists()
+    (info / "entry_points.txt").write_text(f"[pg_agents.hyperparams]\nacme = {value}\n")
+    for name in ("acme_agents.Generous", "acme_wrappers.Generous"):
+        assert data_only({"env_wrapper": name}, "") == {"env_wrapper": name}
+        del sys.modules[name.partition(".")[0]]
+
+
+def test_a_module_that_exits_when_it_is_imported_is_one_line(folder, capsys):
+    (folder / "leaving").mkdir()
+    (folder / "leaving/__init__.py").touch()
+    (folder / "leaving/now.py").write_text("raise SystemExit(0)")
+    assert train({"env_wrapper": "leaving.now.Wrapper"}, "--gym-packages", "leaving") == 2
+    assert only_error_line(capsys).endswith("'leaving.now.Wrapper', which cannot be imported: SystemExit: 0")
+
+
+@pytest.mark.parametrize("entry", [{"policy_kwargs": PWN}, {"env_wrapper": "my_wrappers.Generous"}])
+def test_commands_without_the_option_do_not_suggest_it(entry):
+    with pytest.raises(UserError, match=r"Such an entry cannot be used here, only by pg-zoo train with --trust\.$"):
+        resolved(Cell("ppo", "CartPole-v1", 0, {**SHORT, **entry}, "acme.yml"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("n_timesteps", "abc", "`n_timesteps` must be a number at least 1, but is 'abc'."),
+        ("n_timesteps", None, "`n_timesteps` must be a number at least 1, but is None."),
+        ("n_envs", "many", "`n_envs` must be an integer at least 1, but is 'many'."),
+        ("n_envs", 0, "`n_envs` must be an integer at least 1, but is 0."),
+        ("frame_stack", "x", "`frame_stack` must be an integer at least 1, or None, but is 'x'."),
+        ("policy", 3, "`policy` must be one of MlpPolicy, CnnPolicy, MultiInputPolicy, or module.Class, but is 3."),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_with_what_is_allowed(key, value, message, folder, capsys):
+    assert train({key: value}) == 2
+    assert only_error_line(capsys) == f"pg-zoo: error: {message}"
+    assert not (folder / "logs").exists()
+
+
+def test_a_file_in_another_encoding_is_named(folder, capsys):
+    (folder / "latin.yml").write_bytes("CartPole-v1: {gamma: 0.9}  # für mich".encode("latin-1"))
+    assert main(["train", "--conf-file", "latin.yml"]) == 2
+    assert "latin.yml is not YAML: 'utf-8' codec can't decode byte 0xfc" in only_error_line(capsys)
 
 
 @pytest.mark.parametrize("name", ["conf.py", "conf"])

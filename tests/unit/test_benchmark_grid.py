@@ -16,7 +16,7 @@ from pg_zoo.backends import local
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell
 from pg_zoo.errors import UserError
-from pg_zoo.storage import RANDOM, new_folder
+from pg_zoo.storage import RANDOM, asked_for, new_folder
 
 CELLS = [Cell(algo, "pg/X-v0", seed, {"n_timesteps": 100, "gamma": 0.5}) for seed in (0, 1) for algo in ("a", "sb3/b")]
 
@@ -71,14 +71,46 @@ def test_the_record_says_what_the_grid_is_and_keeps_the_day_it_was_begun(tmp_pat
     run(tmp_path, CELLS[:2])
     record = json.loads((tmp_path / "benchmark.json").read_text())
     created = record.pop("created")
-    grid = {"algos": ["a", "sb3/b"], "envs": ["pg/X-v0"], "seeds": [0]}
-    assert record == {"format": 1, "command": "pg-zoo benchmark --algos 'a b'", "grid": grid}
-    record = {"format": 1, "command": "old", "created": "1970-01-01", "grid": {}}
-    (tmp_path / "benchmark.json").write_text(json.dumps(record))
+    cells = {"a": {"pg/X-v0": [0]}, "sb3/b": {"pg/X-v0": [0]}}
+    assert record == {"format": 1, "command": "pg-zoo benchmark --algos 'a b'", "cells": cells}
+    (tmp_path / "benchmark.json").write_text(json.dumps({**record, "created": "1970-01-01"}))
     assert created > "2025"
     assert run(tmp_path) == (CELLS[2:], [])
     record = json.loads((tmp_path / "benchmark.json").read_text())
-    assert (record["created"], record["grid"]["seeds"]) == ("1970-01-01", [0, 1])
+    cells = {"a": {"pg/X-v0": [0, 1]}, "sb3/b": {"pg/X-v0": [0, 1]}}
+    assert (record["created"], record["cells"]) == ("1970-01-01", cells)
+
+
+ONE, TWO = ("a", "pg/X-v0", 0), ("c", "pg/Y-v0", 7)
+
+
+def ask_for(monkeypatch, folder, key, command):
+    """The record after this command has asked for one cell, which fails."""
+    monkeypatch.setattr("sys.argv", ["pg-zoo", *command.split()])
+    cell = Cell(*key, {})
+    run(folder, [cell], fails={cell: "error"})
+    return json.loads((folder / "benchmark.json").read_text())
+
+
+def test_what_was_asked_for_before_is_not_forgotten(tmp_path, monkeypatch):
+    assert asked_for(ask_for(monkeypatch, tmp_path, ONE, "benchmark one")) == {ONE}
+    record = ask_for(monkeypatch, tmp_path, TWO, "benchmark two")
+    assert asked_for(record) == {ONE, TWO}  # and not their product
+    assert record["command"] == "pg-zoo benchmark one; pg-zoo benchmark two"
+    assert ask_for(monkeypatch, tmp_path, ONE, "benchmark one") == record
+    monkeypatch.setattr("sys.argv", ["pg-zoo", "all"])
+    run(tmp_path, [Cell(*key, {}) for key in (ONE, TWO)])
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == {**record, "command": "pg-zoo all"}
+
+
+def test_a_folder_that_has_the_grid_of_the_last_command_alone_is_read(tmp_path, monkeypatch):
+    grid = {"algos": ["a", "b", "random"], "envs": ["X", "Y"], "seeds": [3]}
+    record = {"format": 1, "command": "old", "created": "1970-01-01", "grid": grid}
+    (tmp_path / "benchmark.json").write_text(json.dumps(record))
+    product = {("a", "X", 3), ("a", "Y", 3), ("b", "X", 3), ("b", "Y", 3), ("random", "X", 3), ("random", "Y", 3)}
+    assert asked_for(record) == product
+    found = ask_for(monkeypatch, tmp_path, ONE, "new")
+    assert (asked_for(found), found["command"]) == ({ONE, *product}, "old; pg-zoo new")
 
 
 def test_a_cell_that_fails_does_not_stop_the_grid_and_is_tried_again(tmp_path):
@@ -129,6 +161,8 @@ def test_random_actions_need_no_agent_device_or_log(tmp_path):
         ('{"format": 2}', "was written by another version of pg-agents, in format 2 where this one has 1"),
         ("{", "benchmark.json cannot be read"),
         ("[]", "benchmark.json must hold a JSON object"),
+        ('{"format": 1, "grid": {}}', r"benchmark.json is damaged \(KeyError: 'algos'\): choose another -o"),
+        ('{"format": 1, "cells": []}', "benchmark.json is damaged"),
     ],
 )
 def test_a_folder_of_another_version_is_left_alone(tmp_path, text, message):

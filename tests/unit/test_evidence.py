@@ -74,11 +74,20 @@ def test_evidence_says_what_the_cells_say(results, zoo, capsys):
     assert found == evidence.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
 
 
-def test_the_interval_is_scipys_percentile_bootstrap():
-    theirs = stats.bootstrap((SCORES,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
-    # The quantile of 10,000 resamples has a standard error of sqrt(.025 .975 / 1e4) / density, which is below 1 here.
-    assert evidence.bootstrap_interval(SCORES) == pytest.approx([theirs.low, theirs.high], abs=3)
-    assert evidence.bootstrap_interval([500.0] * 5) == [500.0, 500.0]
+def test_the_interval_is_students():
+    # Deviations from -156 are 36, -24, -14, -4, 6: s = sqrt(2120 / 4), and t has its 97.5 % quantile at 2.776445.
+    half = 2.776445 * (2120 / 4) ** 0.5 / 5**0.5
+    assert evidence.mean_interval(SCORES) == pytest.approx([-156 - half, -156 + half], rel=1e-6)
+    assert evidence.mean_interval(SCORES) == pytest.approx(stats.ttest_1samp(SCORES, 0).confidence_interval())
+    assert evidence.mean_interval([500.0] * 5) == [500.0, 500.0]
+    low, high = evidence.mean_interval([0.1] * 5)
+    assert low == high == pytest.approx(0.1)
+
+
+def test_of_five_seeds_the_interval_covers_the_truth_in_95_of_100_experiments():
+    draws = np.random.default_rng(0).normal(size=(4000, 5))
+    covered = np.mean([low <= 0 <= high for low, high in map(evidence.mean_interval, draws)])
+    assert covered == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / 4000) ** 0.5)
 
 
 def test_a_note_stays_when_the_evidence_is_measured_again(results, zoo):
@@ -117,9 +126,18 @@ def test_what_is_no_evidence_is_left_out_and_says_why(results, zoo, capsys, cell
 
 def test_a_grid_that_is_not_finished_is_no_evidence_yet(results, zoo, capsys):
     add_cells(results)
-    (results / "benchmark.json").write_text(json.dumps({"format": 1, "grid": {"seeds": [*range(1000, 1010)]}}))
+    (results / "benchmark.json").write_text(
+        json.dumps({"format": 1, "cells": {"ppo": {"Pendulum-v1": [*range(1000, 1010)]}}})
+    )
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
     assert "Seed 1005 is missing" in capsys.readouterr().err
+
+
+def test_what_is_missing_of_another_algorithm_is_not_missing_here(results, zoo):
+    add_cells(results)
+    cells = {"a2c": {"Pendulum-v1": [*range(1000, 1010)]}, "ppo": {"Acrobot-v1": [1009]}}
+    (results / "benchmark.json").write_text(json.dumps({"format": 1, "cells": cells}))
+    assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
 
 
 def test_a_seed_that_failed_is_not_passed_over(results, zoo, capsys):
@@ -160,6 +178,23 @@ def test_results_of_another_version_are_refused(results):
         evidence.read_cells(results)
 
 
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        ('{"format": 1, "algo": "ppo", "env": "Pendulum-v1"}', "is damaged: it has no seed, hyperparams, "),
+        ('{"format": 1, "al', "cannot be read: Unterminated string"),
+        ("[1]", "cannot be read: "),
+    ],
+)
+def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents, said):
+    add_cells(results)
+    path = results / "cells/ppo/Pendulum-v1/seed_1002/cell.json"
+    path.write_text(contents)
+    assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path} {said}" in line
+
+
 def test_a_file_that_is_no_evidence_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"algo": "ppo"}')
     with pytest.raises(UserError, match=r"x\.json is no evidence"):
@@ -181,31 +216,48 @@ THEIRS = {"mean": 10.0, "std": 5.0, "episodes": 25, "steps": 100_000}
 @pytest.mark.parametrize(
     ("interval", "n_timesteps", "answer"),
     [
-        ([11.9, 13.0], 100_000, "yes: no difference shown"),
-        ([12.0, 13.0], 100_000, "yes: higher score"),
-        ([12.0, 13.0], 100_001, "no: more steps"),
-        ([7.0, 8.1], 50_000, "yes: no difference shown"),
-        ([7.0, 8.0], 50_000, "no: lower score"),
-        ([7.0, 8.0], 200_000, "no: lower score and more steps"),
+        ([11.9, 13.0], 100_000, "not shown"),
+        ([12.0, 13.0], 100_000, "higher"),
+        ([12.0, 13.0], 100_001, "more steps"),
+        ([7.0, 8.1], 50_000, "not shown"),
+        ([7.0, 8.0], 50_000, "lower"),
+        ([7.0, 8.0], 200_000, "more steps"),
     ],
 )
 def test_the_comparison_claims_only_what_the_intervals_say(interval, n_timesteps, answer):
     assert evidence.comparison(some_evidence(interval=interval, n_timesteps=n_timesteps), THEIRS) == answer
     assert evidence.comparison(some_evidence(), None) == ""
+    assert evidence.comparison(some_evidence(), {**THEIRS, "env": "Pendulum-v0"}) == "older environment"
 
 
 def test_the_table_has_one_row_for_each_entry(zoo, tmp_path):
     more = {"mean": -150.04, "interval": [-166.0, -138.0], "seeds": [1000, 1001], "random": -1172.0}
-    some_evidence(**more, note="Hard.").write(zoo)
+    some_evidence(**more, note="hard | slow").write(zoo)
     page = tmp_path / "zoo.md"
     assert main(["evidence", "--zoo", str(zoo), "-o", str(page)]) == 0
     text = page.read_text()
-    assert "1 of 1 entries with a published score are at least as good with no more steps." in text
     assert (
-        "| Pendulum-v1 | ppo | -150 [-166, -138] | 2 | 100,000 | 5.0 s | -1,172 |  | -172 ± 104, 100,000 steps | "
-        "yes: no difference shown |\n"
+        "| Pendulum-v1 | ppo | -150 [-166, -138] | 2 | 100,000 | 5.0 s | -1,172 |  | -172.2 ± 104.2, 100,000 steps | "
+        "not shown | hard \\| slow |\n"
     ) in text
-    assert text.endswith("Notes:\n\n- ppo on Pendulum-v1: Hard.\n")
+    assert "Other work ran on the machine meanwhile, so it is an upper bound." in text
+    assert "Student's t" in text
+
+
+def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_all():
+    # rl_zoo3's, with 1.96 standard errors: Pendulum -172.2 ± 7.4, Acrobot -73.5 ± 0.8, CartPole 500 ± 0.
+    pendulum = [some_evidence(interval=bounds) for bounds in ([-170.0, -160.0], [-150.0, -140.0], [-210.0, -200.0])]
+    acrobot = some_evidence(env="Acrobot-v1", interval=[-100.0, -90.0], n_timesteps=1_000_000)
+    more = some_evidence(env="CartPole-v1", interval=[500.0, 500.0], n_timesteps=100_001)
+    older = some_evidence(env="LunarLander-v3", interval=[280.0, 290.0])
+    unpublished = some_evidence(env="pg/RPSMatch-v0")
+    text = evidence.table([*pendulum, acrobot, more, older, unpublished])
+    assert (
+        "4 scores can be compared with SB3's in rl_zoo3, at no more steps. higher: 1, not shown: 1, lower: 2.\n" in text
+    )
+    assert "| 242.1 ± 31.82, 1,000,000 steps (LunarLander-v2) | older environment |" in text
+    assert "| more steps |" in text
+    assert "can be compared" not in evidence.table([more, older, unpublished])
 
 
 def test_published_scores_are_rl_zoo3s():
@@ -214,10 +266,3 @@ def test_published_scores_are_rl_zoo3s():
     assert older == {"env": "LunarLander-v2", "mean": 242.119, "std": 31.823, "steps": 1_000_000, "episodes": 369}
     assert published["a2c"]["Pendulum-v1"]["mean"] == -162.965
     assert {*published} == {"source", "a2c", "ppo"}
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [(9359.2, "9,359"), (-172.2, "-172"), (97.25, "97.2"), (-3.754, "-3.75"), (0.8251, "0.825")]
-)
-def test_numbers_have_about_three_digits(value, shown):
-    assert evidence.number(value) == shown

@@ -70,18 +70,18 @@ def test_all_others_are_compared_with_the_baseline():
 
 def test_better_worse_and_no_difference_are_said_where_the_interval_says_so(tmp_path):
     scores = {
-        # s = 1 and 10 seeds: Welch's interval is the difference ± 2.101 √(1/10 + 1/10) = ± 0.94.
+        # s = 1 and 10 seeds: Student's interval is the difference ± 2.2622 / √10 = ± 0.72.
         "ppo": {"A-v0": spread(12.0, 1.0, 10), "B-v0": spread(-12.0, 1.0, 10), "C-v0": spread(10.5, 1.0, 10)},
-        "sb3/ppo": {env: spread(mean, 1.0, 10, seed=1) for env, mean in (("A-v0", 10), ("B-v0", -10), ("C-v0", 10))},
+        "sb3/ppo": {"A-v0": [10] * 10, "B-v0": [-10] * 10, "C-v0": [10] * 10},
     }
     folder = write_results(tmp_path, scores)
     assert sentences(folder) == {
-        "A-v0": "`ppo` is **better** than `sb3/ppo`: mean score 12 against 10, difference 2.00 [1.06, 2.94], "
+        "A-v0": "`ppo` is **better** than `sb3/ppo`: mean score 12 against 10, difference 2.00 [1.28, 2.72], "
         "10 seeds each. It holds after Holm's correction.",
-        "B-v0": "`ppo` is **worse** than `sb3/ppo`: mean score -12 against -10, difference -2.00 [-2.94, -1.06], "
+        "B-v0": "`ppo` is **worse** than `sb3/ppo`: mean score -12 against -10, difference -2.00 [-2.72, -1.28], "
         "10 seeds each. It holds after Holm's correction.",
         "C-v0": "no difference shown between `ppo` and `sb3/ppo`: mean score 10.5 against 10, "
-        "difference 0.50 [-0.44, 1.44], 10 seeds each.",
+        "difference 0.50 [-0.22, 1.22], 10 seeds each.",
     }
     assert (
         findings(folder).tally("ppo", "sb3/ppo")
@@ -90,10 +90,10 @@ def test_better_worse_and_no_difference_are_said_where_the_interval_says_so(tmp_
 
 
 def test_what_does_not_hold_after_holms_correction_says_so(tmp_path):
-    # t = 1.0 / √0.2 = 2.24 with 18 degrees of freedom has p = 0.038, which three comparisons do not allow.
+    # t = 0.75 √10 = 2.37 with 9 degrees of freedom has p = 0.042, which three comparisons do not allow.
     scores = {
-        "ppo": {env: spread(mean, 1.0, 10) for env, mean in (("A-v0", 11), ("B-v0", 10), ("C-v0", 10))},
-        "sb3/ppo": {env: spread(10, 1.0, 10, seed=1) for env in ("A-v0", "B-v0", "C-v0")},
+        "ppo": {env: spread(mean, 1.0, 10) for env, mean in (("A-v0", 10.75), ("B-v0", 10), ("C-v0", 10))},
+        "sb3/ppo": {env: [10] * 10 for env in ("A-v0", "B-v0", "C-v0")},
     }
     said = sentences(write_results(tmp_path, scores))
     assert "`ppo` is **better** than `sb3/ppo`" in said["A-v0"]
@@ -118,6 +118,36 @@ def test_too_few_or_unequal_seeds_allow_no_conclusion_however_far_apart(tmp_path
     folder = write_results(tmp_path, scores)
     assert sentences(folder)["A-v0"] == f"nothing can be concluded of `ppo` and `sb3/ppo`: {why}"
     assert findings(folder).tally("ppo", "sb3/ppo") == "nothing can be concluded on 1 of 1 environment"
+
+
+def test_survivors_of_different_seeds_allow_no_conclusion(tmp_path):
+    folder = write_results(tmp_path, {"ppo": {"A-v0": spread(100, 1.0, 5)}})
+    write_grid(folder, ["ppo", "sb3/ppo"], ["A-v0"], range(10))
+    for seed in range(5, 10):
+        write_cell(folder, "sb3/ppo", "A-v0", seed, float(seed))
+    why = "`ppo` has seeds 0-4, but `sb3/ppo` 5-9; it takes the same ones."
+    assert sentences(folder)["A-v0"] == f"nothing can be concluded of `ppo` and `sb3/ppo`: {why}"
+
+
+def test_a_failed_training_allows_no_conclusion_of_the_others(tmp_path):
+    scores = {"ppo": {"A-v0": [100.0] * 5, "B-v0": [1.0] * 5}, "sb3/ppo": {"A-v0": [0.0] * 5, "B-v0": [0.0] * 5}}
+    folder = write_results(tmp_path, scores)
+    (folder / "failed").mkdir()
+    (folder / "failed/sb3-ppo-A-v0-seed_7.txt").write_text("ValueError: no")
+    said = sentences(folder)
+    why = "a training of `sb3/ppo` failed; those that are left may be the good ones."
+    assert said["A-v0"] == f"nothing can be concluded of `ppo` and `sb3/ppo`: {why}"
+    assert "**better**" in said["B-v0"]
+
+
+def test_different_hyperparameters_are_told(tmp_path):
+    folder = write_results(tmp_path, {"ppo": {"A-v0": [1.0, 2.0, 3.0]}, "sb3/ppo": {"A-v0": [1.0, 2.0, 3.0]}})
+    assert findings(folder).unlike_hyperparams("ppo", "sb3/ppo") == {}
+    for seed in range(3):
+        write_cell(folder, "a2c", "A-v0", seed, 1.0, hyperparams={"n_timesteps": 10_000, "n_envs": 8, "gamma": 0.9})
+    assert findings(folder).unlike_hyperparams("a2c", "sb3/ppo") == {"A-v0": ["gamma", "n_envs"]}
+    write_report(folder, baseline="sb3/ppo")
+    assert "**Trained with different hyperparameters**: gamma, n_envs on A-v0." in (folder / "report.md").read_text()
 
 
 def test_the_same_score_in_every_seed_is_no_difference_and_another_one_is(tmp_path):

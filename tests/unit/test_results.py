@@ -65,8 +65,10 @@ def test_algorithms_come_before_references_and_random_actions_are_none(folder):
 
 
 def test_pandas_reads_the_numbers_back_as_they_were(folder):
-    write_cell(folder, "a", "A-v0", 0, 0.1 + 0.2, curve=[(1, 1 / 3, 2 / 3)])
+    curve = [(k, 1 / k, 1e3 / (3 * k + 1)) for k in range(1, 200)]
+    write_cell(folder, "a", "A-v0", 0, 0.1 + 0.2, curve=curve)
     found = results.read(folder)
+    assert found.curves_of("a", "A-v0", "wall_time")[0].tolist() == [[time, mean] for _, time, mean in curve]
     for table in (found.cells, found.curves, found.evaluations):
         table.to_csv(folder / "table.csv", index=False)
         again = pd.read_csv(folder / "table.csv", float_precision="round_trip")
@@ -81,6 +83,12 @@ def test_what_is_missing_of_the_grid_is_listed(tmp_path):
         ("random", "A-v0", 1),
         ("random", "A-v0", 2),
     ]
+
+
+def test_what_is_missing_need_not_be_a_product(folder):
+    record = {"format": 1, "command": "pg-zoo", "cells": {"ppo": {"A-v0": [0, 8]}, "c": {"C-v0": [9]}}}
+    (folder / "benchmark.json").write_text(json.dumps(record))
+    assert results.read(folder).missing == [("c", "C-v0", 9), ("ppo", "A-v0", 8)]
 
 
 def test_cells_that_are_not_finished_are_not_read(folder):

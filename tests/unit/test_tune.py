@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe
 from types import SimpleNamespace
@@ -244,14 +245,16 @@ def test_a_full_disk_ends_the_search_in_one_line(trainings, tmp_path, capsys):
 def test_the_winner_is_scored_on_seeds_that_did_not_choose_it(trainings, zoo, tmp_path, capsys):
     out = tmp_path / "out"
     assert tuned(out, "--write", zoo, "--top", 2) == 0
-    by_stage = {stage: set() for stage in (0, 1, 2)}
+    by_stage = {seed: set() for seed in (0, 500, 750, 1000)}
     for cell in trainings.begun:
-        by_stage[cell.seed // 500].add((cell.seed, cell.hyperparams.get("gamma")))
+        by_stage[max(seed for seed in by_stage if seed <= cell.seed)].add((cell.seed, cell.hyperparams.get("gamma")))
     assert {seed for seed, _ in by_stage[0]} == {0, 1}
-    assert len({gamma for _, gamma in by_stage[1]}) == 2
-    winner = max({gamma for _, gamma in by_stage[1]}, key=lambda gamma: -abs(gamma - BEST_GAMMA))
-    # The old entry too, and random actions, which know no gamma.
-    assert by_stage[2] == {(seed, gamma) for seed in range(1000, 1005) for gamma in (winner, 0.5, None)}
+    assert {seed for seed, _ in by_stage[500]} == {500, 501, 502, 503, 504}
+    assert len({gamma for _, gamma in by_stage[500]}) == 2
+    winner = max({gamma for _, gamma in by_stage[500]}, key=lambda gamma: -abs(gamma - BEST_GAMMA))
+    # The old entry has 0.5; random actions know no gamma.
+    assert by_stage[750] == {(seed, gamma) for seed in range(750, 755) for gamma in (winner, 0.5)}
+    assert by_stage[1000] == {(seed, gamma) for seed in range(1000, 1005) for gamma in (winner, None)}
     for folder in (out, zoo):
         entry = yaml.safe_load((folder / "ppo.yml").read_text())["CartPole-v1"]
         stored = evidence.read(folder / "evidence/ppo/CartPole-v1.json")
@@ -282,12 +285,88 @@ def test_an_entry_that_is_as_good_stays_unless_it_is_to_be_replaced(
     assert any(words in out for words in ("no difference shown.", "worse."))
 
 
-def test_an_entry_as_good_with_fewer_steps_is_better(trainings, zoo, tmp_path, capsys):
-    (zoo / "ppo.yml").write_text(ZOO.replace("100", "200"))
-    trainings.score = lambda cell: 500.0
+# Student's t has 2.776 for five seeds: of the differences 4, 5, 6, 5, 5 the mean is 5 and its standard error 0.316; of
+# -2, -2, 8, 8, 8 it is 4 and 2.449.
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ((4, 5, 6, 5, 5), "The difference is 5.00 [4.12, 5.88]: better."),
+        ((-2, -2, 8, 8, 8), "The difference is 4.0 [-2.8, 10.8]: no difference shown."),
+        ((-4, -5, -6, -5, -5), "The difference is -5.00 [-5.88, -4.12]: worse."),
+        ((0, 0, 0, 0, 0), "The difference is 0 [0, 0]: no difference shown."),
+    ],
+)
+def test_whether_it_is_better_is_decided_by_the_paired_difference_on_seeds_of_its_own(
+    trainings, zoo, tmp_path, capsys, differences, said
+):
+    def score(cell):
+        is_entry = cell.hyperparams.get("gamma") == 0.5
+        # Of all other seeds, those of the evidence too, the entry is far behind.
+        return 100.0 + (differences[cell.seed - 750] * (not is_entry) if 750 <= cell.seed < 755 else -50 * is_entry)
+
+    trainings.score = score
     assert tuned(tmp_path / "out", "--write", zoo) == 0
-    assert "as good with fewer steps" in capsys.readouterr().out
-    assert yaml.safe_load((zoo / "ppo.yml").read_text())["CartPole-v1"]["n_timesteps"] == 100
+    assert said in capsys.readouterr().out.splitlines()
+    assert (zoo / "evidence").exists() == ("better" in said)
+    assert ("gamma: 0.5 " in (zoo / "ppo.yml").read_text()) != ("better" in said)
+
+
+def test_without_write_the_entry_is_not_touched_and_is_not_said_to_be(trainings, zoo, tmp_path, capsys, monkeypatch):
+    entry = evidence.Entry("ppo", "CartPole-v1", {"n_timesteps": 100, "gamma": BEST_GAMMA}, zoo)
+    monkeypatch.setattr(tune, "entries", lambda zoo: [entry])
+    assert tuned(tmp_path / "out") == 0
+    assert (zoo / "ppo.yml").read_text() == ZOO
+    out = capsys.readouterr().out
+    assert "The entry stays: without --write, it is not touched." in out
+    assert "--replace" not in out
+
+
+def test_run_again_it_compares_with_the_entry_of_the_start_and_trains_nothing_more(trainings, zoo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert tuned(out, "--write", zoo) == 0
+    written, first = (zoo / "ppo.yml").read_text(), capsys.readouterr().out
+    assert json.loads((out / "tune.json").read_text())["start"]["hyperparams"] == {"n_timesteps": 100, "gamma": 0.5}
+    trainings.begun.clear()
+    assert tuned(out, "--write", zoo) == 0
+    assert trainings.begun == []
+    assert (zoo / "ppo.yml").read_text() == written
+    (said,) = (line for line in first.splitlines() if line.startswith("The difference"))
+    assert said in capsys.readouterr().out
+    # And with more trials, it is still that entry that the winner has to beat.
+    assert tuned(out, "--write", zoo, trials=30) == 0
+
+
+def test_run_again_where_there_was_no_entry_there_is_still_none_to_beat(trainings, tmp_path):
+    zoo = tmp_path / "empty"
+    zoo.mkdir()
+    for _ in range(2):
+        assert tuned(tmp_path / "out", "--write", zoo) == 0
+    assert json.loads((tmp_path / "out/tune.json").read_text())["start"]["is_entry"] is False
+    assert not any(750 <= cell.seed < 1000 for cell in trainings.begun)
+
+
+def test_an_entry_that_someone_has_changed_meanwhile_is_not_overwritten(trainings, zoo, tmp_path, capsys):
+    assert tuned(tmp_path / "out", "--write", zoo) == 0
+    mine = ZOO.replace("0.5", "0.6")
+    (zoo / "ppo.yml").write_text(mine)
+    assert tuned(tmp_path / "out", "--write", zoo) == 2
+    assert "has another entry of CartPole-v1 than when the search began" in capsys.readouterr().err
+    assert (zoo / "ppo.yml").read_text() == mine
+
+
+def test_ended_between_entry_and_evidence_it_is_repaired_by_running_it_again(trainings, zoo, tmp_path, monkeypatch):
+    def end(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence.Evidence, "write", end)
+        with suppress(KeyboardInterrupt):
+            tuned(tmp_path / "out", "--write", zoo)
+    (entry,) = evidence.entries(zoo)
+    assert entry.hyperparams["gamma"] != 0.5
+    assert not entry.path.exists()
+    assert tuned(tmp_path / "out", "--write", zoo) == 0
+    assert [found.hyperparams for found in evidence.collect(zoo)] == [entry.hyperparams]
 
 
 def test_without_an_entry_a_new_one_is_written(trainings, tmp_path):
@@ -322,6 +401,8 @@ def test_when_all_trials_fail_one_line_says_where_the_reasons_are(trainings, tmp
         (["--trials", "0"], "`--trials` must be an integer at least 1, but is 0"),
         (["--score-seeds", "4"], "`--score-seeds` must be an integer at least 5"),
         (["--seeds", "501"], "at most 500, but is 501"),
+        (["--score-seeds", "251"], "at most 250, but is 251"),
+        (["--replace"], "--replace is only for use with --write"),
         (["-n", "0"], "`--n-timesteps` must be"),
         (["--write", "missing"], "--write must be a folder of <algo>.yml files, but missing is none"),
         (["--algo", "sb3/ppo", "--write", "."], "whose entries are rl_zoo3's"),

@@ -20,6 +20,7 @@ from typing import Any
 import torch as th
 
 from pg_zoo.cell import Cell, command_line, run_cell
+from pg_zoo.errors import UserError
 from pg_zoo.storage import NO_ROOM, new_folder
 
 Outcome = tuple[Cell, "str | None"]
@@ -120,45 +121,64 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def on_ray(
-    cells: Sequence[Cell], folder: Path, jobs: int | None = None, *, address: str | None = None
-) -> Generator[Outcome, None, None]:
+@contextmanager
+def connected_to_ray(address: str | None = None) -> Iterator[None]:
+    """Have a Ray cluster: the one that this process is connected to, else another for as long as this lasts.
+
+    Args:
+        address: The other's; None takes the environment's RAY_ADDRESS, or starts one on this machine.
+
+    Raises:
+        UserError: It cannot be reached.
+    """
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        try:
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError, SystemExit) as error:
+            where = f"--ray-address {address}" if address else "RAY_ADDRESS, or on this machine"
+            raise UserError(f"There is no Ray cluster at {where}: {type(error).__name__}: {error}") from error
+    try:
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def on_ray(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Generator[Outcome, None, None]:
     """Run cells on a Ray cluster, whose machines need no file system in common: see `Backend`.
 
     Args:
         cells: What to run.
         folder: The results folder, on this machine.
         jobs: Cells at a time; None for as many as the cluster has cores (GPUs, for cells on one).
-        address: The cluster's; None takes the environment's RAY_ADDRESS, or starts one on this machine.
     """
     import ray
 
-    own = not ray.is_initialized()
-    if own:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    # A fresh process for each; a second attempt is for the user to make, as it is without Ray.
-    task = ray.remote(num_cpus=1, max_calls=1, max_retries=0, runtime_env={"env_vars": _ONE_THREAD})(_run_there)
-    waiting, running = deque(cells), dict[Any, Cell]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < (jobs or len(cells)):
-                cell = waiting.popleft()
-                needed = task.options(num_gpus=int(cell.device.startswith("cuda")))
-                running[needed.remote(cell, command_line())] = cell
-            for reference in ray.wait(list(running))[0]:
-                cell = running.pop(reference)
-                try:
-                    files, error = ray.get(reference)
-                except ray.exceptions.RayError as lost:
-                    files, error = {}, f"{type(lost).__name__}: {lost}"
-                if error is None:
-                    _store(files, folder / cell.path)
-                yield cell, error
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
-        if own:
-            ray.shutdown()
+    with connected_to_ray():
+        # A fresh process for each; a second attempt is for the user to make, as it is without Ray.
+        task = ray.remote(num_cpus=1, max_calls=1, max_retries=0, runtime_env={"env_vars": _ONE_THREAD})(_run_there)
+        waiting, running = deque(cells), dict[Any, Cell]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < (jobs or len(cells)):
+                    cell = waiting.popleft()
+                    needed = task.options(num_gpus=int(cell.device.startswith("cuda")))
+                    running[needed.remote(cell, command_line())] = cell
+                for reference in ray.wait(list(running))[0]:
+                    cell = running.pop(reference)
+                    try:
+                        files, error = ray.get(reference)
+                    except ray.exceptions.RayError as lost:
+                        files, error = {}, f"{type(lost).__name__}: {lost}"
+                    if error is None:
+                        _store(files, folder / cell.path)
+                    yield cell, error
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
 
 
 def _run_there(cell: Cell, command: str) -> tuple[dict[str, bytes], str | None]:

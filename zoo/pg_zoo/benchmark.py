@@ -9,10 +9,9 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,14 +23,12 @@ from stable_baselines3.common.utils import get_device
 from typing_extensions import Self
 
 from pg_agents.checks import check_number
-from pg_zoo.backends import BACKENDS, Backend, on_ray
+from pg_zoo.backends import BACKENDS, Backend, connected_to_ray
 from pg_zoo.cell import MAX_SEED, Cell, command_line, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
-from pg_zoo.storage import FORMAT, RANDOM, UNFINISHED, resumable, write_whole
-
-RECORD = "benchmark.json"  # what a results folder is of
+from pg_zoo.storage import FORMAT, RANDOM, RECORD, UNFINISHED, asked_for, resumable, write_whole
 
 
 def benchmark(args: argparse.Namespace) -> int:
@@ -45,8 +42,8 @@ def benchmark(args: argparse.Namespace) -> int:
     """
     folder = Path(args.output)
     cells = _cells(args)
-    backend = partial(on_ray, address=args.ray_address) if args.backend == "ray" else args.backend
-    failed = run_grid(cells, folder, jobs=args.jobs, backend=backend)
+    with connected_to_ray(args.ray_address) if args.backend == "ray" else nullcontext():
+        failed = run_grid(cells, folder, jobs=args.jobs, backend=args.backend)
     return _finish(cells, failed, folder)
 
 
@@ -221,14 +218,23 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
 
 
 def _write_record(cells: Sequence[Cell], folder: Path) -> None:
-    path, now = folder / RECORD, datetime.now(timezone.utc).isoformat(timespec="seconds")
-    created = _read(path)["created"] if path.exists() else now
-    grid = {
-        "algos": list(dict.fromkeys(cell.algo for cell in cells)),
-        "envs": list(dict.fromkeys(cell.env for cell in cells)),
-        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
-    }
-    record = {"format": FORMAT, "command": command_line(), "created": created, "grid": grid}
+    """Add what is asked for to what was before: a cell that is missing stays missing until it is made."""
+    path, command = folder / RECORD, command_line()
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    wanted = {(cell.algo, cell.env, cell.seed) for cell in cells}
+    if path.exists():
+        try:
+            record = _read(path)
+            before, commands, created = asked_for(record), record["command"].split("; "), record["created"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): choose another -o.") from error
+        if not before <= wanted:  # the earlier commands are still needed to make all
+            command = "; ".join(dict.fromkeys([*commands, command]))
+        wanted |= before
+    asked: dict[str, dict[str, list[int]]] = {}
+    for algo, env, seed in sorted(wanted):
+        asked.setdefault(algo, {}).setdefault(env, []).append(seed)
+    record = {"format": FORMAT, "command": command, "created": created, "cells": asked}
     write_whole(path, json.dumps(record, indent=1) + "\n")
 
 

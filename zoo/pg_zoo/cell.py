@@ -198,6 +198,7 @@ def command_line() -> str:
 class Training(Experiment):
     """An `Experiment` that takes its hyperparameters from a cell and writes no files of its own."""
 
+    remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
     saved: dict[str, Any]
 
     def __init__(self, cell: Cell) -> None:

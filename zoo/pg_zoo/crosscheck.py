@@ -36,7 +36,7 @@ from pg_agents.checks import check_number, constructor_arguments, suggestion
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, Training, command_line, resolved
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.evidence import Entry, entries, read_cells, references
+from pg_zoo.evidence import Entry, entries, published, read_cells, references
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
 from pg_zoo.storage import RANDOM, write_whole
 
@@ -88,16 +88,17 @@ def compare_parameters(cell: Cell, updates: int) -> Parameters:
         updates: How many at least; more until there were `MIN_STEPS` steps; fewer if the training is over before.
 
     Raises:
-        Exception: Ours cannot be trained.
+        Exception: One of the two cannot be trained.
     """
     names = missing_in_sb3(cell)
     if names:
         return Parameters(reason=f"cannot be compared: SB3 has no {', '.join(names)}")
-    ours, done = _learnt(replace(cell, hyperparams={**cell.hyperparams, "engine": "autograd"}), updates)
     try:
-        theirs, done_by_sb3 = _learnt(counterpart(cell), updates)
-    except Exception as error:
-        return Parameters(reason=f"cannot be compared: {' '.join(str(error).split())}")
+        resolved(counterpart(cell))
+    except UserError as error:
+        return Parameters(reason=f"cannot be compared: {error}")
+    ours, done = _learnt(replace(cell, hyperparams={**cell.hyperparams, "engine": "autograd"}), updates)
+    theirs, done_by_sb3 = _learnt(counterpart(cell), updates)
     assert done == done_by_sb3
     return Parameters(done, differences(ours, theirs))
 
@@ -222,20 +223,24 @@ def equivalence(ours: Sequence[float], theirs: Sequence[float], margin: float) -
     return Equivalence(difference, difference - half, difference + half, margin, min(len(ours), len(theirs)))
 
 
-def reference_range(random: float | None, best: tuple[float, str] | None, sb3: float) -> tuple[float, str] | None:
+def reference_range(
+    random: float | None, best: tuple[float, str] | None, sb3: float | None
+) -> tuple[float, str] | None:
     """What a difference of scores is measured by: how far above random actions one can, or SB3 does, get.
+
+    Nothing here is of the scores that are compared, by which a margin could move with what it judges.
 
     Args:
         random: Mean return of random actions.
         best: The best known score and what it is, such as the return at which the task counts as solved.
-        sb3: SB3's mean score, where nothing better is known.
+        sb3: The score that rl_zoo3 publishes of SB3, where there is one.
 
     Returns:
-        The range and where it ends; None where nothing is better than random.
+        The range and where it ends; None where nothing is known to be better than random.
     """
     if random is None:
         return None
-    for end, what in ([best] if best else []) + [(sb3, "SB3's score")]:
+    for end, what in ([best] if best else []) + ([] if sb3 is None else [(sb3, "SB3's published score")]):
         if end > random:
             return end - random, what
     return None
@@ -322,7 +327,8 @@ def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin:
     random, best = references(cell.env, cell.hyperparams.get("env_kwargs"), stored.get((RANDOM, cell.env), []))
     speeds = [np.median([one["steps_per_second"] for one in group]) for group in (ours, theirs)]
     scores = replace(scores, random=random, speedup=float(speeds[0] / speeds[1]))
-    span = reference_range(random, best, float(np.mean(scores.theirs)))
+    sb3 = published().get(cell.algo, {}).get(cell.env)
+    span = reference_range(random, best, None if sb3 is None else float(sb3["mean"]))
     if span is None:
         return scores
     return replace(scores, end=span[1], result=equivalence(scores.ours, scores.theirs, margin * span[0]))
@@ -377,7 +383,7 @@ def crosscheck(args: argparse.Namespace) -> int:
     if args.seeds and comparable:
         print(
             f"Margin of the scores: {args.margin:g} of the range from random actions to the best known score, else to "
-            "what counts as solved, else to SB3's score"
+            "what counts as solved, else to SB3's published score"
         )
         run_grid(score_cells([cell for _, cell in comparable], args.seeds, args.max_steps), folder, jobs=args.jobs)
         for row, cell in comparable:

@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import yaml
+from scipy import stats
 
 from pg_agents import registry
 from pg_envs.references import BEST, is_batched, reference_scores
@@ -23,14 +24,17 @@ from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import File, files
 from pg_zoo.lookup import plugin_warnings
-from pg_zoo.storage import FORMAT, RANDOM, write_whole
-from pg_zoo.words import duration
+from pg_zoo.storage import FORMAT, RANDOM, RECORD, asked_for, write_whole
+from pg_zoo.words import count, duration, interval, listed, number
 
 FIRST_SEED = 1000  # of evidence; tuning has those below
 MIN_SEEDS = 5
 
-_N_RESAMPLES = 10_000
 _NORMAL_95 = 1.959964  # quantile of the normal distribution
+_OF_A_CELL = (
+    *("algo", "env", "seed", "hyperparams", "options", "deterministic", "score", "wall_time", "steps_per_second"),
+    *("versions", "machine", "date", "command"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Evidence:
         seeds: One training each.
         scores: Mean return of the evaluation after each training.
         mean: Their mean.
-        interval: 95 % percentile-bootstrap interval of the mean over seeds.
+        interval: 95 % interval of the mean over seeds (Student's t).
         final_episodes: Episodes of each evaluation.
         deterministic: Whether it took the most probable actions.
         steps_per_second: Median over the trainings.
@@ -112,16 +116,13 @@ def evidence_path(zoo: Path, algo: str, env: str) -> Path:
     return zoo / "evidence" / algo.replace("/", "-") / f"{env.replace('/', '-')}.json"
 
 
-def bootstrap_interval(scores: Sequence[float]) -> list[float]:
-    """95 % percentile-bootstrap interval of the mean, always with the same resamples."""
-    return [float(bound) for bound in np.quantile(bootstrap_means(scores, seed=0), [0.025, 0.975])]
-
-
-def bootstrap_means(scores: Sequence[float], seed: int) -> np.ndarray:
-    """Means of resamples."""
-    picks = np.random.default_rng(seed).integers(len(scores), size=(_N_RESAMPLES, len(scores)))
-    means: np.ndarray = np.asarray(scores)[picks].mean(axis=1)
-    return means
+def mean_interval(scores: Sequence[float]) -> list[float]:
+    """95 % interval of the mean, from Student's t; without width where all scores are the same."""
+    mean, n = float(np.mean(scores)), len(scores)
+    if min(scores) == max(scores):
+        return [mean, mean]
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(scores, ddof=1) / n**0.5)
+    return [mean - half, mean + half]
 
 
 def from_cells(folder: Path, algo: str, env: str, entry: Mapping[str, Any]) -> Evidence:
@@ -143,14 +144,18 @@ def read_cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """The finished cells of a results folder, by algorithm and environment, in the order of their seeds.
 
     Raises:
-        UserError: There are none, or they are of another version of pg-zoo.
+        UserError: There are none, or they are damaged or of another version of pg-zoo.
     """
     cells = defaultdict(list)
     for path in folder.glob("cells/*/*/seed_*/cell.json"):
-        with one_line(OSError, ValueError):
-            cell = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            cell = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} cannot be read: {error}.") from error
         if cell.get("format") != FORMAT:
             raise UserError(f"{path} has format {cell.get('format')!r}, but this version of pg-zoo reads {FORMAT}.")
+        if missing := [name for name in _OF_A_CELL if name not in cell]:
+            raise UserError(f"{path} is damaged: it has no {listed(missing)}.")
         cells[cell["algo"], cell["env"]].append(cell)
     if not cells:
         raise UserError(f"{folder} holds no results of pg-zoo benchmark.")
@@ -173,7 +178,7 @@ def _from_cells(
         )
     if len(seeds) < MIN_SEEDS:
         raise UserError(f"Evidence needs at least {MIN_SEEDS} seeds, but {folder} has {len(seeds)}.")
-    missing = sorted({*range(seeds[0], seeds[-1]), *_asked_for(folder)} - {*seeds})
+    missing = sorted({*range(seeds[0], seeds[-1]), *_asked_for(folder, algo, env)} - {*seeds})
     failed = sorted((folder / "failed").glob(f"{algo.replace('/', '-')}-{env.replace('/', '-')}-seed_*.txt"))
     if missing or failed:
         what = f"{failed[0]} failed" if failed else f"seed {missing[0]} is missing"
@@ -195,7 +200,7 @@ def _from_cells(
         seeds=seeds,
         scores=scores,
         mean=float(np.mean(scores)),
-        interval=bootstrap_interval(scores),
+        interval=mean_interval(scores),
         final_episodes=group[0]["options"]["final_episodes"],
         deterministic=group[0]["deterministic"],
         steps_per_second=float(np.median([cell["steps_per_second"] for cell in group])),
@@ -209,12 +214,14 @@ def _from_cells(
     )
 
 
-def _asked_for(folder: Path) -> list[int]:
-    """The seeds of the grid, which may not be finished."""
-    path = folder / "benchmark.json"
-    with one_line(OSError, ValueError, KeyError):
-        found: list[int] = json.loads(path.read_text(encoding="utf-8"))["grid"]["seeds"] if path.exists() else []
-    return found
+def _asked_for(folder: Path, algo: str, env: str) -> set[int]:
+    """The seeds that the folder is to have in the end."""
+    path = folder / RECORD
+    if not path.exists():
+        return set()
+    with one_line(OSError, ValueError, KeyError, TypeError, AttributeError):
+        cells = asked_for(json.loads(path.read_text(encoding="utf-8")))
+    return {seed for *which, seed in cells if which == [algo, env]}
 
 
 def difference_of(entry: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> str:
@@ -382,11 +389,15 @@ def published() -> dict[str, Any]:
     return scores
 
 
-def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
-    """Whether a score is at least as good as a published one with no more steps.
+HIGHER, NOT_SHOWN, LOWER = "higher", "not shown", "lower"
+OLDER, MORE_STEPS = "older environment", "more steps"
 
-    Theirs is one run, whose interval is that of the mean over its evaluation's episodes; ours is over seeds. What
-    is said depends on whether the two intervals overlap.
+
+def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
+    """Whether a score is higher or lower than a published one, or why the two cannot be compared.
+
+    Theirs is one run, whose interval is that of the mean over its evaluation's episodes; ours is over seeds. Where
+    the two intervals overlap, no difference is shown.
 
     Args:
         evidence: Ours.
@@ -394,62 +405,63 @@ def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
     """
     if theirs is None:
         return ""
+    if "env" in theirs:
+        return OLDER
+    if evidence.n_timesteps > theirs["steps"]:
+        return MORE_STEPS
     margin = _NORMAL_95 * theirs["std"] / theirs["episodes"] ** 0.5
     low, high = evidence.interval
-    lower, more_steps = high < theirs["mean"] - margin, evidence.n_timesteps > theirs["steps"]
-    if lower or more_steps:
-        return "no: " + " and ".join(["lower score"] * lower + ["more steps"] * more_steps)
-    return "yes: higher score" if low > theirs["mean"] + margin else "yes: no difference shown"
+    if low > theirs["mean"] + margin:
+        return HIGHER
+    return LOWER if high < theirs["mean"] - margin else NOT_SHOWN
 
 
-_HEAD = """\
+_HEAD = f"""\
 <!-- Written by `pg-zoo evidence -o docs/zoo.md`. -->
 # What the zoo's hyperparameters reach
 
 Each row is an entry of `zoo/pg_zoo/hyperparams/<algo>.yml`. Its score is the mean return of an evaluation after
-training, averaged over training seeds that tuning did not see, with a 95 % bootstrap interval over these seeds. Single
-scores, versions, machine, date and command are in `zoo/pg_zoo/hyperparams/evidence/<algo>/<environment>.json`.
+training, averaged over training seeds that tuning did not see, with the 95 % interval of this mean over seeds
+(Student's t). Single scores, versions, machine, date and command are in
+`zoo/pg_zoo/hyperparams/evidence/<algo>/<environment>.json`.
 
 - *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
+  Other work ran on the machine meanwhile, so it is an upper bound.
 - *random*: actions drawn uniformly. *best known*: the exact optimum, a game's value, or a reference controller's
   score, where there is one; *solved*: the return at which Gymnasium calls the environment solved.
-- *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({source})
+- *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})
   of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
-  its steps. Where it is of an older version of the environment, that is named: rewards and episodes differ a little
-  between versions, so such a comparison is rough.
-- *at least as good*: with no more steps, is the score as high as that? Compared are the interval here and
-  mean ± 1.96 standard errors there. Overlapping intervals show no difference.
+  its steps. Where it is of an older version of the environment, that is named.
+- *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*. Compared are the interval here and
+  mean ± 1.96 standard errors there; where they overlap, a difference is *{NOT_SHOWN}*, which does not mean that there
+  is none. Not compared is what had *{MORE_STEPS}* than theirs, or whose published score is of an *{OLDER}*,
+  where rewards and episodes differ.
 """
 _NUMBERS = ("score", "seeds", "steps", "time", "random", "best known")
-_COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "at least as good")
+_COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
 
 
 def table(all_evidence: Iterable[Evidence]) -> str:
     """The page of all scores, in Markdown."""
     scores = published()
     rows: list[tuple[str, ...]] = [_COLUMNS, tuple("---:" if column in _NUMBERS else "---" for column in _COLUMNS)]
-    notes, answers = [], []
+    answers = []
     for evidence in all_evidence:
         theirs = scores.get(evidence.algo, {}).get(evidence.env)
         answer = comparison(evidence, theirs)
-        answers += [answer] * bool(answer)
-        rows.append((*_row(evidence), _published_score(theirs), answer))
-        if evidence.note:
-            notes.append(f"- {evidence.algo} on {evidence.env}: {evidence.note}")
-    good = sum(answer.startswith("yes") for answer in answers)
-    parts = [_HEAD.format(source=scores["source"])]
-    if answers:
-        parts.append(
-            f"{good} of {len(answers)} entries with a published score are at least as good with no more steps.\n"
-        )
+        answers.append(answer)
+        note = " ".join(evidence.note.replace("|", "\\|").split())
+        rows.append((*_row(evidence), _published_score(theirs), answer, note))
+    parts = [_HEAD.replace("{source}", scores["source"])]
+    counts = {answer: answers.count(answer) for answer in (HIGHER, NOT_SHOWN, LOWER)}
+    if n := sum(counts.values()):
+        said = ", ".join(f"{answer}: {many}" for answer, many in counts.items())
+        parts.append(f"{count(n, 'score')} can be compared with SB3's in rl_zoo3, at no more steps. {said}.\n")
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
-    if notes:
-        parts.append("Notes:\n\n" + "\n".join(notes) + "\n")
     return "\n".join(parts)
 
 
 def _row(evidence: Evidence) -> tuple[str, ...]:
-    low, high = (number(bound, like=evidence.interval) for bound in evidence.interval)
     best = ""
     if evidence.best is not None:
         value, kind = evidence.best
@@ -457,7 +469,7 @@ def _row(evidence: Evidence) -> tuple[str, ...]:
     return (
         evidence.env,
         evidence.algo,
-        f"{number(evidence.mean, like=evidence.interval)} [{low}, {high}]",
+        interval([evidence.mean, *evidence.interval]),
         str(len(evidence.seeds)),
         f"{evidence.n_timesteps:,}",
         duration(evidence.wall_time),
@@ -470,14 +482,7 @@ def _published_score(theirs: Mapping[str, Any] | None) -> str:
     if theirs is None:
         return ""
     older = f" ({theirs['env']})" if "env" in theirs else ""
-    mean, std = number(theirs["mean"]), number(theirs["std"], like=[theirs["mean"]])
-    return f"{mean} ± {std}, {theirs['steps']:,} steps{older}"
-
-
-def number(value: float, like: Sequence[float] = ()) -> str:
-    """A number with about three digits, or as many as others beside it have."""
-    largest = max(map(abs, like or [value]))
-    return f"{value:,.{0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 1 else 3}f}"
+    return f"{number(theirs['mean'])} ± {number(theirs['std'])}, {theirs['steps']:,} steps{older}"
 
 
 def evidence(args: argparse.Namespace) -> None:

@@ -24,10 +24,10 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.agent import CommonArguments, PolicyGradient
-from pg_agents.checks import constructor_arguments, suggestion
+from pg_agents.checks import check_number, constructor_arguments, suggestion
 from pg_agents.vec_env import make_vec
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.hyperparameters import data_only, find_entry
+from pg_zoo.hyperparameters import TRUST, data_only, find_entry
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
 from pg_zoo.replay import takes_most_probable
 
@@ -49,7 +49,12 @@ class Experiment(ExperimentManager):
     Args:
         args: The parsed options of `pg-zoo train`.
         algorithm: The class that `args.algo` names.
+
+    Attributes:
+        remedy: What can be done where hyperparameters are code, in words.
     """
+
+    remedy = TRUST
 
     def __init__(self, args: argparse.Namespace, algorithm: type[BaseAlgorithm]) -> None:
         # All of rl_zoo3's modules share this dictionary.
@@ -105,7 +110,7 @@ class Experiment(ExperimentManager):
         self._check(values)
         saved = OrderedDict(sorted(values.items()))
         origin += ", changed by --hyperparams" if self.custom_hyperparams else ""
-        used = values if self.args.trust else data_only(values, origin)
+        used = values if self.args.trust else data_only(values, origin, self.remedy)
         print(f"Hyperparameters: {origin}")
         pprint(dict(saved))
         return used, saved
@@ -192,6 +197,13 @@ class Experiment(ExperimentManager):
                 raise UserError(f"{name!r} is {value!r}, but a schedule that falls linearly to 0 is written lin_0.001.")
             if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not issubclass(self.algorithm, PolicyGradient):
                 raise UserError(f"{name!r} of {self.algo} cannot be a schedule, but is {value!r}.")
+        with one_line(ValueError):
+            check_number("n_timesteps", values["n_timesteps"], at_least=1)
+            check_number("n_envs", values.get("n_envs", 1), at_least=1, integer=True)
+            check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)
+        if not isinstance(values["policy"], str):
+            names = ", ".join(self.algorithm.policy_aliases)
+            raise UserError(f"`policy` must be one of {names}, or module.Class, but is {values['policy']!r}.")
 
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:

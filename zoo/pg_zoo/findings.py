@@ -19,7 +19,7 @@ from pg_zoo.lookup import plugin_warnings
 from pg_zoo.results import Results
 from pg_zoo.statistics import MIN_SEEDS, Difference, Estimate
 from pg_zoo.storage import RANDOM
-from pg_zoo.words import count, interval, listed, number
+from pg_zoo.words import count, interval, listed, number, ranges
 
 CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be concluded")
 # Of normalised scores that are put together: where random actions are nearly as good as possible, the noise of one run
@@ -141,7 +141,7 @@ class Comparison:
         n_seeds: Of the two; on several environments, on each.
         means: Mean scores of the two.
         difference: Of the means; None where nothing can be concluded.
-        further: What else there is to tell, in words.
+        further: What else there is to tell, in words; without a difference, why there is none.
     """
 
     algo: str
@@ -163,15 +163,10 @@ class Comparison:
         Args:
             adjusted: Holm's p-value, where more than one comparison is made.
         """
-        first, second, (n, m) = f"`{self.algo}`", f"`{self.baseline}`", self.n_seeds
+        first, second, n = f"`{self.algo}`", f"`{self.baseline}`", self.n_seeds[0]
         where = self.envs[0] if len(self.envs) == 1 else f"{len(self.envs)} environments together"
         if self.difference is None:
-            why = (
-                f"{count(n, 'seed')} of each, where it takes at least {MIN_SEEDS}"
-                if n == m
-                else f"{count(n, 'seed')} of {first} but {m} of {second}; those that are missing may be the bad ones"
-            )
-            return f"**{where}**: nothing can be concluded of {first} and {second}: {why}."
+            return f"**{where}**: nothing can be concluded of {first} and {second}: {self.further}."
         said = (
             f"no difference shown between {first} and {second}"
             if self.conclusion == "no difference shown"
@@ -236,7 +231,9 @@ class Findings:
 
     def select(self, algos: Sequence[str]) -> Selection:
         """The environments on which all of these algorithms have as many seeds, and scores can be normalised."""
-        counts = {env: [len(self.results.scores(algo, env)) for algo in algos] for env in self.results.envs}
+        seeds = {env: [[*self.results.scores(algo, env).index] for algo in algos] for env in self.results.envs}
+        counts = {env: [*map(len, found)] for env, found in seeds.items()}
+        most = next(found[0] for env, found in seeds.items() if min(counts[env]) == max(map(min, counts.values())))
         n_seeds = max(map(min, counts.values()))
         left_out = {}
         for env, numbers in counts.items():
@@ -247,6 +244,10 @@ class Findings:
             elif set(numbers) != {n_seeds}:
                 short = [f"{n} of `{algo}`" for n, algo in zip(numbers, algos, strict=True) if n != n_seeds]
                 left_out[env] = f"{n_seeds} seeds of each are needed, but there are {listed(short)}"
+            elif any(found != most for found in seeds[env]):
+                left_out[env] = "not the same seeds of all"
+            elif any(self.results.has_failed(algo, env) for algo in algos):
+                left_out[env] = "a training failed: those that are left may be the good ones"
             elif self.scales[env].one is None:
                 left_out[env] = self.scales[env].why
         return Selection(tuple(env for env in counts if env not in left_out), n_seeds, left_out)
@@ -264,6 +265,19 @@ class Findings:
             comparison.sentence(self.adjusted.get(comparison) if several else None)
             for comparison in self._of(algo, baseline)
         ]
+
+    def unlike_hyperparams(self, algo: str, baseline: str) -> dict[str, list[str]]:
+        """By environment, the hyperparameters that were not the same for two algorithms."""
+        found = {}
+        for env in self.results.envs:
+            first, second = (
+                next((d["hyperparams"] for d in self.results.details if (d["algo"], d["env"]) == (name, env)), None)
+                for name in (algo, baseline)
+            )
+            if first is not None and second is not None and RANDOM not in (algo, baseline):
+                names = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+                found |= {env: names} if names else {}
+        return found
 
     def tally(self, algo: str, baseline: str) -> str:
         """How often which conclusion was drawn of a pair."""
@@ -313,20 +327,43 @@ class Findings:
                 (float(first.mean()), float(second.mean())),
                 statistics.difference(first, second),
                 f"; difference of the IQMs {interval(statistics.iqm_difference(first, second))}, probability of "
-                f"improvement {interval(statistics.probability_of_improvement(first, second))}",
+                f"improvement {interval(statistics.probability_of_improvement(first, second))}"
+                f"{self._unequal_somewhere(algo, baseline, chosen.envs)}",
             )
         for env in self.results.envs:
-            scores, others = (self.results.scores(name, env).to_numpy() for name in (algo, baseline))
+            scores, others = (self.results.scores(name, env) for name in (algo, baseline))
             if len(scores) and len(others) and env not in self.unlike:
+                why = self._why_nothing(algo, baseline, env)
                 yield Comparison(
                     algo,
                     baseline,
                     (env,),
                     (len(scores), len(others)),
                     (scores.mean(), others.mean()),
-                    statistics.difference(scores, others) if len(scores) == len(others) >= MIN_SEEDS else None,
-                    self._unequal_steps(algo, baseline, env),
+                    None if why else statistics.difference(scores.to_numpy(), others.to_numpy()),
+                    why or self._unequal_steps(algo, baseline, env),
                 )
+
+    def _unequal_somewhere(self, algo: str, baseline: str, envs: Sequence[str]) -> str:
+        unequal = [env for env in envs if self._unequal_steps(algo, baseline, env)]
+        return f"; with unequal steps on {listed(unequal)}" if unequal else ""
+
+    def _why_nothing(self, algo: str, baseline: str, env: str) -> str:
+        """Why nothing can be concluded of two algorithms, if so."""
+        seeds, others = ([*self.results.scores(name, env).index] for name in (algo, baseline))
+        if len(seeds) != len(others):
+            return (
+                f"{count(len(seeds), 'seed')} of `{algo}` but {len(others)} of `{baseline}`; "
+                "those that are missing may be the bad ones"
+            )
+        if seeds != others:
+            return f"`{algo}` has seeds {ranges(seeds)}, but `{baseline}` {ranges(others)}; it takes the same ones"
+        if len(seeds) < MIN_SEEDS:
+            return f"{count(len(seeds), 'seed')} of each, where it takes at least {MIN_SEEDS}"
+        for name in (algo, baseline):
+            if self.results.has_failed(name, env):
+                return f"a training of `{name}` failed; those that are left may be the good ones"
+        return ""
 
     def _unequal_steps(self, algo: str, baseline: str, env: str) -> str:
         steps = [float(self.results.of(name, env).n_timesteps.mean()) for name in (algo, baseline)]

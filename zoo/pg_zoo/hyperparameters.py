@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         from importlib.abc import Traversable
 
 Entries = dict[str, dict[str, Any]]
+
+OURS = "pg_zoo.hyperparams"  # the package that has the files of this one
 
 # Where rl_zoo3's file is not called as the class is.
 FILES_OF_RL_ZOO3 = {"recurrentppo": "ppo_lstm"}
@@ -45,6 +47,10 @@ _KINDS = {
     "policy": "stable_baselines3.common.policies.BasePolicy",
     "vec_env_wrapper": "stable_baselines3.common.vec_env.VecEnvWrapper",
 }
+
+
+# What users of a command are told that can let code run; the others have a text of their own.
+TRUST = "If you trust whoever wrote it, say --trust."
 
 
 @dataclass(frozen=True)
@@ -114,18 +120,20 @@ def find_entry(
     return {}, "the algorithm's own defaults"
 
 
-def data_only(entry: dict[str, Any], origin: str) -> dict[str, Any]:
+def data_only(entry: dict[str, Any], origin: str, remedy: str = TRUST) -> dict[str, Any]:
     """An entry in which rl_zoo3 finds nothing to evaluate, and no name of anything but what it should be.
 
     Args:
         entry: The hyperparameters as a file has them.
         origin: Where they are from, in words.
+        remedy: What can be done about code, in words.
 
     Returns:
         The entry with parsed values in place of what rl_zoo3 would evaluate.
 
     Raises:
-        UserError: A string is code rather than data, or a name is not that of a class of the expected kind.
+        UserError: A string is code rather than data, or a name is not that of a class of the expected kind, in a
+            package that is in use already or a plugin's.
     """
     data = dict(entry)
     for key in _EXPRESSIONS:
@@ -136,7 +144,7 @@ def data_only(entry: dict[str, Any], origin: str) -> dict[str, Any]:
             except ValueError:
                 raise UserError(
                     f"{origin}: {key} is {text!r}, which is code: neither a Python literal nor dict(...) of literals "
-                    "and nn.X. If you trust whoever wrote it, say --trust."
+                    f"and nn.X. {remedy}"
                 ) from None
     for key, kind in _KINDS.items():
         named = entry.get(key)
@@ -144,25 +152,41 @@ def data_only(entry: dict[str, Any], origin: str) -> dict[str, Any]:
             # `name`, or `name: {its arguments}`.
             name = next(iter(item), None) if isinstance(item, dict) else item
             if name is not None and (key != "policy" or "." in str(name)):
-                _check_class(str(name), kind, f"{origin}: {key}")
+                _check_class(str(name), kind, f"{origin}: {key}", remedy)
     return data
 
 
-def _check_class(name: str, kind: str, where: str) -> None:
+def _check_class(name: str, kind: str, where: str, remedy: str) -> None:
     expected = _imported(kind)
+    if not _may_be_imported(name):
+        raise UserError(
+            f"{where} is {name!r}, which would be imported, and so run, though it is not in a package that pg-zoo uses "
+            f"or a plugin brought. {remedy}"
+        )
+    try:
+        found = _imported(name)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{where} is {name!r}, which cannot be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise UserError(f"{where} must name a subclass of {kind}, but is {name!r}. {remedy}")
+
+
+def _may_be_imported(name: str) -> bool:
+    """Whether an import runs nothing but code of packages that the user has chosen to run."""
+    package = name.partition(".")[0]
     # Nothing of the sort is in the standard library, where some modules do things when they are imported.
-    if name.partition(".")[0] not in sys.stdlib_module_names:
-        try:
-            found = _imported(name)
-        except Exception as error:
-            raise UserError(
-                f"{where} is {name!r}, which cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-        if isinstance(found, type) and issubclass(found, expected):
-            return
-    raise UserError(
-        f"{where} must name a subclass of {kind}, but is {name!r}. If you trust whoever wrote it, say --trust."
-    )
+    if package in sys.stdlib_module_names or "__main__" in name.split("."):
+        return False
+    # Anybody can add to a package that has no file of its own.
+    if getattr(sys.modules.get(package), "__file__", None):
+        return True
+    groups = (registry.ALGORITHMS, registry.ENVS, registry.HYPERPARAMS)
+    plugins = [plugin for group in groups for plugin in registry.plugins(group).values()]
+    if any(re.split("[.:]", plugin.value)[0] == package for plugin in plugins):
+        return True
+    # A distribution can bring several packages.
+    brought_by = packages_distributions().get(package, [])
+    return any(plugin.distribution.rpartition(" ")[0] in brought_by for plugin in plugins)
 
 
 def _imported(name: str) -> Any:
@@ -227,13 +251,10 @@ def _conf_entries(conf_file: str, trust: bool) -> Entries:
     if conf_file.endswith((".yml", ".yaml")):
         try:
             return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{conf_file} is not YAML: {error}") from error
     if not trust:
-        raise UserError(
-            f"--conf-file {conf_file} is not YAML (.yml, .yaml) but would run as Python. "
-            "If you trust whoever wrote it, say --trust."
-        )
+        raise UserError(f"--conf-file {conf_file} is not YAML (.yml, .yaml) but would run as Python. {TRUST}")
     if conf_file.endswith(".py"):
         return _checked(runpy.run_path(conf_file).get("hyperparams"), conf_file)
     return _checked(getattr(importlib.import_module(conf_file), "hyperparams", None), conf_file)
@@ -248,12 +269,12 @@ def _files_of_rl_zoo3() -> Iterator[File]:
         name = algo.rpartition("/")[2]
         path = folder / f"{FILES_OF_RL_ZOO3.get(name, name)}.yml"
         if path.is_file():
-            yield _ReferenceFile(algo, f"rl_zoo3 {version('rl_zoo3')}", path)
+            yield _FileForRLZoo3(algo, f"rl_zoo3 {version('rl_zoo3')}", path)
 
 
-class _ReferenceFile(File):
+class _FileForRLZoo3(File):
     def entries(self) -> Entries:
-        """As they are, but that MlpPolicy, which rl_zoo3's default entries name, is not right for every environment."""
+        """As they are, but that MlpPolicy, which default entries have for rl_zoo3, does not suit every environment."""
         entries = super().entries()
         if "default" in entries:
             entries["default"]["policy"] = "auto"
@@ -262,7 +283,7 @@ class _ReferenceFile(File):
 
 def _files_of_plugins() -> Iterator[File]:
     plugins = registry.plugins(registry.HYPERPARAMS).values()
-    for plugin in sorted(plugins, key=lambda plugin: (plugin.value != "pg_zoo.hyperparams", plugin.name)):
+    for plugin in sorted(plugins, key=lambda plugin: (plugin.value != OURS, plugin.name)):
         try:
             paths = list(importlib.resources.files(plugin.load()).iterdir())
         except (registry.PluginError, TypeError) as error:
@@ -274,4 +295,5 @@ def _files_of_plugins() -> Iterator[File]:
             continue
         for path in sorted(paths, key=lambda path: path.name):
             if path.name.endswith(".yml"):
-                yield File(path.name.removesuffix(".yml"), plugin.distribution, path)
+                kind = _FileForRLZoo3 if plugin.value == OURS else File
+                yield kind(path.name.removesuffix(".yml"), plugin.distribution, path)

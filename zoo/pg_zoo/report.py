@@ -97,6 +97,14 @@ def _summary(findings: Findings) -> list[Block]:
         blocks += [Heading(3, "`{}` against `{}`".format(*pair)), Text(f"{findings.tally(*pair).capitalize()}.")]
         if sentences := findings.sentences(*pair):
             blocks.append(Bullets(sentences))
+        if unlike := findings.unlike_hyperparams(*pair):
+            names = "; ".join(f"{', '.join(names)} on {env}" for env, names in unlike.items())
+            blocks.append(
+                Text(
+                    f"**Trained with different hyperparameters**: {names}. What is compared, scores and speeds alike, "
+                    "are algorithms with their hyperparameters; `--same-hyperparams` compares the algorithms alone."
+                )
+            )
     n = len(findings.adjusted)
     if n:
         blocks.append(
@@ -264,7 +272,8 @@ def _speed(results: Results, look: figures.Look) -> list[Block]:
     n = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else f"{min(seeds)}"
     caption = (
         f"Environment steps per second of training, evaluations excluded: median and range, n = {n} seeds. "
-        "Trainings that ran at the same time have slowed each other down."
+        "Trainings that ran at the same time have slowed each other down, and speed depends on hyperparameters such as "
+        "n_envs and batch_size: only with the same ones it is the algorithms' own."
     )
     return [Heading(2, "Speed"), Pictures({"throughput": figures.throughput(look, speeds)}, caption)]
 
@@ -329,10 +338,12 @@ def _method() -> list[Block]:
         Heading(2, "How the numbers are made"),
         Bullets(
             [
-                "**Difference**: of the mean scores over seeds, with Welch's t interval, which allows for unequal "
-                "variances; over several environments, the mean of the differences of normalised scores. It alone "
-                "decides between “better”, “worse” and “no difference shown”: in simulations of 3 to 10 seeds it held "
-                "the truth 93 to 98 times in 100, a percentile bootstrap 80 to 92 times.",
+                "**Difference**: the mean over seeds of what two algorithms score with the same seed, with Student's t "
+                "interval; over several environments, of the mean of the differences of normalised scores. It alone "
+                "decides between “better”, “worse” and “no difference shown”: in simulations of 3 to 10 seeds whose "
+                "scores spread alike it held the truth 95 to 98 times in 100. Where one algorithm fails now and then "
+                "and the other never, no interval of so few seeds can know: it held the truth 72 to 94 times. Look at "
+                "the worst seeds too.",
                 "**Mean**: over seeds, with Student's t interval.",
                 "**IQM**: mean of the middle half of the runs. **Median**: of the environments' means. **Optimality "
                 "gap**: what is missing to 1 in the mean, where more than 1 counts as 1. **Probability of "
@@ -340,8 +351,8 @@ def _method() -> list[Block]:
                 f"97.5 % percentiles of {statistics.N_RESAMPLES} stratified bootstrap resamples, made with rliable "
                 "(Agarwal et al. 2021, “Deep reinforcement learning at the edge of the statistical precipice”); with "
                 "few seeds they are too narrow.",
-                f"With fewer than {statistics.MIN_SEEDS} seeds there is no interval and no conclusion; with unequal "
-                "numbers of seeds there is no conclusion, because seeds that are missing may be those that failed.",
+                f"With fewer than {statistics.MIN_SEEDS} seeds there is no interval and no conclusion; with different "
+                "seeds or failed trainings there is no conclusion, because what is missing may be what went wrong.",
                 "**Steps to a return**: until the first evaluation along the way that reached it, in the median of the "
                 "seeds that did. **Training time**: in the median, evaluations excluded. **Memory**: the process at "
                 "its largest, in the median.",

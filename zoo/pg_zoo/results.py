@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pg_zoo.errors import UserError
-from pg_zoo.storage import FORMAT, RANDOM
+from pg_zoo.storage import FORMAT, RANDOM, RECORD, asked_for
 
 CELLS = [
     *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),
@@ -96,6 +95,10 @@ class Results:
         """Scores of one algorithm on one environment, by seed."""
         return self.of(algo, env).set_index("seed").score
 
+    def has_failed(self, algo: str, env: str) -> bool:
+        """Whether a training failed and has not succeeded since."""
+        return any(failure.name.startswith(f"{algo}-{env}-seed_".replace("/", "-")) for failure in self.failed)
+
     def curves_of(self, algo: str, env: str, time: str) -> list[np.ndarray]:
         """The evaluations along the way of one algorithm on one environment, for each seed that has some.
 
@@ -132,7 +135,7 @@ def read(folder: str | Path) -> Results:
         curves=_joined([curve for _, curve, _ in cells], CURVES),
         evaluations=_joined([evaluation for _, _, evaluation in cells], EVALUATIONS),
         details=details,
-        missing=sorted(_keys(grid) - made),
+        missing=sorted(asked_for(grid) - made),
         failed=_failures(folder, made),
         command=grid["command"],
     )
@@ -171,15 +174,15 @@ def _key(detail: dict[str, Any]) -> Key:
 
 
 def _read_grid(folder: Path) -> dict[str, Any]:
-    path = folder / "benchmark.json"
+    path = folder / RECORD
     if not path.is_file():
         raise UserError(f"{folder} is not a results folder: it has no benchmark.json, which `pg-zoo benchmark` writes.")
     try:
         grid = json.loads(path.read_text(encoding="utf-8"))
         _check_format(grid, path)
-        _keys(grid)
+        asked_for(grid)
         str(grid["command"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return dict(grid)
 
@@ -190,11 +193,6 @@ def _check_format(stored: dict[str, Any], path: Path) -> None:
             f"{path} has format {stored['format']!r}, but this version of pg-agents reads {FORMAT}: "
             "use the version that wrote it."
         )
-
-
-def _keys(grid: dict[str, Any]) -> set[Key]:
-    named = grid["grid"]
-    return set(itertools.product([*named["algos"], RANDOM], named["envs"], named["seeds"]))
 
 
 def _check_repetitions(details: list[dict[str, Any]]) -> None:

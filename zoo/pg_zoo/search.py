@@ -30,9 +30,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pg_zoo.cell import Cell, run_cell
-from pg_zoo.evidence import number
 from pg_zoo.storage import NO_ROOM, write_whole
-from pg_zoo.words import duration
+from pg_zoo.words import duration, number
 
 _FINAL_SHARE = 0.75
 _KEY = "hyperparams"  # of the trial's attribute that holds what it trains with

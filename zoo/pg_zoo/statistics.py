@@ -1,8 +1,9 @@
 """What scores of several seeds say: intervals, differences, aggregates over environments. Pure functions of arrays.
 
-Scores are arrays of shape (seeds, environments). Student's and Welch's intervals decide what the report says, because
-they hold the truth as often as they promise with few seeds already. The aggregates of Agarwal et al. (2021, "Deep
-reinforcement learning at the edge of the statistical precipice") need a bootstrap, which is too narrow then.
+Scores are arrays of shape (seeds, environments). Student's intervals decide what the report says, because they hold
+the truth as often as they promise with few seeds already, unless rare failures stand against none. The aggregates of
+Agarwal et al. (2021, "Deep reinforcement learning at the edge of the statistical precipice") need a bootstrap, which is
+too narrow then.
 """
 
 from __future__ import annotations
@@ -61,37 +62,39 @@ def mean(scores: np.ndarray) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-def difference(scores: np.ndarray, others: np.ndarray) -> Difference:
-    """How much higher the first scores are, in the mean over seeds and then over M environments.
+def difference(scores: np.ndarray, others: np.ndarray, confidence: float = CONFIDENCE) -> Difference:
+    """How much higher the first scores are, in the mean over seeds and M environments, with Student's interval.
 
-    Δ = 1/M Σₘ (x̄ₘ − ȳₘ),  V = 1/M² Σₘ (s²ₓₘ/nₓ + s²ᵧₘ/nᵧ),  interval Δ ± t(ν) √V
+    dₛ = 1/M Σₘ (xₛₘ − yₛₘ),  d̄ ± t(n − 1) s_d / √n
 
-    with the degrees of freedom ν of Welch (1947, "The generalization of Student's problem when several different
-    population variances are involved") and Satterthwaite: ν = V² / Σ vᵢ²/(nᵢ − 1) for the terms vᵢ of V.
+    Scores of one seed belong together: they were evaluated on the same episodes, and trainings may have begun alike.
+    As if they were independent, intervals would be too wide where such scores go up and down together.
 
     Args:
         scores: Shape (seeds, environments) or (seeds,).
-        others: The same environments; the number of seeds may be another.
+        others: The same seeds and environments.
+        confidence: How often the interval holds the truth.
 
     Raises:
-        ValueError: A score is NaN or infinite, or there are fewer than `MIN_SEEDS`.
+        ValueError: A score is NaN or infinite, there are fewer than `MIN_SEEDS`, or the shapes differ.
     """
-    groups = [_columns(scores), _columns(others)]
-    if min(map(len, groups)) < MIN_SEEDS:
-        raise ValueError(f"A difference needs at least {MIN_SEEDS} seeds of each, but has {[*map(len, groups)]}.")
-    n_envs = groups[0].shape[1]
-    value = float((groups[0].mean(axis=0) - groups[1].mean(axis=0)).mean())
-    parts = [group.var(axis=0, ddof=1) / len(group) / n_envs**2 for group in groups]
-    variance = float(sum(part.sum() for part in parts))
+    first, second = _columns(scores), _columns(others)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"Both need the same seeds and environments, but the shapes are {first.shape}, {second.shape}."
+        )
+    n = len(first)
+    if n < MIN_SEEDS:
+        raise ValueError(f"A difference needs at least {MIN_SEEDS} seeds of each, but has {n}.")
+    differences = (first - second).mean(axis=1)
+    value, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(n))
     # Equal numbers can differ in their last digit once they are averaged.
-    rounding = 1e-12 * max(np.abs(group).max() for group in groups)
-    if np.sqrt(variance) <= rounding:
+    rounding = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
+    if error <= rounding:
         value = 0.0 if abs(value) <= rounding else value
         return Difference(value, value, value, float(value == 0))
-    freedom = variance**2 / sum((part**2).sum() / (len(group) - 1) for part, group in zip(parts, groups, strict=True))
-    half = float(stats.t.ppf(_QUANTILE, freedom) * np.sqrt(variance))
-    p_value = float(2 * stats.t.sf(abs(value) / np.sqrt(variance), freedom))
-    return Difference(value, value - half, value + half, p_value)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
+    return Difference(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, n - 1)))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -180,11 +183,12 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> Estimate:
 def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estimate:
     """A statistic with the 2.5 % and 97.5 % percentiles of it over resampled seeds: rliable's stratified bootstrap.
 
-    Each environment's runs are drawn with replacement, independently of those of other environments.
+    Each environment's runs are drawn with replacement, independently of those of other environments; of several arrays,
+    runs of the same seed are drawn together.
 
     Args:
         function: Arrays of scores to an array of numbers.
-        *scores: Shape (seeds, environments); if there are several, each is resampled by itself.
+        *scores: Shape (seeds, environments), the same of all.
 
     Raises:
         ValueError: A score is NaN or infinite.
@@ -193,10 +197,12 @@ def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estim
     if min(map(len, arrays)) < MIN_SEEDS:
         value = function(*arrays)
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    # rliable draws each number of an array by itself, except along the first axis: so it is given rows to draw.
+    rows = np.broadcast_to(np.arange(len(arrays[0]))[:, None], arrays[0].shape)
     with _same_draws():
         values, intervals = library.get_interval_estimates(
-            {"": arrays[0] if len(arrays) == 1 else arrays},
-            function,
+            {"": rows},
+            lambda drawn: function(*(np.take_along_axis(array, drawn, axis=0) for array in arrays)),
             reps=N_RESAMPLES,
             confidence_interval_size=CONFIDENCE,
         )

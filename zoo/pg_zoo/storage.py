@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pg_zoo.errors import UserError
 
 FORMAT = 1  # of a cell's folder and of a results folder
 RANDOM = "random"  # the algorithm that acts at random and learns nothing
+RECORD = "benchmark.json"  # what a results folder is of
 UNFINISHED = "."  # what names of files and folders start with that are being filled
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -51,6 +54,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def asked_for(record: dict[str, Any]) -> set[tuple[str, str, int]]:
+    """Algorithm, environment and seed of each cell that a results folder is to have.
+
+    Args:
+        record: The contents of its `benchmark.json`.
+
+    Raises:
+        KeyError, TypeError, AttributeError: They are not what they should be.
+    """
+    if "cells" in record:
+        cells = record["cells"].items()
+        return {(algo, env, seed) for algo, envs in cells for env, seeds in envs.items() for seed in seeds}
+    grid = record["grid"]  # of the last command alone, as it was stored at first
+    return set(itertools.product([*grid["algos"], RANDOM], grid["envs"], grid["seeds"]))
 
 
 @contextmanager

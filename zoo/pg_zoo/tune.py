@@ -3,9 +3,11 @@
 1. *Search.* Each trial trains with the seeds 0, 1, ..., the same for all trials. The objective is the mean of
    `search.measure` over these seeds; a trial that lags behind the median of the others is given up.
 2. *Choice.* The best trials are trained again with the seeds 500, 501, ...; the one with the best mean measure wins.
-3. *Score.* The best of several is biased upwards, so the winner is trained once more, with the seeds 1000, 1001, ...,
-   which nothing was chosen by: this is its evidence. An entry that there is already is trained with the same seeds, and
-   stays unless the winner is better.
+3. *Decision.* Where there was an entry when the search began, the winner and that entry are trained with the seeds 750,
+   751, .... The winner is better if the 95 % interval of the difference (Student's t, paired by seed) is above 0.
+   Otherwise the entry stays.
+4. *Score.* The best of several is biased upwards, so the winner is trained once more, with the seeds 1000, 1001, ...,
+   which nothing was chosen or decided by: this is its evidence.
 """
 
 from __future__ import annotations
@@ -33,22 +35,21 @@ from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import (
     FIRST_SEED,
     MIN_SEEDS,
-    Entry,
     Evidence,
-    bootstrap_means,
     entries,
     from_cells,
-    number,
+    mean_interval,
 )
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_env, plugin_warnings
 from pg_zoo.search import Search, Task, measure
 from pg_zoo.spaces import search_space
 from pg_zoo.storage import RANDOM, resumable, write_whole
+from pg_zoo.words import interval, number
 
 FORMAT = 1
 RECORD = "tune.json"
-CHOICE_SEED, SCORE_SEED = FIRST_SEED // 2, FIRST_SEED
+CHOICE_SEED, DECISION_SEED, SCORE_SEED = FIRST_SEED // 2, FIRST_SEED * 3 // 4, FIRST_SEED
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -61,10 +62,11 @@ def tune(args: argparse.Namespace) -> None:
     folder, zoo = Path(args.output), None if args.write is None else Path(args.write)
     space, kept = search_space(args.algo)
     find_env(args.env)
-    there = entries(zoo) if zoo is None or any(zoo.glob("*.yml")) else []
-    old = next((entry for entry in there if (entry.algo, entry.env) == (args.algo, args.env)), None)
-    with plugin_warnings():
-        entry, origin = (old.hyperparams, str(old.zoo)) if old else find_entry(args.algo, args.env)
+    # Of the first run: by now, the entry that there is may be one that this search has written.
+    start = _stored(folder).get("start")
+    if start is None:
+        start = _start(zoo, args)
+    entry, origin, old = start["hyperparams"], start["origin"], start["is_entry"]
     n_timesteps = args.n_timesteps or int(entry.get("n_timesteps", 0))
     if n_timesteps < 1:
         raise UserError(f"No entry of {args.algo} says how many steps to train for: say -n/--n-timesteps.")
@@ -77,7 +79,7 @@ def tune(args: argparse.Namespace) -> None:
     task = Task(args.algo, args.env, n_timesteps, **{name: getattr(args, name) for name in names})
 
     with resumable(folder), _interruptible(folder):
-        _claim(folder, task)
+        _claim(folder, task, start)
         search = Search(
             folder,
             task,
@@ -87,19 +89,27 @@ def tune(args: argparse.Namespace) -> None:
         )
         search.run(args.trials, args.jobs)
         winner, hyperparams = _choose(search, folder, args)
+        better = not old or _is_better(winner, hyperparams, entry, folder, args)
         found = _score(winner, hyperparams, folder, args)
-        better = old is None or _is_better(found, old, folder, args)
-        _write(found, folder)
         if zoo is not None and (better or args.replace):
+            there, written = (_entry_in(one, args) for one in (zoo, folder))
+            if there not in (None, entry, written, hyperparams):
+                raise UserError(
+                    f"{zoo} has another entry of {args.env} than when the search began, so what was found is not "
+                    "written there: choose another -o."
+                )
             _write(found, zoo)
+        _write(found, folder)
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.replace and args.write is None:
+        raise UserError("--replace is only for use with --write.")
     with one_line(ValueError):
         limits = {"trials": 1, "jobs": 1, "seeds": 1, "top": 1, "score_seeds": MIN_SEEDS, "seed": 0}
         limits |= {"eval_points": 1, "eval_episodes": 1, "final_episodes": 1}
         for name, least in limits.items():
-            most = CHOICE_SEED if name.endswith("seeds") else None
+            most = {"seeds": CHOICE_SEED, "score_seeds": DECISION_SEED - CHOICE_SEED}.get(name)
             check_number(f"--{name.replace('_', '-')}", getattr(args, name), at_least=least, at_most=most, integer=True)
         check_number("--n-timesteps", args.n_timesteps, at_least=1, integer=True, optional=True)
     if args.write is not None:
@@ -118,15 +128,36 @@ def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[
     return vec_env.observation_space, vec_env.action_space
 
 
-def _claim(folder: Path, task: Task) -> None:
-    """Refuse a folder in which something else was tuned."""
+def _start(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any]:
+    """What the search begins with, and whether that is the environment's own entry, which may then be replaced."""
+    old = _entry_in(zoo, args)
+    with plugin_warnings():
+        entry, origin = find_entry(args.algo, args.env) if old is None else (old, str(zoo or "the zoo"))
+    return {"hyperparams": entry, "origin": origin, "is_entry": old is not None}
+
+
+def _entry_in(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any] | None:
+    there = entries(zoo) if zoo is None or any(zoo.glob("*.yml")) else []
+    return next((one.hyperparams for one in there if (one.algo, one.env) == (args.algo, args.env)), None)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """What an earlier run has recorded of the search; nothing in a new folder."""
     path = folder / RECORD
-    ours = {"format": FORMAT, **asdict(task)}
     if not path.exists():
-        write_whole(path, json.dumps(ours, indent=1) + "\n")
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _claim(folder: Path, task: Task, start: dict[str, Any]) -> None:
+    """Refuse a folder in which something else was tuned."""
+    theirs, ours = _stored(folder), {"format": FORMAT, **asdict(task)}
+    if not theirs:
+        write_whole(folder / RECORD, json.dumps({**ours, "start": start}, indent=1) + "\n")
         return
-    with one_line(OSError, ValueError):
-        theirs = json.loads(path.read_text(encoding="utf-8"))
     for name, value in ours.items():
         if theirs.get(name) != value:
             raise UserError(
@@ -176,29 +207,35 @@ def _score(name: str, hyperparams: dict[str, Any], folder: Path, args: argparse.
     with plugin_warnings():
         registry.register_envs()
     found = from_cells(results, args.algo, args.env, hyperparams)
-    print(f"{name} scores {_with_interval(found)} on {_seeds(SCORE_SEED, args)}.")
+    print(f"{name} scores {interval([found.mean, *found.interval])} on {_seeds(SCORE_SEED, args)}.")
     return found
 
 
-def _is_better(found: Evidence, old: Entry, folder: Path, args: argparse.Namespace) -> bool:
-    """Whether what was found is better than the entry that there is, or as good with fewer steps; says so."""
-    cells = _train("the entry", old.hyperparams, folder / "score/entry", SCORE_SEED, args)
-    if not cells:
-        print(f"The entry in {old.zoo} failed on {_seeds(SCORE_SEED, args)}.")
+def _is_better(
+    name: str, hyperparams: dict[str, Any], entry: dict[str, Any], folder: Path, args: argparse.Namespace
+) -> bool:
+    """Whether what was found is better than the entry that there was when the search began; says so."""
+    scores = {}
+    for who, what, results in ((name, hyperparams, name), ("the entry", entry, "entry")):
+        cells = _train(who, what, folder / "decision" / results, DECISION_SEED, args)
+        scores[who] = [json.loads((cell / "cell.json").read_text(encoding="utf-8"))["score"] for cell in cells]
+    if not scores[name]:
+        reasons = folder / "decision" / name / "failed"
+        raise UserError(f"{name}, which was the best, failed on other seeds: {reasons} has the reasons.")
+    if not scores["the entry"]:
+        print(f"The entry failed on {_seeds(DECISION_SEED, args)}.")
         return True
-    scores = [json.loads((cell / "cell.json").read_text(encoding="utf-8"))["score"] for cell in cells]
-    means = bootstrap_means(found.scores, seed=0) - bootstrap_means(scores, seed=1)
-    low, high = (float(bound) for bound in np.quantile(means, [0.025, 0.975]))
-    fewer = found.n_timesteps < int(old.hyperparams.get("n_timesteps", 0))
-    print(f"The entry in {old.zoo} scores {number(float(np.mean(scores)))} on the same seeds.")
-    said = f"The difference is {number(found.mean - float(np.mean(scores)))} [{number(low)}, {number(high)}]"
-    if low > 0 or (fewer and low >= 0):
-        print(f"{said}: {'better' if low > 0 else 'as good with fewer steps'}.")
-        return True
-    answer = "worse" if high < 0 else "no difference shown"
-    outcome = "is replaced all the same" if args.replace else "stays; --replace writes anyway"
-    print(f"{said}: {answer}. The entry {outcome}.")
-    return False
+    for who, found in scores.items():
+        print(f"{who} scores {number(float(np.mean(found)))} on {_seeds(DECISION_SEED, args)}.")
+    differences = np.subtract(scores[name], scores["the entry"]).tolist()
+    low, high = mean_interval(differences)
+    answer = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    print(f"The difference is {interval([float(np.mean(differences)), low, high])}: {answer}.")
+    if args.write is None:
+        print("The entry stays: without --write, it is not touched.")
+    elif low <= 0:
+        print(f"The entry {'is replaced all the same' if args.replace else 'stays; --replace writes anyway'}.")
+    return low > 0
 
 
 def _train(
@@ -229,11 +266,6 @@ def _seeds(first: int, args: argparse.Namespace) -> str:
     return f"seeds {first} to {first + args.score_seeds - 1}"
 
 
-def _with_interval(found: Evidence) -> str:
-    low, high = (number(bound, like=found.interval) for bound in found.interval)
-    return f"{number(found.mean, like=found.interval)} [{low}, {high}]"
-
-
 # Writing
 
 
@@ -242,9 +274,10 @@ def _write(found: Evidence, zoo: Path) -> None:
     path = zoo / f"{found.algo.replace('/', '-')}.yml"
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     new = with_entry(old, found.env, found.hyperparams, path)
-    print(f"Evidence: {found.write(zoo)}")
+    # In this order: an entry without its evidence is noticed, evidence without its entry is not.
     write_whole(path, new)
     print(f"Entry: {found.env} in {path}")
+    print(f"Evidence: {found.write(zoo)}")
 
 
 def with_entry(text: str, env: str, hyperparams: dict[str, Any], path: Path) -> str:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pg_zoo.statistics import Estimate
 
 
 def number(value: float) -> str:
@@ -17,7 +13,7 @@ def number(value: float) -> str:
     return f"{float(f'{value:.4g}') + 0.0:g}"  # no -0
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: Iterable[float]) -> str:
     """`value [low, high]` with as many digits as the interval deserves; the value alone if it has none."""
     numbers = [float(part) for part in estimate]
     value, low, high = numbers
