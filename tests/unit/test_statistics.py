@@ -171,7 +171,7 @@ def test_performance_profile_by_hand_and_as_rliable_has_it():
 
 def test_bootstrap_intervals_are_rliables(monkeypatch):
     monkeypatch.setattr(statistics, "N_RESAMPLES", 200)
-    scores, others = np.random.default_rng(0).normal(size=(2, 5, 3))
+    scores = np.random.default_rng(0).normal(size=(5, 3))
     np.random.seed(0)  # noqa: NPY002
     values, intervals = library.get_interval_estimates(
         {"x": scores}, lambda x: np.array([metrics.aggregate_iqm(x), metrics.aggregate_mean(x)]), reps=200

@@ -236,7 +236,7 @@ def _vec_env(cell: Cell) -> str:
     """`native` where all environments can be stepped at once and, as SB3 expects it, episodes follow without a gap."""
     if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys() or gym.spec(cell.env).vector_entry_point is None:
         return "dummy"
-    with closing(gym.make_vec(cell.env, 1, "vector_entry_point", **cell.hyperparams.get("env_kwargs", {}))) as env:
+    with closing(gym.make_vec(cell.env, 1, "vector_entry_point", **(cell.hyperparams.get("env_kwargs") or {}))) as env:
         return "native" if env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP else "dummy"
 
 

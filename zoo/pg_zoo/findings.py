@@ -268,7 +268,7 @@ class Findings:
 
     def unlike_hyperparams(self, algo: str, baseline: str) -> dict[str, list[str]]:
         """By environment, the hyperparameters that were not the same for two algorithms."""
-        found = {}
+        found: dict[str, list[str]] = {}
         for env in self.results.envs:
             first, second = (
                 next((d["hyperparams"] for d in self.results.details if (d["algo"], d["env"]) == (name, env)), None)
