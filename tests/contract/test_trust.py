@@ -228,6 +228,16 @@ def test_with_trust_any_callable_of_any_module_is_a_wrapper(folder, capsys):
     assert (folder / "pwned").exists()
 
 
+def test_what_a_package_runs_as_a_command_is_not_imported(folder):
+    (folder / "command").mkdir()
+    (folder / "command/__init__.py").touch()
+    (folder / "command/__main__.py").write_text(MINE)
+    __import__("command")
+    with pytest.raises(UserError, match="--trust"):
+        data_only({"env_wrapper": "command.__main__.Generous"}, "")
+    assert not (folder / "imported").exists()
+
+
 def test_a_package_without_a_file_of_its_own_may_be_anybodys(folder):
     (folder / "anybodys").mkdir()
     (folder / "anybodys/first.py").touch()

@@ -281,7 +281,7 @@ def test_resolving_names_the_policy_and_the_steps():
     ("algo", "env", "hyperparams", "message"),
     [
         ("ppo", "Constant-v0", {"n_step": 8}, r"ppo on Constant-v0: .* 'n_step'. Did you mean 'n_steps'\?"),
-        ("ppo", "Constant-v0", {"n_timesteps": 0}, "`n_timesteps` must be an integer at least 1, but is 0"),
+        ("ppo", "Constant-v0", {"n_timesteps": 0}, "`n_timesteps` must be a number at least 1, but is 0"),
         ("ppo", "Constant-v0", {"gamma": 2}, "`gamma` must be a number at least 0 and at most 1, but is 2"),
         ("ppo", "Constant-v0", {"policy_kwargs": "open('x')"}, "policy_kwargs is .* which is code"),
         ("ppo", "CartPole", {}, "Unknown environment 'CartPole'. Did you mean 'CartPole-v"),

@@ -160,8 +160,8 @@ def _check_class(name: str, kind: str, where: str, remedy: str) -> None:
     expected = _imported(kind)
     if not _may_be_imported(name):
         raise UserError(
-            f"{where} is {name!r}, which would be imported, and so run, though it is not in a package that pg-zoo uses "
-            f"or a plugin brought. {remedy}"
+            f"{where} is {name!r}, which would be imported, and so run, but is no ordinary module of a package that "
+            f"pg-zoo uses or a plugin brought. {remedy}"
         )
     try:
         found = _imported(name)
