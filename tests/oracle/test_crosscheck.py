@@ -10,11 +10,10 @@ import pytest
 
 import pg_agents
 from pg_agents.agent import PolicyGradient
-from pg_zoo import crosscheck
+from pg_zoo import crosscheck, evidence
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, run_cell
 from pg_zoo.cli import main
-from pg_zoo.evidence import Entry
 from pg_zoo.lookup import find_env
 
 PPO = {"n_timesteps": 256, "n_envs": 2, "n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy": "MlpPolicy"}
@@ -136,7 +135,7 @@ def check(tmp_path, monkeypatch):
     monkeypatch.setattr(crosscheck, "run_grid", partial(run_grid, backend=here))
 
     def check(entries, *options):
-        own = [Entry(*one, tmp_path) for one in entries]
+        own = [evidence.Entry(*one, tmp_path) for one in entries]
         monkeypatch.setattr(crosscheck, "entries", lambda: own)
         status = main(["crosscheck", "--jobs", "1", *options])
         page = Path("runs/crosscheck/crosscheck.md")
@@ -210,10 +209,11 @@ def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_pa
     for algo, scores, speed in (("ppo", ours, 9000), ("sb3/ppo", theirs, 1500), ("random", [25], 0)):
         # Seed 3 is of some other run in the same folder.
         for seed, score in enumerate([*scores, *[9999] * (len(scores) == 3)]):
+            # The rest of what a cell tells does not matter here.
             path = tmp_path / "cells" / algo.replace("/", "-") / "CartPole-v1" / f"seed_{seed}/cell.json"
             path.parent.mkdir(parents=True)
-            record = {"format": 1, "algo": algo, "env": "CartPole-v1", "seed": seed, "score": score}
-            path.write_text(json.dumps({**record, "steps_per_second": speed}))
+            record = dict.fromkeys(evidence._OF_A_CELL) | {"format": 1, "algo": algo, "env": "CartPole-v1"}
+            path.write_text(json.dumps({**record, "seed": seed, "score": score, "steps_per_second": speed}))
     found = crosscheck.compare_scores(cell(), tmp_path, 3, 100_000, 0.1)
     assert (found.verdict, found.contradicts) == (verdict, contradicts)
     if found.result:

@@ -498,7 +498,7 @@ Scores are *equivalent* where the {confidence:.0%} interval of the difference of
 margin: two one-sided tests at 5 % then show that they are no further apart. They are *different* where the whole
 interval lies beyond the margin. Otherwise neither is shown. The margin was fixed beforehand: {margin:g} of the range
 from random actions to the best known score, or else to the return at which the environment counts as solved, or else
-to SB3's own score. *speed*: our steps per second over SB3's, in the same run.
+to the score that rl_zoo3 publishes of SB3. *speed*: our steps per second over SB3's, in the same run.
 
 """
 _PARAMETER_COLUMNS = ("environment", "algorithm", "updates", "parameters")
