@@ -102,16 +102,21 @@ def serve(cell: Cell, folder: Path, command: str, errors: str) -> None:
         command: What it is part of.
         errors: A file that gets all that is written to stderr.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the grid, which then ends this
     with open(errors, "w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    th.set_num_threads(1)
+    become_worker()
     try:
         run_cell(cell, folder, command=command)
     except Exception as error:
         traceback.print_exc()
         sys.exit(error.errno if isinstance(error, OSError) and error.errno in NO_ROOM else 1)
+
+
+def become_worker() -> None:
+    """Make this process one that trains for the one that has started it: it ends with that one, and has one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which then ends this
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    th.set_num_threads(1)
 
 
 def _end_with_parent() -> None:

@@ -9,7 +9,6 @@ import csv
 import json
 import multiprocessing
 import os
-import threading
 import time
 import traceback
 import warnings
@@ -23,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch as th
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pg_zoo.backends import become_worker
 from pg_zoo.cell import Cell, run_cell
 from pg_zoo.storage import NO_ROOM, write_whole
 from pg_zoo.words import duration, number
@@ -326,12 +325,8 @@ class _StopError(Exception):
 
 
 def _work(connection: Connection[Any, Any]) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which then ends this
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    become_worker()
     warnings.simplefilter("ignore")
-    th.set_num_threads(1)
     serve(connection)
 
 
@@ -364,13 +359,6 @@ def _train(connection: Connection[Any, Any], index: int, cell: Cell, folder: Pat
             on_evaluation(timesteps, mean_return)
     else:
         run_cell(cell, folder, on_evaluation)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _whole_lines(path: Path) -> str:
