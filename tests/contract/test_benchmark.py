@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pg_zoo
+from pg_agents import registry
 from pg_zoo import benchmark
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, run_cell
@@ -62,6 +63,7 @@ def plugin(tmp_path, monkeypatch):
     site.mkdir()
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))  # which later tests should not know
     (site / "acme_moody.py").write_text(PLUGIN)
     info = site / "acme_moody-1.5.dist-info"
     info.mkdir()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pg_zoo.evidence import FIRST_SEED, collect, entries, mean_interval, read, replay, table
+from pg_zoo.evidence import FIRST_SEED, collect, entries, read, replay, table
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "zoo/pg_zoo/hyperparams"
@@ -34,7 +34,8 @@ def test_evidence_is_of_its_entry_and_of_enough_seeds_that_tuning_did_not_see(en
     assert len(set(evidence.seeds)) == len(evidence.scores) >= (10 if cheap else 5)
     assert min(evidence.seeds) >= FIRST_SEED
     assert evidence.mean == pytest.approx(np.mean(evidence.scores))
-    assert evidence.interval == pytest.approx(mean_interval(evidence.scores))
+    half = stats.t.ppf(0.975, len(evidence.scores) - 1) * stats.sem(evidence.scores)
+    assert evidence.interval == pytest.approx([evidence.mean - half, evidence.mean + half])
     assert evidence.n_timesteps == int(entry.hyperparams["n_timesteps"])
 
 

@@ -24,6 +24,12 @@ def test_the_mean_has_students_interval():
     )
 
 
+def test_of_scores_that_are_all_the_same_the_mean_is_certain():
+    # Their mean is not 0.1 in its last digit, and seven deviations from it would be a little spread.
+    value, low, high = statistics.mean(np.full(7, 0.1))
+    assert low == high == value == pytest.approx(0.1)
+
+
 def test_the_difference_on_one_environment_is_students_of_paired_scores():
     rng = np.random.default_rng(0)
     scores, others = rng.normal(1, 1, 5), rng.normal(0, 3, 5)

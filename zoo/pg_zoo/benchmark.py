@@ -270,7 +270,8 @@ class _Display(ProgressColumn):
         if self.bar.console.is_terminal:
             self.bar.stop()
         if isinstance(error, KeyboardInterrupt):
-            print(f"{self._stored()} in {self.folder}; the same command goes on from there.")
+            # At once: what is said on stderr comes after it.
+            print(f"{self._stored()} in {self.folder}; the same command goes on from there.", flush=True)
 
     def show(self, cell: Cell, error: str | None) -> None:
         """A cell has ended."""

@@ -16,10 +16,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import yaml
-from scipy import stats
 
 from pg_agents import registry
 from pg_envs.references import BEST, is_batched, reference_scores
+from pg_zoo import statistics
 from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import File, files
@@ -116,15 +116,6 @@ def evidence_path(zoo: Path, algo: str, env: str) -> Path:
     return zoo / "evidence" / algo.replace("/", "-") / f"{env.replace('/', '-')}.json"
 
 
-def mean_interval(scores: Sequence[float]) -> list[float]:
-    """95 % interval of the mean, from Student's t; without width where all scores are the same."""
-    mean, n = float(np.mean(scores)), len(scores)
-    if min(scores) == max(scores):
-        return [mean, mean]
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(scores, ddof=1) / n**0.5)
-    return [mean - half, mean + half]
-
-
 def from_cells(folder: Path, algo: str, env: str, entry: Mapping[str, Any]) -> Evidence:
     """Evidence of an entry, from a results folder.
 
@@ -190,6 +181,7 @@ def _from_cells(
             if cell[key] != group[0][key]:
                 raise UserError(f"Seeds {seeds[0]} and {cell['seed']} differ in {key}: {group[0][key]}, {cell[key]}.")
     scores = [float(cell["score"]) for cell in group]
+    mean = statistics.mean(np.array(scores))
     last = max(group, key=lambda cell: cell["date"])
     random, best = references(env, entry.get("env_kwargs"), cells.get((RANDOM, env), []))
     return Evidence(
@@ -199,8 +191,8 @@ def _from_cells(
         n_timesteps=int(group[0]["hyperparams"]["n_timesteps"]),
         seeds=seeds,
         scores=scores,
-        mean=float(np.mean(scores)),
-        interval=mean_interval(scores),
+        mean=float(mean.value),
+        interval=[float(mean.low), float(mean.high)],
         final_episodes=group[0]["options"]["final_episodes"],
         deterministic=group[0]["deterministic"],
         steps_per_second=float(np.median([cell["steps_per_second"] for cell in group])),

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from rliable import library
 from scipy import stats
 
 MIN_SEEDS = 3  # with fewer, there is no interval
@@ -58,7 +57,8 @@ def mean(scores: np.ndarray) -> Estimate:
     if n < MIN_SEEDS:
         nothing = np.full_like(value, np.nan)
         return Estimate(value, nothing, nothing)
-    half = stats.t.ppf(_QUANTILE, n - 1) * scores.std(axis=0, ddof=1) / np.sqrt(n)
+    deviations = scores - scores[0]  # exactly 0 where all are the same, which those from the mean need not be
+    half = stats.t.ppf(_QUANTILE, n - 1) * deviations.std(axis=0, ddof=1) / np.sqrt(n)
     return Estimate(value, value - half, value + half)
 
 
@@ -198,6 +198,8 @@ def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estim
         value = function(*arrays)
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     # rliable draws each number of an array by itself, except along the first axis: so it is given rows to draw.
+    from rliable import library  # an extra, which intervals of means do without
+
     rows = np.broadcast_to(np.arange(len(arrays[0]))[:, None], arrays[0].shape)
     with _same_draws():
         values, intervals = library.get_interval_estimates(

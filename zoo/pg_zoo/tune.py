@@ -29,6 +29,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
 from pg_agents.checks import check_number
+from pg_zoo import statistics
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, resolved
 from pg_zoo.errors import UserError, one_line
@@ -38,7 +39,6 @@ from pg_zoo.evidence import (
     Evidence,
     entries,
     from_cells,
-    mean_interval,
 )
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_env, plugin_warnings
@@ -227,15 +227,13 @@ def _is_better(
         return True
     for who, found in scores.items():
         print(f"{who} scores {number(float(np.mean(found)))} on {_seeds(DECISION_SEED, args)}.")
-    differences = np.subtract(scores[name], scores["the entry"]).tolist()
-    low, high = mean_interval(differences)
-    answer = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-    print(f"The difference is {interval([float(np.mean(differences)), low, high])}: {answer}.")
+    found = statistics.difference(np.array(scores[name]), np.array(scores["the entry"]))
+    print(f"The difference is {interval([found.value, found.low, found.high])}: {found.conclusion}.")
     if args.write is None:
         print("The entry stays: without --write, it is not touched.")
-    elif low <= 0:
+    elif found.low <= 0:
         print(f"The entry {'is replaced all the same' if args.replace else 'stays; --replace writes anyway'}.")
-    return low > 0
+    return found.low > 0
 
 
 def _train(
