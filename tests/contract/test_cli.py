@@ -192,7 +192,8 @@ def test_without_a_tensorboard_folder_only_the_run_is_written(empty_folder):
     assert not list(empty_folder.rglob("events.out*"))
 
 
-def test_ctrl_c_saves_a_model_that_loads(empty_folder):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "scheduler"])
+def test_what_is_interrupted_saves_a_model_that_loads(empty_folder, end):
     argv = ["train", "--algo", "a2c", "-n", "500000", "--log-interval", "1"]
     # A process in the background of a shell ignores SIGINT, and so do its children, unless they say otherwise.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -202,7 +203,7 @@ def test_ctrl_c_saves_a_model_that_loads(empty_folder):
         while "total_timesteps" not in (empty_folder / "out.txt").read_text():
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     model = pg_agents.A2C.load("logs/a2c/CartPole-v1_1/CartPole-v1.zip")

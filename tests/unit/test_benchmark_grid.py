@@ -220,7 +220,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"Not a directory: '.*file/x'"):
+    with pytest.raises(UserError, match=r"^-o/--output .*file/x cannot be written: .*Not a directory"):
         run(tmp_path / "file/x")
 
 
@@ -260,6 +260,7 @@ def test_time_left_counts_steps_and_not_cells(tmp_path, monkeypatch, capsys):
 
     run_grid(cells, tmp_path, backend=clock)
     assert capsys.readouterr().out.splitlines() == [
+        "0 of 4 cells",
         "1 of 4 cells: random X seed 0 done",
         "2 of 4 cells, about 15 min left: a X seed 0 done",  # 101 s for 100 of 1000 steps
         "3 of 4 cells, 1 failed, about 3 min left: a X seed 1 failed",  # 801 s for 800

@@ -262,6 +262,8 @@ class _Display(ProgressColumn):
             print(f"{self._stored()} in {self.folder} already.")
         if self.bar.console.is_terminal:
             self.bar.start()
+        elif self.n_left:
+            print(self._state(), flush=True)
         return self
 
     def __exit__(

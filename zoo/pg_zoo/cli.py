@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -52,6 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 where trainings failed or a check did; 2 for a mistake in what was asked, which is
         explained on one line of stderr.
     """
+    with _terminated_like_ctrl_c():
+        return _main(argv)
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM, by which schedulers end what runs too long, for Ctrl-C: what there is is kept."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may choose
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         parser = _parser()
         args, unknown = parser.parse_known_args(argv)

@@ -372,6 +372,7 @@ def crosscheck(args: argparse.Namespace) -> int:
     for path in (folder, written.parent):
         with one_line(OSError):
             path.mkdir(parents=True, exist_ok=True)
+    print(f"Entries: {len(selected)}. Parameters after {args.updates} updates or more:", flush=True)
     rows, cells = [], []
     for entry, cell, parameters in _parameters(selected, args.updates, args.jobs):
         print(f"{entry.algo} on {entry.env}: {parameters}", flush=True)

@@ -133,6 +133,8 @@ class Search:
         ended = len(self._trials(*_ENDED))
         if ended:
             print(f"{ended} trials are in {self.folder} already.", flush=True)
+        elif n_trials:
+            print(f"0 of {n_trials} trials, {jobs} at a time", flush=True)
         progress = _Progress(self, n_trials)
         workers: list[_Worker] = []
         try:

@@ -81,7 +81,11 @@ def resumable(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{UNFINISHED}lock", "w") as lock:
+        lock = open(folder / f"{UNFINISHED}lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"-o/--output {folder} cannot be written: {error}.") from error
+    try:
+        with lock:
             _claim(lock.fileno(), folder)
             yield
     except OSError as error:

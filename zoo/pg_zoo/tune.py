@@ -225,8 +225,8 @@ def _is_better(
     if not scores["the entry"]:
         print(f"The entry failed on {_seeds(DECISION_SEED, args)}.")
         return True
-    for who, found in scores.items():
-        print(f"{who} scores {number(float(np.mean(found)))} on {_seeds(DECISION_SEED, args)}.")
+    for who, all_scores in scores.items():
+        print(f"{who} scores {number(float(np.mean(all_scores)))} on {_seeds(DECISION_SEED, args)}.")
     found = statistics.difference(np.array(scores[name]), np.array(scores["the entry"]))
     print(f"The difference is {interval([found.value, found.low, found.high])}: {found.conclusion}.")
     if args.write is None:
