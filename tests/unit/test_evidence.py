@@ -164,16 +164,16 @@ def test_a_mistake_is_one_line(argv, said, capsys, tmp_path, monkeypatch):
 
 def test_results_of_another_version_are_refused(results):
     add_cells(results, format=2)
-    with pytest.raises(UserError, match=r"has format 2, but this version of pg-zoo reads 1"):
+    with pytest.raises(UserError, match=r"has format 2, but this version of pg-agents reads 1"):
         evidence.read_cells(results)
 
 
 @pytest.mark.parametrize(
     ("contents", "said"),
     [
-        ('{"format": 1, "algo": "ppo", "env": "Pendulum-v1"}', "is damaged: it has no seed, hyperparams, "),
-        ('{"format": 1, "al', "cannot be read: Unterminated string"),
-        ("[1]", "cannot be read: "),
+        ('{"format": 1, "algo": "ppo", "env": "Pendulum-v1"}', "(KeyError: 'command, date, "),
+        ('{"format": 1, "al', "(JSONDecodeError: Unterminated string"),
+        ("[1]", "(TypeError: "),
     ],
 )
 def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents, said):
@@ -182,7 +182,7 @@ def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents
     path.write_text(contents)
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{path} {said}" in line
+    assert f"{path.parent} is damaged {said}" in line
 
 
 def test_a_file_that_is_no_evidence_is_named(tmp_path):

@@ -24,8 +24,8 @@ from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import File, files
 from pg_zoo.lookup import plugin_warnings
-from pg_zoo.storage import FORMAT, RANDOM, RECORD, asked_for, write_whole
-from pg_zoo.words import count, duration, interval, listed, number
+from pg_zoo.storage import RANDOM, RECORD, asked_for, read_cell, write_whole
+from pg_zoo.words import count, duration, interval, number
 
 FIRST_SEED = 1000  # of evidence; tuning has those below
 MIN_SEEDS = 5
@@ -139,14 +139,7 @@ def read_cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """
     cells = defaultdict(list)
     for path in folder.glob("cells/*/*/seed_*/cell.json"):
-        try:
-            cell = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} cannot be read: {error}.") from error
-        if cell.get("format") != FORMAT:
-            raise UserError(f"{path} has format {cell.get('format')!r}, but this version of pg-zoo reads {FORMAT}.")
-        if missing := [name for name in _OF_A_CELL if name not in cell]:
-            raise UserError(f"{path} is damaged: it has no {listed(missing)}.")
+        cell = read_cell(path, _OF_A_CELL)
         cells[cell["algo"], cell["env"]].append(cell)
     if not cells:
         raise UserError(f"{folder} holds no results of pg-zoo benchmark.")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pg_zoo.errors import UserError
-from pg_zoo.storage import FORMAT, RANDOM, RECORD, asked_for
+from pg_zoo.storage import RANDOM, RECORD, asked_for, check_format, damaged, read_cell
 
 CELLS = [
     *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),
@@ -143,24 +143,17 @@ def read(folder: str | Path) -> Results:
 
 def _read_cell(path: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """What is stored of a cell: `cell.json`, its curve, and its evaluation."""
+    detail = read_cell(path, {*CELLS, "hyperparams", "options", "versions", "machine", "command"})
     try:
-        detail = json.loads(path.read_text(encoding="utf-8"))
-        _check_format(detail, path)
         curve, evaluation = (
             pd.read_csv(path.with_name(name), float_precision="round_trip").assign(
                 algo=detail["algo"], env=detail["env"], seed=detail["seed"]
             )[columns]
             for name, columns in (("curve.csv", CURVES), ("evaluation.csv", EVALUATIONS))
         )
-        lacking = sorted({*CELLS, "hyperparams", "options", "versions", "machine", "command"} - detail.keys())
-        if lacking:
-            raise KeyError(*lacking)
         numbers = np.concatenate([[detail["score"]], curve.mean_return, evaluation["return"]]).astype(float)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path.parent} is damaged ({type(error).__name__}: {error}). "
-            "Delete it and run `pg-zoo benchmark` again, which makes what is missing."
-        ) from error
+        raise damaged(path, error) from error
     if not np.isfinite(numbers).all():
         raise UserError(
             f"{path.parent} has a return that is not a finite number, of which there are no statistics. "
@@ -179,20 +172,12 @@ def _read_grid(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a results folder: it has no benchmark.json, which `pg-zoo benchmark` writes.")
     try:
         grid = json.loads(path.read_text(encoding="utf-8"))
-        _check_format(grid, path)
+        check_format(grid, path)
         asked_for(grid)
         str(grid["command"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return dict(grid)
-
-
-def _check_format(stored: dict[str, Any], path: Path) -> None:
-    if stored["format"] != FORMAT:
-        raise UserError(
-            f"{path} has format {stored['format']!r}, but this version of pg-agents reads {FORMAT}: "
-            "use the version that wrote it."
-        )
 
 
 def _check_repetitions(details: list[dict[str, Any]]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,48 @@ def asked_for(record: dict[str, Any]) -> set[tuple[str, str, int]]:
         return {(algo, env, seed) for algo, envs in cells for env, seeds in envs.items() for seed in seeds}
     grid = record["grid"]  # of the last command alone, as it was stored at first
     return set(itertools.product([*grid["algos"], RANDOM], grid["envs"], grid["seeds"]))
+
+
+def read_cell(path: Path, needed: Iterable[str]) -> dict[str, Any]:
+    """What the `cell.json` of a finished cell says.
+
+    Args:
+        path: The file.
+        needed: What it must have.
+
+    Raises:
+        UserError: It is damaged, or of another version.
+    """
+    try:
+        cell = dict(json.loads(path.read_text(encoding="utf-8")))
+        check_format(cell, path)
+        if lacking := sorted({*needed} - cell.keys()):
+            raise KeyError(", ".join(lacking))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+    return cell
+
+
+def check_format(stored: dict[str, Any], path: Path) -> None:
+    """Refuse what another version has written.
+
+    Raises:
+        UserError: It has.
+        KeyError: It does not say.
+    """
+    if stored["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {stored['format']!r}, but this version of pg-agents reads {FORMAT}: "
+            "use the version that wrote it."
+        )
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """What to raise where a file of a cell cannot be read."""
+    return UserError(
+        f"{path.parent} is damaged ({type(error).__name__}: {error}). "
+        "Delete it and run `pg-zoo benchmark` again, which makes what is missing."
+    )
 
 
 @contextmanager
