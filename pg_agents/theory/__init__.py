@@ -1,0 +1,18 @@
+"""What policy-gradient methods estimate, exactly, and how well the algorithms of this package estimate it."""
+
+from pg_agents.theory.linear_quadratic import GaussianSolution, LinearQuadratic
+from pg_agents.theory.mdp import Solution, TabularMDP
+from pg_agents.theory.policies import LinearActorCritic, LinearPolicy
+from pg_agents.theory.study import Estimate, GradientStudy, gradient_study
+
+__all__ = [
+    "Estimate",
+    "GaussianSolution",
+    "GradientStudy",
+    "LinearActorCritic",
+    "LinearPolicy",
+    "LinearQuadratic",
+    "Solution",
+    "TabularMDP",
+    "gradient_study",
+]

@@ -1,0 +1,62 @@
+"""Policies whose parameters are the θ of the textbook: linear in the observation, one-hot for states, and no bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from pg_agents.policies import ActorPolicy
+
+
+class LinearPolicy(ActorPolicy):
+    """softmax(θᵀ[s]) over discrete actions, N(K x, diag σ²) over continuous ones; zeros at the start.
+
+    `action_net.weight` is θᵀ, of shape `(actions, states)`, or K; `log_std` is log σ.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "net_arch": []})
+
+    def _rebuild(self) -> None:
+        super()._rebuild()
+        self.action_net = _linear(self.action_net)
+
+
+class LinearActorCritic(ActorCriticPolicy):
+    """`LinearPolicy` beside V(s) = w·s, which for states is a table of values."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "net_arch": []})
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.action_net, self.value_net = _linear(self.action_net), _linear(self.value_net)
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+
+def _linear(layer: nn.Module) -> nn.Linear:
+    assert isinstance(layer, nn.Linear)
+    found = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    nn.init.zeros_(found.weight)
+    return found
+
+
+def set_parameters(policy: ActorCriticPolicy, parameters: dict[str, th.Tensor]) -> None:
+    """Copy numbers into a policy.
+
+    Args:
+        policy: One of the above.
+        parameters: By name, as in `policy.named_parameters()`.
+    """
+    own = dict(policy.named_parameters())
+    with th.no_grad():
+        for name, value in parameters.items():
+            own[name].copy_(value)
