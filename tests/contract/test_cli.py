@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
 import yaml
+from gymnasium.envs.classic_control import CartPoleEnv
 from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -210,6 +212,18 @@ def test_what_is_interrupted_saves_a_model_that_loads(empty_folder, end):
     written = (empty_folder / "out.txt").read_text()
     assert f"Stopped after {model.num_timesteps} of 500000 steps.\n" in written
     assert "Model: logs/a2c/CartPole-v1_1/CartPole-v1.zip\n" in written
+
+
+class Faulty(CartPoleEnv):
+    def step(self, action):
+        raise ValueError("out of order")
+
+
+def test_what_fails_at_once_leaves_no_agent(empty_folder, capsys, monkeypatch):
+    monkeypatch.setitem(gym.registry, "Faulty-v0", gym.envs.registration.EnvSpec("Faulty-v0", Faulty))
+    assert main(["train", "--env", "Faulty-v0", "--eval-freq", "-1", *SMALL]) == 2
+    assert "out of order" in only_error_line(capsys)
+    assert not list(empty_folder.rglob("*.zip"))
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     add("--trials", type=int, default=50, help="trials in all, those included that the folder has")
     add("--seeds", type=int, default=2, help="trainings of each trial")
     add("--top", type=int, default=3, help="best trials that are scored on other seeds")
-    add("--score-seeds", type=int, default=10, help="trainings of each of these, and of the evidence")
+    add("--score-seeds", type=int, default=10, help="trainings of each of these, and of the evidence; 5 to 250")
     add("--eval-points", type=int, default=10, help="evaluations along each training of a trial")
     add("--eval-episodes", type=int, default=5, help="episodes of each")
     add("--final-episodes", type=int, default=30, help="episodes after each training of a trial")

@@ -273,7 +273,8 @@ def train(args: argparse.Namespace) -> None:
             # Whatever stopped it: what was learnt until then is kept.
             if model.num_timesteps < experiment.n_timesteps:
                 print(f"Stopped after {model.num_timesteps} of {experiment.n_timesteps} steps.")
-            experiment.save_trained_model(model)
-            print(f"Model: {experiment.model_path}")
+            if model.num_timesteps > 0:
+                experiment.save_trained_model(model)
+                print(f"Model: {experiment.model_path}")
     if experiment.tensorboard_log:
         print(f"TensorBoard: {experiment.tensorboard_log}")

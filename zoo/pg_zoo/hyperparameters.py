@@ -252,7 +252,9 @@ def _conf_entries(conf_file: str, trust: bool) -> Entries:
         try:
             return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{conf_file} is not YAML: {error}") from error
+            raise UserError(f"--conf-file {conf_file} is not YAML: {error}") from error
+        except OSError as error:
+            raise UserError(f"--conf-file {conf_file} cannot be read: {error.strerror}.") from error
     if not trust:
         raise UserError(f"--conf-file {conf_file} is not YAML (.yml, .yaml) but would run as Python. {TRUST}")
     if conf_file.endswith(".py"):

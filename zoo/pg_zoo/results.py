@@ -16,7 +16,7 @@ from pg_zoo.storage import RANDOM, RECORD, asked_for, check_format, damaged, rea
 
 CELLS = [
     *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),
-    *("engine", "device", "origin", "date"),
+    *("engine", "device", "origin", "hyperparams", "date"),
 ]
 CURVES = ["algo", "env", "seed", "timesteps", "wall_time", "mean_return"]
 EVALUATIONS = ["algo", "env", "seed", "episode", "return", "length"]
@@ -131,7 +131,7 @@ def read(folder: str | Path) -> Results:
     made = set(map(_key, details))
     return Results(
         folder=folder,
-        cells=pd.DataFrame([{column: detail[column] for column in CELLS} for detail in details], columns=CELLS),
+        cells=pd.DataFrame(details, columns=CELLS).assign(hyperparams=[json.dumps(d["hyperparams"]) for d in details]),
         curves=_joined([curve for _, curve, _ in cells], CURVES),
         evaluations=_joined([evaluation for _, _, evaluation in cells], EVALUATIONS),
         details=details,
@@ -143,7 +143,7 @@ def read(folder: str | Path) -> Results:
 
 def _read_cell(path: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """What is stored of a cell: `cell.json`, its curve, and its evaluation."""
-    detail = read_cell(path, {*CELLS, "hyperparams", "options", "versions", "machine", "command"})
+    detail = read_cell(path, {*CELLS, "options", "versions", "machine", "command"})
     try:
         curve, evaluation = (
             pd.read_csv(path.with_name(name), float_precision="round_trip").assign(
