@@ -2,6 +2,7 @@
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.algorithms.a2c import A2C
+from pg_agents.algorithms.actor_critic import ActorCritic
 from pg_agents.algorithms.ppo import PPO
 from pg_agents.algorithms.reinforce import REINFORCE
 from pg_agents.algorithms.reinforce_baseline import ReinforceBaseline
@@ -15,6 +16,7 @@ __all__ = [
     "A2C",
     "PPO",
     "REINFORCE",
+    "ActorCritic",
     "EvalCallback",
     "PolicyGradient",
     "ReinforceBaseline",

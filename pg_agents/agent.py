@@ -35,7 +35,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, safe_mean, update_learning_rate
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
@@ -63,7 +63,7 @@ from pg_agents.engines.autograd import AutogradEngine, Minibatch
 from pg_agents.estimators import Floats, gae
 from pg_agents.metrics import is_one_of_many, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import Weight, clipped_values
-from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue
+from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue, critic_parameters
 from pg_agents.stepping import adapter_of, stepper
 from pg_agents.vec_env import VectorEnvAdapter
 
@@ -107,6 +107,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         n_steps: Steps per environment and update, when steps are collected.
         n_episodes: Whole episodes per environment and update, instead of `n_steps`.
         gae_lambda: λ of generalised advantage estimation, the default of the `estimate` slot.
+        value_learning_rate: Step size for the parameters that only the value depends on, in a class with
+            `separate_critic`; None for `learning_rate`.
         ent_coef: Coefficient of the entropy bonus; a number or a schedule.
         vf_coef: Coefficient of the value loss; a number or a schedule.
         max_grad_norm: The gradient is scaled down to this norm; None leaves it as it is.
@@ -138,6 +140,7 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     policy_aliases = ACTOR_CRITIC_POLICIES
     has_critic = True
+    separate_critic = False  # whether what only the value depends on may have a step size of its own
     policy_loss_name = "policy_loss"  # in the log; SB3 has two names for it
     settled = frozenset({"policy"})  # arguments that a saved agent cannot change
     added_policy_kwargs: frozenset[str] = frozenset()  # what the constructor adds to `policy_kwargs` by itself
@@ -159,6 +162,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         n_steps: int = 512,
         n_episodes: int | None = None,
         gae_lambda: float = 1.0,
+        value_learning_rate: float | Schedule | None = None,
         ent_coef: float | Schedule = 0.0,
         vf_coef: float | Schedule = 0.0,
         max_grad_norm: float | None = None,
@@ -208,6 +212,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         self.n_episodes = n_episodes
+        if self.separate_critic:
+            self.value_learning_rate = value_learning_rate
         self.n_epochs = n_epochs
         self.batch_size = batch_size
         self.normalize_advantage = normalize_advantage
@@ -236,6 +242,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         check_number("n_epochs", self.n_epochs, at_least=1, integer=True)
         check_number("batch_size", self.batch_size, at_least=1, integer=True, optional=True)
         check_number("learning_rate", self.learning_rate, at_least=0, schedule=True)
+        if self.separate_critic:
+            check_number("value_learning_rate", self.value_learning_rate, at_least=0, optional=True, schedule=True)
         check_number("gamma", self.gamma, at_least=0, at_most=1)
         check_number("gae_lambda", self.gae_lambda, at_least=0, at_most=1)
         check_number("ent_coef", self.ent_coef, at_least=0, schedule=True)
@@ -262,6 +270,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             raise ValueError(
                 f"{type(self).__name__} learns a value function, but its policy {self.policy_class.__name__} has none."
             )
+        if self.separate_critic:
+            self._separate_critic()
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
@@ -270,6 +280,18 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._episode_returns = np.zeros(self.n_envs)
         self._raw_returns: deque[float] = deque(maxlen=self._stats_window_size)
         check_engine(self.engine, self)
+
+    def _separate_critic(self) -> None:
+        """Give the optimiser two groups of parameters, also where they move alike, so that `load` may change that."""
+        policy = self.policy
+        critic = critic_parameters(policy)
+        actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
+        # Not with the old optimiser's `defaults`: some optimisers (AdamW) have defaults that they do not take.
+        policy.optimizer = policy.optimizer_class(
+            [{"params": actor}, {"params": critic}],
+            lr=self.lr_schedule(1),  # type: ignore[call-arg]
+            **policy.optimizer_kwargs,
+        )
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -755,6 +777,10 @@ class PolicyGradient(OnPolicyAlgorithm):
         self._logger.record("train/learning_rate", rate)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, rate)
+        if self.separate_critic and self.value_learning_rate is not None:
+            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
+            self.policy.optimizer.param_groups[1]["lr"] = rate
+            self._logger.record("train/value_learning_rate", rate)
 
     def _begin_episodes(self, env: VecEnv) -> None:
         """Start all environments at the beginning of an episode, unless they are there already."""

@@ -175,3 +175,24 @@ STATE_DEPENDENT_STD: dict[type[BasePolicy], type[BasePolicy]] = {
     ActorCnnPolicy: StateDependentStdActorCnnPolicy,
     ActorMultiInputPolicy: StateDependentStdActorMultiInputPolicy,
 }
+
+
+def critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
+    """The parameters that the value depends on and the action distribution does not."""
+    observation = policy.observation_space.sample()
+    tensor, _ = policy.obs_to_tensor(observation)
+    policy.set_training_mode(False)  # one observation is no batch to normalise, nor should it count
+    values, log_prob, _ = policy.evaluate_actions(tensor, policy.get_distribution(tensor).mode())
+    policy.set_training_mode(True)
+    parameters = list(policy.parameters())
+
+    def reached(output: th.Tensor) -> list[bool]:
+        gradients = th.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
+        return [gradient is not None for gradient in gradients]
+
+    by_value, by_action = reached(values), reached(log_prob)
+    return [
+        parameter
+        for parameter, value, action in zip(parameters, by_value, by_action, strict=True)
+        if value and not action
+    ]

@@ -8,7 +8,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Unpack
 
 from pg_agents import estimators, search
@@ -50,6 +49,8 @@ class ReinforceBaseline(PolicyGradient):
         ValueError: An argument is out of range.
     """
 
+    separate_critic = True
+
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -64,13 +65,13 @@ class ReinforceBaseline(PolicyGradient):
         normalize_advantage: bool = False,
         **common: Unpack[CommonArguments],
     ) -> None:
-        self.value_learning_rate = value_learning_rate
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,
             n_episodes=n_episodes,
             gamma=gamma,
+            value_learning_rate=value_learning_rate,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
@@ -110,45 +111,3 @@ class ReinforceBaseline(PolicyGradient):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_number("n_episodes", self.n_episodes, at_least=1, integer=True)
-        check_number("value_learning_rate", self.value_learning_rate, at_least=0, optional=True, schedule=True)
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        policy = self.policy
-        critic = _critic_parameters(policy)
-        actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
-        # Two groups, also where they move alike, so that `load` may change that. Not with the old optimiser's
-        # `defaults`: some optimisers (AdamW) have defaults that they do not take.
-        policy.optimizer = policy.optimizer_class(
-            [{"params": actor}, {"params": critic}],
-            lr=self.lr_schedule(1),  # type: ignore[call-arg]
-            **policy.optimizer_kwargs,
-        )
-
-    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        super()._update_learning_rate(optimizers)
-        if self.value_learning_rate is not None:
-            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
-            self.policy.optimizer.param_groups[1]["lr"] = rate
-            self._logger.record("train/value_learning_rate", rate)
-
-
-def _critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
-    """The parameters that the value depends on and the action distribution does not."""
-    observation = policy.observation_space.sample()
-    tensor, _ = policy.obs_to_tensor(observation)
-    policy.set_training_mode(False)  # one observation is no batch to normalise, nor should it count
-    values, log_prob, _ = policy.evaluate_actions(tensor, policy.get_distribution(tensor).mode())
-    policy.set_training_mode(True)
-    parameters = list(policy.parameters())
-
-    def reached(output: th.Tensor) -> list[bool]:
-        gradients = th.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
-        return [gradient is not None for gradient in gradients]
-
-    by_value, by_action = reached(values), reached(log_prob)
-    return [
-        parameter
-        for parameter, value, action in zip(parameters, by_value, by_action, strict=True)
-        if value and not action
-    ]

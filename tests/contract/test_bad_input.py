@@ -9,11 +9,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 from pg_agents.checks import check_observations
 
-ALGORITHMS = [REINFORCE, ReinforceBaseline, A2C, PPO]
-SHORT = {REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "batch_size": 8}}
+ALGORITHMS = [REINFORCE, ReinforceBaseline, ActorCritic, A2C, PPO]
+SHORT = {ActorCritic: {}, REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "batch_size": 8}}
 
 
 @pytest.mark.parametrize(

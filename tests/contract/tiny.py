@@ -6,15 +6,16 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 
 SB3S = [PPO, A2C]  # the two that SB3 has too
-ALL = [PPO, A2C, REINFORCE, ReinforceBaseline]
+ALL = [PPO, A2C, REINFORCE, ReinforceBaseline, ActorCritic]
 SHORT = {
     "PPO": {"n_steps": 8, "batch_size": 8, "n_epochs": 2},
     "A2C": {"n_steps": 8},
     "REINFORCE": {"n_episodes": 1},
     "ReinforceBaseline": {"n_episodes": 1},
+    "ActorCritic": {},
 }
 CLIPPING, SQUASHING = {}, {"use_sde": True, "policy_kwargs": {"squash_output": True}}
 

@@ -6,7 +6,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 
-from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,9 @@ from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
         (A2C, 8, 100_000, {"learning_rate": LinearSchedule(1.4e-3, 0.0, 1.0)}),
         (REINFORCE, 1, 30_000, {"baseline": "leave_one_out"}),
         (ReinforceBaseline, 1, 30_000, {}),
+        (ActorCritic, 8, 100_000, {}),
     ],
-    ids=["ppo", "a2c", "reinforce", "reinforce_baseline"],
+    ids=["ppo", "a2c", "reinforce", "reinforce_baseline", "actor_critic"],
 )  # fmt: skip
 def test_an_agent_learns_to_balance_the_pole(cls, n_envs, n_timesteps, kwargs):
     # A random policy's mean return is 22; 195 was the threshold of CartPole-v0.

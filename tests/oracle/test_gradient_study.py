@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline, theory
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline, theory
 from pg_agents.estimators import gae, n_step, td_error
 from pg_agents.theory import gradient_study
 
@@ -160,6 +160,14 @@ def test_a_low_critic_makes_td_like_what_ends_the_episode():
     assert low.bias[1] > 0
     high = gradient_study(td, leave, None, 200, critic=solution.V + 10)
     assert high.bias[1] + 5 * high.gradients.std(axis=0)[1] / np.sqrt(200) < 0
+
+
+def test_the_one_step_actor_critic_has_the_gradient_of_td_errors():
+    for critic in (V, np.array([5.0, -5.0, 0.0])):
+        study = gradient_study(ActorCritic, EPISODIC, THETA, 300, critic=critic)
+        expected = EPISODIC.solve(THETA).gae_gradient(critic, 0.0)
+        assert theory.GradientStudy(study.gradients, expected.T.ravel(), study.episodes).p_value > UNBIASED
+        assert study.episodes == pytest.approx(32 / 2)  # one step of each environment, and an episode lasts two
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])

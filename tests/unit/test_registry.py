@@ -49,6 +49,7 @@ def no_environment_left_behind():
     [
         ("reinforce", pg_agents.REINFORCE),
         ("reinforce_baseline", pg_agents.ReinforceBaseline),
+        ("actor_critic", pg_agents.ActorCritic),
         ("a2c", pg_agents.A2C),
         ("ppo", pg_agents.PPO),
         ("sb3/ppo", stable_baselines3.PPO),

@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.utils import LinearSchedule
 
-from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.engines.mlp import _compiled_weight
 from pg_agents.objectives import (
@@ -116,6 +116,7 @@ ALGORITHMS = {
     "REINFORCE": (REINFORCE, {}),
     "ReinforceBaseline": (ReinforceBaseline, {}),
     "A2C": (A2C, {}),
+    "ActorCritic": (ActorCritic, {}),
     "PPO": (PPO, {}),
     "PPO with a schedule": (PPO, {"clip_range": LinearSchedule(0.3, 0.1, 1.0)}),
     "PPO with a penalty": (PPO, {"kl_coef": 0.7}),
