@@ -184,7 +184,7 @@ def gradient_study(
             agent.train()
             if batch >= warm_up:
                 gradients.append(np.concatenate([_flat(parameter) for parameter in watched]))
-                steps += n_steps * n_envs if counted is None else int(counted.sum())
+                steps += agent.n_steps * n_envs if counted is None else int(counted.sum())
     env.close()
     # A loss is minimised, J is maximised.
     scale = -mean_length if agent.n_episodes is None else -1.0
