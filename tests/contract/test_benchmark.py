@@ -254,6 +254,15 @@ def test_a_mistake_is_one_line_before_any_work(capsys, tmp_path, arguments, mess
     assert message in refused(capsys, tmp_path, "--algos", "ppo", "--envs", "CartPole-v1", *arguments)
 
 
+@pytest.mark.parametrize("command", [["benchmark", "--algos", "ppo", "--envs"], ["tune", "--algo", "ppo", "--env"]])
+def test_a_device_that_is_not_there_is_named(capsys, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main([*command, "CartPole-v1", "--device", "cuda:1", "-o", str(tmp_path / "new")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--device cuda:1: torch finds no such device on this machine." in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "remedy"),
     [

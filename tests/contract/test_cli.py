@@ -226,6 +226,17 @@ def test_what_fails_at_once_leaves_no_agent(empty_folder, capsys, monkeypatch):
     assert not list(empty_folder.rglob("*.zip"))
 
 
+def test_a_full_disk_is_one_line_and_leaves_no_half_of_an_agent(empty_folder, capsys, monkeypatch):
+    def save(self, path, *args, **kwargs):
+        Path(f"{path}.zip").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pg_agents.PPO, "save", save)
+    assert main(["train", "-n", "32", "--eval-freq", "-1", *SMALL]) == 2
+    assert "No space left on device" in only_error_line(capsys)
+    assert not list(empty_folder.rglob("*.zip"))
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 
 import pg_agents
 from pg_agents.agent import PolicyGradient
@@ -14,6 +15,7 @@ from pg_zoo import crosscheck, evidence
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, run_cell
 from pg_zoo.cli import main
+from pg_zoo.errors import UserError
 from pg_zoo.lookup import find_env
 
 PPO = {"n_timesteps": 256, "n_envs": 2, "n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy": "MlpPolicy"}
@@ -206,6 +208,20 @@ def test_scores_are_compared_and_stored(check):
     ],
 )
 def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_path):
+    store(tmp_path, ours, theirs)
+    found = crosscheck.compare_scores(cell(), tmp_path, 3, 100_000, 0.1)
+    assert (found.verdict, found.contradicts) == (verdict, contradicts)
+    if found.result:
+        assert (found.result.margin, found.speedup, found.steps) == (45, 6, 256)
+
+
+def test_scores_of_another_version_prove_nothing(tmp_path):
+    store(tmp_path, [500, 500], [500, 500], torch_version="1.0")
+    with pytest.raises(UserError, match="has scores made with another version of torch: choose another -o"):
+        crosscheck.compare_scores(cell(), tmp_path, 2, 100_000, 0.1)
+
+
+def store(tmp_path, ours, theirs, torch_version=th.__version__):
     for algo, scores, speed in (("ppo", ours, 9000), ("sb3/ppo", theirs, 1500), ("random", [25], 0)):
         # Seed 3 is of some other run in the same folder.
         for seed, score in enumerate([*scores, *[9999] * (len(scores) == 3)]):
@@ -213,11 +229,8 @@ def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_pa
             path = tmp_path / "cells" / algo.replace("/", "-") / "CartPole-v1" / f"seed_{seed}/cell.json"
             path.parent.mkdir(parents=True)
             record = dict.fromkeys(evidence._OF_A_CELL) | {"format": 1, "algo": algo, "env": "CartPole-v1"}
+            record["versions"] = {"torch": torch_version}
             path.write_text(json.dumps({**record, "seed": seed, "score": score, "steps_per_second": speed}))
-    found = crosscheck.compare_scores(cell(), tmp_path, 3, 100_000, 0.1)
-    assert (found.verdict, found.contradicts) == (verdict, contradicts)
-    if found.result:
-        assert (found.result.margin, found.speedup, found.steps) == (45, 6, 256)
 
 
 def test_the_page_tells_how_it_was_made(check, tmp_path):

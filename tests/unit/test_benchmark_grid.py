@@ -179,6 +179,12 @@ def test_a_cell_that_was_tampered_with_is_named(tmp_path):
         run(tmp_path)
 
 
+def test_a_file_that_the_system_has_put_there_does_no_harm(tmp_path):
+    run(tmp_path)
+    (tmp_path / "cells/a/pg-X-v0/.DS_Store").touch()
+    assert run(tmp_path) == ([], [])
+
+
 def test_what_a_killed_run_left_is_removed(tmp_path):
     left = tmp_path / "cells/a/pg-X-v0/.seed_0.1234"
     left.mkdir(parents=True)

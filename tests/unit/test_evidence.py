@@ -230,7 +230,7 @@ def test_the_table_has_one_row_for_each_entry(zoo, tmp_path):
         "| Pendulum-v1 | ppo | -150 [-166, -138] | 2 | 100,000 | 5.0 s | -1,172 |  | -172.2 ± 104.2, 100,000 steps | "
         "not shown | hard \\| slow |\n"
     ) in text
-    assert "Other work ran on the machine meanwhile, so it is an upper bound." in text
+    assert "Where other work ran on the machine meanwhile, it is an upper bound." in text
     assert "Student's t" in text
 
 

@@ -287,6 +287,15 @@ def test_unequal_numbers_of_seeds_are_not_put_together(tmp_path):
     assert list(sentences(folder)) == ["A-v0", "B-v0"]
 
 
+def test_an_unfinished_environment_leaves_the_others_together(tmp_path):
+    scores = {"ppo": {"A-v0": [1.0] * 4}, "sb3/ppo": {"A-v0": [2.0] * 3}}
+    for algo in scores:
+        scores[algo] |= {"B-v0": [1.0, 2.0, 3.0], "C-v0": [1.0, 2.0, 3.0]}
+    folder = write_results(tmp_path, scores, random={"A-v0": 0.0, "B-v0": 0.0, "C-v0": 0.0})
+    chosen = findings(folder).select(["ppo", "sb3/ppo"])
+    assert (chosen.envs, [*chosen.left_out]) == (("B-v0", "C-v0"), ["A-v0"])
+
+
 def test_another_task_under_the_same_name_is_told_and_not_compared(tmp_path):
     folder = write_results(tmp_path, {"ppo": {"A-v0": [1.0, 2.0, 3.0]}}, hyperparams={"env_kwargs": {"size": 2}})
     for seed in range(3):

@@ -418,6 +418,25 @@ def test_a_mistake_is_one_line_before_any_work(argv, said, capsys, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [(ValueError("high < low"), "ValueError: high < low"), (None, "TypeError"), ({"activation": tune}, "not JSON")],
+    ids=["raises", "nothing", "no number"],
+)
+def test_a_search_space_that_fails_is_one_line_before_any_work(drawn, said, capsys, tmp_path, monkeypatch):
+    def search_space(trial, observation_space, action_space):
+        if isinstance(drawn, Exception):
+            raise drawn
+        return drawn
+
+    monkeypatch.setattr(tune, "search_space", lambda algo: (search_space, ()))
+    assert main(["tune", "--algo", "ppo", "--env", "CartPole-v1", "-n", "64", "-o", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "The search space of ppo cannot be used: " in line
+    assert said in line
+    assert not list(tmp_path.iterdir())
+
+
 # The text of hyperparameter files
 
 

@@ -19,15 +19,15 @@ from typing import Any
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 from rl_zoo3.exp_manager import ExperimentManager
-from stable_baselines3.common.utils import get_device
 from typing_extensions import Self
 
+from pg_agents import registry
 from pg_agents.checks import check_number
 from pg_zoo.backends import BACKENDS, Backend, connected_to_ray
 from pg_zoo.cell import MAX_SEED, Cell, command_line, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.hyperparameters import find_entry
-from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
 from pg_zoo.storage import FORMAT, RANDOM, RECORD, UNFINISHED, asked_for, resumable, write_whole
 
 
@@ -82,11 +82,12 @@ def run_grid(
             hyperparameters.
     """
     run = BACKENDS[backend] if isinstance(backend, str) else backend
-    _check_format(folder)
-    missing = [cell for cell in cells if not _is_finished(cell, folder)]
+    with one_line(OSError):
+        _check_format(folder)
     failed = []
     with resumable(folder):
-        for unfinished in folder.glob(f"cells/*/*/{UNFINISHED}*"):
+        missing = [cell for cell in cells if not _is_finished(cell, folder)]
+        for unfinished in folder.glob(f"cells/*/*/{UNFINISHED}seed_*"):
             shutil.rmtree(unfinished)
         _write_record(cells, folder)
         with _Display(cells, missing, folder) as display, closing(run(missing, folder, jobs)) as outcomes:
@@ -121,8 +122,9 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
     for env in args.envs:
         find_env(env)
     options = {name: getattr(args, name) for name in ("eval_points", "eval_episodes", "final_episodes", "tensorboard")}
-    with one_line(RuntimeError):
-        options |= {"keep_agent": args.keep_agents, "device": str(get_device(args.device))}
+    # A cluster may have devices that this machine has not.
+    device = find_device(args.device) if args.backend == "local" or args.device == "auto" else args.device
+    options |= {"keep_agent": args.keep_agents, "device": device}
     firsts = []
     for env in dict.fromkeys(args.envs):
         trained = [_trained(args, algo, env, options) for algo in algos]
@@ -137,7 +139,7 @@ def _option(name: str) -> str:
 
 
 def _trained(args: argparse.Namespace, algo: str, env: str, options: dict[str, Any]) -> Cell:
-    with plugin_warnings():
+    with plugin_warnings(), one_line(registry.PluginError):
         hyperparams, origin = find_entry(args.same_hyperparams or algo, env, atari=ExperimentManager.is_atari(env))
     if args.n_timesteps is not None:
         hyperparams["n_timesteps"] = args.n_timesteps
@@ -205,7 +207,7 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
     made = {**record.get("hyperparams", {}), **record.get("options", {})}
     asked = {**cell.hyperparams, **cell.options}
     if cell.algo != RANDOM:
-        made["device"], asked["device"] = record.get("device"), str(get_device(cell.device))
+        made["device"], asked["device"] = record.get("device"), cell.device
         for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
             # More than what is asked for does no harm.
             made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True

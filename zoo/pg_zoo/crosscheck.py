@@ -321,6 +321,9 @@ def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin:
         for algo in (cell.algo, f"sb3/{cell.algo}")
     )
     failed = 2 * seeds - len(ours) - len(theirs)
+    for one in (*ours, *theirs):
+        if old := [name for name in _PACKAGES if one["versions"].get(name, version(name)) != version(name)]:
+            raise UserError(f"{folder} has scores made with another version of {', '.join(old)}: choose another -o.")
     scores = Scores([one["score"] for one in ours], [one["score"] for one in theirs], steps, failed=failed)
     if failed:
         return scores
@@ -398,7 +401,8 @@ def crosscheck(args: argparse.Namespace) -> int:
 
 def _selected(algos: Sequence[str], envs: Sequence[str] | None) -> list[Entry]:
     """The entries that were asked for."""
-    counterparts = [name for name in registry.algorithms() if f"sb3/{name}" in registry.reference_algorithms()]
+    with one_line(registry.PluginError):
+        counterparts = [name for name in registry.algorithms() if f"sb3/{name}" in registry.reference_algorithms()]
     for algo in algos:
         if algo not in counterparts:
             raise UserError(f"--algos: SB3 has no {algo!r}. Known: {', '.join(counterparts)}.")
@@ -474,8 +478,8 @@ _HEAD = """\
 <!-- Written by `{command}`. -->
 # The cross-check with Stable-Baselines3
 
-Is our PPO Stable-Baselines3's PPO, and our A2C its A2C? For each entry of the zoo, both are trained with the entry's
-hyperparameters, wrappers and normalisation, and compared.
+Is our PPO Stable-Baselines3's PPO, and our A2C its A2C? For each of these entries of the zoo, both are trained with the
+entry's hyperparameters, wrappers and normalisation, and compared.
 
 - date: {date}
 - command: `{command}`

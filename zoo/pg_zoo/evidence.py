@@ -402,16 +402,16 @@ def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
 
 
 _HEAD = f"""\
-<!-- Written by `pg-zoo evidence -o docs/zoo.md`. -->
+<!-- Written by `pg-zoo evidence`. -->
 # What the zoo's hyperparameters reach
 
-Each row is an entry of `zoo/pg_zoo/hyperparams/<algo>.yml`. Its score is the mean return of an evaluation after
+Each row is an entry of `<algo>.yml` in a folder of hyperparameters. Its score is the mean return of an evaluation after
 training, averaged over training seeds that tuning did not see, with the 95 % interval of this mean over seeds
 (Student's t). Single scores, versions, machine, date and command are in
-`zoo/pg_zoo/hyperparams/evidence/<algo>/<environment>.json`.
+`evidence/<algo>/<environment>.json` there.
 
 - *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
-  Other work ran on the machine meanwhile, so it is an upper bound.
+  Where other work ran on the machine meanwhile, it is an upper bound.
 - *random*: actions drawn uniformly. *best known*: the exact optimum, a game's value, or a reference controller's
   score, where there is one; *solved*: the return at which Gymnasium calls the environment solved.
 - *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})

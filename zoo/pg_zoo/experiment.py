@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections import OrderedDict
 from contextlib import closing, suppress
+from pathlib import Path
 from pprint import pprint
 from typing import Any
 
@@ -266,7 +267,7 @@ def train(args: argparse.Namespace) -> None:
         set_random_seed(args.seed)
         experiment = Experiment(args, algorithm)
         model = experiment.set_up()
-    with closing(experiment), one_line(ValueError, FloatingPointError, verbose=args.verbose):
+    with closing(experiment), one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose):
         try:
             experiment.learn(model)
         finally:
@@ -274,7 +275,11 @@ def train(args: argparse.Namespace) -> None:
             if model.num_timesteps < experiment.n_timesteps:
                 print(f"Stopped after {model.num_timesteps} of {experiment.n_timesteps} steps.")
             if model.num_timesteps > 0:
-                experiment.save_trained_model(model)
+                try:
+                    experiment.save_trained_model(model)
+                except OSError:
+                    Path(experiment.model_path).unlink(missing_ok=True)  # half of a file
+                    raise
                 print(f"Model: {experiment.model_path}")
     if experiment.tensorboard_log:
         print(f"TensorBoard: {experiment.tensorboard_log}")

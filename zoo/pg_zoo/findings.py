@@ -233,8 +233,8 @@ class Findings:
         """The environments on which all of these algorithms have as many seeds, and scores can be normalised."""
         seeds = {env: [[*self.results.scores(algo, env).index] for algo in algos] for env in self.results.envs}
         counts = {env: [*map(len, found)] for env, found in seeds.items()}
-        most = next(found[0] for env, found in seeds.items() if min(counts[env]) == max(map(min, counts.values())))
         n_seeds = max(map(min, counts.values()))
+        most = next((found[0] for env, found in seeds.items() if set(counts[env]) == {n_seeds}), None)
         left_out = {}
         for env, numbers in counts.items():
             if env in self.unlike:

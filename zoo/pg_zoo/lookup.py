@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import get_device
 
 from pg_agents import registry
 from pg_agents.checks import suggestion
@@ -63,3 +65,16 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
         if env_id in pettingzoo.parallel_registry or env_id in pettingzoo.aec_registry:
             hint = " It is a PettingZoo game, for several agents: train on it in Python, with pg_envs.SelfPlayVecEnv."
         raise UserError(f"Unknown environment {env_id!r}.{hint}")
+
+
+def find_device(name: str) -> str:
+    """The torch device of that name, `"auto"` resolved.
+
+    Raises:
+        UserError: There is none on this machine; Stable-Baselines3 would silently take the CPU.
+    """
+    with one_line(RuntimeError):
+        found, asked = get_device(name), None if name == "auto" else th.device(name)
+    if asked is not None and found.type != asked.type:
+        raise UserError(f"--device {name}: torch finds no such device on this machine.")
+    return str(found)

@@ -173,7 +173,8 @@ def _aggregates(scores: dict[str, np.ndarray], chosen: Selection, look: figures.
     return [
         Table(
             ["algorithm", *(f"{name} [95 %]" for name in statistics.AGGREGATES)],
-            [[f"`{algo}`", *map(interval, estimate.values())] for algo, estimate in estimates.items()],
+            [[f"`{algo}`", *map(interval, estimate.values())] for algo, estimate in estimates.items()]
+            + [[name, *[value] * (len(statistics.AGGREGATES) - 1), gap] for name, value, gap in _ENDS],
         ),
         Pictures(
             {"aggregates": figures.aggregates(look, estimates)},
@@ -182,6 +183,10 @@ def _aggregates(scores: dict[str, np.ndarray], chosen: Selection, look: figures.
         Pictures(shown, f"{caption}. Bands and brackets: {how}."),
         *[Table(["X", "Y", "P(X > Y) [95 %]"], rows, numbers=False)] * bool(rows),
     ]
+
+
+# What normalised scores lie between, by definition, with the optimality gap.
+_ENDS = ((f"`{RANDOM}`", "0", "1"), ("what 1 is", "1", "0"))
 
 
 def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block]:
@@ -346,6 +351,8 @@ def _method() -> list[Block]:
                 "scores spread alike it held the truth 95 to 98 times in 100. Where one algorithm fails now and then "
                 "and the other never, no interval of so few seeds can know: it held the truth 72 to 94 times. Look at "
                 "the worst seeds too.",
+                "Intervals hold for a number of seeds that was **chosen beforehand**. Who adds seeds until something "
+                "is concluded will conclude too much: confirm it with fresh ones (`--first-seed`) in a new folder.",
                 "**Mean**: over seeds, with Student's t interval.",
                 "**IQM**: mean of the middle half of the runs. **Median**: of the environments' means. **Optimality "
                 "gap**: what is missing to 1 in the mean, where more than 1 counts as 1. **Probability of "

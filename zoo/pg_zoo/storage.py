@@ -27,13 +27,26 @@ def _unfinished(path: Path) -> Path:
     return path.with_name(f"{UNFINISHED}{path.name}.{uuid.uuid4().hex}")
 
 
+def _to_disk(path: Path) -> None:
+    """Wait until a file's contents or a folder's names would survive a power cut: a new name must not come before."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, contents: str | bytes) -> None:
     """Write a file, in a folder that is made if need be, or leave the old one as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(path)
     try:
         unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        _to_disk(unfinished)
         os.replace(unfinished, path)
+        _to_disk(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -51,7 +64,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
+        for path in (*unfinished.rglob("*"), unfinished):
+            _to_disk(path)
         unfinished.rename(folder)
+        _to_disk(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import optuna
 import yaml
+from optuna.trial import Trial
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -41,7 +43,7 @@ from pg_zoo.evidence import (
     from_cells,
 )
 from pg_zoo.hyperparameters import find_entry
-from pg_zoo.lookup import find_env, plugin_warnings
+from pg_zoo.lookup import find_device, find_env, plugin_warnings
 from pg_zoo.search import Search, Task, measure
 from pg_zoo.spaces import search_space
 from pg_zoo.storage import RANDOM, resumable, write_whole
@@ -72,9 +74,14 @@ def tune(args: argparse.Namespace) -> None:
         raise UserError(f"No entry of {args.algo} says how many steps to train for: say -n/--n-timesteps.")
     given = {name: entry[name] for name in kept if name in entry}
     # What cannot be trained is told before any work.
-    first = resolved(Cell(args.algo, args.env, 0, {**entry, "n_timesteps": n_timesteps}, origin)).hyperparams
+    device = find_device(args.device)
+    first = resolved(
+        Cell(args.algo, args.env, 0, {**entry, "n_timesteps": n_timesteps}, origin, device=device)
+    ).hyperparams
     given = {"n_timesteps": n_timesteps, "policy": first["policy"], **given}
     spaces = _spaces(args.env, given)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _drawn(optuna.create_study().ask(), args.algo, given, space, spaces)  # what cannot be drawn is told now, too
     names = ("seeds", "eval_points", "eval_episodes", "final_episodes", "device")
     task = Task(args.algo, args.env, n_timesteps, **{name: getattr(args, name) for name in names})
 
@@ -83,7 +90,7 @@ def tune(args: argparse.Namespace) -> None:
         search = Search(
             folder,
             task,
-            lambda trial: {**given, **space(trial, *spaces)},
+            lambda trial: _drawn(trial, args.algo, given, space, spaces),
             baselines={"the entry": first, "defaults": given} if old else {"defaults": given},
             seed=args.seed,
         )
@@ -100,6 +107,22 @@ def tune(args: argparse.Namespace) -> None:
                 )
             _write(found, zoo)
         _write(found, folder)
+
+
+def _drawn(
+    trial: Trial,
+    algo: str,
+    given: dict[str, Any],
+    space: Callable[..., dict[str, Any]],
+    spaces: tuple[gym.Space[Any], gym.Space[Any]],
+) -> dict[str, Any]:
+    """The hyperparameters of a trial."""
+    try:
+        found = {**given, **space(trial, *spaces)}
+        json.dumps(found, allow_nan=False)
+    except Exception as error:  # it may be a plugin's
+        raise UserError(f"The search space of {algo} cannot be used: {type(error).__name__}: {error}") from error
+    return found
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -131,7 +154,7 @@ def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[
 def _start(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any]:
     """What the search begins with, and whether that is the environment's own entry, which may then be replaced."""
     old = _entry_in(zoo, args)
-    with plugin_warnings():
+    with plugin_warnings(), one_line(registry.PluginError):
         entry, origin = find_entry(args.algo, args.env) if old is None else (old, str(zoo or "the zoo"))
     return {"hyperparams": entry, "origin": origin, "is_entry": old is not None}
 
