@@ -35,6 +35,7 @@ class ActorCritic(PolicyGradient):
         policy: As for `PolicyGradient`, like all that is not listed here.
         env: The environment, or several.
         learning_rate: Step size of the optimiser (Adam, unless `policy_kwargs` says otherwise).
+        n_steps: Steps per environment and update: 1 in the textbook; with more, an update is the mean over them.
         gamma: Discount factor.
         value_learning_rate: Step size for the parameters that only the value depends on; a number, a schedule, or
             None for `learning_rate`. Layers that actor and critic share move with `learning_rate`.
@@ -54,6 +55,7 @@ class ActorCritic(PolicyGradient):
         policy: str | type[ActorCriticPolicy],
         env: Env,
         learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 1,
         gamma: float = 0.99,
         value_learning_rate: float | Schedule | None = 1e-3,
         ent_coef: float | Schedule = 0.01,
@@ -65,7 +67,7 @@ class ActorCritic(PolicyGradient):
             policy,
             env,
             learning_rate=learning_rate,
-            n_steps=1,
+            n_steps=n_steps,
             gamma=gamma,
             value_learning_rate=value_learning_rate,
             ent_coef=ent_coef,
@@ -91,10 +93,11 @@ class ActorCritic(PolicyGradient):
     def search_space(
         cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
     ) -> dict[str, Any]:
-        """As `PolicyGradient.search_space`, with the critic's step size and the loss's coefficients."""
+        """As `PolicyGradient.search_space`, with short rollouts, the critic's step size and the loss's coefficients."""
         shared = super().search_space(trial, observation_space, action_space)
         return {
             **shared,
+            "n_steps": search.power_of_two(trial, "n_steps", 1, 16),
             "value_learning_rate": search.schedule(trial, "value_learning_rate", 1e-4, 3e-2),
             "ent_coef": search.log_uniform(trial, "ent_coef", 1e-6, 0.1),
             "vf_coef": search.uniform(trial, "vf_coef", 0.1, 1.0),

@@ -13,7 +13,13 @@ from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 from pg_agents.checks import check_observations
 
 ALGORITHMS = [REINFORCE, ReinforceBaseline, ActorCritic, A2C, PPO]
-SHORT = {ActorCritic: {}, REINFORCE: {}, ReinforceBaseline: {}, A2C: {}, PPO: {"n_steps": 16, "batch_size": 8}}
+SHORT = {
+    ActorCritic: {"n_steps": 5},
+    REINFORCE: {},
+    ReinforceBaseline: {},
+    A2C: {},
+    PPO: {"n_steps": 16, "batch_size": 8},
+}
 
 
 @pytest.mark.parametrize(

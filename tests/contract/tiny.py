@@ -15,7 +15,7 @@ SHORT = {
     "A2C": {"n_steps": 8},
     "REINFORCE": {"n_episodes": 1},
     "ReinforceBaseline": {"n_episodes": 1},
-    "ActorCritic": {},
+    "ActorCritic": {"n_steps": 8, "value_learning_rate": None},  # one step size, as the others have
 }
 CLIPPING, SQUASHING = {}, {"use_sde": True, "policy_kwargs": {"squash_output": True}}
 
