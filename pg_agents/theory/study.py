@@ -194,6 +194,7 @@ def gradient_study(
 # Nothing but the weighted score in the gradient, and all of it.
 _NEUTRAL: dict[str, Any] = {
     "learning_rate": 0.0,
+    "value_learning_rate": 0.0,
     "ent_coef": 0.0,
     "max_grad_norm": None,
     "normalize_advantage": False,

@@ -164,7 +164,7 @@ def test_a_low_critic_makes_td_like_what_ends_the_episode():
 
 def test_the_one_step_actor_critic_has_the_gradient_of_td_errors():
     for critic in (V, np.array([5.0, -5.0, 0.0])):
-        study = gradient_study(ActorCritic, EPISODIC, THETA, 300, critic=critic)
+        study = gradient_study(ActorCritic, EPISODIC, THETA, 300, critic=critic, n_steps=1)
         expected = EPISODIC.solve(THETA).gae_gradient(critic, 0.0)
         assert theory.GradientStudy(study.gradients, expected.T.ravel(), study.episodes).p_value > UNBIASED
         assert study.episodes == pytest.approx(32 / 2)  # one step of each environment, and an episode lasts two
