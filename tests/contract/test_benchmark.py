@@ -135,7 +135,9 @@ def test_a_grid_stores_each_cell_and_says_what_it_did(undisturbed):
 def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path, kill):
     folder = tmp_path / "results"
     command = ["benchmark", *GRID, "-o", str(folder)]
-    code = f"from pg_zoo.cli import main; raise SystemExit(main({command}))"
+    # A process in the background of a shell ignores SIGINT, and so do its children, unless they say otherwise.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}; from pg_zoo.cli import main; raise SystemExit(main({command}))"
     with open(tmp_path / "out.txt", "w") as out:
         process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out, start_new_session=True)
         wait_for(lambda: list(folder.glob("cells/*/*/.seed_*")))

@@ -155,7 +155,7 @@ def test_enjoy_shows_rewards_that_are_not_normalised(my_envs, capsys):
 def test_enjoy_without_a_model_says_what_there_is(trained, capsys):
     assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--load-checkpoint", "7"]) == 2
     assert "ppo/CartPole-v1_1/rl_model_2048_steps.zip" in only_error_line(capsys)
-    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--algo", "a2c"]) == 2
+    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--algo", "actor_critic"]) == 2
     assert only_error_line(capsys).endswith("there is ppo/CartPole-v1_1.")
 
 

@@ -14,6 +14,7 @@ def test_the_exported_names_are_these():
         "A2C",
         "PPO",
         "REINFORCE",
+        "ActorCritic",
         "EvalCallback",
         "PolicyGradient",
         "ReinforceBaseline",

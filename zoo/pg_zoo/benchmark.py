@@ -262,10 +262,10 @@ class _Display(ProgressColumn):
     def __enter__(self) -> Self:
         if self.n_left < self.n_cells:
             print(f"{self._stored()} in {self.folder} already.")
+        elif not self.bar.console.is_terminal:
+            print(self._state(), flush=True)
         if self.bar.console.is_terminal:
             self.bar.start()
-        elif self.n_left:
-            print(self._state(), flush=True)
         return self
 
     def __exit__(

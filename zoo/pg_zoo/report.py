@@ -14,7 +14,7 @@ from pg_zoo.errors import UserError, one_line
 from pg_zoo.storage import RANDOM, write_whole
 
 try:
-    import rliable.library  # noqa: F401  # which the statistics take when they need it
+    import rliable  # noqa: F401  # which the statistics take when they need it
 
     from pg_zoo import figures, statistics
     from pg_zoo.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
