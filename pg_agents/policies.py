@@ -50,7 +50,7 @@ class ZeroValue(nn.Module):
         return latent.new_zeros((len(latent), 1))
 
 
-class _RebuiltPolicy(ActorCriticPolicy):
+class RebuiltPolicy(ActorCriticPolicy):
     """An SB3 policy whose modules are changed after SB3 has built them, and before the optimiser sees them."""
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -66,7 +66,7 @@ class _RebuiltPolicy(ActorCriticPolicy):
         """Change modules; each class of the hierarchy adds its own."""
 
 
-class ActorPolicy(_RebuiltPolicy):
+class ActorPolicy(RebuiltPolicy):
     """An actor without a critic: `predict_values` gives 0 everywhere and has no parameters.
 
     Args:
@@ -107,7 +107,7 @@ class ActorMultiInputPolicy(ActorPolicy, MultiInputActorCriticPolicy):
     """`ActorPolicy` for Dict observations."""
 
 
-class _StateDependentStd(_RebuiltPolicy):
+class _StateDependentStd(RebuiltPolicy):
     """A Gaussian policy N(μ(s), σ(s)) whose log standard deviation is a linear output of the actor's last layer.
 
     log σ(s) = clip(W φ(s) + b, -20, 20), with b = `log_std_init` and W orthogonal of gain 0.01 at the start, so that

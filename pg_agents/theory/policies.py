@@ -6,10 +6,9 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from pg_agents.policies import ActorPolicy
+from pg_agents.policies import ActorPolicy, RebuiltPolicy
 
 
 class LinearPolicy(ActorPolicy):
@@ -26,20 +25,15 @@ class LinearPolicy(ActorPolicy):
         self.action_net = _linear(self.action_net)
 
 
-class LinearActorCritic(ActorCriticPolicy):
+class LinearActorCritic(RebuiltPolicy):
     """`LinearPolicy` beside V(s) = w·s, which for states is a table of values."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "net_arch": []})
 
-    def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)
+    def _rebuild(self) -> None:
+        super()._rebuild()
         self.action_net, self.value_net = _linear(self.action_net), _linear(self.value_net)
-        self.optimizer = self.optimizer_class(
-            self.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
-        )
 
 
 def _linear(layer: nn.Module) -> nn.Linear:
