@@ -275,7 +275,9 @@ def _train(
     """
     print(f"{name} on {_seeds(first_seed, args)}:", flush=True)
     # Evaluated as `pg-zoo benchmark` does by default.
-    cell = resolved(Cell(args.algo, args.env, first_seed, hyperparams, f"{name} of pg-zoo tune", device=args.device))
+    cell = resolved(
+        Cell(args.algo, args.env, first_seed, hyperparams, f"{name} of pg-zoo tune", device=find_device(args.device))
+    )
     cells = [replace(cell, seed=seed) for seed in range(first_seed, first_seed + args.score_seeds)]
     kwargs = {"env_kwargs": hyperparams["env_kwargs"]} if "env_kwargs" in hyperparams else {}
     others = [replace(one, algo=RANDOM, hyperparams=kwargs, origin="random actions") for one in cells * with_random]
