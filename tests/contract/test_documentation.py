@@ -10,7 +10,8 @@ from pg_zoo.cell import Cell, run_cell
 from pg_zoo.report import write_report
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/benchmark.md", "docs/plugins.md"]
+CODE = ("benchmark", "diagnostics", "environments", "plugins", "speed", "theory")
+PAGES = ["README.md", *(f"docs/{page}.md" for page in CODE)]
 
 
 def run_a_benchmark():

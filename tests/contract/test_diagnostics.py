@@ -1,0 +1,284 @@
+"""What the diagnostic callbacks log, against parameters that SB3 itself arrives at and sums done by hand."""
+
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch as th
+from scipy import stats
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pg_agents import A2C, PPO, REINFORCE, theory
+from pg_agents.diagnostics import AdvantageDiagnostics, GradientDiagnostics, PolicyDiagnostics, PolicyPicture
+from pg_agents.theory.policies import LinearActorCritic
+
+SGD = {"optimizer_class": th.optim.SGD}
+RATE = 0.125
+STEP = {  # one step of RATE times the gradient of the policy's objective, and of nothing else
+    "policy_kwargs": SGD,
+    "learning_rate": RATE,
+    "n_steps": 32,
+    "ent_coef": 0.0,
+    "vf_coef": 0.0,
+    "max_grad_norm": np.inf,
+    "use_rms_prop": False,
+    "gae_lambda": 0.9,
+}
+
+
+class Record(BaseCallback):
+    """Keeps what the log holds and the parameters, whenever a rollout is complete."""
+
+    def __init__(self):
+        super().__init__()
+        self.logs, self.parameters = [], []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        self.logs.append(dict(self.logger.name_to_value))
+        self.parameters.append(flat(self.model.policy))
+
+
+def flat(policy):
+    return np.concatenate([parameter.detach().numpy().ravel().copy() for parameter in policy.parameters()])
+
+
+def run(cls, env, callbacks, n_rollouts=1, policy="MlpPolicy", **kwargs):
+    """Train for some rollouts; the agent, and a `Record` of them."""
+    record = Record()
+    agent = cls(policy, env, seed=3, device="cpu", **kwargs)
+    agent.learn(n_rollouts * agent.n_steps * agent.n_envs, CallbackList([*callbacks, record]), log_interval=None)
+    record.parameters.append(flat(agent.policy))
+    return agent, record
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_norm_and_cosine_are_those_of_the_steps_that_sb3_takes(env, normalised):
+    _, record = run(sb3.A2C, env, [GradientDiagnostics(every=1)], n_rollouts=3, normalize_advantage=normalised, **STEP)
+    gradients = np.diff(record.parameters, axis=0) / RATE
+    norms = np.linalg.norm(gradients, axis=1)
+    assert [log["gradient/norm"] for log in record.logs] == pytest.approx(norms, rel=2e-3)
+    cosines = np.sum(gradients[1:] * gradients[:-1], axis=1) / norms[1:] / norms[:-1]
+    assert "gradient/cosine" not in record.logs[0]
+    assert [log["gradient/cosine"] for log in record.logs[1:]] == pytest.approx(cosines, abs=2e-3)
+
+
+def test_variance_and_snr_are_right_in_the_mean_on_a_bandit():
+    rewards = np.array([1.0, 2.0, 6.0])
+    bandit = theory.TabularMDP(np.ones((1, 3, 1)), rewards[None], horizon=1)
+    _, record = run(
+        A2C,
+        bandit.vector_env(4),
+        [GradientDiagnostics(every=1)],
+        n_rollouts=120,
+        policy=LinearActorCritic,
+        **{**STEP, "learning_rate": 0.0, "n_steps": 16, "gamma": 1.0},
+    )
+    # Softmax at zero: the gradient of log π(a) is e_a - 1/3, and the advantage is the reward, since V = 0.
+    weighted = rewards[:, None] * (np.eye(3) - 1 / 3)
+    gradient = weighted.mean(axis=0)
+    variance = (np.mean(np.sum(weighted**2, axis=1)) - gradient @ gradient) / 64
+    found = [log["gradient/variance"] for log in record.logs]
+    assert abs(np.mean(found) - variance) < 4 * stats.sem(found)
+    assert stats.sem(found) < 0.1 * variance
+    # E[‖ĝ‖² - variance] is ‖E ĝ‖², of which almost nothing is cut off at 0 with so much signal.
+    squares = [log["gradient/norm"] ** 2 - log["gradient/variance"] for log in record.logs]
+    assert abs(np.mean(squares) - gradient @ gradient) < 4 * stats.sem(squares)
+    ratios = [log["gradient/snr"] * log["gradient/variance"] for log in record.logs]
+    assert ratios == pytest.approx(np.maximum(squares, 0))
+
+
+def test_advantages_are_described_as_numpy_does():
+    agent, record = run(sb3.A2C, "Pendulum-v1", [AdvantageDiagnostics(every=1)], n_steps=64)
+    advantages = agent.rollout_buffer.advantages.astype(float)
+    log = record.logs[0]
+    assert log["advantage/mean"] == pytest.approx(advantages.mean())
+    assert log["advantage/std"] == pytest.approx(advantages.std())
+    assert (log["advantage/min"], log["advantage/max"]) == (advantages.min(), advantages.max())
+    assert log["advantage/positive"] == pytest.approx(np.mean(advantages > 0))
+    assert sorted(log["advantage/distribution"].tolist()) == sorted(advantages.flatten())
+
+
+def zero(agent):
+    with th.no_grad():
+        agent.policy.action_net.weight.zero_()
+        agent.policy.action_net.bias.zero_()
+
+
+@pytest.mark.parametrize("cls", [PPO, sb3.PPO])
+def test_a_uniform_policy_has_all_the_entropy_there_can_be(cls):
+    agent = cls("MlpPolicy", "CartPole-v1", n_steps=64, learning_rate=0.0, device="cpu")
+    zero(agent)
+    record = Record()
+    agent.learn(64, CallbackList([PolicyDiagnostics(), record]), log_interval=None)
+    assert record.logs[0]["policy/entropy"] == pytest.approx(np.log(2))
+    assert record.logs[0]["policy/entropy_share"] == pytest.approx(1)
+    assert agent.logger.name_to_value["policy/kl"] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("cls", [PPO, sb3.PPO, A2C, sb3.A2C])
+def test_kl_is_that_of_the_gaussians_before_and_after_the_update(cls):
+    kept = {}
+
+    class Keep(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            kept["states"] = th.tensor(self.model.rollout_buffer.observations[:, 0].copy())
+            kept["old"] = moments(self.model.policy, kept["states"])
+
+    def moments(policy, states):
+        normal = policy.get_distribution(states).distribution
+        return normal.mean.detach().double().numpy(), normal.stddev.detach().double().numpy()
+
+    agent = cls("MlpPolicy", "Pendulum-v1", n_steps=64, learning_rate=1e-2, seed=0, device="cpu")
+    agent.learn(64, CallbackList([PolicyDiagnostics(), Keep()]), log_interval=None)
+    mean, std = kept["old"]
+    new_mean, new_std = moments(agent.policy, kept["states"])
+    # KL(N(μ, σ²) ‖ N(m, s²)) = log(s / σ) + (σ² + (μ - m)²) / (2 s²) - 1/2
+    expected = np.mean(np.log(new_std / std) + (std**2 + (mean - new_mean) ** 2) / (2 * new_std**2) - 0.5)
+    assert expected > 1e-3
+    assert agent.logger.name_to_value["policy/kl"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_kl_of_each_epoch_of_sb3s_ppo_is_that_of_a_training_which_ends_there():
+    def logged(n_epochs):
+        agent = sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, n_epochs=n_epochs, seed=0, device="cpu")
+        agent.learn(64, PolicyDiagnostics(), log_interval=None)
+        return agent.logger.name_to_value
+
+    log = logged(3)
+    assert log["policy/kl_epoch_1"] == pytest.approx(logged(1)["policy/kl"])
+    assert log["policy/kl_epoch_2"] == pytest.approx(logged(2)["policy/kl"])
+    assert "policy/kl_epoch_3" not in log
+    assert 0 < log["policy/kl_epoch_1"] < log["policy/kl"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "kwargs"),
+    [
+        (PPO, {"n_steps": 64}),
+        (PPO, {"n_steps": 64, "engine": "autograd"}),
+        (sb3.PPO, {"n_steps": 64}),
+        (REINFORCE, {}),
+        (sb3.A2C, {"use_sde": True}),
+    ],
+)
+def test_training_goes_on_as_without_them(cls, kwargs):
+    env = "Pendulum-v1" if kwargs.get("use_sde") else "CartPole-v1"
+    callbacks = [GradientDiagnostics(1), AdvantageDiagnostics(1), PolicyDiagnostics(1)]
+    watched, _ = run(cls, env, callbacks, n_rollouts=2, **kwargs)
+    alone, _ = run(cls, env, [], n_rollouts=2, **kwargs)
+    np.testing.assert_array_equal(flat(watched.policy), flat(alone.policy))
+    # Neither does what was hooked in stay there.
+    assert "get" not in vars(watched.rollout_buffer)
+
+
+def test_a_rollout_is_measured_after_every_so_many_steps_and_the_first_one_always():
+    _, record = run(PPO, "CartPole-v1", [AdvantageDiagnostics(every=200)], n_rollouts=7, n_steps=64)
+    # After 64, and when 200 steps more have passed: 320.
+    seen = [log.get("advantage/mean") for log in record.logs]
+    assert [i for i in range(7) if i == 0 or seen[i] != seen[i - 1]] == [0, 4]
+
+
+@pytest.mark.parametrize("cls", [PPO, sb3.PPO])
+def test_a_gaussian_that_collapses_is_warned_of_once(cls):
+    kwargs = {"policy_kwargs": {"log_std_init": -4.0}, "n_steps": 64, "learning_rate": 0.0}
+    with pytest.warns(
+        UserWarning, match=r"action dimension 0 has fallen to 0\.018 after 64 steps.*below 0\.02"
+    ) as seen:
+        run(cls, "Pendulum-v1", [PolicyDiagnostics(every=1)], n_rollouts=2, **kwargs)
+    assert len(seen) == 1
+    # Pendulum's torques reach to 2, so that σ = 0.018 is under a hundredth of them; it is above a 200th.
+    _, record = run(cls, "Pendulum-v1", [PolicyDiagnostics(collapsed=0.005)], **kwargs)
+    assert record.logs[0]["policy/std_0"] == pytest.approx(np.exp(-4))
+
+
+def test_they_serve_dict_observations_whole_episodes_and_other_packages(tmp_path):
+    from sb3_contrib import TRPO
+    from stable_baselines3.common.envs import SimpleMultiObsEnv
+
+    everything = [GradientDiagnostics(), AdvantageDiagnostics(), PolicyDiagnostics()]
+    for cls, policy, env in (
+        (PPO, "MultiInputPolicy", SimpleMultiObsEnv(random_start=False)),
+        (REINFORCE, "MlpPolicy", make_vec_env("CartPole-v1", 3)),
+        (TRPO, "MlpPolicy", "CartPole-v1"),
+    ):
+        kwargs = {} if cls is REINFORCE else {"n_steps": 128}
+        _, record = run(cls, env, everything, policy=policy, **kwargs)
+        assert {"gradient/snr", "advantage/std", "policy/entropy_share"} <= set(record.logs[0])
+
+
+def test_the_picture_of_a_uniform_policy_over_three_actions_is_the_middle_of_the_simplex(tmp_path):
+    mdp = theory.TabularMDP.random(n_states=2, n_actions=3, seed=0, horizon=4)
+    picture = PolicyPicture(every=1, state_names=["left", "right"], action_names=["a", "b", "c"])
+    agent = A2C("MlpPolicy", mdp.vector_env(2), n_steps=8, learning_rate=0.0, device="cpu")
+    zero(agent)
+    agent.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    agent.learn(48, picture, log_interval=1)
+    agent.logger.close()
+    assert picture.timesteps == [16, 32, 48]
+    assert np.stack(picture.probabilities) == pytest.approx(np.full((3, 2, 3), 1 / 3))
+    axes = picture.figure().axes[0]
+    drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert drawn["left"] == pytest.approx(np.tile([0.5, np.sqrt(0.75) / 3], (3, 1)))
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["policy/picture"]
+
+
+def test_more_states_are_drawn_as_a_table_of_their_probabilities():
+    picture = PolicyPicture(states=np.zeros((5, 4)), every=1)
+    agent, _ = run(PPO, "CartPole-v1", [picture], n_steps=64, learning_rate=0.0)
+    (image,) = picture.figure().axes[0].images
+    expected = agent.policy.get_distribution(th.zeros(5, 4)).distribution.probs.detach().numpy()
+    assert np.asarray(image.get_array()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GradientDiagnostics(every=0), "every"),
+        (lambda: GradientDiagnostics(n_blocks=1), "n_blocks"),
+        (lambda: PolicyDiagnostics(collapsed=-1), "collapsed"),
+        (lambda: PolicyDiagnostics(n_states=0), "n_states"),
+    ],
+)
+def test_arguments_out_of_range_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("callback", "env", "message"),
+    [
+        (PolicyPicture(), "CartPole-v1", r"`states` must be given"),
+        (PolicyPicture(states=np.zeros((2, 3))), "CartPole-v1", r"shape \(n, 4\).*\(2, 3\)"),
+        (PolicyPicture(states=np.zeros((2, 4)), action_names=["left"]), "CartPole-v1", r"`action_names` must be 2"),
+        (PolicyPicture(states=np.zeros((2, 3))), "Pendulum-v1", "Discrete actions"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_training(callback, env, message):
+    agent = PPO("MlpPolicy", env, n_steps=64, device="cpu")
+    with pytest.raises(ValueError, match=message):
+        agent.learn(64, callback)
+    assert agent.num_timesteps == 0
+
+
+def test_other_algorithms_are_refused():
+    from sb3_contrib import MaskablePPO, RecurrentPPO
+    from sb3_contrib.common.envs import InvalidActionEnvDiscrete
+
+    with pytest.raises(ValueError, match=r"is for on-policy algorithms.*not DQN"):
+        sb3.DQN("MlpPolicy", "CartPole-v1", device="cpu").learn(10, GradientDiagnostics())
+    with pytest.raises(ValueError, match="recurrent policies, which RecurrentPPO has"):
+        RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, device="cpu").learn(8, PolicyDiagnostics())
+    masked = MaskablePPO("MlpPolicy", InvalidActionEnvDiscrete(dim=4, n_invalid_actions=1), n_steps=8, device="cpu")
+    with pytest.raises(ValueError, match="masked actions, which MaskablePPO has"):
+        masked.learn(8, PolicyDiagnostics())
+    with pytest.raises(ValueError, match="no policy to draw"):
+        PolicyPicture().figure()
