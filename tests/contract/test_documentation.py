@@ -10,8 +10,10 @@ from pg_zoo.cell import Cell, run_cell
 from pg_zoo.report import write_report
 
 ROOT = Path(__file__).parents[2]
-CODE = ("benchmark", "diagnostics", "environments", "plugins", "speed", "theory")
-PAGES = ["README.md", *(f"docs/{page}.md" for page in CODE)]
+PAGES = [
+    "README.md",
+    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text()),
+]
 
 
 def run_a_benchmark():
@@ -39,6 +41,6 @@ def test_the_python_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monke
 
 
 def test_every_link_between_pages_leads_somewhere():
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,23 @@
+"""What mkdocs needs to know of this repository: the benchmarks' results are pages too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add benchmarks/results to the site, where the pages' links look for them."""
+    for path in sorted((ROOT / "benchmarks" / "results").iterdir()):
+        if path.suffix in (".md", ".png"):
+            files.append(File.generated(config, f"benchmarks/results/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """In the repository, docs and benchmarks are neighbours; in the site, the one is in the other."""
+    return markdown.replace("](../benchmarks/", "](benchmarks/") if "/" not in page.file.src_uri else markdown
