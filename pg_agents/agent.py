@@ -778,7 +778,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, rate)
         if self.separate_critic and self.value_learning_rate is not None:
-            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
+            # Of ours, so unlike SB3's it ends at its last value: see `coefficient`.
+            rate = FloatSchedule(self.value_learning_rate)(max(self._current_progress_remaining, 0.0))
             self.policy.optimizer.param_groups[1]["lr"] = rate
             self._logger.record("train/value_learning_rate", rate)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ __all__ = ["AdvantageDiagnostics", "GradientDiagnostics", "PolicyDiagnostics", "
 
 _TENSORBOARD_ONLY = ("stdout", "log", "json", "csv")
 _MAX_STATES = 12  # whose paths can be told apart in one picture
+_MAX_NAMES = 40  # that find room beside it
 
 
 class _Diagnostic(BaseCallback):
@@ -41,9 +43,21 @@ class _Diagnostic(BaseCallback):
         super().__init__(verbose)
         check_number("every", every, at_least=1, integer=True)
         self.every = every
+        self._watched: Any = None
         self._measured_at = -np.inf
 
     def _on_training_start(self) -> None:
+        self._check_model()
+        # Whoever goes on with `reset_num_timesteps=False` goes on here too.
+        if self.num_timesteps == 0 or self.model is not self._watched:
+            self._watched = self.model
+            self._restart()
+
+    def _restart(self) -> None:
+        """Forget what was seen of another training."""
+        self._measured_at = -np.inf
+
+    def _check_model(self) -> None:
         name, model = type(self).__name__, self.model
         if not isinstance(model, OnPolicyAlgorithm):
             raise ValueError(
@@ -52,7 +66,6 @@ class _Diagnostic(BaseCallback):
         for attribute, kind in (("hidden_states_pi", "recurrent policies"), ("action_masks", "masked actions")):
             if hasattr(model.rollout_buffer, attribute):
                 raise ValueError(f"{name} does not know {kind}, which {type(model).__name__} has.")
-        self._measured_at = -np.inf
 
     def _on_step(self) -> bool:
         return True
@@ -79,23 +92,34 @@ class _Diagnostic(BaseCallback):
     @property
     def _steps(self) -> np.ndarray:
         """Numbers of the steps that are trained on, environment after environment."""
-        counted = getattr(self._buffer, "counted", None)
         buffer = self._buffer
+        counted = getattr(buffer, "counted", None)
         return np.arange(buffer.pos * buffer.n_envs) if counted is None else np.flatnonzero(counted.T)
 
     def _stored(self, name: str, steps: np.ndarray) -> Any:
         """What the rollout holds of these steps, as tensors on the agent's device."""
         stored = getattr(self._buffer, name)
+        env, time = np.divmod(steps, self._buffer.pos)
         if isinstance(stored, dict):
-            chosen: Any = {key: self._buffer.swap_and_flatten(array)[steps] for key, array in stored.items()}
-        else:
-            chosen = self._buffer.swap_and_flatten(stored)[steps]
-        return obs_as_tensor(chosen, self.model.device)
+            return obs_as_tensor({key: array[time, env] for key, array in stored.items()}, self.model.device)
+        return obs_as_tensor(stored[time, env], self.model.device)
+
+    @contextmanager
+    def _acting(self) -> Iterator[ActorCriticPolicy]:
+        """The policy as it acts: dropout would draw numbers, and batch normalisation learn, and change the training."""
+        policy = self._policy
+        training = policy.training
+        policy.set_training_mode(False)
+        try:
+            with unchecked_distributions():
+                yield policy
+        finally:
+            policy.set_training_mode(training)
 
     def _distribution(self, observations: Any) -> Distribution:
-        with th.no_grad(), unchecked_distributions():
+        with th.no_grad(), self._acting() as policy:
             # SB3's policies give the same object each time, with another distribution in it.
-            return copy.copy(self._policy.get_distribution(observations))
+            return copy.copy(policy.get_distribution(observations))
 
 
 class GradientDiagnostics(_Diagnostic):
@@ -127,21 +151,19 @@ class GradientDiagnostics(_Diagnostic):
         self.n_blocks = n_blocks
         self._last: th.Tensor | None = None
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
+    def _restart(self) -> None:
+        super()._restart()
         self._last = None
 
     def _measure(self) -> None:
         steps = self._steps
         blocks = np.array_split(steps, min(self.n_blocks, len(steps)))
-        advantages = self._stored("advantages", steps).flatten()
+        advantages = self._stored("advantages", steps)
         if getattr(self.model, "normalize_advantage", False) and len(steps) > 1:
             advantages = normalise(advantages)
-        cuts = np.cumsum([len(block) for block in blocks])[:-1].tolist()
+        weights = th.tensor_split(advantages, len(blocks))
         shares = th.tensor([len(block) / len(steps) for block in blocks])
-        gradients = th.stack(
-            [self._gradient(block, of) for block, of in zip(blocks, th.tensor_split(advantages, cuts), strict=True)]
-        ).cpu()
+        gradients = th.stack([self._gradient(*block) for block in zip(blocks, weights, strict=True)]).cpu()
         mean = shares @ gradients
         squared = float(mean @ mean)
         self.logger.record("gradient/norm", squared**0.5)
@@ -157,10 +179,10 @@ class GradientDiagnostics(_Diagnostic):
 
     def _gradient(self, steps: np.ndarray, advantages: th.Tensor) -> th.Tensor:
         """1/n Σ_i Â_i ∇ log π(a_i|s_i) over the n given steps, flattened."""
-        policy, actions = self._policy, self._stored("actions", steps)
-        if isinstance(policy.action_space, spaces.Discrete):
+        actions = self._stored("actions", steps).float()  # as an update gets them
+        if isinstance(self._policy.action_space, spaces.Discrete):
             actions = actions.long().flatten()
-        with unchecked_distributions():
+        with self._acting() as policy:
             _, log_prob, _ = policy.evaluate_actions(self._stored("observations", steps), actions)
         parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         objective = (advantages * log_prob).mean()
@@ -192,7 +214,7 @@ class AdvantageDiagnostics(_Diagnostic):
         super().__init__(every, verbose)
 
     def _measure(self) -> None:
-        advantages = self._stored("advantages", self._steps).flatten().double().cpu()
+        advantages = self._stored("advantages", self._steps).double().cpu()
         for name, value in (
             ("mean", advantages.mean()),
             ("std", advantages.std(correction=0)),
@@ -242,7 +264,12 @@ class PolicyDiagnostics(_Diagnostic):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        # An update that was interrupted has left them.
         self._before = None
+        vars(self._buffer).pop("get", None)
+
+    def _restart(self) -> None:
+        super()._restart()
         self._warned = set()
 
     def _on_rollout_start(self) -> None:
@@ -267,8 +294,9 @@ class PolicyDiagnostics(_Diagnostic):
         normal = getattr(old, "distribution", None)
         if isinstance(normal, th.distributions.Normal):
             self._record_deviations(normal.stddev.reshape(len(steps), -1).mean(dim=0).tolist())
-        if not isinstance(self.model, PolicyGradient) and getattr(self.model, "n_epochs", 1) > 1:
-            self._watch_epochs()
+        n_epochs = getattr(self.model, "n_epochs", 1)
+        if n_epochs > 1 and not isinstance(self.model, PolicyGradient):
+            self._watch_epochs(n_epochs)
 
     def _record_deviations(self, deviations: list[float]) -> None:
         space, squashed = self._policy.action_space, self._policy.squash_output
@@ -293,22 +321,24 @@ class PolicyDiagnostics(_Diagnostic):
         divergence = kl_divergence(old, self._distribution(observations))
         return float(divergence.reshape(divergence.shape[0], -1).sum(dim=1).mean())
 
-    def _watch_epochs(self) -> None:
+    def _watch_epochs(self, n_epochs: int) -> None:
         """Measure whenever the update begins to read the rollout again: SB3's callbacks are silent in an update."""
         buffer, read, logger = self._buffer, self._buffer.get, self.logger
         n_reads = 0
 
         def get(batch_size: int | None = None) -> Any:
             nonlocal n_reads
-            if n_reads > 0:
+            if n_reads > 0 and self._before is not None:
                 logger.record(f"policy/kl_epoch_{n_reads}", self._kl(), exclude="stdout")
             n_reads += 1
+            if n_reads == n_epochs:
+                vars(buffer).pop("get", None)
             return read(batch_size)
 
         buffer.get = get  # type: ignore[method-assign]
 
     def _finish_update(self) -> None:
-        vars(self._buffer).pop("get", None)
+        vars(self._buffer).pop("get", None)  # where it ended before its last epoch
         if self._before is not None:
             self.logger.record("policy/kl", self._kl())
             self._before = None
@@ -355,9 +385,11 @@ class PolicyPicture(_Diagnostic):
         self.timesteps: list[int] = []
         self.probabilities: list[np.ndarray] = []
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
+    def _check_model(self) -> None:
+        super()._check_model()
         observations, actions = self.model.observation_space, self.model.action_space
+        if isinstance(observations, spaces.Dict):
+            raise ValueError("PolicyPicture does not know Dict observations.")
         if not isinstance(actions, spaces.Discrete):
             raise ValueError(f"PolicyPicture draws the probabilities of Discrete actions, not of {actions}.")
         if self.states is not None:
@@ -378,6 +410,9 @@ class PolicyPicture(_Diagnostic):
         ):
             if given is not None and len(given) != n:
                 raise ValueError(f"`{name}` must be {n} names, but is {given!r}.")
+
+    def _restart(self) -> None:
+        super()._restart()
         self.timesteps, self.probabilities = [], []
 
     def _measure(self) -> None:
@@ -406,10 +441,8 @@ class PolicyPicture(_Diagnostic):
         else:
             picture = axes.imshow(paths[-1], vmin=0, vmax=1, aspect="auto", interpolation="nearest")
             axes.set_xticks(range(n_actions), actions)
-            if n_states <= 4 * _MAX_STATES:
-                axes.set_yticks(range(n_states), states)
-            else:
-                axes.set_ylabel("state")
+            named = range(0, n_states, -(-n_states // _MAX_NAMES))
+            axes.set_yticks(named, [states[i] for i in named])
             canvas.colorbar(picture, label="probability")
         return canvas
 

@@ -1,6 +1,6 @@
 """Policies that SB3 does not have: without a critic, and Gaussian with a standard deviation that depends on the state.
 
-A2C, PPO and ReinforceBaseline use SB3's own policies, so that their files load in SB3. REINFORCE uses the
+A2C, PPO, ActorCritic and ReinforceBaseline use SB3's own policies, so that their files load in SB3. REINFORCE uses the
 `ActorPolicy` family. `policy_kwargs=dict(state_dependent_std=True)` selects, for any of them, the policy of the same
 kind whose network gives the standard deviation too.
 """

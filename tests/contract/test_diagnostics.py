@@ -1,13 +1,19 @@
 """What the diagnostic callbacks log, against parameters that SB3 itself arrives at and sums done by hand."""
 
+import pickle
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from gymnasium import spaces
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pg_agents import A2C, PPO, REINFORCE, theory
@@ -58,9 +64,44 @@ def run(cls, env, callbacks, n_rollouts=1, policy="MlpPolicy", **kwargs):
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("normalised", [False, True])
-def test_norm_and_cosine_are_those_of_the_steps_that_sb3_takes(env, normalised):
-    _, record = run(sb3.A2C, env, [GradientDiagnostics(every=1)], n_rollouts=3, normalize_advantage=normalised, **STEP)
-    gradients = np.diff(record.parameters, axis=0) / RATE
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_norm_and_cosine_are_those_of_the_steps_that_sb3_takes(env, normalised, n_envs):
+    _, record = run(
+        sb3.A2C,
+        make_vec_env(env, n_envs),
+        [GradientDiagnostics(every=1)],
+        n_rollouts=3,
+        normalize_advantage=normalised,
+        **STEP,
+    )
+    check_norms_and_cosines(record, np.diff(record.parameters, axis=0) / RATE)
+
+
+def test_of_whole_episodes_only_the_steps_that_are_trained_on_count():
+    rate = 2.0**-9  # episodes have larger gradients than steps, and must not make the policy certain
+    kwargs = {"learning_rate": rate, "n_episodes": 2, "policy_kwargs": SGD, "gamma": 0.9}
+    agent, record = run(REINFORCE, make_vec_env("CartPole-v1", 3), [GradientDiagnostics(1), Lengths()], 1, **kwargs)
+    gradients = np.diff(record.parameters, axis=0) / rate
+    assert len(gradients) >= 2
+    # REINFORCE sums over an episode's steps, where the diagnostics take the mean over all.
+    check_norms_and_cosines(record, gradients / np.array(agent.lengths)[:, None])
+
+
+class Lengths(BaseCallback):
+    """Keeps the mean length of the episodes in `agent.lengths`."""
+
+    def _on_training_start(self):
+        self.model.lengths = []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        counted = [info["l"] for info in list(self.model.ep_info_buffer)[-6:]]
+        self.model.lengths.append(np.mean(counted))
+
+
+def check_norms_and_cosines(record, gradients):
     norms = np.linalg.norm(gradients, axis=1)
     assert [log["gradient/norm"] for log in record.logs] == pytest.approx(norms, rel=2e-3)
     cosines = np.sum(gradients[1:] * gradients[:-1], axis=1) / norms[1:] / norms[:-1]
@@ -86,11 +127,9 @@ def test_variance_and_snr_are_right_in_the_mean_on_a_bandit():
     found = [log["gradient/variance"] for log in record.logs]
     assert abs(np.mean(found) - variance) < 4 * stats.sem(found)
     assert stats.sem(found) < 0.1 * variance
-    # E[‖ĝ‖² - variance] is ‖E ĝ‖², of which almost nothing is cut off at 0 with so much signal.
-    squares = [log["gradient/norm"] ** 2 - log["gradient/variance"] for log in record.logs]
-    assert abs(np.mean(squares) - gradient @ gradient) < 4 * stats.sem(squares)
-    ratios = [log["gradient/snr"] * log["gradient/variance"] for log in record.logs]
-    assert ratios == pytest.approx(np.maximum(squares, 0))
+    # Of ‖ĝ‖² less its noise, almost nothing is cut off at 0 with so much signal.
+    signals = [log["gradient/snr"] * log["gradient/variance"] for log in record.logs]
+    assert abs(np.mean(signals) - gradient @ gradient) < 4 * stats.sem(signals)
 
 
 def test_advantages_are_described_as_numpy_does():
@@ -180,6 +219,90 @@ def test_training_goes_on_as_without_them(cls, kwargs):
     assert "get" not in vars(watched.rollout_buffer)
 
 
+class Unsteady(FlattenExtractor):
+    """Features that differ while a policy is trained."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.changing = th.nn.Sequential(th.nn.BatchNorm1d(4), th.nn.Dropout(0.5))
+
+    def forward(self, observations):
+        return self.changing(super().forward(observations))
+
+
+@pytest.mark.parametrize("cls", [PPO, sb3.PPO, A2C, sb3.A2C])
+def test_dropout_and_batch_normalisation_are_left_alone(cls):
+    kwargs = {"n_steps": 64, "policy_kwargs": {"features_extractor_class": Unsteady}}
+    callbacks = [GradientDiagnostics(1), PolicyDiagnostics(1)]
+    watched, _ = run(cls, "CartPole-v1", callbacks, n_rollouts=2, **kwargs)
+    alone, _ = run(cls, "CartPole-v1", [], n_rollouts=2, **kwargs)
+    for name, value in alone.policy.state_dict().items():
+        assert th.equal(value, watched.policy.state_dict()[name]), name
+
+
+def test_an_interrupted_update_leaves_nothing_behind():
+    callback, agent = PolicyDiagnostics(1), sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    hook = agent.policy.optimizer.register_step_post_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(64, callback)
+    hook.remove()
+    sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu").learn(64, callback)
+    agent.learn(64)
+    pickle.dumps(agent.rollout_buffer)
+
+
+def test_who_goes_on_learning_goes_on_measuring():
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu")
+    picture = PolicyPicture(np.zeros((1, 4)), every=1)
+    agent.learn(128, picture)
+    agent.learn(64, picture, reset_num_timesteps=False)
+    assert picture.timesteps == [64, 128, 192]
+    agent.learn(64, picture)
+    assert picture.timesteps == [64]
+
+
+@pytest.mark.parametrize("cls", [PPO, sb3.PPO])
+@pytest.mark.parametrize(
+    "space",
+    [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3), spaces.Box(-1, 1, (2, 2))],
+    ids=["MultiDiscrete", "MultiBinary", "Box"],
+)
+def test_they_serve_every_action_space(cls, space):
+    everything = [GradientDiagnostics(), AdvantageDiagnostics(), PolicyDiagnostics()]
+    agent = cls("MlpPolicy", FakeEnv(space), n_steps=64, device="cpu")
+    zero(agent)
+    record = Record()
+    agent.learn(64, CallbackList([*everything, record]), log_interval=None)
+    # Uniform: log 6 of 2 x 3 actions, log 8 of three bits; σ = 1 in four dimensions.
+    entropy = {"MultiDiscrete": np.log(6), "MultiBinary": np.log(8), "Box": 2 * np.log(2 * np.pi * np.e)}
+    assert record.logs[0]["policy/entropy"] == pytest.approx(entropy[type(space).__name__], rel=1e-5)
+    assert ("policy/entropy_share" in record.logs[0]) == (not isinstance(space, spaces.Box))
+    assert record.logs[0]["gradient/norm"] > 0
+
+
+class FakeEnv(gym.Env):
+    """Random observations and rewards, episodes of 16 steps."""
+
+    observation_space = spaces.Box(-1, 1, (3,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.n = 0
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
+
+    def step(self, action):
+        self.n += 1
+        observation = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        return observation, float(self.np_random.normal()), self.n == 16, False, {}
+
+
 def test_a_rollout_is_measured_after_every_so_many_steps_and_the_first_one_always():
     _, record = run(PPO, "CartPole-v1", [AdvantageDiagnostics(every=200)], n_rollouts=7, n_steps=64)
     # After 64, and when 200 steps more have passed: 320.
@@ -200,9 +323,8 @@ def test_a_gaussian_that_collapses_is_warned_of_once(cls):
     assert record.logs[0]["policy/std_0"] == pytest.approx(np.exp(-4))
 
 
-def test_they_serve_dict_observations_whole_episodes_and_other_packages(tmp_path):
+def test_they_serve_dict_observations_whole_episodes_and_other_packages():
     from sb3_contrib import TRPO
-    from stable_baselines3.common.envs import SimpleMultiObsEnv
 
     everything = [GradientDiagnostics(), AdvantageDiagnostics(), PolicyDiagnostics()]
     for cls, policy, env in (
@@ -260,10 +382,12 @@ def test_arguments_out_of_range_are_named(make, message):
         (PolicyPicture(states=np.zeros((2, 3))), "CartPole-v1", r"shape \(n, 4\).*\(2, 3\)"),
         (PolicyPicture(states=np.zeros((2, 4)), action_names=["left"]), "CartPole-v1", r"`action_names` must be 2"),
         (PolicyPicture(states=np.zeros((2, 3))), "Pendulum-v1", "Discrete actions"),
+        (PolicyPicture(states=np.zeros((2, 3))), SimpleMultiObsEnv(), "Dict observations"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_training(callback, env, message):
-    agent = PPO("MlpPolicy", env, n_steps=64, device="cpu")
+    policy = "MlpPolicy" if isinstance(env, str) else "MultiInputPolicy"
+    agent = PPO(policy, env, n_steps=64, device="cpu")
     with pytest.raises(ValueError, match=message):
         agent.learn(64, callback)
     assert agent.num_timesteps == 0

@@ -146,6 +146,22 @@ def test_with_a_wrong_critic_bias_falls_and_variance_rises_with_lambda():
     assert differs(high, low)
 
 
+def test_with_an_untrained_critic_bias_falls_and_variance_rises_with_lambda():
+    longer, zeros = theory.TabularMDP.random(3, 2, seed=10, ends=0.1), np.zeros(3)
+    solution = longer.solve(THETA)
+    biases = [np.linalg.norm(solution.gae_gradient(zeros, number) - solution.gradient) for number in (0.0, 0.9, 1.0)]
+    assert biases[0] > 5 * biases[1] > biases[2]
+    assert biases[2] == pytest.approx(0)
+
+    def variance(gae_lambda):
+        def estimator(rollout):
+            return gae(rollout.td_errors(1.0), rollout.ends, 1.0, gae_lambda)
+
+        return gradient_study(estimator, longer, THETA, 60, critic=zeros, n_envs=8).variance
+
+    assert differs(variance(1.0), variance(0.0))
+
+
 def test_a_low_critic_makes_td_like_what_ends_the_episode():
     """V̂ = V - c: the error is c wherever the episode ends and 0 elsewhere."""
     leave = theory.TabularMDP([[[1.0], [0.5]]], [[1.0, 1.0]])  # every step pays 1, and action 1 may end it
