@@ -14,7 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 
 DOCUMENTED = set(re.findall(r"^\| `([^`]+)`", (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(), re.M))
 
@@ -52,6 +52,25 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
     )
     # TensorBoard's own keys for the metrics of the HParams page are the logged ones; CSV has the rest.
     assert {re.sub(r"_\d+$", "_{i}", key) for key in keys} == DOCUMENTED - {"hparams"}
+
+
+@pytest.mark.parametrize(
+    ("cls", "page", "kwargs"),
+    [
+        (REINFORCE, "reinforce", {"n_episodes": 1}),
+        (ReinforceBaseline, "reinforce_baseline", {"n_episodes": 1, "value_learning_rate": 1e-3}),
+        (ActorCritic, "actor_critic", {}),
+        (A2C, "a2c", {}),
+        (PPO, "ppo", {"clip_range_vf": 1.0, **TINY_PPO}),
+        (PPO, "ppo", {"kl_target": 0.01, **TINY_PPO}),
+    ],
+)
+def test_the_page_of_an_algorithm_names_what_it_logs(cls, page, kwargs, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "algorithms" / f"{page}.md").read_text()
+    keys = {re.sub(r"_\d+$", "_{i}", key) for key in logged(tmp_path, cls, "Pendulum-v1", **kwargs)}
+    own = {key for key in keys if key.startswith("train/") or (key.startswith("rollout/") and "ep_" not in key)}
+    assert {"train/loss", "rollout/saturated_actions"} <= own
+    assert own <= set(re.findall(r"`([a-z_/{}]+)`", text))
 
 
 def test_the_hparams_page_shows_the_arguments_that_were_given(tmp_path):
