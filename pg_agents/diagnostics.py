@@ -345,7 +345,7 @@ class PolicyDiagnostics(_Diagnostic):
 
 
 class PolicyPicture(_Diagnostic):
-    """Draws the policy for TensorBoard, where the actions are few: as `policy/picture`.
+    """Draws the policy for TensorBoard, where the actions are few, before a rollout and at the end: `policy/picture`.
 
     With three actions and at most 12 states, each state's path on the simplex, whose corners are the actions. Else a
     picture of the probabilities, states by actions.
@@ -415,7 +415,19 @@ class PolicyPicture(_Diagnostic):
         super()._restart()
         self.timesteps, self.probabilities = [], []
 
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps - self._measured_at >= self.every:
+            self._measure()
+
+    def _on_rollout_end(self) -> None:
+        """Nothing: the policy has not changed since the rollout began."""
+
+    def _on_training_end(self) -> None:
+        if self.num_timesteps > self._measured_at:
+            self._measure()
+
     def _measure(self) -> None:
+        self._measured_at = self.num_timesteps
         observations, _ = self._policy.obs_to_tensor(self._shown)
         found = self._distribution(observations).distribution
         assert isinstance(found, th.distributions.Categorical)
@@ -425,7 +437,7 @@ class PolicyPicture(_Diagnostic):
             self.logger.record("policy/picture", Figure(self.figure(), close=True), exclude=_TENSORBOARD_ONLY)
 
     def figure(self) -> Any:
-        """The picture as a matplotlib figure; after training, of the last policy that was looked at."""
+        """The picture as a matplotlib figure; after training, of the policy that was learnt."""
         from matplotlib.figure import Figure as Canvas
 
         if not self.probabilities:

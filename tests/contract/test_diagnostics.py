@@ -260,9 +260,11 @@ def test_who_goes_on_learning_goes_on_measuring():
     picture = PolicyPicture(np.zeros((1, 4)), every=1)
     agent.learn(128, picture)
     agent.learn(64, picture, reset_num_timesteps=False)
-    assert picture.timesteps == [64, 128, 192]
+    assert picture.timesteps == [0, 64, 128, 192]
+    learnt = agent.policy.get_distribution(th.zeros(1, 4)).distribution.probs.detach().numpy()
+    np.testing.assert_array_equal(picture.probabilities[-1], learnt)
     agent.learn(64, picture)
-    assert picture.timesteps == [64]
+    assert picture.timesteps == [0, 64]
 
 
 @pytest.mark.parametrize("cls", [PPO, sb3.PPO])
@@ -345,11 +347,11 @@ def test_the_picture_of_a_uniform_policy_over_three_actions_is_the_middle_of_the
     agent.set_logger(configure(str(tmp_path), ["tensorboard"]))
     agent.learn(48, picture, log_interval=1)
     agent.logger.close()
-    assert picture.timesteps == [16, 32, 48]
-    assert np.stack(picture.probabilities) == pytest.approx(np.full((3, 2, 3), 1 / 3))
+    assert picture.timesteps == [0, 16, 32, 48]
+    assert np.stack(picture.probabilities) == pytest.approx(np.full((4, 2, 3), 1 / 3))
     axes = picture.figure().axes[0]
     drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
-    assert drawn["left"] == pytest.approx(np.tile([0.5, np.sqrt(0.75) / 3], (3, 1)))
+    assert drawn["left"] == pytest.approx(np.tile([0.5, np.sqrt(0.75) / 3], (4, 1)))
     assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["policy/picture"]
 
 

@@ -251,6 +251,11 @@ def _conf_entries(conf_file: str, trust: bool) -> Entries:
     if conf_file.endswith((".yml", ".yaml")):
         try:
             return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
+        except yaml.constructor.ConstructorError as error:
+            raise UserError(
+                f"--conf-file {conf_file} holds Python objects, as a run's config.yml does. A hyperparameter file is "
+                "plain YAML: a mapping of environment ids to hyperparameters."
+            ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"--conf-file {conf_file} is not YAML: {error}") from error
         except OSError as error:

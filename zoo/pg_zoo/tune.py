@@ -94,10 +94,18 @@ def tune(args: argparse.Namespace) -> None:
             baselines={"the entry": first, "defaults": given} if old else {"defaults": given},
             seed=args.seed,
         )
+        begins = "the entry, the second the algorithm's defaults" if old else "the algorithm's defaults"
+        print(
+            f"{args.trials} trials of {n_timesteps:,} steps and {args.seeds} seeds, the first of which is {begins}; "
+            f"then the best {args.top} and the winner, {args.score_seeds} seeds each time.",
+            flush=True,
+        )
         search.run(args.trials, args.jobs)
         winner, hyperparams = _choose(search, folder, args)
         better = not old or _is_better(winner, hyperparams, entry, folder, args)
         found = _score(winner, hyperparams, folder, args)
+        if not better:
+            print(f"{winner} is not shown to be better than the entry, but is here as what was found:")
         if zoo is not None and (better or args.replace):
             there, written = (_entry_in(one, args) for one in (zoo, folder))
             if there not in (None, entry, written, hyperparams):
@@ -248,8 +256,9 @@ def _is_better(
     if not scores["the entry"]:
         print(f"The entry failed on {_seeds(DECISION_SEED, args)}.")
         return True
-    for who, all_scores in scores.items():
-        print(f"{who} scores {number(float(np.mean(all_scores)))} on {_seeds(DECISION_SEED, args)}.")
+    for (who, all_scores), what in zip(scores.items(), (hyperparams, entry), strict=True):
+        after = f"after {int(what['n_timesteps']):,} steps, on {_seeds(DECISION_SEED, args)}"
+        print(f"{who} scores {number(float(np.mean(all_scores)))} {after}.")
     found = statistics.difference(np.array(scores[name]), np.array(scores["the entry"]))
     print(f"The difference is {interval([found.value, found.low, found.high])}: {found.conclusion}.")
     if args.write is None:
