@@ -1,0 +1,86 @@
+"""What the examples share: a command line, trainings in parallel, and curves with bands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import safe_mean
+
+matplotlib.use("agg")  # figures are files: no display is needed
+
+FIGURES = Path(__file__).parents[1] / "docs" / "images" / "examples"
+
+
+def arguments(description: str | None, given: Sequence[str] | None, seeds: int | None) -> argparse.Namespace:
+    """The options of an example; without `seeds`, of one that has none."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
+    parser.add_argument("--scale", type=float, default=1.0, help="train so many times as long (default 1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)")
+    parser.add_argument("--output", type=Path, default=FIGURES, help="folder of the figure")
+    return parser.parse_args(given)
+
+
+def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> list[Any]:
+    """`function(*task)` for every task, in processes of one thread each; the results in the order of the tasks."""
+    tasks = list(tasks)
+    if jobs == 1:
+        return [function(*task) for task in tasks]
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes, which are started afresh
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(function, *zip(*tasks, strict=True)))
+
+
+class Progress(BaseCallback):
+    """Where a training stands at the end of each rollout.
+
+    Attributes:
+        timesteps: Environment steps.
+        seconds: Since `learn` was called.
+        returns: Mean of the last `stats_window_size` episodes.
+    """
+
+    def _on_training_start(self) -> None:
+        self.started = time.perf_counter()
+        self.timesteps, self.seconds, self.returns = [0], [0.0], [0.0]
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes = self.model.ep_info_buffer
+        if episodes:
+            self.timesteps.append(self.num_timesteps)
+            self.seconds.append(time.perf_counter() - self.started)
+            self.returns.append(safe_mean([episode["r"] for episode in episodes]))
+
+
+def draw_band(axes: Any, x: np.ndarray, curves: Sequence[np.ndarray], label: str, colour: str | None = None) -> None:
+    """The mean of curves over seeds, with its 95 % interval (Student's t)."""
+    from scipy import stats
+
+    stacked = np.stack(curves)
+    mean = stacked.mean(axis=0)
+    (line,) = axes.plot(x, mean, label=label, color=colour)
+    if len(stacked) > 1:
+        half = stats.t.ppf(0.975, len(stacked) - 1) * stats.sem(stacked, axis=0)
+        axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def save(figure: Figure, name: str, folder: Path) -> None:
+    """Write the figure, and say where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", dpi=100)
+    print(f"Wrote {folder / name}.png")
