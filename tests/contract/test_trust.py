@@ -317,5 +317,5 @@ def test_python_as_a_hyperparameter_file_needs_trust(name, folder, capsys):
 def test_yaml_never_makes_python_objects(options, folder, capsys):
     (folder / "tags.yml").write_text("CartPole-v1:\n  gamma: !!python/object/apply:os.system ['touch pwned']\n")
     assert main(["train", "--conf-file", "tags.yml", *options]) == 2
-    assert "tags.yml is not YAML: could not determine a constructor for the tag" in only_error_line(capsys)
+    assert "tags.yml holds Python objects" in only_error_line(capsys)
     assert not (folder / "pwned").exists()
