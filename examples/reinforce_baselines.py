@@ -1,0 +1,71 @@
+"""1. REINFORCE on CartPole: what reward-to-go and baselines are for.
+
+    python examples/reinforce_baselines.py    # 10 seeds; writes docs/images/examples/reinforce_baselines.png
+
+The same algorithm with ever better weights of ∇ log π: the return of the whole episode; what came after the action;
+that minus a running mean; that minus a learned V(s). Episodes end after 200 steps, so 200 is the most there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from common import arguments, draw_band, run_all, save
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.monitor import Monitor
+
+from pg_agents import REINFORCE, ReinforceBaseline
+
+N_EPISODES = 300
+VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "total return": (REINFORCE, {"estimator": "total_return"}),
+    "reward-to-go": (REINFORCE, {"estimator": "reward_to_go"}),
+    "reward-to-go, mean baseline": (REINFORCE, {"baseline": "time"}),
+    "reward-to-go, learned baseline": (ReinforceBaseline, {"value_learning_rate": 1e-2}),
+}
+
+
+def train(variant: str, seed: int, n_episodes: int) -> list[float]:
+    """The returns of the first episodes."""
+    algorithm, settings = VARIANTS[variant]
+    env = Monitor(gym.make("CartPole-v1", max_episode_steps=200))
+    model = algorithm("MlpPolicy", env, learning_rate=5e-3, n_episodes=4, seed=seed, device="cpu", **settings)
+    model.learn(200 * n_episodes, callback=StopTrainingOnMaxEpisodes(n_episodes))
+    return env.get_episode_rewards()
+
+
+def smooth(values: Sequence[float], width: int) -> np.ndarray:
+    """The mean of the last `width` values, or of as many as there are."""
+    sums = np.cumsum([0.0, *values])
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - width, 0)
+    result: np.ndarray = (sums[last] - sums[first]) / (last - first)
+    return result
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    options = arguments(__doc__, given, seeds=10)
+    n_episodes = max(int(N_EPISODES * options.scale), 2)
+    tasks = [(variant, seed, n_episodes) for variant in VARIANTS for seed in range(options.seeds)]
+    returns = dict(zip(tasks, run_all(train, tasks, options.jobs), strict=True))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="episodes", ylabel="return, mean of the last 50", ylim=(0, 205))
+    for variant in VARIANTS:
+        curves = [smooth(returns[variant, seed, n_episodes], 50) for seed in range(options.seeds)]
+        draw_band(axes, np.arange(1, n_episodes + 1), curves, variant)
+        first = [np.argmax(curve >= 195) + 1 if (curve >= 195).any() else np.inf for curve in curves]
+        print(
+            f"{variant}: last 50 episodes {np.mean([curve[-1] for curve in curves]):.0f}, "
+            f"a mean of 195 after {np.median(first):.0f} episodes (median; {np.isfinite(first).sum()} of "
+            f"{options.seeds} seeds)"
+        )
+    axes.legend(loc="lower right", frameon=False)
+    save(figure, "reinforce_baselines", options.output)
+
+
+if __name__ == "__main__":
+    main()
