@@ -33,14 +33,14 @@ def arguments(description: str | None, given: Sequence[str] | None, seeds: int |
     return parser.parse_args(given)
 
 
-def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> list[Any]:
-    """`function(*task)` for every task, in processes of one thread each; the results in the order of the tasks."""
+def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> dict[tuple[Any, ...], Any]:
+    """`function(*task)` for every task, in processes of one thread each; the results by task."""
     tasks = list(tasks)
     if jobs == 1:
-        return [function(*task) for task in tasks]
+        return {task: function(*task) for task in tasks}
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes, which are started afresh
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(function, *zip(*tasks, strict=True)))
+        return dict(zip(tasks, pool.map(function, *zip(*tasks, strict=True)), strict=True))
 
 
 class Progress(BaseCallback):

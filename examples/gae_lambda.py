@@ -9,6 +9,7 @@ variance), against the time that it takes on this machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from common import Progress, arguments, draw_band, run_all, save
@@ -34,15 +35,15 @@ def train(gae_lambda: float, seed: int, n_timesteps: int) -> tuple[list[float], 
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=10)
     n_timesteps = int(N_TIMESTEPS * options.scale)
-    tasks = [(gae_lambda, seed, n_timesteps) for gae_lambda in LAMBDAS for seed in range(options.seeds)]
-    runs = dict(zip(tasks, run_all(train, tasks, options.jobs), strict=True))
+    tasks = [(gae_lambda, seed) for gae_lambda in LAMBDAS for seed in range(options.seeds)]
+    runs = run_all(partial(train, n_timesteps=n_timesteps), tasks, options.jobs)
     grid = np.linspace(0, np.median([seconds[-1] for seconds, _ in runs.values()]), 200)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="seconds of training", ylabel="return, mean of the last 20 episodes")
     for gae_lambda in LAMBDAS:
-        curves = [np.interp(grid, *runs[gae_lambda, seed, n_timesteps]) for seed in range(options.seeds)]
+        curves = [np.interp(grid, *runs[gae_lambda, seed]) for seed in range(options.seeds)]
         draw_band(axes, grid, curves, f"λ = {gae_lambda:g}")
-        area = [np.mean(runs[gae_lambda, seed, n_timesteps][1]) for seed in range(options.seeds)]
+        area = [np.mean(runs[gae_lambda, seed][1]) for seed in range(options.seeds)]
         print(f"λ = {gae_lambda:g}: mean return over the training {np.mean(area):.0f}")
     axes.legend(frameon=False)
     save(figure, "gae_lambda", options.output)

@@ -10,6 +10,7 @@ what a number added to all rewards does where episodes are equally long.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,7 @@ def main(given: Sequence[str] | None = None) -> None:
     asked += [("horizon", (h, name)) for name in ("total_return", "reward_to_go") for h in HORIZONS]
     asked += [("lambda", number) for number in LAMBDAS]
     asked += [("offset", (offset, name)) for name in ("none", "leave_one_out") for offset in OFFSETS]
-    answers = run_all(study, [(*question, n_batches) for question in asked], options.jobs)
-    found = dict(zip(asked, answers, strict=True))
+    found = run_all(partial(study, n_batches=n_batches), asked, options.jobs)
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     (first, second), (third, fourth) = figure.subplots(2, 2)

@@ -10,6 +10,7 @@ makes the whole report.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,8 @@ def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=10)
     check_agent(SquashedPG)  # seeds, saving, callbacks, spaces: what users of SB3 rely on
     n_timesteps = int(N_TIMESTEPS * options.scale)
-    tasks = [(name, seed, n_timesteps) for name in ALGORITHMS for seed in range(options.seeds)]
-    runs = dict(zip([task[:2] for task in tasks], run_all(train, tasks, options.jobs), strict=True))
+    tasks = [(name, seed) for name in ALGORITHMS for seed in range(options.seeds)]
+    runs = run_all(partial(train, n_timesteps=n_timesteps), tasks, options.jobs)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="environment steps", ylabel="return, mean of the last 100 episodes")
     grid, means = np.linspace(0, n_timesteps, 200), []

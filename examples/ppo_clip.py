@@ -10,6 +10,7 @@ KL(π_old ‖ π) over the rollout's states, and the share of samples whose rati
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,12 @@ def epochs(objective: str, seed: int, n_epochs: int) -> list[tuple[float, float]
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=5)
     n_epochs = max(int(N_EPOCHS * options.scale), 2)
-    tasks = [(objective, seed, n_epochs) for objective in OBJECTIVES for seed in range(options.seeds)]
-    runs = dict(zip(tasks, run_all(epochs, tasks, options.jobs), strict=True))
+    tasks = [(objective, seed) for objective in OBJECTIVES for seed in range(options.seeds)]
+    runs = run_all(partial(epochs, n_epochs=n_epochs), tasks, options.jobs)
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for objective in OBJECTIVES:
-        mine = np.array([runs[objective, seed, n_epochs] for seed in range(options.seeds)])
+        mine = np.array([runs[objective, seed] for seed in range(options.seeds)])
         for axes, index in ((left, 0), (right, 1)):
             draw_band(axes, np.arange(1, n_epochs + 1), list(mine[:, :, index]), objective)
         kl, outside = mine[:, -1].mean(axis=0)

@@ -9,10 +9,12 @@ that minus a running mean; that minus a learned V(s). Episodes end after 200 ste
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pandas as pd
 from common import arguments, draw_band, run_all, save
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
@@ -38,24 +40,16 @@ def train(variant: str, seed: int, n_episodes: int) -> list[float]:
     return env.get_episode_rewards()
 
 
-def smooth(values: Sequence[float], width: int) -> np.ndarray:
-    """The mean of the last `width` values, or of as many as there are."""
-    sums = np.cumsum([0.0, *values])
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - width, 0)
-    result: np.ndarray = (sums[last] - sums[first]) / (last - first)
-    return result
-
-
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=10)
     n_episodes = max(int(N_EPISODES * options.scale), 2)
-    tasks = [(variant, seed, n_episodes) for variant in VARIANTS for seed in range(options.seeds)]
-    returns = dict(zip(tasks, run_all(train, tasks, options.jobs), strict=True))
+    tasks = [(variant, seed) for variant in VARIANTS for seed in range(options.seeds)]
+    returns = run_all(partial(train, n_episodes=n_episodes), tasks, options.jobs)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="episodes", ylabel="return, mean of the last 50", ylim=(0, 205))
     for variant in VARIANTS:
-        curves = [smooth(returns[variant, seed, n_episodes], 50) for seed in range(options.seeds)]
+        series = [pd.Series(returns[variant, seed]) for seed in range(options.seeds)]
+        curves = [one.rolling(50, min_periods=1).mean().to_numpy() for one in series]
         draw_band(axes, np.arange(1, n_episodes + 1), curves, variant)
         first = [np.argmax(curve >= 195) + 1 if (curve >= 195).any() else np.inf for curve in curves]
         print(

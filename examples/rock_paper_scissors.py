@@ -10,6 +10,7 @@ Exploitability is what the best opponent would win a round: 0 in equilibrium, 1 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch as th
@@ -56,9 +57,8 @@ def train(algorithm: str, seed: int, n_timesteps: int) -> tuple[list[int], list[
 
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=5)
-    n_timesteps = int(N_TIMESTEPS * options.scale)
-    tasks = [(algorithm, seed, n_timesteps) for algorithm in ("PPO", "DQN") for seed in range(options.seeds)]
-    runs = dict(zip([task[:2] for task in tasks], run_all(train, tasks, options.jobs), strict=True))
+    tasks = [(algorithm, seed) for algorithm in ("PPO", "DQN") for seed in range(options.seeds)]
+    runs = run_all(partial(train, n_timesteps=int(N_TIMESTEPS * options.scale)), tasks, options.jobs)
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for algorithm in ("PPO", "DQN"):
