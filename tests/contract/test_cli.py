@@ -351,6 +351,28 @@ def test_list_shows_everything_with_the_distribution_that_it_came_from(capsys):
         assert [algo, "default", "CartPole-v1"] in [[word.rstrip(",") for word in row[:3]] for row in rows]
 
 
+def test_list_shows_what_there_is_of_one_algorithm_or_of_some_environments(capsys):
+    assert main(["list", "--algo", "a2c"]) == 0
+    out = capsys.readouterr().out
+    assert [title in out for title in ("Algorithms", "Environments", "Hyperparameters", "Trained")] == [1, 0, 1, 1]
+    assert "pg/TorqueLQR-v0" in out  # all of its entries, not only the first
+    assert "ppo" not in out
+    assert main(["list", "--env", "cartpole"]) == 0
+    out = capsys.readouterr().out
+    assert [title in out for title in ("Algorithms", "Environments", "Hyperparameters", "Trained")] == [0, 1, 1, 1]
+    assert "CartPole-v0, CartPole-v1" in out
+    assert "Acrobot" not in out
+    assert main(["list", "--algo", "actor_critic", "--env", "cartpole"]) == 0
+    assert capsys.readouterr().out.strip() == "Nothing of actor_critic on an environment with 'cartpole' in its id."
+
+
+@pytest.mark.parametrize(("option", "near"), [(["--algo", "pp"], "ppo"), (["--env", "Cartpol-v1"], "CartPole-v1")])
+def test_list_says_when_there_is_no_such_name(option, near, capsys):
+    assert main(["list", *option]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"Did you mean '{near}'?" in line
+
+
 @pytest.mark.parametrize(("options", "drawn"), [([], True), (["--deterministic"], False), (["--stochastic"], True)])
 def test_evaluation_draws_actions_where_the_environment_asks_for_it_unless_the_user_says_otherwise(
     capsys, options, drawn

@@ -155,6 +155,10 @@ def test_enjoy_shows_the_shipped_agent_until_there_is_an_own_run(results, monkey
     out = capsys.readouterr().out
     assert "comes with" not in out
     assert "Loading logs/ppo/CartPole-v1_1/CartPole-v1.zip\n" in out
+    assert main([*ENJOY, "--shipped"]) == 0
+    out = capsys.readouterr().out
+    assert "This is the agent that comes with pg-agents (mean return 20.00" in out
+    assert f"Loading {folder / 'CartPole-v1.zip'}\n" in out
 
 
 @pytest.mark.parametrize("options", [["-f", "nothing"], ["--load-best"], ["--exp-id", "3"], ["--load-checkpoint", "0"]])
@@ -163,6 +167,21 @@ def test_what_was_asked_for_and_is_not_there_is_not_replaced_by_a_shipped_one(op
     (line,) = capsys.readouterr().err.splitlines()
     assert "was not found" in line
     assert line.endswith("One comes with pg-agents: pg-zoo enjoy --algo ppo --env CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--exp-id", "3"], "leave out --folder and --exp-id"),
+        (["-f", "logs"], "leave out --folder and --exp-id"),
+        (["--load-best"], "not allowed with argument"),
+        (["--env", "LunarLander-v3"], "No agent of ppo on LunarLander-v3 comes with pg-agents"),
+    ],
+)
+def test_a_shipped_agent_is_asked_for_in_one_way_and_only_where_there_is_one(options, said, capsys):
+    assert main([*ENJOY, "--shipped", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 def test_where_none_is_shipped_none_is_mentioned(capsys):

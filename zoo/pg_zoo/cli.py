@@ -125,7 +125,7 @@ def _run(args: argparse.Namespace) -> int | None:
     else:
         from pg_zoo.listing import show
 
-        show()
+        show(args.algo, args.env)
     return None
 
 
@@ -138,7 +138,7 @@ def _parser() -> _Parser:
     parser = _Parser(prog="pg-zoo", description="Train and replay policy-gradient agents.")
     parser.add_argument("--version", action="version", version=f"pg-agents {version('pg-agents')}")
     commands = parser.add_subparsers(dest="subcommand", metavar="command")
-    commands.add_parser("list", help="show algorithms, environments and hyperparameter files, and where they are from")
+    _add_list(commands.add_parser("list", help="show algorithms, environments, tuned values and trained agents"))
     _add_train(commands.add_parser("train", help="train an agent", formatter_class=_HELP))
     _add_enjoy(commands.add_parser("enjoy", help="replay a trained agent", formatter_class=_HELP))
     _add_benchmark(commands.add_parser("benchmark", help="compare algorithms over seeds", formatter_class=_HELP))
@@ -162,6 +162,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", type=int, default=1, help="0, 1, or 2, which shows tracebacks of errors")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="modules to import: they register environments")
     parser.add_argument("--env-kwargs", nargs="+", action=_StoreDict, help="environment arguments, name:value ...")
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algo", help="only of this algorithm")
+    parser.add_argument("--env", help="only of environments whose id has this in it, as Torque or cartpole")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -228,6 +233,9 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="random seed")
     add("--exp-id", type=int, default=0, help="number of the run; 0: the latest, -1: no folder for each run")
     which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--shipped", action="store_true", help="the agent that comes with pg-agents, even if there is a run of your own"
+    )
     which.add_argument("--load-best", action="store_true", help="the best model of the evaluations, not the last")
     which.add_argument("--load-checkpoint", type=int, help="the checkpoint after so many steps")
     which.add_argument("--load-last-checkpoint", action="store_true", help="the last checkpoint")

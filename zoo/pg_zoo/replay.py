@@ -103,10 +103,17 @@ def _check_display(args: argparse.Namespace) -> None:
 
 def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
     """Name and path of the model, and the folder of its run."""
-    folder = getattr(args, "folder", FOLDER)
-    shipped = _shipped(args)
-    the_last = not (args.exp_id or args.load_best or args.load_last_checkpoint) and args.load_checkpoint is None
-    if shipped and the_last and "folder" not in args:
+    folder, shipped = getattr(args, "folder", FOLDER), trained.find(args.algo, args.env)
+    if args.shipped:
+        if "folder" in args or args.exp_id:
+            raise UserError("--shipped takes the agent that comes with pg-agents: leave out --folder and --exp-id.")
+        if not shipped:
+            raise UserError(f"No agent of {args.algo} on {args.env} comes with pg-agents; `pg-zoo list` has those.")
+        folder = str(trained.AGENTS)
+        print(f"This is the agent that comes with pg-agents ({shipped}).")
+    elif get_latest_run_id(os.path.join(FOLDER, args.algo), EnvironmentName(args.env)):
+        shipped = None  # a run of the user's own goes first
+    elif shipped and not _names_a_run(args):
         folder = str(trained.AGENTS)
         print(
             f"{FOLDER} has no run of {args.algo} on {args.env}: this is the agent that comes with pg-agents "
@@ -128,11 +135,10 @@ def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
     return found
 
 
-def _shipped(args: argparse.Namespace) -> trained.Agent | None:
-    """The agent that comes with pg-agents, where there is no run of the user's own."""
-    if get_latest_run_id(os.path.join(FOLDER, args.algo), EnvironmentName(args.env)):
-        return None
-    return trained.find(args.algo, args.env)
+def _names_a_run(args: argparse.Namespace) -> bool:
+    """Whether the user wants a certain model, which no other one may stand in for."""
+    checkpoint = args.load_last_checkpoint or args.load_checkpoint is not None
+    return bool("folder" in args or args.exp_id or args.load_best or checkpoint)
 
 
 def _is_shipped(run_folder: str) -> bool:
