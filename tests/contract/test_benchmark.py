@@ -19,6 +19,7 @@ from pg_zoo import benchmark
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, run_cell
 from pg_zoo.cli import main
+from pg_zoo.errors import UserError
 
 GRID = ["--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "2", "-n", "2000", "--first-seed", "5"]
 GRID += ["--eval-points", "3", "--eval-episodes", "2", "--final-episodes", "10", "--jobs", "2"]
@@ -344,6 +345,16 @@ def test_the_exit_status_tells_of_failed_cells(monkeypatch, capsys, tmp_path):
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
+def test_failed_cells_are_named_even_if_the_report_fails(monkeypatch, capsys, tmp_path):
+    ok, failed = Cell("random", "CartPole-v1", 0, {}), Cell("ppo", "CartPole-v1", 0, {})
+    report = benchmark._failure_report(failed, tmp_path)
+    report.parent.mkdir()
+    report.write_text("Traceback\nValueError: no\n")
+    with pytest.raises(UserError, match="is not a results folder"):  # so there can be no report
+        benchmark._finish([ok, failed], [failed], tmp_path)
+    assert capsys.readouterr().err == f"pg-zoo: failed: ppo CartPole-v1 seed 0: ValueError: no ({report})\n"
+
+
 def entries(monkeypatch, **env_kwargs):
     """Hyperparameters with these arguments of the environment, by algorithm."""
     monkeypatch.setattr(benchmark, "find_entry", lambda algo, env, **_: ({"env_kwargs": env_kwargs[algo]}, "here"))
@@ -362,13 +373,16 @@ def test_algorithms_that_would_be_given_different_tasks_are_refused(monkeypatch,
     assert line.endswith(" {'sutton_barto_reward': True}, but a2c has {}.")
 
 
-def test_without_the_packages_of_the_report_a_line_says_how_to_get_it(monkeypatch, capsys, tmp_path):
+def test_without_the_packages_of_the_report_a_line_says_so_before_any_training(monkeypatch, capsys, tmp_path):
     for name in ("report", "statistics"):
         monkeypatch.delitem(sys.modules, f"pg_zoo.{name}", raising=False)
         monkeypatch.delattr(pg_zoo, name, raising=False)
     monkeypatch.setitem(sys.modules, "rliable", None)
-    cell = Cell("random", "CartPole-v1", 0, {}, final_episodes=1)
-    run_cell(cell, tmp_path / cell.path)
-    assert benchmark._finish([cell], [], tmp_path) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "pip install 'pg-agents[report]'" in line
+    said = []
+    monkeypatch.setattr(benchmark, "run_grid", lambda cells, folder, **_: said.append(capsys.readouterr()) or [])
+    assert main(["benchmark", "--algos", "random", "--envs", "CartPole-v1", "--seeds", "1", "-o", str(tmp_path)]) == 0
+    assert said[0].err == (
+        "pg-zoo: warning: A report needs the package rliable: pip install 'pg-agents[report]'. "
+        "Without it, this stores results but writes no report.\n"
+    )
+    assert capsys.readouterr().out == f"Results: {tmp_path}. Not yet a report: `pg-zoo report {tmp_path}` writes it.\n"

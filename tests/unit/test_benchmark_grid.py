@@ -143,6 +143,24 @@ def test_a_cell_that_was_made_otherwise_is_neither_kept_nor_overwritten(tmp_path
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hyperparams": {"n_timesteps": 200, "gamma": 0.5}}, "with n_timesteps 100, which now is 200"),
+        ({"final_episodes": 7}, "with final_episodes 100, which now is 7"),
+    ],
+)
+def test_other_seeds_made_otherwise_are_refused_before_any_training(tmp_path, changed, message):
+    run(tmp_path, CELLS[:2])
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=f"cells/sb3-b/pg-X-v0/seed_0 was made {message}: choose another -o"):
+        run(tmp_path, [CELLS[2], replace(CELLS[3], **changed)])
+    assert files(tmp_path) == before
+    # Of another algorithm or environment, they may be.
+    elsewhere = [replace(CELLS[3], algo="c", **changed), replace(CELLS[3], env="pg/Y-v0", **changed)]
+    assert run(tmp_path, elsewhere) == (elsewhere, [])
+
+
 def test_more_than_what_is_asked_for_does_no_harm(tmp_path):
     run(tmp_path, [replace(cell, keep_agent=True) for cell in CELLS])
     assert run(tmp_path) == ([], [])
@@ -158,10 +176,10 @@ def test_random_actions_need_no_agent_device_or_log(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"format": 2}', "was written by another version of pg-agents, in format 2 where this one has 1"),
-        ("{", "benchmark.json cannot be read"),
-        ("[]", "benchmark.json must hold a JSON object"),
-        ('{"format": 1, "grid": {}}', r"benchmark.json is damaged \(KeyError: 'algos'\): choose another -o"),
+        ('{"format": 2}', "has format 2, but this version of pg-agents reads 1: use the version that wrote it, or an"),
+        ("{", r"benchmark.json is damaged \(JSONDecodeError: .*\). Delete it and run `pg-zoo benchmark` again"),
+        ("[1]", "benchmark.json is damaged .* Delete it and run"),
+        ('{"format": 1, "grid": {}}', r"benchmark.json is damaged \(KeyError: 'algos'\). Delete it and run"),
         ('{"format": 1, "cells": []}', "benchmark.json is damaged"),
     ],
 )
@@ -172,11 +190,28 @@ def test_a_folder_of_another_version_is_left_alone(tmp_path, text, message):
     assert files(tmp_path) == {"benchmark.json"}
 
 
-def test_a_cell_that_was_tampered_with_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"cells/a/pg-X-v0/seed_0 is damaged \(JSONDecodeError: .*\). Delete it and run `pg-zoo benchmark` again"),
+        ("[]", "cells/a/pg-X-v0/seed_0 is damaged .* Delete it and run"),
+        ('{"format": 1}', r"cells/a/pg-X-v0/seed_0 is damaged \(KeyError: 'hyperparams, options'\). Delete it and run"),
+        ('{"format": 2}', "cells/a/pg-X-v0/seed_0/cell.json has format 2, but .* use the version that wrote it"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [CELLS, CELLS[2:]], ids=["itself", "other seeds"])
+def test_a_cell_that_was_tampered_with_is_named_with_the_remedy(tmp_path, text, message, wanted):
+    run(tmp_path, CELLS[:2])
+    (tmp_path / CELLS[0].path / "cell.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, wanted)
+
+
+def test_a_damaged_record_is_written_anew_once_it_is_deleted_as_the_error_says(tmp_path):
     run(tmp_path)
-    (tmp_path / CELLS[0].path / "cell.json").write_text("{")
-    with pytest.raises(UserError, match=r"cells/a/pg-X-v0/seed_0/cell.json cannot be read"):
-        run(tmp_path)
+    (tmp_path / "benchmark.json").unlink()
+    assert run(tmp_path) == ([], [])
+    assert {seed for *_, seed in asked_for(json.loads((tmp_path / "benchmark.json").read_text()))} == {0, 1}
 
 
 def test_a_file_that_the_system_has_put_there_does_no_harm(tmp_path):
@@ -226,8 +261,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"^-o/--output .*file/x cannot be written: .*Not a directory"):
+    with pytest.raises(UserError, match=r"^-o/--output .*file/x cannot be written: Not a directory; choose another -o"):
         run(tmp_path / "file/x")
+
+
+def test_the_folder_is_named_and_not_the_file_in_it_that_cannot_be_written(tmp_path):
+    (tmp_path / ".lock").mkdir()  # as would one without permission, but for root
+    with pytest.raises(UserError, match=rf"^-o/--output {tmp_path} cannot be written: Is a directory; choose another"):
+        run(tmp_path)
 
 
 def test_ctrl_c_ends_what_runs_and_says_how_to_go_on(tmp_path, capsys):

@@ -528,7 +528,10 @@ def test_the_command_writes_where_it_is_told_and_compares_with_whom_it_is_told(t
         ([], "the following arguments are required: folder (see pg-zoo report --help)"),
         (["nowhere"], "nowhere is not a results folder: it has no benchmark.json, which `pg-zoo benchmark` writes."),
         (["runs", "--baseline", "sb3/pp"], "--baseline: Unknown algorithm 'sb3/pp'. Known: ppo, random."),
-        (["runs", "-o", "runs/benchmark.json"], "[Errno 20] Not a directory: 'runs/benchmark.json/figures'"),
+        (
+            ["runs", "-o", "runs/benchmark.json"],
+            "-o/--output runs/benchmark.json cannot be written: Not a directory; choose another -o/--output.",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, message):
@@ -553,7 +556,8 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert main(["report", str(folder)]) == 2
-    assert capsys.readouterr().err == "pg-zoo: error: [Errno 28] No space left on device\n"
+    said = f"-o/--output {folder} cannot be written: No space left on device; choose another -o/--output."
+    assert capsys.readouterr().err == f"pg-zoo: error: {said}\n"
     assert (folder / "cells.csv").read_text() == "old"
     assert not list(folder.rglob(".*"))
 

@@ -139,8 +139,11 @@ FIRST = "cells/ppo/A-v0/seed_0"
         (lambda f: (f / "benchmark.json").unlink(), "runs is not a results folder: it has no benchmark.json"),
         (lambda f: (f / "cells").rename(f / "kept"), "runs has no finished cell yet: let `pg-zoo benchmark"),
         (lambda f: changed(f / "benchmark.json", format=2), r"benchmark.json has format 2, .* reads 1"),
-        (lambda f: changed(f / "benchmark.json", grid={}), r"benchmark.json is damaged \(KeyError: 'algos'\)"),
-        (lambda f: (f / "benchmark.json").write_text("[]"), "benchmark.json is damaged"),
+        (
+            lambda f: changed(f / "benchmark.json", grid={}),
+            r"benchmark.json is damaged \(KeyError: 'algos'\). Delete it",
+        ),
+        (lambda f: (f / "benchmark.json").write_text("[]"), "benchmark.json is damaged .* Delete it and run"),
         (lambda f: changed(f / FIRST / "cell.json", format=0), "seed_0/cell.json has format 0"),
         (
             lambda f: (f / FIRST / "cell.json").write_text("{"),

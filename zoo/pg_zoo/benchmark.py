@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import shutil
@@ -25,10 +26,20 @@ from pg_agents import registry
 from pg_agents.checks import check_number
 from pg_zoo.backends import BACKENDS, Backend, connected_to_ray
 from pg_zoo.cell import MAX_SEED, Cell, command_line, resolved
-from pg_zoo.errors import UserError, one_line
+from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
-from pg_zoo.storage import FORMAT, RANDOM, RECORD, UNFINISHED, asked_for, resumable, write_whole
+from pg_zoo.storage import (
+    FORMAT,
+    RANDOM,
+    RECORD,
+    UNFINISHED,
+    asked_for,
+    read_cell,
+    read_record,
+    resumable,
+    write_whole,
+)
 
 
 def benchmark(args: argparse.Namespace) -> int:
@@ -42,24 +53,28 @@ def benchmark(args: argparse.Namespace) -> int:
     """
     folder = Path(args.output)
     cells = _cells(args)
+    try:
+        importlib.import_module("pg_zoo.report")
+    except UserError as error:  # says which package is missing, and how to get it
+        warn(f"{error} Without it, this stores results but writes no report.")
     with connected_to_ray(args.ray_address) if args.backend == "ray" else nullcontext():
         failed = run_grid(cells, folder, jobs=args.jobs, backend=args.backend)
     return _finish(cells, failed, folder)
 
 
 def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
-    """Write the report and name the cells that failed."""
-    if len(failed) < len(cells):
-        try:
-            from pg_zoo.report import write_report
-        except UserError as error:  # says which package is missing, and how to get it
-            print(error)
-        else:
-            with one_line(OSError):
-                print(*write_report(folder), sep="\n")
+    """Name the cells that failed, and write the report."""
     for cell in failed:
         path = _failure_report(cell, folder)
         print(f"pg-zoo: failed: {cell}: {_last_line(path.read_text(encoding='utf-8'))} ({path})", file=sys.stderr)
+    if len(failed) < len(cells):
+        try:
+            from pg_zoo.report import write_report
+        except UserError:
+            print(f"Results: {folder}. Not yet a report: `pg-zoo report {folder}` writes it.")
+        else:
+            with one_line(OSError):
+                print(*write_report(folder), sep="\n")
     return 1 if failed else 0
 
 
@@ -78,14 +93,15 @@ def run_grid(
         The cells that have failed; `failed/` has a file for each with its traceback.
 
     Raises:
-        UserError: The folder cannot be written, is of another version, is in use, or has one of the cells with other
-            hyperparameters.
+        UserError: The folder cannot be written, is damaged, of another version, or in use, or has cells of the same
+            algorithm and environment with other hyperparameters.
     """
     run = BACKENDS[backend] if isinstance(backend, str) else backend
-    with one_line(OSError):
-        _check_format(folder)
+    if (folder / RECORD).exists():
+        read_record(folder)
     failed = []
     with resumable(folder):
+        _check_repetitions(cells, folder)
         missing = [cell for cell in cells if not _is_finished(cell, folder)]
         for unfinished in folder.glob(f"cells/*/*/{UNFINISHED}seed_*"):
             shutil.rmtree(unfinished)
@@ -171,25 +187,26 @@ def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -
 # What is in the folder
 
 
-def _check_format(folder: Path) -> None:
-    path = folder / RECORD
-    if path.exists():
-        found = _read(path).get("format")
-        if found != FORMAT:
-            raise UserError(
-                f"{folder} was written by another version of pg-agents, in format {found!r} where this one has "
-                f"{FORMAT}: choose another -o."
+def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
+    """Refuse cells that would be no repetitions of those of the same algorithm and environment in the folder.
+
+    Raises:
+        UserError: They were made in another way, with whatever seed: no report could put them together.
+    """
+    for cell in {(cell.algo, cell.env): cell for cell in reversed(cells)}.values():
+        for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
+            record = read_cell(path, ("hyperparams", "options"))
+            _check_same(
+                path.parent, {**record["hyperparams"], **record["options"]}, {**cell.hyperparams, **cell.options}
             )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} must hold a JSON object.")
-    return found
+def _check_same(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
+    for name in sorted(made.keys() | asked.keys()):
+        if made.get(name) != asked.get(name):
+            raise UserError(
+                f"{path} was made with {name} {made.get(name)!r}, which now is {asked.get(name)!r}: choose another -o."
+            )
 
 
 def _is_finished(cell: Cell, folder: Path) -> bool:
@@ -201,21 +218,15 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
     path = folder / cell.path
     if not path.exists():
         return False
-    record = _read(path / "cell.json")
-    if record.get("format") != FORMAT:
-        raise UserError(f"{path} is in format {record.get('format')!r} where this version has {FORMAT}.")
-    made = {**record.get("hyperparams", {}), **record.get("options", {})}
+    record = read_cell(path / "cell.json", ("hyperparams", "options", "device"))
+    made = {**record["hyperparams"], **record["options"]}
     asked = {**cell.hyperparams, **cell.options}
     if cell.algo != RANDOM:
-        made["device"], asked["device"] = record.get("device"), cell.device
+        made["device"], asked["device"] = record["device"], cell.device
         for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
             # More than what is asked for does no harm.
             made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True
-    for name in sorted(made.keys() | asked.keys()):
-        if made.get(name) != asked.get(name):
-            raise UserError(
-                f"{path} was made with {name} {made.get(name)!r}, which now is {asked.get(name)!r}: choose another -o."
-            )
+    _check_same(path, made, asked)
     return True
 
 
@@ -225,11 +236,8 @@ def _write_record(cells: Sequence[Cell], folder: Path) -> None:
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     wanted = {(cell.algo, cell.env, cell.seed) for cell in cells}
     if path.exists():
-        try:
-            record = _read(path)
-            before, commands, created = asked_for(record), record["command"].split("; "), record["created"]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): choose another -o.") from error
+        record = read_record(folder, ("command", "created"))
+        before, commands, created = asked_for(record), str(record["command"]).split("; "), record["created"]
         if not before <= wanted:  # the earlier commands are still needed to make all
             command = "; ".join(dict.fromkeys([*commands, command]))
         wanted |= before

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.storage import RANDOM, write_whole
+from pg_zoo.storage import RANDOM, write_whole, writing
 
 try:
     import rliable  # noqa: F401  # which the statistics take when they need it
@@ -50,7 +50,7 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
 
     Raises:
         UserError: There are no results that can be read, or the baseline is not among them.
-        OSError: A file cannot be written; it is as it was before.
+        OSError: A file cannot be written, as its message says; the file is as it was before.
     """
     results = read(folder)
     findings = Findings(results, pairs(results.algos, baseline, has_random=RANDOM in {*results.cells.algo}))
@@ -60,8 +60,9 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
     files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()}
     files |= {"report.md": markdown(blocks).encode(), "report.html": page(_title(results), blocks).encode()}
     target = Path(output or folder)
-    for name, data in files.items():
-        write_whole(target / name, data)
+    with writing(target, "-o/--output"):
+        for name, data in files.items():
+            write_whole(target / name, data)
     return [
         *(note.replace("`", "") for note in findings.notes()),
         *(f"{algo} against {baseline}: {findings.tally(algo, baseline)}." for algo, baseline in findings.pairs),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pg_zoo.errors import UserError
-from pg_zoo.storage import RANDOM, RECORD, asked_for, check_format, damaged, read_cell
+from pg_zoo.storage import RANDOM, RECORD, asked_for, damaged, read_cell, read_record
 
 CELLS = [
     *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),
@@ -170,14 +170,7 @@ def _read_grid(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
         raise UserError(f"{folder} is not a results folder: it has no benchmark.json, which `pg-zoo benchmark` writes.")
-    try:
-        grid = json.loads(path.read_text(encoding="utf-8"))
-        check_format(grid, path)
-        asked_for(grid)
-        str(grid["command"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
-    return dict(grid)
+    return read_record(folder, ["command"])
 
 
 def _check_repetitions(details: list[dict[str, Any]]) -> None:

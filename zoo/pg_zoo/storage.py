@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pg_zoo.errors import UserError
+from pg_zoo.errors import UserError, one_line
 
 FORMAT = 1  # of a cell's folder and of a results folder
 RANDOM = "random"  # the algorithm that acts at random and learns nothing
 RECORD = "benchmark.json"  # what a results folder is of
+COMMIT = "pg-agents commit"  # among versions: the code that ran, where that is of a git checkout
 UNFINISHED = "."  # what names of files and folders start with that are being filled
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -89,6 +90,30 @@ def asked_for(record: dict[str, Any]) -> set[tuple[str, str, int]]:
     return set(itertools.product([*grid["algos"], RANDOM], grid["envs"], grid["seeds"]))
 
 
+def read_record(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """What the `benchmark.json` of a results folder says.
+
+    Args:
+        folder: The results folder.
+        needed: What it must have, besides what `asked_for` takes.
+
+    Raises:
+        UserError: It cannot be read, is damaged, or of another version.
+    """
+    path = folder / RECORD
+    try:
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
+        check_format(record, path)
+        asked_for(record)
+        _check_has(record, needed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}). "
+            "Delete it and run `pg-zoo benchmark` again, which writes it anew and keeps what has finished."
+        ) from error
+    return record
+
+
 def read_cell(path: Path, needed: Iterable[str]) -> dict[str, Any]:
     """What the `cell.json` of a finished cell says.
 
@@ -102,11 +127,15 @@ def read_cell(path: Path, needed: Iterable[str]) -> dict[str, Any]:
     try:
         cell = dict(json.loads(path.read_text(encoding="utf-8")))
         check_format(cell, path)
-        if lacking := sorted({*needed} - cell.keys()):
-            raise KeyError(", ".join(lacking))
+        _check_has(cell, needed)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
     return cell
+
+
+def _check_has(stored: dict[str, Any], needed: Iterable[str]) -> None:
+    if lacking := sorted({*needed} - stored.keys()):
+        raise KeyError(", ".join(lacking))
 
 
 def check_format(stored: dict[str, Any], path: Path) -> None:
@@ -119,7 +148,7 @@ def check_format(stored: dict[str, Any], path: Path) -> None:
     if stored["format"] != FORMAT:
         raise UserError(
             f"{path} has format {stored['format']!r}, but this version of pg-agents reads {FORMAT}: "
-            "use the version that wrote it."
+            "use the version that wrote it, or another folder."
         )
 
 
@@ -132,17 +161,30 @@ def damaged(path: Path, error: Exception) -> UserError:
 
 
 @contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Say of a file or folder that cannot be written which option chose it, and not which part of it failed.
+
+    Raises:
+        OSError: With a message that is one line for the user.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{option} {path} cannot be written: {error.strerror or error}; choose another {option}."
+        ) from error
+
+
+@contextmanager
 def resumable(folder: Path) -> Iterator[None]:
     """Be the only command that writes to a results folder; a disk that fails is told in one line.
 
     Raises:
         UserError: Another command is writing there, or the folder cannot be written.
     """
-    try:
+    with one_line(OSError), writing(folder, "-o/--output"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / f"{UNFINISHED}lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"-o/--output {folder} cannot be written: {error}.") from error
     try:
         with lock:
             _claim(lock.fileno(), folder)
