@@ -312,16 +312,19 @@ class PolicyGradient(OnPolicyAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_engine_in_use", "_own_generator", "_unlogged"]
+        return [*super()._excluded_save_params(), "_engine_in_use", "_own_generator", "_unlogged", "_on_epoch"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `copy` and `pickle` take along: all but the engine, which holds addresses and is made anew."""
+        """What `copy` and `pickle` take along: not the engine, which holds addresses and is made anew, nor watchers."""
         self._log_unlogged()
-        return {name: value for name, value in vars(self).items() if name not in ("_engine_in_use", "_unlogged")}
+        of_this_process = "_engine_in_use", "_unlogged", "_on_epoch"
+        return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     # The engine, and what it needs
 
     _engine_in_use: Engine | None = None
+    # For diagnostics: what engines call before each epoch of an update.
+    _on_epoch: Callable[[], None] | None = None
     _own_generator: np.random.Generator | None = None
 
     @property

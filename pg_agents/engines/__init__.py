@@ -66,7 +66,7 @@ class Engine(Protocol):
         ...
 
     def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
-        """Train on `agent.rollout_buffer`.
+        """Train on `agent.rollout_buffer`, and call `agent._on_epoch` before each epoch if it is not None.
 
         Returns:
             A function that gives what to log, by the key without its `train/` prefix.

@@ -150,6 +150,8 @@ class AutogradEngine:
         ent_coef, vf_coef = agent.coefficient("ent_coef"), agent.coefficient("vf_coef")
         scale, stop = agent.loss_scale, False
         for epoch in range(agent.n_epochs):
+            if agent._on_epoch is not None:
+                agent._on_epoch()
             epoch_kl = []
             for samples in agent.rollout_buffer.get(agent.batch_size):
                 batch = evaluate(agent, samples)

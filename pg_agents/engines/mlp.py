@@ -678,6 +678,8 @@ _ARRAYS = (
     *("observations", "actions", "old_log_probs", "advantages", "returns", "old_values", "samples", "coefficients"),
     *("log_probs", "entropies", "values", "scaled_advantages", "norms", "progress", "squares"),
 )
+# Of those, what has a row for each epoch.
+_BY_EPOCH = ("samples", "log_probs", "entropies", "values", "scaled_advantages", "norms")
 
 
 class _Update:
@@ -696,7 +698,7 @@ class _Update:
         self.n_samples, self.n_steps, self.n_envs = int(n_samples), int(n_steps), int(n_envs)
         self.batch_size = int(agent.batch_size or n_samples)
         table = self.table = np.zeros(1, kernels.UPDATE)
-        table["n_samples"], table["n_epochs"], table["batch_size"] = n_samples, n_epochs, self.batch_size
+        table["n_samples"], table["batch_size"] = n_samples, self.batch_size
         table["n_steps"], table["n_envs"] = n_steps, n_envs
         self.trains_critic = agent.has_critic and bool(program.policies[0]["has_critic"])
         table["trains_critic"], table["normalize_advantage"] = self.trains_critic, agent.normalize_advantage
@@ -739,13 +741,10 @@ class _Update:
         """
         agent, program, kernels = self.agent, self.program, self.program.kernels
         program.bind_optimizer(self.trains_critic)
-        can_share = self.trains_critic and agent._n_threads > 1
-        if can_share and self.samples.size * program.n_parameters > _WORTH_A_THREAD:
-            with program.pace.chosen(self.samples.size) as n_threads:
-                code = self._run(0, 2) if n_threads == 1 else self._run_on_two_threads()
+        if agent._on_epoch is None:
+            code, n_begun = self._run_epochs(len(self.samples))
         else:
-            code = self._run(0, 1 + self.trains_critic)
-        n_begun = int(self.progress[3])
+            code, n_begun = self._run_epoch_by_epoch(agent._on_epoch)
         n_steps = n_begun - (code != kernels.DONE)
         program.count_steps(n_steps)
         per_epoch = len(self.norms) // len(self.samples)
@@ -758,6 +757,34 @@ class _Update:
             kl = self._minibatch(slice(self._start(n_begun - 1), self._end(n_begun - 1))).mean_kl()
             print(f"Early stopping at step {(n_begun - 1) // per_epoch} due to reaching max kl: {kl:.2f}")
         return self.metrics
+
+    def _run_epoch_by_epoch(self, on_epoch: Callable[[], None]) -> tuple[int, int]:
+        """As `_run_epochs` with all of them, which one call after the other adds up to, bit for bit."""
+        n_begun = 0
+        for epoch in range(len(self.samples)):
+            on_epoch()
+            for name in _BY_EPOCH:
+                of_epochs = getattr(self, name).reshape(len(self.samples), -1)
+                self.table[name] = of_epochs[epoch].ctypes.data
+            self.progress[:] = 0
+            code, n_begun_now = self._run_epochs(1)
+            n_begun += n_begun_now
+            if code != self.program.kernels.DONE:
+                break
+        return code, n_begun
+
+    def _run_epochs(self, n_epochs: int) -> tuple[int, int]:
+        """How the kernels ended, and how many minibatches they have begun."""
+        agent, program = self.agent, self.program
+        self.table["n_epochs"] = n_epochs
+        n_samples = n_epochs * self.n_samples
+        can_share = self.trains_critic and agent._n_threads > 1
+        if can_share and n_samples * program.n_parameters > _WORTH_A_THREAD:
+            with program.pace.chosen(n_samples) as n_threads:
+                code = self._run(0, 2) if n_threads == 1 else self._run_on_two_threads()
+        else:
+            code = self._run(0, 1 + self.trains_critic)
+        return code, int(self.progress[3])
 
     def _run(self, first_tower: int, last_tower: int) -> int:
         program = self.program
