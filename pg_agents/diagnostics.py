@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution, kl_divergence
-from stable_baselines3.common.logger import Figure, TensorBoardOutputFormat
+from stable_baselines3.common.logger import DISABLED, Figure, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.checks import check_number
@@ -116,6 +116,17 @@ class _Diagnostic(BaseCallback):
         finally:
             policy.set_training_mode(training)
 
+    @property
+    def _tensorboards(self) -> list[TensorBoardOutputFormat]:
+        """To write to at once: SB3 writes its log before an update, and not again after the last one."""
+        if self.locals.get("log_interval", 1) is None or self.logger.level == DISABLED:
+            return []
+        return [output for output in self.logger.output_formats if isinstance(output, TensorBoardOutputFormat)]
+
+    def _write(self, values: dict[str, Any]) -> None:
+        for output in self._tensorboards:
+            output.write(values, dict.fromkeys(values, ()), self.num_timesteps)
+
     def _distribution(self, observations: Any) -> Distribution:
         with th.no_grad(), self._acting() as policy:
             # SB3's policies give the same object each time, with another distribution in it.
@@ -136,6 +147,8 @@ class GradientDiagnostics(_Diagnostic):
     | `gradient/snr`      | ‖E ĝ‖² / E ‖ĝ - E ĝ‖², without what noise adds to ‖ĝ‖²; 0 if nothing is left   |
     | `gradient/cosine`   | cosine of the angle to the gradient that was measured before                  |
 
+    A rollout of a single step cannot be cut: `n_blocks` of them, one after the other, count as one of `n_blocks` steps.
+
     Args:
         every: Measure a rollout after every so many environment steps; 1 measures each.
         n_blocks: Into how many blocks a rollout is cut.
@@ -150,12 +163,36 @@ class GradientDiagnostics(_Diagnostic):
         check_number("n_blocks", n_blocks, at_least=2, integer=True)
         self.n_blocks = n_blocks
         self._last: th.Tensor | None = None
+        self._single: list[th.Tensor] = []
 
     def _restart(self) -> None:
         super()._restart()
         self._last = None
+        self._single = []
 
     def _measure(self) -> None:
+        gradients, shares = self._blocks()
+        if len(gradients) == 1:
+            self._single.append(gradients[0])
+            if len(self._single) < self.n_blocks:
+                self._measured_at = -np.inf  # what is missing comes with the next
+                return
+            gradients, shares = th.stack(self._single), th.full((self.n_blocks,), 1 / self.n_blocks)
+        self._single = []
+        mean = shares @ gradients
+        squared = float(mean @ mean)
+        spread = float(shares**2 @ ((gradients - mean) ** 2).sum(dim=1))
+        variance = spread * len(shares) / (len(shares) - 1)
+        self.logger.record("gradient/norm", squared**0.5)
+        self.logger.record("gradient/variance", variance)
+        if variance > 0:
+            self.logger.record("gradient/snr", max(squared - variance, 0.0) / variance)
+        if self._last is not None and squared > 0:
+            self.logger.record("gradient/cosine", float(th.cosine_similarity(mean, self._last, dim=0)))
+        self._last = mean
+
+    def _blocks(self) -> tuple[th.Tensor, th.Tensor]:
+        """The gradient of each block of the rollout, and its share of the steps."""
         steps = self._steps
         blocks = np.array_split(steps, min(self.n_blocks, len(steps)))
         advantages = self._stored("advantages", steps)
@@ -163,19 +200,7 @@ class GradientDiagnostics(_Diagnostic):
             advantages = normalise(advantages)
         weights = th.tensor_split(advantages, len(blocks))
         shares = th.tensor([len(block) / len(steps) for block in blocks])
-        gradients = th.stack([self._gradient(*block) for block in zip(blocks, weights, strict=True)]).cpu()
-        mean = shares @ gradients
-        squared = float(mean @ mean)
-        self.logger.record("gradient/norm", squared**0.5)
-        if len(blocks) > 1:
-            spread = float(shares**2 @ ((gradients - mean) ** 2).sum(dim=1))
-            variance = spread * len(blocks) / (len(blocks) - 1)
-            self.logger.record("gradient/variance", variance)
-            if variance > 0:
-                self.logger.record("gradient/snr", max(squared - variance, 0.0) / variance)
-        if self._last is not None and squared > 0:
-            self.logger.record("gradient/cosine", float(th.cosine_similarity(mean, self._last, dim=0)))
-        self._last = mean
+        return th.stack([self._gradient(*block) for block in zip(blocks, weights, strict=True)]).cpu(), shares
 
     def _gradient(self, steps: np.ndarray, advantages: th.Tensor) -> th.Tensor:
         """1/n Σ_i Â_i ∇ log π(a_i|s_i) over the n given steps, flattened."""
@@ -191,16 +216,18 @@ class GradientDiagnostics(_Diagnostic):
 
 
 class AdvantageDiagnostics(_Diagnostic):
-    """Logs the advantages of a rollout before they are normalised: mean, spread, ends, and a histogram.
+    """Logs the advantages of a rollout before they are normalised, and how much of the returns the critic explains.
 
-    | key                      | what                                                    |
-    |--------------------------|---------------------------------------------------------|
-    | `advantage/mean`         | their mean                                              |
-    | `advantage/std`          | their standard deviation                                |
-    | `advantage/min`          | the smallest                                            |
-    | `advantage/max`          | the largest                                             |
-    | `advantage/positive`     | share of actions that were better than expected, 0 to 1 |
-    | `advantage/distribution` | histogram, for TensorBoard                              |
+    | key                            | what                                                                       |
+    |--------------------------------|----------------------------------------------------------------------------|
+    | `advantage/mean`               | mean of the advantages                                                     |
+    | `advantage/std`                | their standard deviation                                                   |
+    | `advantage/min`                | the smallest                                                               |
+    | `advantage/max`                | the largest                                                                |
+    | `advantage/positive`           | share of actions that were better than expected, 0 to 1                    |
+    | `advantage/distribution`       | histogram, for TensorBoard                                                 |
+    | `advantage/explained_variance` | 1 - Var(R - V) / Var(R), at most 1; not without a critic, nor if all R are  |
+    |                                | the same                                                                   |
 
     Args:
         every: Measure a rollout after every so many environment steps; 1 measures each.
@@ -225,6 +252,11 @@ class AdvantageDiagnostics(_Diagnostic):
             self.logger.record(f"advantage/{name}", float(value))
         if bool(th.isfinite(advantages).all()):
             self.logger.record("advantage/distribution", advantages, exclude=_TENSORBOARD_ONLY)
+        if getattr(self.model, "has_critic", True):
+            values, returns = (self._stored(name, self._steps).cpu().numpy() for name in ("values", "returns"))
+            explained = explained_variance(values, returns)
+            if np.isfinite(explained):
+                self.logger.record("advantage/explained_variance", float(explained))
 
 
 class PolicyDiagnostics(_Diagnostic):
@@ -235,9 +267,10 @@ class PolicyDiagnostics(_Diagnostic):
     | `policy/entropy`       | mean entropy over the rollout's states, in nats                                   |
     | `policy/entropy_share` | its share of the greatest possible, 0 to 1; not for Box actions, where none is     |
     | `policy/std_{i}`       | σ of the i-th action dimension of a Gaussian, mean over these states              |
-    | `policy/kl`            | KL(π_old ‖ π) over these states after the update, exactly; logged with the next   |
-    | `policy/kl_epoch_{i}`  | the same after the i-th epoch, of algorithms with epochs from outside this        |
-    |                        | package; those of this package log `train/approx_kl_epoch_{i}` each time          |
+    | `policy/kl`            | KL(π_old ‖ π) over these states after the update, exactly                         |
+    | `policy/kl_epoch_{i}`  | the same after the i-th epoch, if there is another: the last is `policy/kl`       |
+
+    TensorBoard gets the last two at once, at the step of the update; other logs with their next entry, if there is one.
 
     Args:
         every: Measure a rollout after every so many environment steps; 1 measures each.
@@ -260,13 +293,14 @@ class PolicyDiagnostics(_Diagnostic):
         self.n_states = n_states
         self.collapsed = collapsed
         self._before: tuple[Any, Distribution] | None = None
+        self._epoch_kls: list[float] = []
         self._warned: set[int] = set()
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
         # An update that was interrupted has left them.
         self._before = None
-        vars(self._buffer).pop("get", None)
+        _unwatch(self.model)
 
     def _restart(self) -> None:
         super()._restart()
@@ -283,7 +317,7 @@ class PolicyDiagnostics(_Diagnostic):
         steps = steps[np.linspace(0, len(steps) - 1, min(self.n_states, len(steps)), dtype=int)]
         observations = self._stored("observations", steps)
         old = self._distribution(observations)
-        self._before = observations, old
+        self._before, self._epoch_kls = (observations, old), []
         entropy = old.entropy()
         if entropy is None:  # squashed: -log π of the actions taken estimates it
             entropy = -self._stored("log_probs", steps)
@@ -295,7 +329,7 @@ class PolicyDiagnostics(_Diagnostic):
         if isinstance(normal, th.distributions.Normal):
             self._record_deviations(normal.stddev.reshape(len(steps), -1).mean(dim=0).tolist())
         n_epochs = getattr(self.model, "n_epochs", 1)
-        if n_epochs > 1 and not isinstance(self.model, PolicyGradient):
+        if n_epochs > 1:
             self._watch_epochs(n_epochs)
 
     def _record_deviations(self, deviations: list[float]) -> None:
@@ -322,26 +356,44 @@ class PolicyDiagnostics(_Diagnostic):
         return float(divergence.reshape(divergence.shape[0], -1).sum(dim=1).mean())
 
     def _watch_epochs(self, n_epochs: int) -> None:
-        """Measure whenever the update begins to read the rollout again: SB3's callbacks are silent in an update."""
-        buffer, read, logger = self._buffer, self._buffer.get, self.logger
-        n_reads = 0
+        """Measure whenever the update begins another epoch: SB3's callbacks are silent in an update."""
+        model, buffer, read = self.model, self._buffer, self._buffer.get
+        n_begun = 0
+
+        def begin() -> None:
+            nonlocal n_begun
+            if n_begun > 0 and self._before is not None:
+                self._epoch_kls.append(self._kl())
+            n_begun += 1
+            if n_begun == n_epochs:
+                _unwatch(model)
 
         def get(batch_size: int | None = None) -> Any:
-            nonlocal n_reads
-            if n_reads > 0 and self._before is not None:
-                logger.record(f"policy/kl_epoch_{n_reads}", self._kl(), exclude="stdout")
-            n_reads += 1
-            if n_reads == n_epochs:
-                vars(buffer).pop("get", None)
+            begin()
             return read(batch_size)
 
-        buffer.get = get  # type: ignore[method-assign]
+        if isinstance(model, PolicyGradient):
+            model._on_epoch = begin
+        else:
+            buffer.get = get  # type: ignore[method-assign]
 
     def _finish_update(self) -> None:
-        vars(self._buffer).pop("get", None)  # where it ended before its last epoch
+        _unwatch(self.model)  # where it ended before its last epoch
         if self._before is not None:
-            self.logger.record("policy/kl", self._kl())
+            found = {"policy/kl": self._kl()}
+            found |= {f"policy/kl_epoch_{i}": kl for i, kl in enumerate(self._epoch_kls, start=1)}
             self._before = None
+            self._write(found)
+            for key, kl in found.items():
+                self.logger.record(
+                    key, kl, exclude=("tensorboard",) if key == "policy/kl" else ("tensorboard", "stdout")
+                )
+
+
+def _unwatch(model: Any) -> None:
+    """Take back what `_watch_epochs` has put in."""
+    vars(model.rollout_buffer).pop("get", None)
+    vars(model).pop("_on_epoch", None)
 
 
 class PolicyPicture(_Diagnostic):
@@ -433,8 +485,8 @@ class PolicyPicture(_Diagnostic):
         assert isinstance(found, th.distributions.Categorical)
         self.timesteps.append(self.num_timesteps)
         self.probabilities.append(found.probs.cpu().numpy())
-        if self.draw and any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats):
-            self.logger.record("policy/picture", Figure(self.figure(), close=True), exclude=_TENSORBOARD_ONLY)
+        if self.draw and self._tensorboards:
+            self._write({"policy/picture": Figure(self.figure(), close=True)})
 
     def figure(self) -> Any:
         """The picture as a matplotlib figure; after training, of the policy that was learnt."""

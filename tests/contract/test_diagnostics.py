@@ -13,10 +13,11 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pg_agents import A2C, PPO, REINFORCE, theory
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline, theory
 from pg_agents.diagnostics import AdvantageDiagnostics, GradientDiagnostics, PolicyDiagnostics, PolicyPicture
 from pg_agents.theory.policies import LinearActorCritic
 
@@ -32,6 +33,9 @@ STEP = {  # one step of RATE times the gradient of the policy's objective, and o
     "use_rms_prop": False,
     "gae_lambda": 0.9,
 }
+
+
+IMPLEMENTATIONS = ["SB3", "autograd", "mlp"]
 
 
 class Record(BaseCallback):
@@ -109,27 +113,42 @@ def check_norms_and_cosines(record, gradients):
     assert [log["gradient/cosine"] for log in record.logs[1:]] == pytest.approx(cosines, abs=2e-3)
 
 
+REWARDS = np.array([1.0, 2.0, 6.0])
+BANDIT = theory.TabularMDP(np.ones((1, 3, 1)), REWARDS[None], horizon=1)
+# Softmax at zero: the gradient of log π(a) is e_a - 1/3, and the advantage is the reward, since V = 0.
+WEIGHTED = REWARDS[:, None] * (np.eye(3) - 1 / 3)
+GRADIENT = WEIGHTED.mean(axis=0)
+VARIANCE = np.mean(np.sum(WEIGHTED**2, axis=1)) - GRADIENT @ GRADIENT  # of one step
+
+
+def on_the_bandit(cls, n_envs, n_steps, n_rollouts, **kwargs):
+    settings = {**kwargs, "learning_rate": 0.0, "n_steps": n_steps, "gamma": 1.0, "ent_coef": 0.0}
+    callbacks = [GradientDiagnostics(every=1)]
+    _, record = run(cls, BANDIT.vector_env(n_envs), callbacks, n_rollouts, LinearActorCritic, **settings)
+    return record.logs
+
+
 def test_variance_and_snr_are_right_in_the_mean_on_a_bandit():
-    rewards = np.array([1.0, 2.0, 6.0])
-    bandit = theory.TabularMDP(np.ones((1, 3, 1)), rewards[None], horizon=1)
-    _, record = run(
-        A2C,
-        bandit.vector_env(4),
-        [GradientDiagnostics(every=1)],
-        n_rollouts=120,
-        policy=LinearActorCritic,
-        **{**STEP, "learning_rate": 0.0, "n_steps": 16, "gamma": 1.0},
-    )
-    # Softmax at zero: the gradient of log π(a) is e_a - 1/3, and the advantage is the reward, since V = 0.
-    weighted = rewards[:, None] * (np.eye(3) - 1 / 3)
-    gradient = weighted.mean(axis=0)
-    variance = (np.mean(np.sum(weighted**2, axis=1)) - gradient @ gradient) / 64
-    found = [log["gradient/variance"] for log in record.logs]
-    assert abs(np.mean(found) - variance) < 4 * stats.sem(found)
-    assert stats.sem(found) < 0.1 * variance
+    logs = on_the_bandit(A2C, n_envs=4, n_steps=16, n_rollouts=120)
+    found = [log["gradient/variance"] for log in logs]
+    assert abs(np.mean(found) - VARIANCE / 64) < 4 * stats.sem(found)
+    assert stats.sem(found) < 0.1 * VARIANCE / 64
     # Of ‖ĝ‖² less its noise, almost nothing is cut off at 0 with so much signal.
-    signals = [log["gradient/snr"] * log["gradient/variance"] for log in record.logs]
-    assert abs(np.mean(signals) - gradient @ gradient) < 4 * stats.sem(signals)
+    signals = [log["gradient/snr"] * log["gradient/variance"] for log in logs]
+    assert abs(np.mean(signals) - GRADIENT @ GRADIENT) < 4 * stats.sem(signals)
+
+
+def test_rollouts_of_a_single_step_are_put_together():
+    logs = on_the_bandit(ActorCritic, n_envs=1, n_steps=1, n_rollouts=8 * 120, value_learning_rate=0.0)
+    # Nothing is changed between one measurement, of the default of 8, and the next.
+    assert "gradient/norm" not in logs[6]
+    assert logs[7]["gradient/norm"] == logs[14]["gradient/norm"] != logs[15]["gradient/norm"]
+    found = np.array([[log["gradient/variance"], log["gradient/norm"] ** 2] for log in logs[7::8]])
+    # Of a mean over 8 steps, E ‖ĝ‖² = ‖E ĝ‖² + its variance.
+    expected = np.array([VARIANCE / 8, GRADIENT @ GRADIENT + VARIANCE / 8])
+    assert (np.abs(found.mean(axis=0) - expected) < 4 * stats.sem(found)).all()
+    assert (stats.sem(found) < 0.1 * expected).all()
+    assert all("gradient/snr" in log for log in logs[7::8])
 
 
 def test_advantages_are_described_as_numpy_does():
@@ -141,6 +160,27 @@ def test_advantages_are_described_as_numpy_does():
     assert (log["advantage/min"], log["advantage/max"]) == (advantages.min(), advantages.max())
     assert log["advantage/positive"] == pytest.approx(np.mean(advantages > 0))
     assert sorted(log["advantage/distribution"].tolist()) == sorted(advantages.flatten())
+    returns = agent.rollout_buffer.returns.astype(float)
+    assert log["advantage/explained_variance"] == pytest.approx(1 - advantages.var() / returns.var(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("cls", "n_envs"), [(sb3.PPO, 2), (PPO, 2), (ReinforceBaseline, 3)])
+def test_explained_variance_is_that_of_the_update(cls, n_envs):
+    # Episodes of a different length: of those that wait for others, only some steps are trained on.
+    kwargs = {"n_episodes": 2} if cls is ReinforceBaseline else {"n_steps": 64}
+    agent, record = run(cls, make_vec_env("CartPole-v1", n_envs, seed=0), [AdvantageDiagnostics()], 1, **kwargs)
+    updates = [log["train/explained_variance"] for log in record.logs[1:]]
+    updates.append(agent.logger.name_to_value["train/explained_variance"])
+    assert record.logs[0]["advantage/explained_variance"] == pytest.approx(updates[0], rel=1e-4)
+
+
+def test_without_a_critic_or_with_equal_returns_nothing_is_explained():
+    _, record = run(REINFORCE, "CartPole-v1", [AdvantageDiagnostics()])
+    assert "advantage/explained_variance" not in record.logs[0]
+    still = theory.TabularMDP(np.ones((1, 3, 1)), np.ones((1, 3)), horizon=1)
+    _, record = run(A2C, still.vector_env(4), [AdvantageDiagnostics()], policy=LinearActorCritic)
+    assert "advantage/mean" in record.logs[0]
+    assert "advantage/explained_variance" not in record.logs[0]
 
 
 def zero(agent):
@@ -186,17 +226,32 @@ def test_kl_is_that_of_the_gaussians_before_and_after_the_update(cls):
     assert agent.logger.name_to_value["policy/kl"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_kl_of_each_epoch_of_sb3s_ppo_is_that_of_a_training_which_ends_there():
+@pytest.mark.parametrize(
+    ("cls", "kwargs"), [(sb3.PPO, {}), (PPO, {"engine": "autograd"}), (PPO, {"engine": "mlp"})], ids=IMPLEMENTATIONS
+)
+def test_kl_of_each_epoch_is_that_of_a_training_which_ends_there(cls, kwargs):
     def logged(n_epochs):
-        agent = sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, n_epochs=n_epochs, seed=0, device="cpu")
+        agent = cls(
+            "MlpPolicy", "CartPole-v1", n_steps=64, batch_size=16, n_epochs=n_epochs, seed=0, device="cpu", **kwargs
+        )
         agent.learn(64, PolicyDiagnostics(), log_interval=None)
         return agent.logger.name_to_value
 
     log = logged(3)
-    assert log["policy/kl_epoch_1"] == pytest.approx(logged(1)["policy/kl"])
-    assert log["policy/kl_epoch_2"] == pytest.approx(logged(2)["policy/kl"])
+    assert log["policy/kl_epoch_1"] == logged(1)["policy/kl"] > 0
+    assert log["policy/kl_epoch_2"] == logged(2)["policy/kl"] != log["policy/kl_epoch_1"]
     assert "policy/kl_epoch_3" not in log
-    assert 0 < log["policy/kl_epoch_1"] < log["policy/kl"]
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+def test_an_update_that_stops_early_has_the_kl_of_the_epochs_that_it_completed(engine):
+    # One minibatch an epoch: the KL that it is stopped by is that after the epoch before, here the first.
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, target_kl=1e-9, seed=0, device="cpu", engine=engine)
+    agent.learn(64, PolicyDiagnostics(), log_interval=None)
+    log = agent.logger.name_to_value
+    assert agent._n_updates == 2
+    assert log["policy/kl_epoch_1"] == log["policy/kl"] > 0
+    assert "policy/kl_epoch_2" not in log
 
 
 @pytest.mark.parametrize(
@@ -204,19 +259,69 @@ def test_kl_of_each_epoch_of_sb3s_ppo_is_that_of_a_training_which_ends_there():
     [
         (PPO, {"n_steps": 64}),
         (PPO, {"n_steps": 64, "engine": "autograd"}),
+        (PPO, {"n_steps": 64, "batch_size": 24, "engine": "mlp"}),
+        (PPO, {"n_steps": 64, "batch_size": 24, "target_kl": 1e-4, "engine": "mlp"}),
+        (PPO, {"n_steps": 64, "policy_kwargs": {"optimizer_class": RMSpropTFLike}, "engine": "mlp"}),
         (sb3.PPO, {"n_steps": 64}),
         (REINFORCE, {}),
         (sb3.A2C, {"use_sde": True}),
     ],
 )
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size of 24")
 def test_training_goes_on_as_without_them(cls, kwargs):
     env = "Pendulum-v1" if kwargs.get("use_sde") else "CartPole-v1"
     callbacks = [GradientDiagnostics(1), AdvantageDiagnostics(1), PolicyDiagnostics(1)]
     watched, _ = run(cls, env, callbacks, n_rollouts=2, **kwargs)
     alone, _ = run(cls, env, [], n_rollouts=2, **kwargs)
     np.testing.assert_array_equal(flat(watched.policy), flat(alone.policy))
+    states = [agent.policy.optimizer.state_dict()["state"].values() for agent in (watched, alone)]
+    for one, other in zip(*states, strict=True):
+        assert all(th.equal(th.as_tensor(one[name]), th.as_tensor(other[name])) for name in one)
+    logs = [
+        {key: value for key, value in agent.logger.name_to_value.items() if key.startswith("train/")}
+        for agent in (watched, alone)
+    ]
+    assert logs[0] == logs[1] != {}
     # Neither does what was hooked in stay there.
     assert "get" not in vars(watched.rollout_buffer)
+    assert "_on_epoch" not in vars(watched)
+
+
+def test_two_threads_arrive_at_the_same_when_watched(monkeypatch):
+    monkeypatch.setattr("pg_agents.engines.mlp._WORTH_A_THREAD", 0)
+    before = th.get_num_threads()
+
+    def train(callback, n_threads):
+        agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=16, seed=3, device="cpu", engine="mlp")
+        th.set_num_threads(n_threads)
+        try:
+            agent.learn(192, callback)
+            assert agent._n_threads == n_threads
+        finally:
+            th.set_num_threads(before)
+        return flat(agent.policy), agent.logger.name_to_value["train/grad_norm"]
+
+    alone, norm = train(None, n_threads=1)
+    watched, watched_norm = train(PolicyDiagnostics(every=1), n_threads=2)
+    np.testing.assert_array_equal(watched, alone)
+    assert watched_norm == norm
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+def test_a_checkpoint_between_rollout_and_update_has_nothing_of_them(engine, tmp_path):
+    class Checkpoint(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            self.model.save(tmp_path / "agent")
+            self.copy = pickle.loads(pickle.dumps(self.model))
+
+    checkpoint = Checkpoint()
+    run(PPO, "CartPole-v1", [PolicyDiagnostics(), checkpoint], n_steps=64, engine=engine)
+    for agent in (checkpoint.copy, PPO.load(tmp_path / "agent")):
+        assert agent._on_epoch is None
+        assert "get" not in vars(agent.rollout_buffer)
 
 
 class Unsteady(FlattenExtractor):
@@ -253,6 +358,41 @@ def test_an_interrupted_update_leaves_nothing_behind():
     sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu").learn(64, callback)
     agent.learn(64)
     pickle.dumps(agent.rollout_buffer)
+
+
+def written(folder, kind, key):
+    """Events of a TensorBoard log."""
+    everything = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+    return getattr(everything, kind)(key)
+
+
+@pytest.mark.parametrize("cls", [PPO, sb3.PPO])
+def test_tensorboard_has_each_kl_once_at_the_step_of_its_update(cls, tmp_path):
+    record = Record()
+    agent = cls("MlpPolicy", "CartPole-v1", n_steps=64, n_epochs=2, device="cpu")
+    agent.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    agent.learn(192, CallbackList([PolicyDiagnostics(every=1), record]))
+    log = dict(agent.logger.name_to_value)
+    assert log["train/loss"] != 0
+    # One that goes on in the same log, without the callback, does not write them again.
+    agent.learn(64, reset_num_timesteps=False)
+    agent.logger.close()
+    found = written(tmp_path, "Scalars", "policy/kl")
+    assert [event.step for event in found] == [64, 128, 192]
+    assert [event.value for event in found] == pytest.approx(
+        [before["policy/kl"] for before in (*record.logs[1:], log)], rel=1e-6
+    )
+    assert [event.step for event in written(tmp_path, "Scalars", "policy/kl_epoch_1")] == [64, 128, 192]
+    assert [event.step for event in written(tmp_path, "Scalars", "policy/entropy")] == [64, 128, 192]
+    # What SB3 writes with the next rollout comes once, and then: of the third update, after it has gone on.
+    assert [event.step for event in written(tmp_path, "Scalars", "train/loss")] == [128, 192, 256]
+
+
+def test_who_wants_no_log_gets_none(tmp_path):
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu", tensorboard_log=str(tmp_path))
+    agent.learn(64, [PolicyDiagnostics(), PolicyPicture(np.zeros((1, 4)))], log_interval=None)
+    tags = EventAccumulator(str(tmp_path / "PPO_1")).Reload().Tags()
+    assert (tags["scalars"], tags["images"]) == ([], [])
 
 
 def test_who_goes_on_learning_goes_on_measuring():
@@ -352,7 +492,8 @@ def test_the_picture_of_a_uniform_policy_over_three_actions_is_the_middle_of_the
     axes = picture.figure().axes[0]
     drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert drawn["left"] == pytest.approx(np.tile([0.5, np.sqrt(0.75) / 3], (4, 1)))
-    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["policy/picture"]
+    images = written(tmp_path, "Images", "policy/picture")
+    assert [image.step for image in images] == picture.timesteps
 
 
 def test_more_states_are_drawn_as_a_table_of_their_probabilities():
