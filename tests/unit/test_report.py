@@ -1,6 +1,7 @@
 """Every statement that a report can make, on results whose truth is known."""
 
 import html.parser
+import json
 import re
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from pg_zoo.cli import main
 from pg_zoo.document import Bullets, Details, Heading, Table, Text, markdown, page
 from pg_zoo.errors import UserError
 from pg_zoo.findings import Findings, find_scale, pairs
+from pg_zoo.hyperparameters import find_entry
 from pg_zoo.report import write_report
 from pg_zoo.results import read
 from pg_zoo.statistics import Estimate
+from pg_zoo.storage import COMMIT
 from pg_zoo.words import count, duration, interval, listed, number, ranges
 
 
@@ -138,6 +141,92 @@ def test_a_failed_training_allows_no_conclusion_of_the_others(tmp_path):
     why = "a training of `sb3/ppo` failed; those that are left may be the good ones."
     assert said["A-v0"] == f"nothing can be concluded of `ppo` and `sb3/ppo`: {why}"
     assert "**better**" in said["B-v0"]
+
+
+def grid_with(folder, scores, failed=()):
+    """Results of `scores` in a grid that has more, some of which failed."""
+    folder = write_results(folder, scores)
+    (folder / "failed").mkdir()
+    for algo, env, seed in failed:
+        (folder / f"failed/{algo}-{env}-seed_{seed}.txt".replace("sb3/", "sb3-")).write_text("ValueError: no")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("failed_seeds", "why"),
+    [
+        (range(5), "all trainings of `mine` failed"),
+        (range(2), "all trainings of `mine` failed or are missing"),
+        ((), "all trainings of `mine` are missing"),
+    ],
+)
+def test_an_environment_on_which_nothing_of_one_side_is_there_counts(tmp_path, failed_seeds, why):
+    scores = {"mine": {"A-v0": spread(100, 1.0, 5)}, "sb3/ppo": {"A-v0": [0.0] * 5, "B-v0": [0.0] * 5}}
+    folder = grid_with(tmp_path, scores, [("mine", "B-v0", seed) for seed in failed_seeds])
+    said = sentences(folder, "mine")
+    assert "`mine` is **better** than `sb3/ppo`" in said["A-v0"]
+    assert said["B-v0"] == f"nothing can be concluded of `mine` and `sb3/ppo`: {why}."
+    tally = "better on 1, nothing can be concluded on 1 of 2 environments"
+    assert findings(folder, ("mine", "sb3/ppo")).tally("mine", "sb3/ppo") == tally
+    write_report(folder)
+    assert f"{tally[0].upper()}{tally[1:]}." in (folder / "report.md").read_text()
+
+
+def test_an_algorithm_that_failed_everywhere_is_told(tmp_path):
+    scores = {"ppo": {"A-v0": [1.0] * 3}, "sb3/ppo": {"A-v0": [0.0] * 3}}
+    folder = grid_with(tmp_path, scores, [("mine", "A-v0", seed) for seed in range(3)])
+    write_grid(folder, ["mine", "ppo", "sb3/ppo"], ["A-v0"], range(3))
+    lines = write_report(folder)
+    assert "mine against sb3/ppo: nothing can be concluded on 1 of 1 environment." in lines
+    assert "of `mine` and `sb3/ppo`: all trainings of `mine` failed." in (folder / "report.md").read_text()
+
+
+def test_where_both_have_nothing_both_are_named(tmp_path):
+    folder = write_results(tmp_path, {"random": {"A-v0": [1.0]}})
+    write_grid(folder, ["ppo", "sb3/ppo"], ["A-v0"], range(3))
+    why = "all trainings of `ppo` are missing and all trainings of `sb3/ppo` are missing"
+    assert sentences(folder)["A-v0"] == f"nothing can be concluded of `ppo` and `sb3/ppo`: {why}."
+
+
+def origins(folder, **by_algo):
+    """Results of two algorithms on two environments whose hyperparameters are from there, on the second one."""
+    algos = {"ppo": by_algo["ppo"], "sb3/ppo": by_algo["sb3"]}
+    write_grid(folder, algos, ["A-v0", "B-v0"], range(3))
+    for algo, origin in algos.items():
+        for seed in range(3):
+            write_cell(folder, algo, "A-v0", seed, 1.0)
+            write_cell(folder, algo, "B-v0", seed, 1.0, origin=origin)
+    return folder
+
+
+OURS, DEFAULT = "'B-v0' in ppo.yml of pg-agents 0.1.0", "'default' in ppo.yml of rl_zoo3 2.9.2"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (OURS, DEFAULT, ["`sb3/ppo` had rl_zoo3's untuned default on B-v0"]),
+        (OURS, f"{DEFAULT}, with --n-timesteps", ["`sb3/ppo` had rl_zoo3's untuned default on B-v0"]),
+        ("the algorithm's own defaults", OURS, ["`ppo` had its class's untuned defaults on B-v0"]),
+        (OURS, "'B-v0' in ppo.yml of rl_zoo3 2.9.2", []),
+        (DEFAULT, DEFAULT, []),
+        (DEFAULT, "the algorithm's own defaults", []),
+    ],
+)
+def test_an_untuned_default_against_tuned_values_is_told(tmp_path, ours, theirs, said):
+    folder = origins(tmp_path, ppo=ours, sb3=theirs)
+    assert findings(folder).untuned("ppo", "sb3/ppo") == said
+    lines = write_report(folder)
+    assert [f"{line.replace('`', '')}." in lines for line in said] == [True] * len(said)
+    text = (folder / "report.md").read_text()
+    assert [f"**Tuned against untuned**: {line}. A difference" in text for line in said] == [True] * len(said)
+    assert ("**Tuned against untuned**" in text) == bool(said)
+
+
+def test_how_an_entry_is_found_tells_an_untuned_one_apart():
+    assert [find_entry("sb3/ppo", env)[1].partition(" in ")[0] for env in ("CartPole-v1", "pg/RPSMatch-v0")] == [
+        *("'CartPole-v1'", "'default'")
+    ]
 
 
 def test_different_hyperparameters_are_told(tmp_path):
@@ -326,6 +415,26 @@ def test_notes_tell_of_missing_and_failed_cells_and_mixed_versions(tmp_path):
     assert "* `ppo` on A-v0: seeds 4" in page
 
 
+@pytest.mark.parametrize(
+    ("commits", "said"),
+    [
+        (["1a", "1a+changes"], ["Not all cells were made by the same code; commits of pg-agents: 1a and 1a+changes."]),
+        (
+            [None, "1a"],
+            ["Not all cells were made by the same code; commits of pg-agents: one that is not known and 1a."],
+        ),
+        (["1a", "1a"], []),
+        ([None, None], []),
+    ],
+)
+def test_cells_made_by_different_code_are_told(tmp_path, commits, said):
+    write_grid(tmp_path, [], ["A-v0"], range(2))
+    for seed, commit in enumerate(commits):
+        versions = {"torch": "2.13.0"} | ({COMMIT: commit} if commit else {})
+        write_cell(tmp_path, "random", "A-v0", seed, 0.0, versions=versions)
+    assert findings(tmp_path).notes() == said
+
+
 # The report
 
 
@@ -383,6 +492,39 @@ def test_the_scores_of_an_environment_by_hand(reported):
     assert table[7].startswith(
         f"| `ppo` | 10,000 | {'10,000 ' if n else ''}({n} of 5) | 12.0 s | 833.3 (714.3 to 1,000) | 300 |"
     )
+
+
+def test_random_actions_are_a_row_of_what_it_costs(reported):
+    section = reported.markdown.partition("\n## CartPole-v1\n")[2]
+    assert "\n| `random` | 0 |  |  |  | 300 |\n" in section
+
+
+def test_random_actions_are_compared_with_by_probability_of_improvement(reported):
+    # All runs of both score higher than random actions.
+    assert "\n| `ppo` | `random` | 1 [1, 1] |\n| `sb3/ppo` | `random` | 1 [1, 1] |\n" in reported.markdown
+
+
+@pytest.mark.parametrize(
+    ("envs", "name"),
+    [
+        (["pg/AliasedGridworld-v0", "pg/TorqueBandit-v0"], "optimal (known)"),
+        (["pg/AliasedGridworld-v0", "CartPole-v1"], "what 1 is"),
+        (["pg/TorquePendulum-v0"], "what 1 is"),  # that of a controller, which can be surpassed
+    ],
+)
+def test_the_last_row_of_aggregates_is_optimal_where_the_optimum_is_known(tmp_path, envs, name):
+    scores = {"ppo": {env: [0.1, 0.2, 0.3] for env in envs}}
+    write_report(write_results(tmp_path, scores, random=dict.fromkeys(envs, -20.0)))
+    text = (tmp_path / "report.md").read_text()
+    together = text.partition("\n## All environments together\n")[2].partition("\n## ")[0]
+    assert f"\n| {name} | 1 | 1 | 1 | 0 |\n" in together
+
+
+def test_a_controllers_score_is_not_called_optimal(tmp_path):
+    write_report(write_results(tmp_path, {"ppo": {"pg/TorquePendulum-v0": [-50.0] * 3}}))
+    text = (tmp_path / "report.md").read_text()
+    assert "\n| controller (known) |  | -9.026 |" in text
+    assert "optimal (known)" not in text
 
 
 def test_known_optima_are_rows(reported):
@@ -471,7 +613,11 @@ def test_the_same_results_give_the_same_files_byte_for_byte(reported, tmp_path):
         ({"ppo": {"A-v0": [1.0, 2.0, 3.0]}}, {"A-v0": 0.0}, "`ppo` against `random`"),
         ({"ppo": {"A-v0": [1.0]}, "a2c": {"A-v0": [2.0]}}, {"A-v0": 0.0}, "No environment can be taken."),
         ({"ppo": {"A-v0": [5.0] * 3}, "a2c": {"A-v0": [5.0] * 3}}, {"A-v0": 0.0}, "difference 0 [0, 0]"),
-        ({"ppo": {"A-v0": [1.0] * 3}, "a2c": {"B-v0": [2.0] * 3}}, {}, "No environment has both."),
+        (
+            {"ppo": {"A-v0": [1.0] * 3}, "a2c": {"B-v0": [2.0] * 3}},
+            {},
+            "Nothing can be concluded on 2 of 2 environments.",
+        ),
         ({"random": {"A-v0": [1.0] * 3}}, {}, "There is nothing to compare"),
     ],
     ids=["one algorithm", "one and random", "one seed", "identical", "apart", "random alone"],
@@ -481,6 +627,13 @@ def test_results_with_little_in_them_have_a_report_too(tmp_path, scores, random,
     write_report(folder)
     assert said in (folder / "report.md").read_text()
     assert Page((folder / "report.html").read_text()).open == []
+
+
+def test_algorithms_that_were_never_asked_for_on_the_same_environment_are_not_compared(tmp_path):
+    folder = write_results(tmp_path, {"ppo": {"A-v0": [1.0] * 3}, "a2c": {"B-v0": [2.0] * 3}})
+    cells = {"ppo": {"A-v0": [0, 1, 2]}, "a2c": {"B-v0": [0, 1, 2]}}
+    (folder / "benchmark.json").write_text(json.dumps({"format": 1, "command": "pg-zoo", "cells": cells}))
+    assert findings(folder).tally("a2c", "ppo") == "no environment has both"
 
 
 def test_trainings_without_curves_have_a_report_too(tmp_path):

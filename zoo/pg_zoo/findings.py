@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,8 @@ from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import plugin_warnings
 from pg_zoo.results import Results
 from pg_zoo.statistics import MIN_SEEDS, Difference, Estimate
-from pg_zoo.storage import RANDOM
-from pg_zoo.words import count, interval, listed, number, ranges
+from pg_zoo.storage import COMMIT, RANDOM
+from pg_zoo.words import count, different, interval, listed, number, ranges
 
 CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be concluded")
 # Of normalised scores that are put together: where random actions are nearly as good as possible, the noise of one run
@@ -32,6 +33,8 @@ _BEST_IN_WORDS = {
     "value": "the game's value",
     "equilibrium": "what an equilibrium wins",
 }
+# As `pg_zoo.hyperparameters` tells the origin of what was not tuned for the environment.
+_UNTUNED = re.compile(r"'default' in \S+ of (?P<whose>\S+)|the algorithm's own defaults")
 _UNEQUAL_STEPS = 1.1  # the ratio from which on a comparison mentions them
 
 
@@ -83,6 +86,12 @@ class Scale:
     threshold: float | None
     one: float | None
     why: str
+
+    @property
+    def best_name(self) -> str:
+        """What `best` is, in a word or two: a controller need not be the best that there is."""
+        assert self.best is not None
+        return "controller" if self.best[1] == _BEST_IN_WORDS["controller"] else "optimal"
 
     def normalise(self, scores: np.ndarray | float) -> np.ndarray:
         """0 for random actions, 1 for `one`."""
@@ -246,7 +255,7 @@ class Findings:
                 left_out[env] = f"{n_seeds} seeds of each are needed, but there are {listed(short)}"
             elif any(found != most for found in seeds[env]):
                 left_out[env] = "not the same seeds of all"
-            elif any(self.results.has_failed(algo, env) for algo in algos):
+            elif any(self.results.n_failed(algo, env) for algo in algos):
                 left_out[env] = "a training failed: those that are left may be the good ones"
             elif self.scales[env].one is None:
                 left_out[env] = self.scales[env].why
@@ -279,6 +288,18 @@ class Findings:
                 found |= {env: names} if names else {}
         return found
 
+    def untuned(self, algo: str, baseline: str) -> list[str]:
+        """Where one of two algorithms had untuned hyperparameters and the other tuned ones, in words."""
+        found: dict[str, list[str]] = {}
+        for env in self.results.envs:
+            origins = {name: [*self.results.of(name, env).origin] for name in (algo, baseline) if name != RANDOM}
+            untuned = {name: _UNTUNED.match(origin[0]) for name, origin in origins.items() if origin}
+            if len(untuned) == 2 and len([*filter(None, untuned.values())]) == 1:
+                ((name, match),) = ((name, match) for name, match in untuned.items() if match)
+                whose = f"{match['whose']}'s untuned default" if match["whose"] else "its class's untuned defaults"
+                found.setdefault(f"`{name}` had {whose}", []).append(env)
+        return [f"{what} on {listed(envs)}" for what, envs in found.items()]
+
     def tally(self, algo: str, baseline: str) -> str:
         """How often which conclusion was drawn of a pair."""
         drawn = [comparison.conclusion for comparison in self._of(algo, baseline) if len(comparison.envs) == 1]
@@ -307,8 +328,11 @@ class Findings:
                 f"{env} was not the same task for all, and is left out of comparisons: it was made with "
                 f"{listed([str(arguments) for arguments in kwargs])}."
             )
+        commits = different(detail["versions"].get(COMMIT, "one that is not known") for detail in results.details)
+        if len(commits) > 1:
+            notes.append(f"Not all cells were made by the same code; commits of pg-agents: {listed(commits)}.")
         for name, numbers in results.versions.items():
-            if len(numbers) > 1:
+            if len(numbers) > 1 and name != COMMIT:
                 notes.append(f"Not all cells were made with the same version of {name}: {listed(numbers)}.")
         return notes
 
@@ -330,9 +354,11 @@ class Findings:
                 f"improvement {interval(statistics.probability_of_improvement(first, second))}"
                 f"{self._unequal_somewhere(algo, baseline, chosen.envs)}",
             )
-        for env in self.results.envs:
-            scores, others = (self.results.scores(name, env) for name in (algo, baseline))
-            if len(scores) and len(others) and env not in self.unlike:
+        # Those too on which one has nothing to show: it may have failed in every seed.
+        of_both = ({env for name, env in self.results.asked_for if name == one} for one in (algo, baseline))
+        for env in sorted(set.intersection(*of_both)):
+            if env not in self.unlike:
+                scores, others = (self.results.scores(name, env) for name in (algo, baseline))
                 why = self._why_nothing(algo, baseline, env)
                 yield Comparison(
                     algo,
@@ -351,6 +377,9 @@ class Findings:
     def _why_nothing(self, algo: str, baseline: str, env: str) -> str:
         """Why nothing can be concluded of two algorithms, if so."""
         seeds, others = ([*self.results.scores(name, env).index] for name in (algo, baseline))
+        if not (seeds and others):
+            absent = [name for name, there in ((algo, seeds), (baseline, others)) if not there]
+            return listed([self._why_absent(name, env) for name in absent])
         if len(seeds) != len(others):
             return (
                 f"{count(len(seeds), 'seed')} of `{algo}` but {len(others)} of `{baseline}`; "
@@ -361,9 +390,15 @@ class Findings:
         if len(seeds) < MIN_SEEDS:
             return f"{count(len(seeds), 'seed')} of each, where it takes at least {MIN_SEEDS}"
         for name in (algo, baseline):
-            if self.results.has_failed(name, env):
+            if self.results.n_failed(name, env):
                 return f"a training of `{name}` failed; those that are left may be the good ones"
         return ""
+
+    def _why_absent(self, algo: str, env: str) -> str:
+        n_asked = sum(key[:2] == (algo, env) for key in self.results.missing)
+        n_failed = self.results.n_failed(algo, env)
+        what = "failed" if n_failed >= n_asked else "failed or are missing" if n_failed else "are missing"
+        return f"all trainings of `{algo}` {what}"
 
     def _unequal_steps(self, algo: str, baseline: str, env: str) -> str:
         steps = [float(self.results.of(name, env).n_timesteps.mean()) for name in (algo, baseline)]

@@ -53,7 +53,7 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
         OSError: A file cannot be written, as its message says; the file is as it was before.
     """
     results = read(folder)
-    findings = Findings(results, pairs(results.algos, baseline, has_random=RANDOM in {*results.cells.algo}))
+    findings = Findings(results, pairs(results.all_algos, baseline, has_random=RANDOM in {*results.cells.algo}))
     blocks = _blocks(findings)
     tables = {"cells": results.cells, "curves": results.curves, "evaluations": results.evaluations}
     files = {f"figures/{name}.png": data for name, data in pictures(blocks).items()}
@@ -66,6 +66,7 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
     return [
         *(note.replace("`", "") for note in findings.notes()),
         *(f"{algo} against {baseline}: {findings.tally(algo, baseline)}." for algo, baseline in findings.pairs),
+        *(f"{what.replace('`', '')}." for pair in findings.pairs for what in findings.untuned(*pair)),
         f"Report: {target / 'report.html'}",
     ]
 
@@ -100,6 +101,13 @@ def _summary(findings: Findings) -> list[Block]:
         blocks += [Heading(3, "`{}` against `{}`".format(*pair)), Text(f"{findings.tally(*pair).capitalize()}.")]
         if sentences := findings.sentences(*pair):
             blocks.append(Bullets(sentences))
+        if untuned := findings.untuned(*pair):
+            blocks.append(
+                Text(
+                    f"**Tuned against untuned**: {'; '.join(untuned)}. A difference there may be one of tuning alone: "
+                    "tune the other too, or compare with `--same-hyperparams`."
+                )
+            )
         if unlike := findings.unlike_hyperparams(*pair):
             names = "; ".join(f"{', '.join(names)} on {env}" for env, names in unlike.items())
             blocks.append(
@@ -140,7 +148,7 @@ def _together(findings: Findings, look: figures.Look) -> list[Block]:
                 "are normalised: what is below -1 counts as -1, and above 2 as 2; 0 is what random actions score; 1 is"
             ),
             Bullets([f"on {env}: {scale.why}, {number(scale.one or 0)}" for env, scale in scales]),
-            *_aggregates({algo: findings.normalised(algo, chosen.envs) for algo in algos}, chosen, look),
+            *_aggregates(findings, chosen, look),
         ]
     else:
         blocks.append(Text("No environment can be taken."))
@@ -149,8 +157,9 @@ def _together(findings: Findings, look: figures.Look) -> list[Block]:
     return blocks
 
 
-def _aggregates(scores: dict[str, np.ndarray], chosen: Selection, look: figures.Look) -> list[Block]:
-    algos = list(scores)
+def _aggregates(findings: Findings, chosen: Selection, look: figures.Look) -> list[Block]:
+    algos = findings.results.algos
+    scores = {algo: findings.normalised(algo, chosen.envs) for algo in algos}
     estimates = {algo: statistics.aggregates(matrix) for algo, matrix in scores.items()}
     values = np.stack([*scores.values()])
     thresholds = np.linspace(min(0, values.min()), max(1, values.max()), 101)
@@ -166,7 +175,16 @@ def _aggregates(scores: dict[str, np.ndarray], chosen: Selection, look: figures.
             ". Probability of improvement: how often a run of X scores higher than one of Y on the same environment, "
             "ties counted half"
         )
+    if findings.select([*algos, RANDOM]).envs == chosen.envs:  # with the same seeds as the others
+        by_chance = findings.normalised(RANDOM, chosen.envs)
+        improvements |= {
+            (algo, RANDOM): statistics.probability_of_improvement(scores[algo], by_chance) for algo in algos
+        }
     rows = [[f"`{x}`", f"`{y}`", interval(estimate)] for (x, y), estimate in improvements.items()]
+    scales = [findings.scales[env] for env in chosen.envs]
+    has_optima = all(scale.best and scale.best_name == "optimal" for scale in scales)
+    # By definition, with the optimality gap.
+    ends = [(f"`{RANDOM}`", "0", "1"), ("optimal (known)" if has_optima else "what 1 is", "1", "0")]
     how = (
         f"95 % intervals from {statistics.N_RESAMPLES} stratified bootstrap resamples; "
         f"n = {chosen.n_seeds} seeds on each of {count(len(chosen.envs), 'environment')}"
@@ -175,7 +193,7 @@ def _aggregates(scores: dict[str, np.ndarray], chosen: Selection, look: figures.
         Table(
             ["algorithm", *(f"{name} [95 %]" for name in statistics.AGGREGATES)],
             [[f"`{algo}`", *map(interval, estimate.values())] for algo, estimate in estimates.items()]
-            + [[name, *[value] * (len(statistics.AGGREGATES) - 1), gap] for name, value, gap in _ENDS],
+            + [[name, *[value] * (len(statistics.AGGREGATES) - 1), gap] for name, value, gap in ends],
         ),
         Pictures(
             {"aggregates": figures.aggregates(look, estimates)},
@@ -184,10 +202,6 @@ def _aggregates(scores: dict[str, np.ndarray], chosen: Selection, look: figures.
         Pictures(shown, f"{caption}. Bands and brackets: {how}."),
         *[Table(["X", "Y", "P(X > Y) [95 %]"], rows, numbers=False)] * bool(rows),
     ]
-
-
-# What normalised scores lie between, by definition, with the optimality gap.
-_ENDS = ((f"`{RANDOM}`", "0", "1"), ("what 1 is", "1", "0"))
 
 
 def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block]:
@@ -203,16 +217,22 @@ def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block
         Text(f"{text[0].upper()}{text[1:]}."),
         Table(columns, _scores(results, env, scale)),
     ]
-    if algos := results.algos_on(env):
+    if results.algos_on(env):
         solved = [f"steps to {number(scale.threshold)}"] if scale.threshold is not None else []
         columns = ["algorithm", "steps", *solved, "training time", "steps/s (range)", "memory (MiB)"]
-        blocks.append(Table(columns, [[f"`{algo}`", *_cost(results, algo, env, scale)] for algo in algos]))
+        rows = [[f"`{algo}`", *_cost(results, algo, env, scale)] for algo in _measured(results, env)]
+        blocks.append(Table(columns, rows))
     return [*blocks, *_curves(results, env, scale, look)]
+
+
+def _measured(results: Results, env: str) -> list[str]:
+    """The algorithms on an environment, and last random actions, if they are there."""
+    return results.algos_on(env) + [RANDOM] * (len(results.of(RANDOM, env)) > 0)
 
 
 def _scores(results: Results, env: str, scale: Scale) -> list[list[str]]:
     rows = []
-    measured = results.algos_on(env) + [RANDOM] * (len(results.of(RANDOM, env)) > 0)
+    measured = _measured(results, env)
     for algo in measured:
         scores = results.scores(algo, env).to_numpy()
         middle = statistics.interquartile_mean(scores[:, None])
@@ -220,7 +240,7 @@ def _scores(results: Results, env: str, scale: Scale) -> list[list[str]]:
         ends = [number(scores.min()), number(scores.max())]
         rows.append([f"`{algo}`", str(len(scores)), interval(statistics.mean(scores)), interval(middle), *ends, normal])
     known = [] if RANDOM in measured or scale.random is None else [("random (known)", scale.random)]
-    known += [("optimal (known)", scale.best[0])] if scale.best else []
+    known += [(f"{scale.best_name} (known)", scale.best[0])] if scale.best else []
     for name, value in known:
         normal = number(float(scale.normalise(value))) if scale.one is not None else ""
         rows.append([name, "", number(value), "", "", "", normal])
@@ -237,11 +257,12 @@ def _cost(results: Results, algo: str, env: str, scale: Scale) -> list[str]:
         median = [f"{np.median(reached):,.0f}"] if reached else []
         solved = [" ".join([*median, f"({len(reached)} of {len(cells)})"]) if curves else ""]
     speed, memory = cells.steps_per_second.astype(float), cells.peak_memory_mib.astype(float)
+    has_trained = speed.notna().any()
     return [
         f"{cells.n_timesteps.mean():,.0f}",
         *solved,
-        duration(cells.wall_time.median()),
-        f"{number(speed.median())} ({number(speed.min())} to {number(speed.max())})",
+        duration(cells.wall_time.median()) if has_trained else "",
+        f"{number(speed.median())} ({number(speed.min())} to {number(speed.max())})" if has_trained else "",
         number(memory.median()) if memory.notna().any() else "",
     ]
 
@@ -251,7 +272,8 @@ def _curves(results: Results, env: str, scale: Scale, look: figures.Look) -> lis
     algos = [algo for algo, n in n_curves.items() if n]
     if not algos:
         return []
-    known = {"random": scale.random, "optimal": scale.best[0] if scale.best else None, "solved": scale.threshold}
+    best = {scale.best_name: scale.best[0]} if scale.best else {}
+    known = {"random": scale.random, **best, "solved": scale.threshold}
     lines = {name: value for name, value in known.items() if value is not None}
     name = "".join(character if character.isalnum() else "-" for character in env)
     shown = {}

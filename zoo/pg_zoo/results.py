@@ -66,7 +66,17 @@ class Results:
     @property
     def algos(self) -> list[str]:
         """The algorithms, random actions excepted, in alphabetical order, references last."""
-        return sorted(set(self.cells.algo) - {RANDOM}, key=lambda algo: ("/" in algo, algo))
+        return _in_order({*self.cells.algo})
+
+    @property
+    def asked_for(self) -> set[tuple[str, str]]:
+        """Algorithm and environment of each cell of the grid, there or not."""
+        return {*zip(self.cells.algo, self.cells.env, strict=True)} | {key[:2] for key in self.missing}
+
+    @property
+    def all_algos(self) -> list[str]:
+        """As `algos`, with those of which no training has finished."""
+        return _in_order({algo for algo, _ in self.asked_for})
 
     @property
     def envs(self) -> list[str]:
@@ -95,9 +105,9 @@ class Results:
         """Scores of one algorithm on one environment, by seed."""
         return self.of(algo, env).set_index("seed").score
 
-    def has_failed(self, algo: str, env: str) -> bool:
-        """Whether a training failed and has not succeeded since."""
-        return any(failure.name.startswith(f"{algo}-{env}-seed_".replace("/", "-")) for failure in self.failed)
+    def n_failed(self, algo: str, env: str) -> int:
+        """How many trainings failed and have not succeeded since."""
+        return sum(failure.name.startswith(f"{algo}-{env}-seed_".replace("/", "-")) for failure in self.failed)
 
     def curves_of(self, algo: str, env: str, time: str) -> list[np.ndarray]:
         """The evaluations along the way of one algorithm on one environment, for each seed that has some.
@@ -160,6 +170,10 @@ def _read_cell(path: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
             "Delete it to leave it out; but the training has failed."
         )
     return detail, curve, evaluation
+
+
+def _in_order(algos: set[str]) -> list[str]:
+    return sorted(algos - {RANDOM}, key=lambda algo: ("/" in algo, algo))
 
 
 def _key(detail: dict[str, Any]) -> Key:
