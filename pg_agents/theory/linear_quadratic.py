@@ -15,6 +15,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from pg_agents.checks import check_number
+from pg_agents.theory.mdp import check_all_finite
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +34,7 @@ class LinearQuadratic:
         horizon: Steps of an episode.
 
     Raises:
-        ValueError: Shapes do not fit, or a number is out of range.
+        ValueError: Shapes do not fit, a number is out of range or not finite, or `W` or `X` is no covariance.
     """
 
     def __init__(
@@ -57,6 +58,10 @@ class LinearQuadratic:
         for name, size in (("Q", n), ("R", m), ("W", n), ("X", n)):
             if getattr(self, name).shape != (size, size):
                 raise ValueError(f"`{name}` must be ({size}, {size}), but is {getattr(self, name).shape}.")
+        for name in "ABQRWX":
+            check_all_finite(name, getattr(self, name))
+        for name in "WX":
+            _check_covariance(name, getattr(self, name))
         check_number("gamma", gamma, at_least=0, at_most=1)
         check_number("horizon", horizon, at_least=1, integer=True)
         self.gamma, self.horizon = float(gamma), horizon
@@ -69,7 +74,7 @@ class LinearQuadratic:
             log_std: log σ, of shape `(m,)`.
 
         Raises:
-            ValueError: A shape does not fit.
+            ValueError: A shape does not fit, or a number is not finite.
         """
         gain, spread = np.array(K, dtype=float), np.array(log_std, dtype=float)
         if gain.shape != self.B.T.shape or spread.shape != self.R.shape[:1]:
@@ -77,11 +82,24 @@ class LinearQuadratic:
                 f"`K` must be {self.B.T.shape} and `log_std` {self.R.shape[:1]}, but these are {gain.shape} and "
                 f"{spread.shape}."
             )
+        check_all_finite("K", gain)
+        check_all_finite("log_std", spread)
         return GaussianSolution(self, gain, spread)
 
     def env(self) -> LinearQuadraticEnv:
         """A Gymnasium environment of it, whose actions have no limits within reach."""
         return LinearQuadraticEnv(self)
+
+
+def _check_covariance(name: str, matrix: Floats) -> None:
+    if not np.allclose(matrix, matrix.T):
+        raise ValueError(f"`{name}` must be a covariance, but is not symmetric: {matrix.tolist()}.")
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    lowest = eigenvalues.min()
+    if lowest < -1e-9 * np.abs(eigenvalues).max():  # beyond rounding
+        raise ValueError(
+            f"`{name}` must be a covariance, with no negative eigenvalue, but has {lowest:.3g}: {matrix.tolist()}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +157,7 @@ class LinearQuadraticEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         # Stable-Baselines3 wants limits, and these are out of reach.
         self.action_space = spaces.Box(-1e9, 1e9, (m,), np.float32)
         self._state, self._n_steps = np.zeros(n), 0
+        self._first, self._noise = _root(problem.X), _root(problem.W)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -146,14 +165,20 @@ class LinearQuadraticEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Draw the first state."""
         super().reset(seed=seed)
         self._n_steps = 0
-        self._state = self.np_random.multivariate_normal(np.zeros(len(self.problem.X)), self.problem.X)
+        self._state = self._first @ self.np_random.normal(size=len(self._first))
         return self._state.astype(np.float32), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """The next state and the negative cost; the last step is a time limit."""
         problem, x, u = self.problem, self._state, np.asarray(action, dtype=float)
         reward = -float(x @ problem.Q @ x + u @ problem.R @ u)
-        noise = self.np_random.multivariate_normal(np.zeros(len(x)), problem.W) if problem.W.any() else 0.0
-        self._state = problem.A @ x + problem.B @ u + noise
+        self._state = problem.A @ x + problem.B @ u + self._noise @ self.np_random.normal(size=len(x))
         self._n_steps += 1
         return self._state.astype(np.float32), reward, False, self._n_steps == problem.horizon, {}
+
+
+def _root(covariance: Floats) -> Floats:
+    """L with L Lᵀ = Σ; unlike Cholesky's, it is there for singular ones too."""
+    variances, directions = np.linalg.eigh(covariance)
+    root: Floats = directions * np.sqrt(np.maximum(variances, 0))
+    return root

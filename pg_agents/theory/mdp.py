@@ -29,7 +29,7 @@ class TabularMDP:
         horizon: Episodes are cut after so many steps, and values depend on the step; None never cuts.
 
     Raises:
-        ValueError: A shape does not fit, or probabilities are negative or sum to more than 1.
+        ValueError: A shape does not fit, or probabilities are negative, not finite, or sum to more than 1.
     """
 
     def __init__(
@@ -47,12 +47,19 @@ class TabularMDP:
                 f"{self.transitions.shape} and {self.rewards.shape}."
             )
         self.initial = np.eye(len(self.rewards))[0] if initial is None else np.array(initial, dtype=float)
-        if self.initial.shape != self.rewards.shape[:1] or not np.isclose(self.initial.sum(), 1):
+        if self.initial.shape != self.rewards.shape[:1] or not (
+            np.isclose(self.initial.sum(), 1) and self.initial.min() >= 0
+        ):
             raise ValueError(f"`initial` must be {len(self.rewards)} probabilities that sum to 1, but is {initial!r}.")
-        if min(self.transitions.min(), self.initial.min()) < 0 or self.transitions.sum(axis=2).max() > 1 + 1e-9:
-            raise ValueError("`transitions` and `initial` must not be negative, nor any `transitions[s, a]` exceed 1.")
-        if not np.isfinite(self.rewards).all():
-            raise ValueError("`rewards` must be finite.")
+        # Written so that NaN is refused, which no comparison is true of.
+        fine = (self.transitions >= 0).all(axis=2) & (self.transitions.sum(axis=2) <= 1 + 1e-9)
+        if not fine.all():
+            state, action = np.argwhere(~fine)[0]
+            raise ValueError(
+                f"`transitions[{state}, {action}]` must be probabilities, with a sum of at most 1, but is "
+                f"{self.transitions[state, action]}."
+            )
+        check_all_finite("rewards", self.rewards)
         check_number("gamma", gamma, at_least=0, at_most=1)
         check_number("horizon", horizon, at_least=1, integer=True, optional=True)
         self.gamma, self.horizon = float(gamma), horizon
@@ -106,11 +113,13 @@ class TabularMDP:
             theta: θ, of shape `(S, A)`; None for zeros, the uniform policy.
 
         Raises:
-            ValueError: θ has another shape, or the return is infinite, because episodes need not end.
+            ValueError: θ has another shape or is not finite. What is infinite, because episodes need not end, is
+                refused when it is asked for.
         """
         logits = np.zeros(self.rewards.shape) if theta is None else np.array(theta, dtype=float)
         if logits.shape != self.rewards.shape:
             raise ValueError(f"`theta` must have the shape {self.rewards.shape}, but has {logits.shape}.")
+        check_all_finite("theta", logits)
         return Solution(self, logits)
 
     def env(self) -> TabularEnv:
@@ -149,7 +158,7 @@ class Solution:
         """Values: V = r_π + γ P_π V, or V_t = r_π + γ P_π V_{t+1} from V_T = 0."""
         mdp = self.mdp
         if mdp.horizon is None:
-            return _solved(np.eye(mdp.n_states) - mdp.gamma * self._transitions, self._rewards)
+            return _solved(np.eye(mdp.n_states) - mdp.gamma * self._transitions, self._rewards, _INFINITE_RETURN)
         values = np.zeros((mdp.horizon + 1, mdp.n_states))
         for t in reversed(range(mdp.horizon)):
             values[t] = self._rewards + mdp.gamma * self._transitions @ values[t + 1]
@@ -182,15 +191,21 @@ class Solution:
 
     @cached_property
     def mean_length(self) -> float:
-        """Expected number of steps of an episode."""
+        """Expected number of steps of an episode, Σ_t P(s_t is reached)."""
         return float(self._visits(1.0).sum())
 
     @cached_property
     def gradient(self) -> Floats:
         """∂J/∂θ[s, a] = η(s) π(a|s) A(s, a), of shape `(S, A)`: the policy-gradient theorem (Sutton et al. 2000)."""
-        terms = self.visits[..., None] * self.policy * self.A
-        gradient: Floats = terms if self.mdp.horizon is None else terms.sum(axis=0)
-        return gradient
+        return self._weighted(self.visits, self.A)
+
+    @cached_property
+    def expected_update(self) -> Floats:
+        """`gradient` with η(s) = Σ_t P(s_t = s), without γ^t: what the algorithms have as their mean by default.
+
+        With γ = 1 it is `gradient`. With γ < 1 it is the gradient of no function (Nota & Thomas, arXiv:1906.07073).
+        """
+        return self._weighted(self._visits(1.0), self.A)
 
     @cached_property
     def optimal_baseline(self) -> Floats:
@@ -206,7 +221,7 @@ class Solution:
         baseline: Floats = (weights * self.Q).sum(axis=-1) / weights.sum(axis=-1)
         return baseline
 
-    def expected_gae(self, critic: ArrayLike, gae_lambda: float) -> Floats:
+    def expected_gae(self, critic: ArrayLike, gae_lambda: float, n_steps: int | None = None) -> Floats:
         """What generalised advantage estimation gives for an action in the mean, of shape `(S, A)`.
 
         E[Â | s, a] = d(s, a) + γλ Σ P(s'|s, a) w(s'), with d = r + γ P V̂ - V̂, the expected TD error, and w its
@@ -215,35 +230,54 @@ class Solution:
         Args:
             critic: V̂, of shape `(S,)`, right or wrong; 0 after the end of an episode.
             gae_lambda: λ, from 0 to 1.
+            n_steps: Sum so many TD errors and no more: λ = 1 makes this the n-step return minus V̂. None sums to the
+                end of the episode.
 
         Raises:
-            ValueError: There is a horizon, at which the step would matter.
+            ValueError: An argument is out of range, or there is a horizon, at which the step would matter.
         """
-        mdp, values = self.mdp, np.array(critic, dtype=float)
+        mdp, values = self.mdp, checked_critic(critic, self.mdp.n_states)
+        check_number("gae_lambda", gae_lambda, at_least=0, at_most=1)
+        check_number("n_steps", n_steps, at_least=1, integer=True, optional=True)
         if mdp.horizon is not None:
             raise ValueError("`expected_gae` is of problems without a horizon.")
         errors = mdp.rewards + mdp.gamma * mdp.transitions @ values - values[:, None]
-        decay = mdp.gamma * gae_lambda
-        sums = _solved(np.eye(mdp.n_states) - decay * self._transitions, (self.policy * errors).sum(axis=1))
+        mean, decay = (self.policy * errors).sum(axis=1), mdp.gamma * gae_lambda
+        if n_steps is None:
+            sums = _solved(np.eye(mdp.n_states) - decay * self._transitions, mean, _INFINITE_RETURN)
+        else:
+            sums = np.zeros(mdp.n_states)
+            for _ in range(n_steps - 1):
+                sums = mean + decay * self._transitions @ sums
         expected: Floats = errors + decay * mdp.transitions @ sums
         return expected
 
-    def gae_gradient(self, critic: ArrayLike, gae_lambda: float) -> Floats:
+    def gae_gradient(
+        self, critic: ArrayLike, gae_lambda: float, n_steps: int | None = None, *, discount_updates: bool = False
+    ) -> Floats:
         """What a policy gradient with these estimates is in the mean, of shape `(S, A)`: Σ_b η π_a (δ_ab - π_b) Â_b.
 
-        Its difference from `gradient` is the estimator's bias.
+        Its difference from `expected_update`, or with `discount_updates` from `gradient`, is the critic's bias.
 
         Args:
             critic: As for `expected_gae`.
             gae_lambda: As for `expected_gae`.
+            n_steps: As for `expected_gae`. A rollout of n steps has the mean over `n_steps` from 1 to n: it cuts the
+                sum of its last step after one TD error, that of its first after n.
+            discount_updates: Whether step t has the weight γ^t; without, as in all algorithms with a critic here,
+                η(s) = Σ_t P(s_t = s).
 
         Raises:
-            ValueError: There is a horizon.
+            ValueError: An argument is out of range, or there is a horizon.
         """
-        advantages = self.expected_gae(critic, gae_lambda)
+        advantages = self.expected_gae(critic, gae_lambda, n_steps)
         centred = advantages - (self.policy * advantages).sum(axis=1, keepdims=True)
-        gradient: Floats = self.visits[:, None] * self.policy * centred
-        return gradient
+        return self._weighted(self.visits if discount_updates else self._visits(1.0), centred)
+
+    def _weighted(self, visits: Floats, advantages: Floats) -> Floats:
+        """η(s) π(a|s) Â(s, a), summed over steps where there is a horizon."""
+        terms: Floats = visits[..., None] * self.policy * advantages
+        return terms if self.mdp.horizon is None else np.asarray(terms.sum(axis=0))
 
     @cached_property
     def _transitions(self) -> Floats:
@@ -258,17 +292,48 @@ class Solution:
     def _visits(self, gamma: float) -> Floats:
         mdp = self.mdp
         if mdp.horizon is None:
-            return _solved(np.eye(mdp.n_states) - gamma * self._transitions.T, mdp.initial)
+            return _solved(np.eye(mdp.n_states) - gamma * self._transitions.T, mdp.initial, _INFINITE_LENGTH)
         visits = [mdp.initial]
         for _ in range(mdp.horizon - 1):
             visits.append(gamma * self._transitions.T @ visits[-1])
         return np.array(visits)
 
 
-def _solved(matrix: Floats, vector: Floats) -> Floats:
+_INFINITE_RETURN = "Episodes need not end, and gamma is 1: the return is infinite. Give a horizon or gamma < 1."
+_INFINITE_LENGTH = (
+    "Episodes need not end, so they have no mean length, and states no number of visits. Give a horizon, or "
+    "transitions that end."
+)
+
+
+def _solved(matrix: Floats, vector: Floats, if_singular: str) -> Floats:
     if np.linalg.matrix_rank(matrix) < len(matrix):
-        raise ValueError("Episodes need not end, and gamma is 1: the return is infinite. Give a horizon or gamma < 1.")
+        raise ValueError(if_singular)
     return np.array(np.linalg.solve(matrix, vector), dtype=float)
+
+
+def check_all_finite(name: str, values: Floats) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        ValueError: There is one; the message says where.
+    """
+    if not np.isfinite(values).all():
+        where = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
+        raise ValueError(f"`{name}` must be finite, but {name}{list(where)} is {values[where]}.")
+
+
+def checked_critic(critic: ArrayLike, n_states: int) -> Floats:
+    """V(s) as an array.
+
+    Raises:
+        ValueError: It has another shape than `(n_states,)`, or is not finite.
+    """
+    values = np.array(critic, dtype=float)
+    if values.shape != (n_states,):
+        raise ValueError(f"`critic` must have the shape ({n_states},), but has {values.shape}.")
+    check_all_finite("critic", values)
+    return values
 
 
 class TabularEnv(gym.Env[Any, Any]):

@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import Unpack
 
+import pg_agents
 from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.buffers import Rollout
-from pg_agents.checks import check_number, constructor_arguments
+from pg_agents.checks import check_number, constructor_arguments, suggestion
 from pg_agents.engines.autograd import Minibatch
 from pg_agents.estimators import Floats as Estimates
 from pg_agents.objectives import score_function
 from pg_agents.theory.linear_quadratic import LinearQuadratic
-from pg_agents.theory.mdp import TabularMDP
+from pg_agents.theory.mdp import TabularMDP, checked_critic
 from pg_agents.theory.policies import LinearActorCritic, LinearPolicy, set_parameters
 
 Floats = NDArray[np.float64]
@@ -43,13 +47,24 @@ class GradientStudy:
 
     Attributes:
         gradients: One for each batch, of shape `(n_batches, d)`, flattened as `exact` is.
-        exact: ∇J, of shape `(d,)`: θ by states and actions; or K by rows, then log σ.
+        exact: ∇J, of shape `(d,)`: by θ[s, a], row after row; or by K, row after row, and then by log σ.
         episodes: Episodes in a batch, in the mean.
     """
 
     gradients: Floats
     exact: Floats
     episodes: float
+
+    def compared_with(self, expected: ArrayLike) -> GradientStudy:
+        """The same gradients beside another `exact`, such as `Solution.gae_gradient`, of its size.
+
+        Raises:
+            ValueError: It has another size.
+        """
+        other = np.array(expected, dtype=float).ravel()
+        if other.shape != self.exact.shape:
+            raise ValueError(f"`expected` must have {len(self.exact)} numbers, but has the shape {np.shape(expected)}.")
+        return GradientStudy(self.gradients, other, self.episodes)
 
     @property
     def mean(self) -> Floats:
@@ -63,22 +78,49 @@ class GradientStudy:
         return self.mean - self.exact
 
     @cached_property
+    def components(self) -> tuple[Estimate, ...]:
+        """The mean of each component of the gradient, with Student's interval."""
+        return tuple(_mean(component) for component in self.gradients.T)
+
+    @cached_property
     def relative_bias(self) -> Estimate:
         """Bias along the true gradient, as a part of it: E[g]·∇J / |∇J|² - 1, with Student's interval.
 
         0 moves J up as fast as ∇J does, -1 leaves it where it is.
+
+        Raises:
+            ValueError: ∇J is 0.
         """
+        if not self.exact.any():
+            raise ValueError("`relative_bias` is a part of ∇J, but ∇J is 0 here. See `bias` and `p_value`.")
         return _mean(self.gradients @ self.exact / (self.exact @ self.exact) - 1)
 
     @cached_property
     def p_value(self) -> float:
-        """How probable so large a bias, in any direction, would be if there were none (Hotelling's T² test)."""
+        """How probable so large a bias, in any direction, would be if there were none (Hotelling's T² test).
+
+        Where the gradients do not vary, any bias beyond rounding makes it 0, and none is no reason to doubt: 1.
+
+        Raises:
+            ValueError: There are not more batches than components: some directions would not be looked at.
+        """
         from scipy import stats
 
-        n, covariance = len(self.gradients), np.cov(self.gradients, rowvar=False).reshape(len(self.exact), -1)
+        n, d = self.gradients.shape
+        if n <= d:
+            raise ValueError(f"`p_value` needs more batches than the gradient's {d} components, but there are {n}.")
+        covariance = np.cov(self.gradients, rowvar=False).reshape(d, d)
         # A softmax's gradients sum to 0 over the actions of a state: in such a direction they vary by rounding alone.
-        rank = int(np.linalg.matrix_rank(covariance, rtol=_ROUNDING, hermitian=True))
-        squared = n * self.bias @ np.linalg.pinv(covariance, rtol=_ROUNDING, hermitian=True) @ self.bias
+        variances, directions = np.linalg.eigh(covariance)
+        varies = variances > _ROUNDING * variances[-1]
+        along = directions.T @ self.bias
+        size = max(np.linalg.norm(self.gradients, axis=1).max(), np.linalg.norm(self.exact))
+        if np.linalg.norm(along[~varies]) > _ROUNDING**0.5 * size:
+            return 0.0
+        rank = int(varies.sum())
+        if rank == 0:
+            return 1.0
+        squared = n * (along[varies] ** 2 / variances[varies]).sum()
         return float(stats.f.sf(squared * (n - rank) / (rank * (n - 1)), rank, n - rank))
 
     @cached_property
@@ -89,9 +131,15 @@ class GradientStudy:
 
     @property
     def snr(self) -> float:
-        """Signal-to-noise ratio |E[g]|² / E |g - E[g]|² of a batch, without what noise adds to |mean|²."""
-        signal = float(self.mean @ self.mean) - self.variance.value / len(self.gradients)
-        return max(signal, 0.0) / self.variance.value
+        """Signal-to-noise ratio |E[g]|² / E |g - E[g]|² of a batch, without what noise adds to |mean|².
+
+        Infinite where there is no noise, and NaN where there is nothing at all.
+        """
+        noise = self.variance.value
+        signal = max(float(self.mean @ self.mean) - noise / len(self.gradients), 0.0)
+        if noise == 0:
+            return np.inf if signal > 0 else np.nan
+        return signal / noise
 
 
 def _mean(numbers: Floats) -> Estimate:
@@ -119,29 +167,34 @@ def gradient_study(
     Args:
         algorithm: An algorithm of this package or a plugin's; or a function of a `Rollout` that returns the weights of
             ∇ log π, of shape `(T, N)`, for whole episodes.
-        problem: Where the exact gradient is known.
+        problem: Where the exact gradient is known. Its episodes must end, or have a horizon.
         parameters: Of the policy: θ for a `TabularMDP`, (K, log σ) for a `LinearQuadratic`; None for zeros.
-        n_batches: How many gradients.
-        critic: V(s) of the critic, of shape `(S,)`, where there is one: exact, wrong, or any baseline. None: zeros.
+        n_batches: How many gradients. More than the gradient has components, if `p_value` is asked for.
+        critic: V(s) of the critic, of shape `(S,)`, on a `TabularMDP` with an algorithm that has a critic, or a
+            function: exact, wrong, or any baseline. None: zeros.
         n_envs: Copies of the problem's environment: a batch is an episode of each, or `n_steps` steps.
         warm_up: Batches before, in which baselines that remember settle, and rollouts that cut episodes get away from
             the first states.
         seed: Of all that is random.
-        **arguments: Of the algorithm. Not given, the discount is the problem's, nothing is added to the gradient or
-            cut off from it, and PPO makes one step of each rollout. With `value_learning_rate`, where the algorithm
-            has that, the critic learns.
+        **arguments: Of the algorithm; for a function `n_episodes`, `gamma` and `max_grad_norm`. Not given, the
+            discount is the problem's, nothing is added to the gradient or cut off from it, and PPO makes one step of
+            each rollout. With `value_learning_rate`, where the algorithm has that, the critic learns; the policy never
+            does.
 
     Returns:
         Gradients and the exact one. Of rollouts that cut episodes, where gradients are means over steps, they are
         multiplied by the mean length of an episode, which makes the two comparable.
 
     Raises:
-        TypeError: The algorithm does not know an argument.
-        ValueError: There are too few batches, or shapes do not fit.
+        TypeError: `algorithm` or `problem` is something else, or does not know an argument.
+        ValueError: A number is out of range, shapes do not fit, episodes need not end, or the policy would move.
     """
     check_number("n_batches", n_batches, at_least=2, integer=True)
     check_number("n_envs", n_envs, at_least=1, integer=True)
     check_number("warm_up", warm_up, at_least=0, integer=True)
+    check_number("seed", seed, at_least=0, integer=True)
+    _check_kinds(algorithm, problem)
+    _check_names(algorithm, arguments)
     if not (isinstance(algorithm, type) and issubclass(algorithm, PolicyGradient)):
         arguments = {"estimator": algorithm, **arguments}
         algorithm = _Estimated
@@ -151,10 +204,11 @@ def gradient_study(
     else:
         env = make_vec_env(problem.env, n_envs, seed=seed)
     policy = LinearActorCritic if algorithm.has_critic else LinearPolicy
-    defaults = {**_NEUTRAL, "gamma": problem.gamma}
+    names = _arguments_of(algorithm)
     n_steps = arguments.get("n_steps", _DEFAULT_STEPS)
-    defaults |= {"n_steps": n_steps, "batch_size": n_steps * n_envs}
-    known = {name: value for name, value in defaults.items() if name in _arguments_of(algorithm)}
+    defaults = {**_NEUTRAL, "gamma": problem.gamma, "n_steps": n_steps}
+    defaults["batch_size"] = None if "n_episodes" in names else n_steps * n_envs
+    known = {name: value for name, value in defaults.items() if name in names}
     agent = algorithm(
         policy,
         env,
@@ -164,16 +218,15 @@ def gradient_study(
         policy_kwargs={"optimizer_class": th.optim.SGD},
         **{**known, **arguments},
     )
+    _check_one_gradient(agent)
     if critic is not None:
         if not (algorithm.has_critic and isinstance(problem, TabularMDP)):
             raise ValueError(f"`critic` is for an algorithm with a critic on a TabularMDP, not {algorithm.__name__}.")
-        values = np.array(critic, dtype=float)
-        if values.shape != (problem.n_states,):
-            raise ValueError(f"`critic` must have the shape ({problem.n_states},), but has {values.shape}.")
-        given["value_net.weight"] = th.tensor(values[None])
+        given["value_net.weight"] = th.tensor(checked_critic(critic, problem.n_states)[None])
     set_parameters(agent.policy, given)
 
-    watched = [parameter for name, parameter in agent.policy.named_parameters() if name in _ACTOR]
+    actor = {name: parameter for name, parameter in agent.policy.named_parameters() if name in _ACTOR}
+    before = {name: parameter.detach().clone() for name, parameter in actor.items()}
     _, callback = agent._setup_learn(1)
     gradients, steps = [], 0
     assert agent.env is not None
@@ -183,9 +236,13 @@ def gradient_study(
             counted = getattr(agent.rollout_buffer, "counted", None)
             agent.train()
             if batch >= warm_up:
-                gradients.append(np.concatenate([_flat(parameter) for parameter in watched]))
+                gradients.append(_gradient(actor, isinstance(problem, TabularMDP)))
                 steps += agent.n_steps * n_envs if counted is None else int(counted.sum())
     env.close()
+    if not all(th.equal(before[name], parameter) for name, parameter in actor.items()):
+        raise ValueError(
+            f"{algorithm.__name__} moves its policy without a `learning_rate`, but it must stay where it is."
+        )
     # A loss is minimised, J is maximised.
     scale = -mean_length if agent.n_episodes is None else -1.0
     return GradientStudy(scale * np.array(gradients), exact, steps / n_batches / mean_length)
@@ -218,7 +275,7 @@ class _Estimated(PolicyGradient):
         *,
         estimator: AdvantageEstimator,
         max_grad_norm: float | None = None,
-        **common: Any,
+        **common: Unpack[CommonArguments],
     ) -> None:
         self.estimator = estimator
         super().__init__(
@@ -244,22 +301,87 @@ def _arguments_of(algorithm: type[PolicyGradient]) -> list[str]:
     return list(constructor_arguments(algorithm, CommonArguments) or [])
 
 
+_MADE_BY_THE_STUDY = {
+    "policy": "it is linear in the observation",
+    "env": "it is made of `problem`",
+    "policy_kwargs": "the policy is linear, with plain SGD",
+    "use_sde": "the policy's noise is that of the closed form",
+    "engine": "it is 'autograd', torch's own gradients",
+    "device": "it is the CPU",
+    "_init_setup_model": "the networks are needed",
+}
+_OF_FUNCTIONS = ("n_episodes", "gamma", "max_grad_norm")
+
+
+def _check_kinds(algorithm: Any, problem: Any) -> None:
+    known = issubclass(algorithm, PolicyGradient) if isinstance(algorithm, type) else callable(algorithm)
+    if not known:
+        name = algorithm if isinstance(algorithm, str) else getattr(algorithm, "__name__", "")
+        ours = [f"pg_agents.{name}" for name in pg_agents.__all__]
+        raise TypeError(
+            "`algorithm` must be a class derived from pg_agents.PolicyGradient, or a function of a Rollout, but is "
+            f"{algorithm!r}.{suggestion(f'pg_agents.{name}', ours, cutoff=0.9)}"
+        )
+    if not isinstance(problem, (TabularMDP, LinearQuadratic)):
+        hint = " Give the problem itself, not an environment." if isinstance(problem, _ENVIRONMENTS) else ""
+        raise TypeError(
+            f"`problem` must be a TabularMDP or a LinearQuadratic, of which the gradient is known, but is {problem!r}."
+            f"{hint}"
+        )
+
+
+_ENVIRONMENTS = (gym.Env, gym.vector.VectorEnv, VecEnv)
+
+
+def _check_names(algorithm: Any, arguments: dict[str, Any]) -> None:
+    for name, value in arguments.items():
+        if name in _MADE_BY_THE_STUDY:
+            raise TypeError(f"`{name}` is {value!r}, but cannot be chosen: {_MADE_BY_THE_STUDY[name]}.")
+    if arguments.get("learning_rate", 0) != 0:
+        raise ValueError(
+            f"`learning_rate` must be 0, because the policy stays where it is, but is {arguments['learning_rate']!r}. "
+            "Where the algorithm has a `value_learning_rate`, that lets its critic learn."
+        )
+    for name, value in arguments.items():
+        if not isinstance(algorithm, type) and name not in (*_OF_FUNCTIONS, "learning_rate"):
+            raise TypeError(
+                f"`{name}` is {value!r}, but a function as `algorithm`, which weighs whole episodes, has no arguments "
+                f"but {', '.join(map(repr, _OF_FUNCTIONS))}."
+            )
+
+
+def _check_one_gradient(agent: PolicyGradient) -> None:
+    n_samples = agent.n_steps * agent.n_envs if agent.n_episodes is None else np.inf
+    if agent.n_epochs != 1 or (agent.batch_size is not None and agent.batch_size < n_samples):
+        largest = "None" if agent.n_episodes is not None else f"{n_samples} ({agent.n_steps} of {agent.n_envs} copies)"
+        raise ValueError(
+            f"A rollout gives one gradient: `n_epochs` must be 1 and `batch_size` all of it, {largest}, but these are "
+            f"{agent.n_epochs} and {agent.batch_size}."
+        )
+
+
 def _setting(problem: TabularMDP | LinearQuadratic, parameters: Any) -> tuple[dict[str, th.Tensor], Floats, float]:
     """The policy's parameters by name, the exact gradient, and the mean length of an episode."""
     if isinstance(problem, TabularMDP):
         solution = problem.solve(parameters)
         # The layer maps states to actions, so its weight is θ transposed.
         given = {"action_net.weight": th.tensor(solution.theta.T)}
-        return given, solution.gradient.T.ravel(), solution.mean_length
+        return given, solution.gradient.ravel(), solution.mean_length
+    if parameters is not None and not (isinstance(parameters, (tuple, list)) and len(parameters) == 2):
+        raise ValueError(f"`parameters` must be a pair (K, log σ) for a LinearQuadratic, but is {parameters!r}.")
     zeros = np.zeros(problem.B.T.shape), np.zeros(len(problem.R))
     solved = problem.solve(*(zeros if parameters is None else parameters))
     given = {"action_net.weight": th.tensor(solved.K), "log_std": th.tensor(solved.log_std)}
     by_gain, by_std = solved.gradient
-    # In the order of `named_parameters`, where a module's own come before those of its layers.
-    return given, np.concatenate([by_std, by_gain.ravel()]), float(problem.horizon)
+    return given, np.concatenate([by_gain.ravel(), by_std]), float(problem.horizon)
 
 
-def _flat(parameter: th.nn.Parameter) -> Floats:
-    assert parameter.grad is not None
-    flat: Floats = parameter.grad.double().numpy().ravel()
-    return flat
+def _gradient(actor: dict[str, th.nn.Parameter], transposed: bool) -> Floats:
+    """Of the loss, in the order of `GradientStudy.exact`."""
+    found: list[Floats] = []
+    for name in _ACTOR:
+        if name in actor:
+            gradient = actor[name].grad
+            assert gradient is not None
+            found.append((gradient.T if transposed else gradient).double().numpy().ravel())
+    return np.concatenate(found)

@@ -92,6 +92,37 @@ def test_values_and_visits_are_those_of_the_environment(horizon):
     assert visits / 3000 == pytest.approx(found, abs=4 * 1.5 / np.sqrt(3000))
 
 
+def test_without_a_discount_in_the_states_the_update_is_another():
+    """Two states in a row, two actions, r = 1 for action 1 of the second; γ = 1/2 and the uniform policy.
+
+    In the second state Q = (0, 1) and V = 1/2: π A = ±1/4, visited once, discounted 1/2 times. The first gives nothing.
+    """
+    transitions = np.zeros((2, 2, 2))
+    transitions[0, :, 1] = 1
+    solution = theory.TabularMDP(transitions, [[0, 0], [0, 1]], gamma=0.5).solve()
+    assert solution.gradient == pytest.approx(np.array([[0, 0], [-1, 1]]) / 8)
+    assert solution.expected_update == pytest.approx(np.array([[0, 0], [-1, 1]]) / 4)
+    undiscounted = theory.TabularMDP.random(4, 3, seed=2, horizon=5).solve(RNG.normal(size=(4, 3)))
+    assert undiscounted.expected_update == pytest.approx(undiscounted.gradient)
+
+
+def test_gae_of_two_steps_by_hand():
+    """The same with V̂ = (1, 1) and λ = 1/2: δ = 1/2 - 1 in the first state; r - 1 in the second, in the mean -1/2.
+
+    So Â = -1/2 - (1/2)(1/2)(1/2) = -5/8 in the first state, and in one step -1/2.
+    """
+    transitions = np.zeros((2, 2, 2))
+    transitions[0, :, 1] = 1
+    solution = theory.TabularMDP(transitions, [[0, 0], [0, 1]], gamma=0.5).solve()
+    assert solution.expected_gae([1, 1], 0.5) == pytest.approx(np.array([[-5 / 8, -5 / 8], [-1, 0]]))
+    assert solution.expected_gae([1, 1], 0.5, n_steps=1) == pytest.approx(np.array([[-1 / 2, -1 / 2], [-1, 0]]))
+    assert solution.expected_gae([1, 1], 0.5, n_steps=2) == pytest.approx(solution.expected_gae([1, 1], 0.5))
+    with pytest.raises(ValueError, match=r"`critic` must have the shape \(2,\), but has \(3,\)"):
+        solution.expected_gae(np.zeros(3), 0.5)
+    with pytest.raises(ValueError, match="`n_steps` must be an integer at least 1, or None, but is 0"):
+        solution.gae_gradient([1, 1], 0.5, 0)
+
+
 def test_the_optimal_baseline_has_the_least_variance():
     """Of one step: E |∇ log π|² (Q - b)² is a parabola in b, whose lowest point is looked for on a grid."""
     solution = theory.TabularMDP.random(3, 3, seed=6).solve(RNG.normal(size=(3, 3)))
@@ -106,9 +137,13 @@ def test_the_optimal_baseline_has_the_least_variance():
     ("arguments", "said"),
     [
         ({"transitions": np.zeros((2, 2, 3))}, r"`transitions` must have the shape .* \(2, 2, 3\)"),
-        ({"transitions": np.full((2, 2, 2), 0.6)}, "must not be negative, nor any"),
+        ({"transitions": np.full((2, 2, 2), 0.6)}, r"`transitions\[0, 0\]` must be prob.* is \[0.6 0.6\]"),
+        ({"transitions": [[[0, 0], [0, 0]], [[0, 0], [1.5, -0.5]]]}, r"`transitions\[1, 1\]` must .* is \[ 1.5 -0.5\]"),
+        ({"transitions": [[[0, 0], [0, np.nan]], [[0, 0], [0, 0]]]}, r"`transitions\[0, 1\]` must .* is \[ 0. nan\]"),
+        ({"initial": [1.5, -0.5]}, r"`initial` must be 2 probabilities that sum to 1, but is \[1.5, -0.5\]"),
+        ({"initial": [1.0, np.nan]}, "`initial` must be 2 probabilities that sum to 1"),
         ({"initial": [0.5, 0.4]}, r"`initial` must be 2 probabilities that sum to 1, but is \[0.5, 0.4\]"),
-        ({"rewards": [[0, np.nan], [0, 0]]}, "`rewards` must be finite"),
+        ({"rewards": [[0, np.nan], [0, 0]]}, r"`rewards` must be finite, but rewards\[0, 1\] is nan"),
         ({"gamma": 1.5}, "`gamma` must be a number at least 0 and at most 1, but is 1.5"),
         ({"horizon": 0}, "`horizon` must be an integer at least 1"),
     ],
@@ -123,7 +158,11 @@ def test_an_infinite_return_is_refused():
     endless = theory.TabularMDP([[[1.0], [1.0]]], [[1.0, 1.0]])
     with pytest.raises(ValueError, match="Give a horizon or gamma < 1"):
         _ = endless.solve().J
-    assert endless.changed(gamma=0.5).solve().J == pytest.approx(2.0)
+    discounted = endless.changed(gamma=0.5).solve()
+    assert discounted.J == pytest.approx(2.0)
+    for infinite in ("mean_length", "expected_update"):
+        with pytest.raises(ValueError, match="Episodes need not end, so they have no mean length"):
+            getattr(discounted, infinite)
     with pytest.raises(ValueError, match=r"`theta` must have the shape \(1, 2\)"):
         endless.solve(np.zeros((2, 2)))
 
@@ -175,6 +214,9 @@ def test_the_gaussian_return_is_the_environments():
         ({"A": np.eye(3)}, r"`A` must be \(n, n\) and `B` \(n, m\)"),
         ({"R": np.eye(2)}, r"`R` must be \(1, 1\), but is \(2, 2\)"),
         ({"gamma": -1}, "`gamma`"),
+        ({"W": [[1, 2], [2, 1]]}, "`W` must be a covariance, with no negative eigenvalue, but has -1"),
+        ({"X": [[1, 0.5], [0, 1]]}, "`X` must be a covariance, but is not symmetric"),
+        ({"Q": [[1, 0], [0, np.nan]]}, r"`Q` must be finite, but Q\[1, 1\] is nan"),
     ],
 )
 def test_what_is_no_linear_quadratic_problem_is_refused(arguments, said):
@@ -183,6 +225,15 @@ def test_what_is_no_linear_quadratic_problem_is_refused(arguments, said):
         theory.LinearQuadratic(**{**fine, **arguments})
     with pytest.raises(ValueError, match=r"`K` must be \(1, 2\) and `log_std` \(1,\)"):
         theory.LinearQuadratic(**fine).solve(np.zeros(2), [0.0])
+
+
+def test_a_singular_covariance_is_one():
+    """x_0 = (z, z) with z ~ N(0, 1), no noise, and nothing done: the state stays."""
+    problem = theory.LinearQuadratic(np.eye(2), np.zeros((2, 1)), np.eye(2), [[1.0]], X=np.ones((2, 2)), horizon=2)
+    env = problem.env()
+    (first, _), (second, *_) = env.reset(seed=0), env.step(np.zeros(1, dtype=np.float32))
+    assert first[0] == pytest.approx(first[1], rel=1e-6)
+    assert (second == first).all()
 
 
 def test_agents_train_on_both():
