@@ -48,7 +48,8 @@ class REINFORCE(PolicyGradient):
         n_episodes: Whole episodes per environment and update.
         gamma: Discount factor.
         estimator: `"reward_to_go"` credits an action with what came after it; `"total_return"`, the naive policy
-            gradient, with the whole episode's return. Both have the same mean, the second more variance.
+            gradient, with the whole episode's return. Both have the same mean with `gamma` = 1 or
+            `discount_updates=True`, the second more variance.
         discount_updates: Multiply the update of step t by γ^t, as the gradient of the discounted return from the
             start demands and as the textbook has it. Off by default, as everywhere in practice: with γ < 1 it all
             but ignores late steps. For `"reward_to_go"` only: γ^t is in the total return already.
