@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pg_zoo.evidence import FIRST_SEED, collect, entries, read, replay, table
+from pg_zoo.evidence import FIRST_SEED, collect, entries, read, released, replay, table
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "zoo/pg_zoo/hyperparams"
@@ -71,7 +71,7 @@ def is_another_draw(score, evidence):
 @pytest.mark.parametrize("evidence", quickest_of_each_algorithm(), ids=name)
 def test_a_replay_gives_the_recorded_score_and_a_training_of_64_steps_does_not(evidence, tmp_path):
     record = replay(evidence, evidence.seeds[0], tmp_path / "replayed")
-    if (record["versions"], record["machine"]) == (evidence.versions, evidence.machine):
+    if (released(record["versions"]), record["machine"]) == (released(evidence.versions), evidence.machine):
         assert record["score"] == evidence.scores[0]
     # Elsewhere rounding differs, and a training with it.
     assert is_another_draw(record["score"], evidence)

@@ -4,6 +4,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def check(tmp_path, monkeypatch):
         monkeypatch.setattr(crosscheck, "entries", lambda: own)
         status = main(["crosscheck", "--jobs", "1", *options])
         page = Path("runs/crosscheck/crosscheck.md")
-        return status, page.read_text() if page.exists() else ""
+        return status, page.read_text() if page.is_file() else ""
 
     return check
 
@@ -158,11 +159,14 @@ def test_an_entry_that_fails_does_not_stop_the_others(check, capsys):
     assert status == 1
     ((failed, equal, missing),) = rows_of(page)
     assert failed[:2] == ["CartPole-v1", "ppo"]
+    assert "- exit status: 1. 0 says" in page
     assert "**failed**" in failed[3]
     assert "`gamma` must be" in failed[3]
     assert equal == ["CartPole-v1", "a2c", "10", "equal"]
     assert "Unknown environment 'No-v0'" in missing[3]
-    assert "a2c on CartPole-v1: equal" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "a2c on CartPole-v1: equal" in out
+    assert out.splitlines()[-2] == "Parameters: equal 1, different 0, failed 2."
 
 
 def die(entry, updates):
@@ -175,10 +179,11 @@ def test_a_process_that_dies_is_a_row(monkeypatch):
     assert found == (None, crosscheck.Parameters(reason="**failed**: its process ended with status 3", failed=True))
 
 
-def test_scores_are_compared_and_stored(check):
+def test_scores_are_compared_and_stored(check, capsys):
     options = ["--seeds", "2", "--max-steps", "64", "--margin", "1"]
     status, page = check([("ppo", "CartPole-v1", PPO)], *options)
     assert status == 0
+    assert capsys.readouterr().out.splitlines()[-3] == "Parameters: equal 1, different 0."
     ((parameters,), (scores,)) = rows_of(page)
     assert parameters[3] == "equal"
     stored = sorted(Path("runs/crosscheck/cells").glob("*/CartPole-v1/*/cell.json"))
@@ -213,6 +218,51 @@ def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_pa
     assert (found.verdict, found.contradicts) == (verdict, contradicts)
     if found.result:
         assert (found.result.margin, found.speedup, found.steps) == (45, 6, 256)
+
+
+def test_output_and_page_tell_how_many_are_shown_and_how_many_are_not():
+    def scores(difference, half, failed=0):
+        result = crosscheck.Equivalence(difference, difference - half, difference + half, margin=1.0, n=3)
+        return crosscheck.Scores([0.0] * 3, [0.0] * 3, 10, result=None if half is None else result, failed=failed)
+
+    entry, equal = evidence.Entry("ppo", "CartPole-v1", PPO, Path()), crosscheck.Parameters(3, {})
+    rows = [
+        crosscheck.Row(entry, equal, one)
+        for one in (scores(0, 0.5), scores(0, 0.9), scores(0, 1.5), scores(-1, 0.5), scores(0, 2), scores(-3, 1))
+    ]
+    rows += [
+        crosscheck.Row(entry, equal, crosscheck.Scores([0.0] * 2, [0.0] * 3, 10, failed=1)),
+        crosscheck.Row(entry, equal, crosscheck.Scores([0.0] * 3, [0.0] * 3, 10)),
+        crosscheck.Row(entry, crosscheck.Parameters(3, {"x": 0.1})),
+        crosscheck.Row(entry, crosscheck.Parameters(reason="SB3 has no y")),
+    ]
+    said = [
+        "Parameters: equal 8, different 1, not compared 1",
+        "Scores: equivalent 2, not shown 3, different 1, no margin 1, failed 1",
+    ]
+    assert crosscheck.tallies(rows) == said
+    page = crosscheck.document(rows, SimpleNamespace(updates=3, seeds=3, max_steps=10, margin=0.1))
+    assert all(f"\n**{line}.**\n" in page for line in said)
+    # That something is not shown contradicts nothing.
+    assert [row.contradicts for row in rows] == [False] * 5 + [True, True, False, True, False]
+
+
+def test_the_help_says_what_the_exit_status_means(capsys):
+    with pytest.raises(SystemExit):
+        main(["crosscheck", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "It does not say that all scores are shown to be equivalent" in out
+
+
+def test_a_page_that_cannot_be_written_is_one_line_that_names_the_option(check, capsys):
+    Path("file").touch()
+    assert check([("a2c", "CartPole-v1", A2C)], "--seeds", "0", "--write", "file/page.md")[0] == 2
+    said = "pg-zoo: error: --write file cannot be written: File exists; choose another --write.\n"
+    assert capsys.readouterr().err == said
+    Path("runs/crosscheck/crosscheck.md").mkdir()
+    assert check([("a2c", "CartPole-v1", A2C)], "--seeds", "0")[0] == 2
+    said = "-o/--output runs/crosscheck cannot be written: Is a directory; choose another -o/--output.\n"
+    assert capsys.readouterr().err == f"pg-zoo: error: {said}"
 
 
 def test_scores_of_another_version_prove_nothing(tmp_path):

@@ -5,6 +5,8 @@ import csv
 import json
 import random
 import re
+import subprocess
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +26,7 @@ from pg_zoo import cell as cell_module
 from pg_zoo.cell import RANDOM, Cell, evaluation_seed, resolved, run_cell
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
+from pg_zoo.storage import COMMIT
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "n_timesteps": 64, "policy": "MlpPolicy"}
 FEW = {"eval_points": 2, "eval_episodes": 2, "final_episodes": 4}
@@ -199,6 +202,54 @@ def test_the_time_of_evaluations_does_not_count(tmp_path, monkeypatch):
     folder = run(tmp_path, hyperparams=SMALL)
     # Whoever else reads this clock in training does so a few times each step.
     assert record(folder)["wall_time"] < 1000
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A git checkout with a package, and a function that runs git in it."""
+
+    def git(*arguments):
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", "-C", tmp_path, *who, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    (tmp_path / "zoo/pg_zoo").mkdir(parents=True)
+    (tmp_path / "zoo/pg_zoo/cell.py").touch()
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    return SimpleNamespace(folder=tmp_path, git=git, file=tmp_path / "zoo/pg_zoo/cell.py")
+
+
+def test_the_commit_of_a_checkout_is_told_with_its_changes(checkout):
+    first = checkout.git("rev-parse", "HEAD")[:12]
+    assert cell_module.commit(checkout.folder) == first
+    checkout.file.write_text("x = 1\n")
+    assert cell_module.commit(checkout.folder) == f"{first}+changes"
+    checkout.git("commit", "-am", "second")
+    second = checkout.git("rev-parse", "HEAD")[:12]
+    assert cell_module.commit(checkout.folder) == second != first
+    checkout.file.with_name("new.py").touch()
+    assert cell_module.commit(checkout.folder) == f"{second}+changes"
+
+
+def test_changes_of_other_files_than_the_packages_are_none(checkout):
+    (checkout.folder / "README.md").touch()
+    (checkout.folder / "zoo/pg_zoo/evidence.json").touch()
+    assert cell_module.commit(checkout.folder) == checkout.git("rev-parse", "HEAD")[:12]
+
+
+def test_without_a_checkout_or_git_no_commit_is_told(checkout, monkeypatch):
+    # An environment for packages may lie in a checkout of something else.
+    assert cell_module.commit(checkout.folder / "zoo") is None
+    monkeypatch.setenv("PATH", "")
+    assert cell_module.commit(checkout.folder) is None
+
+
+@pytest.mark.parametrize("commit", ["0123456789ab+changes", None])
+def test_a_cell_says_of_which_commit_it_is(tmp_path, monkeypatch, commit):
+    monkeypatch.setattr(cell_module, "_LOADED", commit)
+    assert record(run(tmp_path, RANDOM, hyperparams={}))["versions"].get(COMMIT) == commit
 
 
 def test_what_a_callback_raises_ends_the_training_and_leaves_nothing(tmp_path):

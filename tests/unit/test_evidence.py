@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
@@ -9,6 +10,7 @@ from pg_zoo import evidence
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
 from pg_zoo.evidence import Evidence
+from pg_zoo.storage import COMMIT
 
 ENTRY = {"n_timesteps": 1e5, "policy": "MlpPolicy", "learning_rate": "lin_0.001"}
 SCORES = [-120.0, -180.0, -170.0, -160.0, -150.0]
@@ -52,7 +54,7 @@ def zoo(tmp_path):
 def some_evidence(**changed):
     cell = {name: OF_A_CELL[name] for name in ("deterministic", "steps_per_second", "wall_time", "versions", "machine")}
     stored = {"algo": "ppo", "env": "Pendulum-v1", "hyperparams": ENTRY, "n_timesteps": 100_000, "date": "2026-01-01"}
-    stored |= {"seeds": [1000], "scores": [1.0], "mean": 1.0, "interval": [0.5, 1.5], "final_episodes": 100}
+    stored |= {"seeds": [1000, 1001], "scores": [1.0, 1.0], "mean": 1.0, "interval": [0.5, 1.5], "final_episodes": 100}
     return Evidence(**{**cell, **stored, "command": "pg-zoo benchmark", **changed})
 
 
@@ -84,7 +86,55 @@ def test_a_note_stays_when_the_evidence_is_measured_again(results, zoo):
     add_cells(results)
     some_evidence(note="out of reach").write(zoo)
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
-    assert evidence.read(zoo / "evidence/ppo/Pendulum-v1.json").note == "out of reach"
+    found = evidence.read(zoo / "evidence/ppo/Pendulum-v1.json")
+    assert (found.note, found.fresh) == ("out of reach", True)
+
+
+OLD = {"hyperparams": {**ENTRY, "gamma": 0.9}, "note": "old"}
+
+
+@pytest.mark.parametrize("first_seed", [1000, 1003, 1006])
+def test_seeds_that_have_scored_an_earlier_version_of_the_entry_are_no_evidence(results, zoo, capsys, first_seed):
+    path = some_evidence(**OLD, seeds=[1006, 1007, 1008], scores=[1.0] * 3).write(zoo)
+    before = path.read_bytes()
+    add_cells(results, first_seed=first_seed)
+    assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "pg-zoo: warning: ppo on Pendulum-v1 is left out: seeds 1006-1008 have scored an earlier version of the entry "
+        "(gamma is None and not 0.9), which may be why it was changed: measure it on fresh seeds, with "
+        "`pg-zoo benchmark --first-seed 1009`, or say --same-seeds."
+    )
+    assert path.read_bytes() == before
+
+
+def test_fresh_seeds_after_a_change_are_evidence(results, zoo):
+    some_evidence(**OLD, seeds=[1006, 1007, 1008], scores=[1.0] * 3).write(zoo)
+    add_cells(results, first_seed=1009)
+    assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
+    found = evidence.read(zoo / "evidence/ppo/Pendulum-v1.json")
+    assert (found.hyperparams, found.seeds[0], found.note, found.fresh) == (ENTRY, 1009, "old", True)
+
+
+def test_seeds_that_are_not_fresh_need_an_option_and_the_table_says_so_until_there_are_fresh_ones(results, zoo, capsys):
+    some_evidence(**OLD).write(zoo)
+    add_cells(results)
+    assert main(["evidence", str(results), "--zoo", str(zoo), "--same-seeds"]) == 0
+    # Measured once more, they are no fresher.
+    assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
+    said = "an earlier version of the entry was scored with some of these seeds |"
+    assert f" | old; {said}\n" in evidence.table(evidence.collect(zoo))
+    add_cells(results.with_name("fresh"), first_seed=1005)
+    assert main(["evidence", str(results.with_name("fresh")), "--zoo", str(zoo)]) == 0
+    assert said not in evidence.table(evidence.collect(zoo))
+    assert capsys.readouterr().err == ""
+
+
+def test_evidence_names_all_commits_that_it_is_of_and_they_need_not_be_the_same(results):
+    add_cells(results, scores=SCORES[:2], versions={"pg-agents": "0.1.0"})  # as they were stored at first
+    add_cells(results, scores=SCORES[2:4], first_seed=1002, versions={"pg-agents": "0.1.0", COMMIT: "1a"})
+    add_cells(results, scores=SCORES[4:], first_seed=1004, versions={"pg-agents": "0.1.0", COMMIT: "2b+changes"})
+    found = evidence.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
+    assert found.versions == {"pg-agents": "0.1.0", COMMIT: "1a, 2b+changes"}
 
 
 def test_best_and_random_scores_of_our_own_environments_are_the_known_ones():
@@ -199,55 +249,89 @@ def test_evidence_of_an_entry_that_was_changed_is_not_shown(zoo, capsys):
     assert "the entry has changed since (gamma is None and not 0.9)" in capsys.readouterr().err
 
 
-# Theirs: 10 ± 1.96, from 5 / sqrt(25).
+# Theirs has the standard error 5 / sqrt(25) = 1, with 24 degrees of freedom; ours, with the deviations below, s = 2 and
+# so 2 / sqrt(4) = 1, with 3. Welch: t has (1 + 1)^2 / (1/24 + 1/3) = 32/3 degrees of freedom and its 97.5 % quantile at
+# 2.20941 (between 2.22814 for 10 and 2.20099 for 11), so that a difference is shown beyond 2.20941 sqrt(2) = 3.1246.
 THEIRS = {"mean": 10.0, "std": 5.0, "episodes": 25, "steps": 100_000}
+DEVIATIONS = (-(3**0.5), -(3**0.5), 3**0.5, 3**0.5)
+
+
+def with_mean(mean, **changed):
+    return some_evidence(mean=mean, scores=[mean + d for d in DEVIATIONS], seeds=[*range(1000, 1004)], **changed)
 
 
 @pytest.mark.parametrize(
-    ("interval", "n_timesteps", "answer"),
+    ("mean", "n_timesteps", "answer"),
     [
-        ([11.9, 13.0], 100_000, "not shown"),
-        ([12.0, 13.0], 100_000, "higher"),
-        ([12.0, 13.0], 100_001, "more steps"),
-        ([7.0, 8.1], 50_000, "not shown"),
-        ([7.0, 8.0], 50_000, "lower"),
-        ([7.0, 8.0], 200_000, "more steps"),
+        (13.12, 100_000, "not shown"),
+        (13.13, 100_000, "higher"),
+        (13.13, 100_001, "more steps"),
+        (6.88, 50_000, "not shown"),
+        (6.87, 50_000, "lower"),
+        (6.87, 200_000, "more steps"),
     ],
 )
-def test_the_comparison_claims_only_what_the_intervals_say(interval, n_timesteps, answer):
-    assert evidence.comparison(some_evidence(interval=interval, n_timesteps=n_timesteps), THEIRS) == answer
-    assert evidence.comparison(some_evidence(), None) == ""
-    assert evidence.comparison(some_evidence(), {**THEIRS, "env": "Pendulum-v0"}) == "older environment"
+def test_the_comparison_claims_only_what_the_interval_of_the_difference_says(mean, n_timesteps, answer):
+    ours = with_mean(mean, n_timesteps=n_timesteps)
+    assert evidence.comparison(ours, THEIRS) == answer
+    assert evidence.comparison(ours, None) == ""
+    # Of an older environment, the direction is told too, but more steps are none to compare with.
+    older = answer if answer == "more steps" else f"{answer} (older environment)"
+    assert evidence.comparison(ours, {**THEIRS, "env": "Pendulum-v0"}) == older
+
+
+def test_a_difference_is_shown_where_the_two_intervals_overlap_but_that_of_the_difference_leaves_out_0():
+    # -192.7 with standard error 6.3, of 10 seeds, against -172.225 with 3.80: 20.5 is 2.78 times its own, 7.36.
+    scores = [-192.7 + 6.3 * 10**0.5 * d * (0.9**0.5) for d in (-1, 1) * 5]
+    ours = some_evidence(scores=scores, seeds=[*range(1000, 1010)], mean=-192.7, interval=[-207.0, -178.4])
+    assert np.std(scores, ddof=1) / 10**0.5 == pytest.approx(6.3)
+    assert evidence.comparison(ours, evidence.published()["ppo"]["Pendulum-v1"]) == "lower"
 
 
 def test_the_table_has_one_row_for_each_entry(zoo, tmp_path):
-    more = {"mean": -150.04, "interval": [-166.0, -138.0], "seeds": [1000, 1001], "random": -1172.0}
+    more = {"mean": -150.04, "interval": [-166.0, -138.0], "scores": [-177.0, -123.0], "random": -1172.0}
     some_evidence(**more, note="hard | slow").write(zoo)
     page = tmp_path / "zoo.md"
     assert main(["evidence", "--zoo", str(zoo), "-o", str(page)]) == 0
     text = page.read_text()
     assert (
-        "| Pendulum-v1 | ppo | -150 [-166, -138] | 2 | 100,000 | 5.0 s | -1,172 |  | -172.2 ± 104.2, 100,000 steps | "
-        "not shown | hard \\| slow |\n"
+        "| Pendulum-v1 | ppo | -150 [-166, -138] | 2 | 100 | 100,000 | 5.0 s | -1,172 |  | "
+        "-172.2 ± 104.2, 100,000 steps | not shown | hard \\| slow |\n"
     ) in text
     assert "Where other work ran on the machine meanwhile, it is an upper bound." in text
     assert "Student's t" in text
 
 
 def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_all():
-    # rl_zoo3's, with 1.96 standard errors: Pendulum -172.2 ± 7.4, Acrobot -73.5 ± 0.8, CartPole 500 ± 0.
-    pendulum = [some_evidence(interval=bounds) for bounds in ([-170.0, -160.0], [-150.0, -140.0], [-210.0, -200.0])]
-    acrobot = some_evidence(env="Acrobot-v1", interval=[-100.0, -90.0], n_timesteps=1_000_000)
-    more = some_evidence(env="CartPole-v1", interval=[500.0, 500.0], n_timesteps=100_001)
-    older = some_evidence(env="LunarLander-v3", interval=[280.0, 290.0])
+    # rl_zoo3's, with 1.96 standard errors: Pendulum -172.2 ± 7.4, Acrobot -73.5 ± 0.8, LunarLander 242 ± 3.3.
+    pendulum = [with_mean(mean) for mean in (-170.0, -140.0, -210.0)]
+    acrobot = with_mean(-90.0, env="Acrobot-v1", n_timesteps=1_000_000)
+    more = with_mean(500.0, env="CartPole-v1", n_timesteps=100_001)
+    older = with_mean(290.0, env="LunarLander-v3")
     unpublished = some_evidence(env="pg/RPSMatch-v0")
     text = evidence.table([*pendulum, acrobot, more, older, unpublished])
     assert (
-        "4 scores can be compared with SB3's in rl_zoo3, at no more steps. higher: 1, not shown: 1, lower: 2.\n" in text
-    )
-    assert "| 242.1 ± 31.82, 1,000,000 steps (LunarLander-v2) | older environment |" in text
+        "4 scores can be compared with SB3's in rl_zoo3, at no more steps. higher: 1, not shown: 1, lower: 2.\n"
+        "1 score can be compared with SB3's in rl_zoo3 of an older environment, at no more steps. higher: 1, "
+        "not shown: 0, lower: 0.\n"
+    ) in text
+    assert "| 242.1 ± 31.82, 1,000,000 steps (LunarLander-v2) | higher (older environment) |" in text
     assert "| more steps |" in text
-    assert "can be compared" not in evidence.table([more, older, unpublished])
+    assert "can be compared" not in evidence.table([more, unpublished])
+
+
+def test_random_actions_score_one_number_on_an_environment_that_of_most_episodes():
+    few = with_mean(0.0, algo="a2c", random=-191.1)
+    many = with_mean(0.0, random=-184.4, final_episodes=101)
+    unknown = with_mean(0.0, algo="reinforce")
+    other_task = with_mean(0.0, algo="mine", random=-5.0, hyperparams={"env_kwargs": {"g": 9.0}})
+    rows = evidence.table([few, many, unknown, other_task]).splitlines()[-4:]
+    assert [row.split(" | ")[7] for row in rows] == ["-184.4", "-184.4", "-184.4", "-5"]
+
+
+def test_the_row_says_of_how_many_episodes_each_score_is():
+    *_, head, _, row = evidence.table([with_mean(0.0, final_episodes=50)]).splitlines()
+    assert dict(zip(head.split(" | "), row.split(" | "), strict=True))["episodes"] == "50"
 
 
 def test_published_scores_are_rl_zoo3s():

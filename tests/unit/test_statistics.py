@@ -123,6 +123,21 @@ def test_spread_of_one_algorithm_alone_is_enough_for_an_interval():
     assert difference[:3] == pytest.approx((1, 1 - 4.3027 / 3**0.5, 1 + 4.3027 / 3**0.5), rel=1e-4)
 
 
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_difference_of_independent_means_is_welchs(confidence):
+    rng = np.random.default_rng(1)
+    samples = rng.normal(1, 1, 5), rng.normal(0, 3, 8)
+    found = statistics.welch(
+        [sample.mean() for sample in samples], [sample.std(ddof=1) for sample in samples], [5, 8], confidence
+    )
+    expected = stats.ttest_ind(*samples, equal_var=False).confidence_interval(confidence)
+    assert found == pytest.approx((samples[0].mean() - samples[1].mean(), *expected))
+
+
+def test_independent_means_without_spread_are_as_far_apart_as_they_are():
+    assert statistics.welch([500.0, 499.0], [0.0, 0.0], [5, 300], 0.95) == (1, 1, 1)
+
+
 def test_holms_correction_of_a_table_worked_out_by_hand():
     # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 is 0.02, 0.03, 0.06, 0.04, of which none may be below the last.
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -264,6 +264,45 @@ def test_the_winner_is_scored_on_seeds_that_did_not_choose_it(trainings, zoo, tm
     assert "better.\n" in capsys.readouterr().out
 
 
+def put_evidence(zoo, *seeds):
+    """Evidence of the entry that there is."""
+    known = dict.fromkeys(["n_timesteps", "final_episodes", "deterministic", "steps_per_second", "wall_time"], 1)
+    known |= {"versions": {}, "machine": {}, "date": "", "command": "", "mean": 0.0, "interval": [0.0, 0.0]}
+    known |= {"hyperparams": {"n_timesteps": 100, "gamma": 0.5}, "seeds": [*seeds], "scores": [0.0] * len(seeds)}
+    return evidence.Evidence("ppo", "CartPole-v1", **known).write(zoo)
+
+
+def test_the_winner_is_scored_on_seeds_above_those_of_the_evidence_that_there_was(trainings, zoo, tmp_path):
+    path, out = put_evidence(zoo, *range(1000, 1010)), tmp_path / "out"
+    assert tuned(out, "--write", zoo) == 0
+    assert evidence.read(path).seeds == [1010, 1011, 1012, 1013, 1014]
+    assert min(cell.seed for cell in trainings.begun if cell.seed >= 1000) == 1010
+    # The evidence that it has written itself does not move them.
+    trainings.begun.clear()
+    assert tuned(out, "--write", zoo) == 0
+    assert trainings.begun == []
+
+
+def test_a_search_that_an_earlier_version_began_keeps_its_seeds(trainings, zoo, tmp_path):
+    out = tmp_path / "out"
+    assert tuned(out, "--write", zoo) == 0
+    record = json.loads((out / "tune.json").read_text())
+    assert record["start"].pop("score_seed") == 1000
+    (out / "tune.json").write_text(json.dumps(record))
+    trainings.begun.clear()
+    assert tuned(out, "--write", zoo) == 0
+    assert trainings.begun == []
+
+
+def test_a_damaged_record_of_the_search_is_one_line_with_the_remedy(trainings, zoo, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/tune.json").write_text("{")
+    assert tuned(tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out/tune.json is damaged (JSONDecodeError: " in line
+    assert line.endswith("): choose another -o.")
+
+
 def test_other_entries_and_comments_of_the_file_stay_as_they_are(trainings, zoo, tmp_path):
     assert tuned(tmp_path / "out", "--write", zoo) == 0
     before, after = ZOO.split("CartPole-v1:")[0], "\n\n# Last.\n"
@@ -334,6 +373,11 @@ def test_run_again_it_compares_with_the_entry_of_the_start_and_trains_nothing_mo
     assert said in capsys.readouterr().out
     # And with more trials, it is still that entry that the winner has to beat.
     assert tuned(out, "--write", zoo, trials=30) == 0
+    # If another one wins, it is scored with the seeds that the first one was scored with, which the evidence says.
+    found = evidence.read(zoo / "evidence/ppo/CartPole-v1.json")
+    assert (zoo / "ppo.yml").read_text() != written
+    assert not found.fresh
+    assert found.seeds == [1000, 1001, 1002, 1003, 1004]
 
 
 def test_run_again_where_there_was_no_entry_there_is_still_none_to_beat(trainings, tmp_path):

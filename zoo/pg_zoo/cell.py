@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+import pg_agents
 from pg_agents import registry
 from pg_agents.agent import PolicyGradient
 from pg_agents.checks import check_number
@@ -41,7 +43,7 @@ from pg_zoo.cli import train_options
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.experiment import Experiment
 from pg_zoo.lookup import find_algorithm, find_env
-from pg_zoo.storage import FORMAT, RANDOM, new_folder
+from pg_zoo.storage import COMMIT, FORMAT, RANDOM, new_folder
 
 MAX_SEED = 2**30  # evaluations take the seeds above
 N_EVAL_ENVS = 10  # environments of an evaluation, at most
@@ -468,7 +470,34 @@ def _versions(cell: Cell) -> dict[str, str]:
     algorithms, envs = registry.plugins(registry.ALGORITHMS), registry.plugins(registry.ENVS)
     used = [algorithms[cell.algo]] if cell.algo in algorithms else []
     used += [envs[name] for name, env_ids in registry.register_envs().items() if cell.env in env_ids]
+    found |= {COMMIT: _LOADED} if _LOADED else {}
     return found | dict(plugin.distribution.rsplit(" ", 1) for plugin in used)
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of a git checkout, with `+changes` if its Python files differ from it; None if it is none.
+
+    Args:
+        folder: Its root.
+    """
+    if not (folder / ".git").exists():  # else, git would look for one that the folder lies in
+        return None
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in its hooks
+    # Without a lock, which would be in the way of someone who commits meanwhile.
+    git = ["git", "--no-optional-locks", "-C", str(folder)]
+    packages = [f":(glob)**/{package}/**/*.py" for package in ("pg_agents", "pg_envs", "pg_zoo")]
+    try:
+        head, changes = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True, env=environ, timeout=5).stdout
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", *packages])
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
+        return None
+    return head.strip() + "+changes" * bool(changes)
+
+
+# Of the code that this process has loaded, or was forked with: the checkout may change while it runs.
+_LOADED = commit(Path(pg_agents.__file__).parents[1])
 
 
 def _cpu_model() -> str:

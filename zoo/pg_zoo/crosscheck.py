@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from scipy import stats
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -33,12 +32,13 @@ from stable_baselines3.common.utils import set_random_seed
 from pg_agents import registry
 from pg_agents.agent import CommonArguments
 from pg_agents.checks import check_number, constructor_arguments, suggestion
+from pg_zoo import statistics
 from pg_zoo.benchmark import run_grid
 from pg_zoo.cell import Cell, Training, command_line, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import Entry, entries, published, read_cells, references
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
-from pg_zoo.storage import RANDOM, write_whole
+from pg_zoo.storage import RANDOM, write_whole, writing
 
 SEED = 0  # of the comparison of parameters; the first one of that of scores
 MIN_STEPS = 5000  # of the comparison of parameters: a few updates of A2C are over before any episode is
@@ -70,6 +70,13 @@ class Parameters:
     def contradicts(self) -> bool:
         """Whether it is anything but equal, for an entry that SB3 can take."""
         return self.failed or bool(self.differences)
+
+    @property
+    def answer(self) -> str:
+        """In a word or two."""
+        if self.differences is None:
+            return "failed" if self.failed else "not compared"
+        return "different" if self.differences else "equal"
 
     def __str__(self) -> str:
         if self.differences is None:
@@ -167,9 +174,9 @@ def _arrays(model: BaseAlgorithm) -> dict[str, np.ndarray]:
         of_observations = normalisation.obs_rms if normalisation.norm_obs else {}
         if isinstance(of_observations, RunningMeanStd):
             of_observations = {"": of_observations}
-        for name, statistics in {**of_observations, "returns": normalisation.ret_rms}.items():
+        for name, running in {**of_observations, "returns": normalisation.ret_rms}.items():
             for moment in ("mean", "var", "count"):
-                found[f"normalisation.{name}.{moment}"] = getattr(statistics, moment)
+                found[f"normalisation.{name}.{moment}"] = getattr(running, moment)
     return {name: th.as_tensor(value).numpy(force=True) for name, value in found.items() if value is not None}
 
 
@@ -195,32 +202,36 @@ class Equivalence:
     n: int
 
     @property
-    def verdict(self) -> str:
+    def answer(self) -> str:
         """Whether the interval lies within the margin, beyond it, or across one of its ends."""
         if -self.margin < self.low and self.high < self.margin:
             return "equivalent"
-        if self.low > self.margin or self.high < -self.margin:
-            return "**different**"
-        return f"not shown with {self.n} seeds"
+        return "different" if self.low > self.margin or self.high < -self.margin else "not shown"
+
+    @property
+    def verdict(self) -> str:
+        """The same, for the table."""
+        return {"different": "**different**", "not shown": f"not shown with {self.n} seeds"}.get(
+            self.answer, self.answer
+        )
 
 
 def equivalence(ours: Sequence[float], theirs: Sequence[float], margin: float) -> Equivalence:
-    """Test whether the means of two independent samples are closer to each other than a margin.
-
-    (x̄ - ȳ) ± t(0.95, ν) √(s_x²/n_x + s_y²/n_y),   ν by Welch and Satterthwaite
+    """Test whether the means of two independent samples are closer to each other than a margin: `statistics.welch`.
 
     Args:
         ours: x, at least two numbers; they need not vary.
         theirs: y.
         margin: Greater than 0, chosen beforehand.
     """
-    difference = float(np.mean(ours) - np.mean(theirs))
-    squares = np.array([np.var(sample, ddof=1) / len(sample) for sample in (ours, theirs)])
-    half = 0.0
-    if squares.sum() > 0:
-        freedom = squares.sum() ** 2 / (squares**2 / (np.array([len(ours), len(theirs)]) - 1)).sum()
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(squares.sum()))
-    return Equivalence(difference, difference - half, difference + half, margin, min(len(ours), len(theirs)))
+    samples = (ours, theirs)
+    found = statistics.welch(
+        [float(np.mean(sample)) for sample in samples],
+        [float(np.std(sample, ddof=1)) for sample in samples],
+        [len(sample) for sample in samples],
+        CONFIDENCE,
+    )
+    return Equivalence(*found, margin, min(len(ours), len(theirs)))
 
 
 def reference_range(
@@ -271,6 +282,11 @@ class Scores:
     failed: int = 0
 
     @property
+    def answer(self) -> str:
+        """In a word or two."""
+        return "failed" if self.failed else self.result.answer if self.result else "no margin"
+
+    @property
     def verdict(self) -> str:
         """In words."""
         if self.failed:
@@ -280,7 +296,7 @@ class Scores:
     @property
     def contradicts(self) -> bool:
         """Whether trainings failed or the scores are shown to differ."""
-        return "**" in self.verdict
+        return self.answer in ("failed", "different")
 
 
 def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int) -> list[Cell]:
@@ -358,7 +374,8 @@ def crosscheck(args: argparse.Namespace) -> int:
     """Run `pg-zoo crosscheck`.
 
     Returns:
-        The exit status: 1 if anything differs or could not be run.
+        The exit status: 1 if anything differs or could not be run. 0 says that nothing contradicts the claim, not that
+        all is shown.
 
     Raises:
         UserError: Something that was asked for cannot be done.
@@ -372,8 +389,8 @@ def crosscheck(args: argparse.Namespace) -> int:
             check_number("--seeds", args.seeds, at_least=2, integer=True)
     selected = _selected(args.algos, args.envs)
     folder, written = Path(args.output), Path(args.write or Path(args.output, "crosscheck.md"))
-    for path in (folder, written.parent):
-        with one_line(OSError):
+    for path, option in ((folder, "-o/--output"), (written.parent, "--write")):
+        with one_line(OSError), writing(path, option):
             path.mkdir(parents=True, exist_ok=True)
     print(f"Entries: {len(selected)}. Parameters after {args.updates} updates or more:", flush=True)
     rows, cells = [], []
@@ -393,9 +410,10 @@ def crosscheck(args: argparse.Namespace) -> int:
         for row, cell in comparable:
             row.scores = compare_scores(cell, folder, args.seeds, args.max_steps, args.margin)
             print(f"{row.entry.algo} on {row.entry.env}: {row.scores.verdict}", flush=True)
-    with one_line(OSError):
+    option = "--write" if args.write else "-o/--output"
+    with one_line(OSError), writing(written if args.write else folder, option):
         write_whole(written, document(rows, args))
-    print(f"Result: {written}")
+    print(*(f"{line}." for line in tallies(rows)), f"Result: {written}", sep="\n")
     return 1 if any(row.contradicts for row in rows) else 0
 
 
@@ -484,6 +502,10 @@ entry's hyperparameters, wrappers and normalisation, and compared.
 - date: {date}
 - command: `{command}`
 - versions: {versions}
+- exit status: {status}. 0 says that nothing contradicts the claim: no parameters and no scores are different, and
+  nothing failed. It does not say that all is shown: how much is, the following lines do.
+
+{tallies}
 
 ## Parameters
 
@@ -524,6 +546,8 @@ def document(rows: Sequence[Row], args: argparse.Namespace) -> str:
         versions=versions,
         updates=args.updates,
         min_steps=MIN_STEPS,
+        status=int(any(row.contradicts for row in rows)),
+        tallies="\n\n".join(f"**{line}.**" for line in tallies(rows)),
     )
     text += _table(
         _PARAMETER_COLUMNS, [(*_key(row), str(row.parameters.updates or ""), str(row.parameters)) for row in rows]
@@ -532,6 +556,25 @@ def document(rows: Sequence[Row], args: argparse.Namespace) -> str:
         text += _SCORES.format(seeds=args.seeds, max_steps=args.max_steps, margin=args.margin, confidence=CONFIDENCE)
         text += _table(_SCORE_COLUMNS, [_score_row(row, row.scores) for row in rows if row.scores])
     return text
+
+
+def tallies(rows: Sequence[Row]) -> list[str]:
+    """How often which answer was given: of parameters, and of scores if there are any."""
+    parameters = [row.parameters.answer for row in rows]
+    scores = [row.scores.answer for row in rows if row.scores]
+    lines = [_tally("Parameters", parameters, ("equal", "different", "not compared", "failed"))]
+    if scores:
+        lines.append(_tally("Scores", scores, ("equivalent", "not shown", "different", "no margin", "failed")))
+    return lines
+
+
+def _tally(what: str, answers: Sequence[str], known: Sequence[str]) -> str:
+    # The first answers always: that none was different is what one wants to know.
+    counts = {answer: answers.count(answer) for answer in known}
+    return f"{what}: {', '.join(f'{a} {n}' for i, (a, n) in enumerate(counts.items()) if n or a in _ALWAYS_TOLD)}"
+
+
+_ALWAYS_TOLD = ("equal", "equivalent", "not shown", "different")
 
 
 def _score_row(row: Row, scores: Scores) -> tuple[str, ...]:

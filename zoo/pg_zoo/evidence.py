@@ -9,7 +9,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import File, files
 from pg_zoo.lookup import plugin_warnings
-from pg_zoo.storage import RANDOM, RECORD, asked_for, read_cell, write_whole
-from pg_zoo.words import count, duration, interval, number
+from pg_zoo.storage import COMMIT, RANDOM, RECORD, asked_for, read_cell, read_record, write_whole, writing
+from pg_zoo.words import count, different, duration, interval, number, ranges
 
 FIRST_SEED = 1000  # of evidence; tuning has those below
 MIN_SEEDS = 5
 
-_NORMAL_95 = 1.959964  # quantile of the normal distribution
 _OF_A_CELL = (
     *("algo", "env", "seed", "hyperparams", "options", "deterministic", "score", "wall_time", "steps_per_second"),
     *("versions", "machine", "date", "command"),
@@ -54,13 +53,14 @@ class Evidence:
         deterministic: Whether it took the most probable actions.
         steps_per_second: Median over the trainings.
         wall_time: Median, in seconds, evaluations excluded.
-        versions: Of the packages that took part.
+        versions: Of the packages that took part, and the commits of ours, where they are known.
         machine: Where the trainings ran.
         date: When the last of them ended, UTC.
         command: What ran them.
         random: Mean return of random actions, where it is known.
         best: The best known score or the return at which the environment counts as solved, and which of these it is.
         note: Free text for the table.
+        fresh: Whether an earlier version of the entry is not known to have been scored with these seeds.
     """
 
     algo: str
@@ -82,6 +82,7 @@ class Evidence:
     random: float | None = None
     best: tuple[float, str] | None = None
     note: str = ""
+    fresh: bool = True
 
     def write(self, zoo: Path) -> Path:
         """Put it into a hyperparameter folder.
@@ -108,7 +109,10 @@ def read(path: Path) -> Evidence:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Evidence(**{**stored, "best": stored["best"] and tuple(stored["best"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is no evidence of this version of pg-zoo ({error}).") from error
+        raise UserError(
+            f"{path} is no evidence of this version of pg-zoo ({type(error).__name__}: {error}). "
+            "Delete it and run `pg-zoo evidence` with its results again."
+        ) from error
 
 
 def evidence_path(zoo: Path, algo: str, env: str) -> Path:
@@ -170,9 +174,12 @@ def _from_cells(
     for cell in group:
         if difference := difference_of(entry, cell["hyperparams"]):
             raise UserError(f"Seed {cell['seed']} had other hyperparameters than the entry: {difference}.")
+        cell = {**cell, "versions": released(cell["versions"])}
+        first = {**group[0], "versions": released(group[0]["versions"])}
         for key in ("versions", "deterministic", "options"):
-            if cell[key] != group[0][key]:
-                raise UserError(f"Seeds {seeds[0]} and {cell['seed']} differ in {key}: {group[0][key]}, {cell[key]}.")
+            if cell[key] != first[key]:
+                raise UserError(f"Seeds {seeds[0]} and {cell['seed']} differ in {key}: {first[key]}, {cell[key]}.")
+    commits = different(cell["versions"][COMMIT] for cell in group if COMMIT in cell["versions"])
     scores = [float(cell["score"]) for cell in group]
     mean = statistics.mean(np.array(scores))
     last = max(group, key=lambda cell: cell["date"])
@@ -190,7 +197,7 @@ def _from_cells(
         deterministic=group[0]["deterministic"],
         steps_per_second=float(np.median([cell["steps_per_second"] for cell in group])),
         wall_time=float(np.median([cell["wall_time"] for cell in group])),
-        versions=group[0]["versions"],
+        versions=released(group[0]["versions"]) | ({COMMIT: ", ".join(commits)} if commits else {}),
         machine=last["machine"],
         date=last["date"],
         command=last["command"],
@@ -199,14 +206,16 @@ def _from_cells(
     )
 
 
+def released(versions: Mapping[str, str]) -> dict[str, str]:
+    """Versions of packages alone: of a commit, there may be many in the time of one measurement."""
+    return {name: number for name, number in versions.items() if name != COMMIT}
+
+
 def _asked_for(folder: Path, algo: str, env: str) -> set[int]:
     """The seeds that the folder is to have in the end."""
-    path = folder / RECORD
-    if not path.exists():
+    if not (folder / RECORD).exists():
         return set()
-    with one_line(OSError, ValueError, KeyError, TypeError, AttributeError):
-        cells = asked_for(json.loads(path.read_text(encoding="utf-8")))
-    return {seed for *which, seed in cells if which == [algo, env]}
+    return {seed for *which, seed in asked_for(read_record(folder)) if which == [algo, env]}
 
 
 def difference_of(entry: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> str:
@@ -334,12 +343,13 @@ def collect(zoo: Path | None = None) -> list[Evidence]:
     return found
 
 
-def update(results: Path, zoo: Path | None = None) -> Iterator[Path]:
+def update(results: Path, zoo: Path | None = None, *, same_seeds: bool = False) -> Iterator[Path]:
     """Write the evidence of all entries that a results folder has cells of.
 
     Args:
         results: Results of `pg-zoo benchmark`.
         zoo: As for `entries`.
+        same_seeds: Also of seeds that an earlier version of the entry was scored with.
 
     Yields:
         Each file that was written. A warning says why others were not.
@@ -356,12 +366,36 @@ def update(results: Path, zoo: Path | None = None) -> Iterator[Path]:
             continue
         try:
             evidence = _from_cells(results, cells, algo, env, entry.hyperparams)
+            if entry.path.is_file():
+                evidence = succeeding(evidence, read(entry.path), same_seeds)
         except UserError as error:
             warn(f"{algo} on {env} is left out: {error}")
             continue
-        note = read(entry.path).note if entry.path.is_file() else ""
-        with one_line(OSError):
-            yield Evidence(**{**vars(evidence), "note": note}).write(entry.zoo)
+        with one_line(OSError), writing(entry.zoo, "--zoo"):
+            yield evidence.write(entry.zoo)
+
+
+def succeeding(new: Evidence, old: Evidence, same_seeds: bool) -> Evidence:
+    """New evidence with what stays of the old.
+
+    Args:
+        new: The new.
+        old: What it will replace.
+        same_seeds: Whether it may be of seeds that another version of the entry was scored with; it will say so.
+
+    Raises:
+        UserError: It is, and must not be.
+    """
+    changed, last = difference_of(old.hyperparams, new.hyperparams), max(old.seeds)
+    # Versions before the old one had the seeds below its own.
+    fresh = new.seeds[0] > last if changed else old.fresh or new.seeds[0] > last
+    if not (fresh or same_seeds) and changed:
+        raise UserError(
+            f"seeds {ranges(old.seeds)} have scored an earlier version of the entry ({changed}), which may be why it "
+            f"was changed: measure it on fresh seeds, with `pg-zoo benchmark --first-seed {last + 1}`, or say "
+            "--same-seeds."
+        )
+    return replace(new, note=old.note, fresh=fresh)
 
 
 # The table
@@ -381,8 +415,8 @@ OLDER, MORE_STEPS = "older environment", "more steps"
 def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
     """Whether a score is higher or lower than a published one, or why the two cannot be compared.
 
-    Theirs is one run, whose interval is that of the mean over its evaluation's episodes; ours is over seeds. Where
-    the two intervals overlap, no difference is shown.
+    Welch's 95 % interval of the difference says so. Theirs is one run, whose standard error is that of the mean over
+    its evaluation's episodes; ours is over seeds.
 
     Args:
         evidence: Ours.
@@ -390,15 +424,16 @@ def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
     """
     if theirs is None:
         return ""
-    if "env" in theirs:
-        return OLDER
     if evidence.n_timesteps > theirs["steps"]:
         return MORE_STEPS
-    margin = _NORMAL_95 * theirs["std"] / theirs["episodes"] ** 0.5
-    low, high = evidence.interval
-    if low > theirs["mean"] + margin:
-        return HIGHER
-    return LOWER if high < theirs["mean"] - margin else NOT_SHOWN
+    difference = statistics.welch(
+        [evidence.mean, theirs["mean"]],
+        [float(np.std(evidence.scores, ddof=1)), theirs["std"]],
+        [len(evidence.scores), theirs["episodes"]],
+        statistics.CONFIDENCE,
+    )
+    answer = HIGHER if difference.low > 0 else LOWER if difference.high < 0 else NOT_SHOWN
+    return f"{answer} ({OLDER})" if "env" in theirs else answer
 
 
 _HEAD = f"""\
@@ -410,19 +445,21 @@ training, averaged over training seeds that tuning did not see, with the 95 % in
 (Student's t). Single scores, versions, machine, date and command are in
 `evidence/<algo>/<environment>.json` there.
 
+- *seeds*: trainings. *episodes*: those of the evaluation after each of them.
 - *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
   Where other work ran on the machine meanwhile, it is an upper bound.
-- *random*: actions drawn uniformly. *best known*: the exact optimum, a game's value, or a reference controller's
-  score, where there is one; *solved*: the return at which Gymnasium calls the environment solved.
+- *random*: actions drawn uniformly; of several measurements on an environment, the one of most episodes.
+- *best known*: the exact optimum, a game's value, or a reference controller's score, where there is one; *solved*: the
+  return at which Gymnasium calls the environment solved.
 - *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})
   of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
   its steps. Where it is of an older version of the environment, that is named.
-- *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*. Compared are the interval here and
-  mean ± 1.96 standard errors there; where they overlap, a difference is *{NOT_SHOWN}*, which does not mean that there
-  is none. Not compared is what had *{MORE_STEPS}* than theirs, or whose published score is of an *{OLDER}*,
-  where rewards and episodes differ.
+- *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*, by the 95 % interval of the difference
+  (Welch), with the standard error over seeds here, and over the episodes of their one run there. Where it holds 0, a
+  difference is *{NOT_SHOWN}*, which does not mean that there is none. Not compared is what had *{MORE_STEPS}* than
+  theirs. Where the published score is of an *{OLDER}*, rewards and episodes differ, and the answer says little.
 """
-_NUMBERS = ("score", "seeds", "steps", "time", "random", "best known")
+_NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
 _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
 
 
@@ -431,22 +468,48 @@ def table(all_evidence: Iterable[Evidence]) -> str:
     scores = published()
     rows: list[tuple[str, ...]] = [_COLUMNS, tuple("---:" if column in _NUMBERS else "---" for column in _COLUMNS)]
     answers = []
-    for evidence in all_evidence:
+    shown = list(all_evidence)
+    random = _random(shown)
+    for evidence in shown:
         theirs = scores.get(evidence.algo, {}).get(evidence.env)
         answer = comparison(evidence, theirs)
         answers.append(answer)
-        note = " ".join(evidence.note.replace("|", "\\|").split())
-        rows.append((*_row(evidence), _published_score(theirs), answer, note))
+        notes = [evidence.note] * bool(evidence.note) + [_NOT_FRESH] * (not evidence.fresh)
+        note = " ".join("; ".join(notes).replace("|", "\\|").split())
+        rows.append((*_row(evidence, random[_task(evidence)]), _published_score(theirs), answer, note))
     parts = [_HEAD.replace("{source}", scores["source"])]
-    counts = {answer: answers.count(answer) for answer in (HIGHER, NOT_SHOWN, LOWER)}
-    if n := sum(counts.values()):
-        said = ", ".join(f"{answer}: {many}" for answer, many in counts.items())
-        parts.append(f"{count(n, 'score')} can be compared with SB3's in rl_zoo3, at no more steps. {said}.\n")
+    summary = []
+    for suffix, where in (("", ""), (f" ({OLDER})", f" of an {OLDER}")):
+        counts = {answer: answers.count(answer + suffix) for answer in (HIGHER, NOT_SHOWN, LOWER)}
+        if n := sum(counts.values()):
+            said = ", ".join(f"{answer}: {many}" for answer, many in counts.items())
+            summary.append(
+                f"{count(n, 'score')} can be compared with SB3's in rl_zoo3{where}, at no more steps. {said}."
+            )
+    if summary:
+        parts.append("\n".join(summary) + "\n")
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
     return "\n".join(parts)
 
 
-def _row(evidence: Evidence) -> tuple[str, ...]:
+_NOT_FRESH = "an earlier version of the entry was scored with some of these seeds"
+
+
+def _task(evidence: Evidence) -> tuple[str, str]:
+    """An environment with its arguments."""
+    return evidence.env, json.dumps(evidence.hyperparams.get("env_kwargs") or {}, sort_keys=True)
+
+
+def _random(all_evidence: Sequence[Evidence]) -> dict[tuple[str, str], float | None]:
+    """What random actions score, one number for each task: that of the evidence with most episodes."""
+    found: dict[tuple[str, str], float | None] = {}
+    for evidence in sorted(all_evidence, key=lambda one: len(one.seeds) * one.final_episodes):
+        if evidence.random is not None:
+            found[_task(evidence)] = evidence.random
+    return {_task(evidence): found.get(_task(evidence)) for evidence in all_evidence}
+
+
+def _row(evidence: Evidence, random: float | None) -> tuple[str, ...]:
     best = ""
     if evidence.best is not None:
         value, kind = evidence.best
@@ -456,9 +519,10 @@ def _row(evidence: Evidence) -> tuple[str, ...]:
         evidence.algo,
         interval([evidence.mean, *evidence.interval]),
         str(len(evidence.seeds)),
+        str(evidence.final_episodes),
         f"{evidence.n_timesteps:,}",
         duration(evidence.wall_time),
-        "" if evidence.random is None else number(evidence.random),
+        "" if random is None else number(random),
         best,
     )
 
@@ -481,12 +545,12 @@ def evidence(args: argparse.Namespace) -> None:
     if output is not None and not output.parent.is_dir():
         raise UserError(f"-o/--output is {args.output}, but there is no folder {output.parent}.")
     if args.results is not None:
-        written = list(update(Path(args.results), zoo))
+        written = list(update(Path(args.results), zoo, same_seeds=args.same_seeds))
         print("\n".join(map(str, written)))
         if not written:
             raise UserError(f"{args.results} holds no evidence of any entry.")
     if output is not None:
-        with one_line(OSError):
+        with one_line(OSError), writing(output, "-o/--output"):
             write_whole(output, table(collect(zoo)))
         print(output)
     elif args.results is None:

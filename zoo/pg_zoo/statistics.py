@@ -97,6 +97,26 @@ def difference(scores: np.ndarray, others: np.ndarray, confidence: float = CONFI
     return Difference(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, n - 1)))
 
 
+def welch(means: Sequence[float], deviations: Sequence[float], ns: Sequence[int], confidence: float) -> Estimate:
+    """The difference of two independent means, with Welch's interval.
+
+    (x̄ − ȳ) ± t(ν) √(s_x²/n_x + s_y²/n_y),   ν by Welch and Satterthwaite
+
+    Args:
+        means: x̄ and ȳ.
+        deviations: Standard deviations of the two samples, which may be 0.
+        ns: Their sizes, 2 at least.
+        confidence: How often the interval holds the truth.
+    """
+    squares = np.square(deviations) / ns
+    half = 0.0
+    if squares.sum() > 0:
+        freedom = squares.sum() ** 2 / (squares**2 / (np.asarray(ns) - 1)).sum()
+        half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(squares.sum()))
+    value = float(means[0] - means[1])
+    return Estimate(value, value - half, value + half)
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """p-values that are as small as stated for all comparisons together.
 

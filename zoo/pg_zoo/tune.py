@@ -7,7 +7,8 @@
    751, .... The winner is better if the 95 % interval of the difference (Student's t, paired by seed) is above 0.
    Otherwise the entry stays.
 4. *Score.* The best of several is biased upwards, so the winner is trained once more, with the seeds 1000, 1001, ...,
-   which nothing was chosen or decided by: this is its evidence.
+   or above those of the evidence that there was when the search began, by which nothing was chosen or decided: this is
+   its evidence.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import (
     FIRST_SEED,
     MIN_SEEDS,
+    Entry,
     Evidence,
     entries,
+    evidence_path,
     from_cells,
+    read,
+    succeeding,
 )
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_device, find_env, plugin_warnings
@@ -68,6 +73,7 @@ def tune(args: argparse.Namespace) -> None:
     start = _stored(folder).get("start")
     if start is None:
         start = _start(zoo, args)
+    score_seed = start.get("score_seed", SCORE_SEED)
     entry, origin, old = start["hyperparams"], start["origin"], start["is_entry"]
     n_timesteps = args.n_timesteps or int(entry.get("n_timesteps", 0))
     if n_timesteps < 1:
@@ -103,11 +109,11 @@ def tune(args: argparse.Namespace) -> None:
         search.run(args.trials, args.jobs)
         winner, hyperparams = _choose(search, folder, args)
         better = not old or _is_better(winner, hyperparams, entry, folder, args)
-        found = _score(winner, hyperparams, folder, args)
+        found = _score(winner, hyperparams, score_seed, folder, args)
         if not better:
             print(f"{winner} is not shown to be better than the entry, but is here as what was found:")
         if zoo is not None and (better or args.replace):
-            there, written = (_entry_in(one, args) for one in (zoo, folder))
+            there, written = (one and one.hyperparams for one in (_entry_in(where, args) for where in (zoo, folder)))
             if there not in (None, entry, written, hyperparams):
                 raise UserError(
                     f"{zoo} has another entry of {args.env} than when the search began, so what was found is not "
@@ -160,16 +166,25 @@ def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[
 
 
 def _start(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any]:
-    """What the search begins with, and whether that is the environment's own entry, which may then be replaced."""
+    """What the search begins with, whether that is the environment's own entry, which may be replaced, and fresh seeds.
+
+    Whoever tunes an entry may do so because of its score: the seeds of this are not fresh any more.
+    """
     old = _entry_in(zoo, args)
-    with plugin_warnings(), one_line(registry.PluginError):
-        entry, origin = find_entry(args.algo, args.env) if old is None else (old, str(zoo or "the zoo"))
-    return {"hyperparams": entry, "origin": origin, "is_entry": old is not None}
+    if old is not None:
+        hyperparams, origin = old.hyperparams, str(zoo or "the zoo")
+    else:
+        with plugin_warnings(), one_line(registry.PluginError):
+            hyperparams, origin = find_entry(args.algo, args.env)
+    path = old.path if old is not None else zoo and evidence_path(zoo, args.algo, args.env)
+    seen = read(path).seeds if path and path.is_file() else []
+    score_seed = max([SCORE_SEED, *(seed + 1 for seed in seen)])
+    return {"hyperparams": hyperparams, "origin": origin, "is_entry": old is not None, "score_seed": score_seed}
 
 
-def _entry_in(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any] | None:
+def _entry_in(zoo: Path | None, args: argparse.Namespace) -> Entry | None:
     there = entries(zoo) if zoo is None or any(zoo.glob("*.yml")) else []
-    return next((one.hyperparams for one in there if (one.algo, one.env) == (args.algo, args.env)), None)
+    return next((one for one in there if (one.algo, one.env) == (args.algo, args.env)), None)
 
 
 def _stored(folder: Path) -> dict[str, Any]:
@@ -180,7 +195,7 @@ def _stored(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): choose another -o.") from error
 
 
 def _claim(folder: Path, task: Task, start: dict[str, Any]) -> None:
@@ -231,14 +246,14 @@ def _choose(search: Search, folder: Path, args: argparse.Namespace) -> tuple[str
     return winner, candidates[winner]
 
 
-def _score(name: str, hyperparams: dict[str, Any], folder: Path, args: argparse.Namespace) -> Evidence:
+def _score(name: str, hyperparams: dict[str, Any], score_seed: int, folder: Path, args: argparse.Namespace) -> Evidence:
     results = folder / "score" / name
-    if not _train(name, hyperparams, results, SCORE_SEED, args, with_random=True):
+    if not _train(name, hyperparams, results, score_seed, args, with_random=True):
         raise UserError(f"{name}, which was the best, failed on other seeds: {results / 'failed'} has the reasons.")
     with plugin_warnings():
         registry.register_envs()
     found = from_cells(results, args.algo, args.env, hyperparams)
-    print(f"{name} scores {interval([found.mean, *found.interval])} on {_seeds(SCORE_SEED, args)}.")
+    print(f"{name} scores {interval([found.mean, *found.interval])} on {_seeds(score_seed, args)}.")
     return found
 
 
@@ -306,6 +321,9 @@ def _write(found: Evidence, zoo: Path) -> None:
     path = zoo / f"{found.algo.replace('/', '-')}.yml"
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     new = with_entry(old, found.env, found.hyperparams, path)
+    evidence = evidence_path(zoo, found.algo, found.env)
+    if evidence.is_file():
+        found = replace(succeeding(found, read(evidence), same_seeds=True), note=found.note)
     # In this order: an entry without its evidence is noticed, evidence without its entry is not.
     write_whole(path, new)
     print(f"Entry: {found.env} in {path}")
