@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import pg_agents
+from pg_zoo.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -248,3 +249,39 @@ def test_two_plugins_of_one_name_are_one_line_that_names_both_distributions(inst
         assert line.startswith("pg-zoo: error: ")
         assert "acme-twin 1.0" in line
         assert f"pg-agents {pg_agents.__version__}" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"CartPole-v1:\n  gamma: [1\n", ": line 3: expected ',' or ']', but got '<stream end>'."),
+        (b"- CartPole-v1\n", " must hold a mapping of environment ids to mappings of hyperparameters."),
+        ("# für\n".encode("latin-1"), ": 'utf-8' codec can't decode byte 0xfc"),
+    ],
+)
+def test_hyperparameters_that_cannot_be_read_stop_their_algorithm_and_no_other(
+    content, problem, tmp_path, monkeypatch, capsys
+):
+    info = tmp_path / "acme_values-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-values\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text("[pg_agents.hyperparams]\nacme = acme_values\n")
+    (tmp_path / "acme_values").mkdir()
+    (tmp_path / "acme_values/__init__.py").touch()
+    (tmp_path / "acme_values/ppo.yml").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "acme_values", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["train", "-n", "8", "--hyperparams", "n_steps:8", "batch_size:8"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pg-zoo: error: Hyperparameters cannot be read: ppo.yml of acme-values 1.5{problem}")
+    assert f"Mend the file ({tmp_path / 'acme_values/ppo.yml'}), uninstall acme-values, or" in line
+    assert line.endswith("pg-zoo train --conf-file.")
+    assert not Path("logs/ppo").exists()
+
+    assert main(["train", "--algo", "a2c", "-n", "8"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["list", "--algo", "ppo"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pg-zoo: warning: Hyperparameters are left out: ppo.yml of acme-values 1.5{problem}")

@@ -70,12 +70,24 @@ class File:
     def __str__(self) -> str:
         return f"{self.path.name} of {self.distribution}"
 
-    def entries(self) -> Entries:
-        """Hyperparameters by environment id; nothing, and a `PluginWarning`, where the file cannot be read."""
+    def read(self) -> Entries:
+        """Hyperparameters by environment id.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
         try:
-            return _checked(yaml.safe_load(self.path.read_text(encoding="utf-8")), str(self))
-        except (OSError, ValueError, yaml.YAMLError, UserError) as error:
-            warnings.warn(f"Hyperparameters in {self} are left out: {error}", registry.PluginWarning, stacklevel=2)
+            entries = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{self}: {yaml_problem(error)}.") from error
+        return _checked(entries, str(self))
+
+    def entries(self) -> Entries:
+        """As `read`, but nothing, and a `PluginWarning`, where the file cannot be read."""
+        try:
+            return self.read()
+        except UserError as error:
+            warnings.warn(f"Hyperparameters are left out: {error}", registry.PluginWarning, stacklevel=2)
             return {}
 
 
@@ -102,7 +114,8 @@ def find_entry(
         The entry and, in words, where it is from. An algorithm without any gets an empty one.
 
     Raises:
-        UserError: The `conf_file` has nothing for this environment, cannot be read, or is code and not trusted.
+        UserError: A file of this algorithm, or the `conf_file`, cannot be read; or the latter has nothing for this
+            environment, or is code and not trusted.
     """
     found: dict[str, tuple[dict[str, Any], str]] = {}
     if conf_file is not None:
@@ -110,7 +123,7 @@ def find_entry(
     else:
         for file in files():
             if file.algo == algo:
-                found |= {key: (entry, f"{key!r} in {file}") for key, entry in file.entries().items()}
+                found |= {key: (entry, f"{key!r} in {file}") for key, entry in _read(file).items()}
     for key in [env_id, *["atari"] * atari, "default"]:
         if key in found:
             entry, origin = found[key]
@@ -118,6 +131,24 @@ def find_entry(
     if conf_file is not None:
         raise UserError(f"{conf_file} has no entry {env_id!r} and no entry 'default'.")
     return {}, "the algorithm's own defaults"
+
+
+def _read(file: File) -> Entries:
+    try:
+        return file.read()
+    except UserError as error:
+        # With its defaults, the algorithm would score something else than what was asked for.
+        distribution = file.distribution.rpartition(" ")[0]
+        raise UserError(
+            f"Hyperparameters cannot be read: {error} Mend the file ({file.path}), uninstall {distribution}, or train "
+            "with another one: pg-zoo train --conf-file."
+        ) from error
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a file, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
 
 
 def data_only(entry: dict[str, Any], origin: str, remedy: str = TRUST) -> dict[str, Any]:
@@ -280,9 +311,9 @@ def _files_of_rl_zoo3() -> Iterator[File]:
 
 
 class _FileForRLZoo3(File):
-    def entries(self) -> Entries:
+    def read(self) -> Entries:
         """As they are, but that MlpPolicy, which default entries have for rl_zoo3, does not suit every environment."""
-        entries = super().entries()
+        entries = super().read()
         if "default" in entries:
             entries["default"]["policy"] = "auto"
         return entries
