@@ -1,5 +1,6 @@
 """`pg-zoo` as a user meets it: real short trainings, replays and mistakes."""
 
+import errno
 import os
 import re
 import signal
@@ -219,22 +220,71 @@ class Faulty(CartPoleEnv):
         raise ValueError("out of order")
 
 
-def test_what_fails_at_once_leaves_no_agent(empty_folder, capsys, monkeypatch):
+def test_what_fails_at_once_leaves_no_run(empty_folder, capsys, monkeypatch):
     monkeypatch.setitem(gym.registry, "Faulty-v0", gym.envs.registration.EnvSpec("Faulty-v0", Faulty))
     assert main(["train", "--env", "Faulty-v0", "--eval-freq", "-1", *SMALL]) == 2
     assert "out of order" in only_error_line(capsys)
-    assert not list(empty_folder.rglob("*.zip"))
+    assert not list(empty_folder.rglob("Faulty*"))
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_half_of_an_agent(empty_folder, capsys, monkeypatch):
-    def save(self, path, *args, **kwargs):
-        Path(f"{path}.zip").write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def fill_the_disk(monkeypatch, from_step=0):
+    """Let what is saved from that step on find no space."""
+    save = pg_agents.PPO.save
 
-    monkeypatch.setattr(pg_agents.PPO, "save", save)
-    assert main(["train", "-n", "32", "--eval-freq", "-1", *SMALL]) == 2
-    assert "No space left on device" in only_error_line(capsys)
-    assert not list(empty_folder.rglob("*.zip"))
+    def save_half(self, path, *args, **kwargs):
+        if self.num_timesteps < from_step:
+            return save(self, path, *args, **kwargs)
+        Path(path).with_suffix(".zip").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pg_agents.PPO, "save", save_half)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_of_this_run(empty_folder, capsys, monkeypatch):
+    older = empty_folder / "mine/ppo/CartPole-v1_1"
+    older.mkdir(parents=True)
+    fill_the_disk(monkeypatch)
+    assert main(["train", "-n", "32", "-f", "mine", "--eval-freq", "-1", *SMALL]) == 2
+    assert only_error_line(capsys) == (
+        "pg-zoo: error: The run cannot be written into the folder mine: No space left on device. "
+        "Free space or choose another -f."
+    )
+    assert list((empty_folder / "mine/ppo").iterdir()) == [older]
+
+
+def test_a_disk_that_is_full_in_the_end_keeps_the_checkpoints(empty_folder, capsys, monkeypatch):
+    fill_the_disk(monkeypatch, from_step=64)
+    assert main(["train", "-n", "64", "--save-freq", "32", "--eval-freq", "-1", *SMALL]) == 2
+    assert "Free space" in only_error_line(capsys)
+    run = empty_folder / "logs/ppo/CartPole-v1_1"
+    assert pg_agents.PPO.load(run / "rl_model_32_steps.zip").num_timesteps == 32
+    assert not (run / "CartPole-v1.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EROFS, "Free space or choose another -f."), (errno.EACCES, "Choose another -f.")],
+)
+def test_a_folder_that_cannot_be_made_is_named(number, remedy, capsys, monkeypatch):
+    def mkdir(name, *args, **kwargs):
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr("os.mkdir", mkdir)
+    assert main(["train", "-n", "32", "-f", "their/runs", *SMALL]) == 2
+    assert only_error_line(capsys).endswith(f"into the folder their/runs: {os.strerror(number)}. {remedy}")
+
+
+@pytest.mark.parametrize("path", ["/elsewhere/level.xml", None])
+def test_what_the_environment_may_not_do_is_not_taken_for_the_run(path, capsys, monkeypatch):
+    class Locked(CartPoleEnv):
+        def step(self, action):
+            raise PermissionError(errno.EPERM, "Operation not permitted", path)
+
+    monkeypatch.setitem(gym.registry, "Locked-v0", gym.envs.registration.EnvSpec("Locked-v0", Locked))
+    assert main(["train", "--env", "Locked-v0", "--eval-freq", "-1", *SMALL]) == 2
+    line = only_error_line(capsys)
+    assert "Operation not permitted" in line
+    assert "-f" not in line
 
 
 @pytest.mark.parametrize(
@@ -269,6 +319,13 @@ def test_a_mistake_is_one_line_that_helps_and_leaves_no_run_behind(argv, said, c
     assert main(argv) == 2
     assert said in only_error_line(capsys)
     assert not [path for path in empty_folder.rglob("*") if path.is_file()]
+
+
+def test_a_hyperparameter_of_another_algorithm_is_not_taken_for_a_slip(capsys, empty_folder):
+    (empty_folder / "ppo.yml").write_text(yaml.safe_dump({"default": {"n_steps": 8}}))
+    for options in (["-conf", "ppo.yml"], ["--hyperparams", "n_steps:8"]):
+        assert main(["train", "--algo", "reinforce", *options]) == 2
+        assert only_error_line(capsys) == "pg-zoo: error: reinforce has no hyperparameter 'n_steps'."
 
 
 def test_a_training_that_fails_keeps_what_was_learnt_until_then(my_envs, capsys):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import itertools
 import os
 import re
 import shutil
 import uuid
 from collections import OrderedDict
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from pprint import pprint
 from typing import Any
@@ -24,6 +26,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
+from pg_agents import registry
 from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.checks import check_number, constructor_arguments, suggestion
 from pg_agents.vec_env import make_vec
@@ -39,6 +42,10 @@ _MANAGED = {"callback", "env_kwargs", "env_wrapper", "frame_stack", "monitor_kwa
 _MANAGED |= {"noise_std", "noise_type", "normalize", "vec_env_wrapper"}
 # What it hands to the constructor itself.
 _OPTIONS = {"device", "env", "seed", "tensorboard_log", "verbose"}
+
+# Of a disk that takes nothing, and of a folder that this user may not write into.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 _LINEAR = re.compile(r"lin_([-+\d.e]+)")
 _SCHEDULES_OF_SB3 = {"learning_rate", "clip_range", "clip_range_vf", "delta_std"}
@@ -137,9 +144,9 @@ class Experiment(ExperimentManager):
             except FileExistsError:
                 continue
             break
+        self._claimed = True
         self.params_path = os.path.join(self.save_path, self.env_name)
         os.makedirs(self.params_path)
-        self._claimed = True
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """As rl_zoo3's, or the environment's own vector version; `close` closes them."""
@@ -166,9 +173,6 @@ class Experiment(ExperimentManager):
             results = self.setup_experiment()
         except BaseException:
             self.close()
-            # A folder without a model would only be in the way of `enjoy`.
-            if self._claimed:
-                shutil.rmtree(self.save_path)
             raise
         assert results is not None, "no hyperparameter search was asked for"
         model: BaseAlgorithm = results[0]
@@ -180,11 +184,13 @@ class Experiment(ExperimentManager):
         super().learn(model)
 
     def close(self) -> None:
-        """Close the environments that are still open."""
+        """Close the environments that are still open, and remove this run's folder if no model came of it."""
         for env in self._open.values():
             # Ctrl-C reaches environments in other processes too: they may be gone.
             with suppress(EOFError, OSError):
                 env.close()
+        if self._claimed and not any(Path(self.save_path).rglob("*.zip")):
+            shutil.rmtree(self.save_path, ignore_errors=True)
 
     def _check(self, values: dict[str, Any]) -> None:
         arguments = constructor_arguments(self.algorithm, CommonArguments)
@@ -193,7 +199,9 @@ class Experiment(ExperimentManager):
             if name in _OPTIONS:
                 raise UserError(f"{name!r} is not a hyperparameter but an option: --{name.replace('_', '-')}.")
             if name not in known:
-                raise UserError(f"{self.algo} has no hyperparameter {name!r}.{suggestion(name, known)}")
+                # What others have is no slip of the pen.
+                hint = "" if _is_of_another_algorithm(name) else suggestion(name, known)
+                raise UserError(f"{self.algo} has no hyperparameter {name!r}.{hint}")
             if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
                 raise UserError(f"{name!r} is {value!r}, but a schedule that falls linearly to 0 is written lin_0.001.")
             if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not issubclass(self.algorithm, PolicyGradient):
@@ -227,6 +235,38 @@ class Experiment(ExperimentManager):
 
 def _is_linear(value: Any) -> bool:
     return isinstance(value, str) and _LINEAR.fullmatch(value) is not None
+
+
+def _is_of_another_algorithm(name: str) -> bool:
+    for plugin in registry.algorithms().values():
+        with suppress(registry.PluginError):
+            if name in (constructor_arguments(plugin.load(), CommonArguments) or ()):
+                return True
+    return False
+
+
+def _on_one_path(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+@contextmanager
+def _written_into(folder: str, verbose: int) -> Iterator[None]:
+    """Say which folder it was that could not be written into, and what helps.
+
+    Raises:
+        UserError: The disk is full or read-only, or the folder somebody else's.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "Free space or choose another -f."
+        if error.errno in _CLOSED and error.filename and _on_one_path(Path(folder), Path(str(error.filename))):
+            remedy = "Choose another -f."
+        elif error.errno not in _FULL:
+            raise
+        if verbose > 1:
+            raise
+        raise UserError(f"The run cannot be written into the folder {folder}: {error.strerror}. {remedy}") from error
 
 
 def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> str:
@@ -263,11 +303,15 @@ def train(args: argparse.Namespace) -> None:
     print(f"{args.algo} ({algorithm.__module__}.{algorithm.__name__}) on {args.env}, seed {args.seed}")
 
     # Anything can be wrong in what files, plugins and environments define, and it is for the user to mend.
-    with one_line(Exception, verbose=args.verbose):
+    with one_line(Exception, verbose=args.verbose), _written_into(args.log_folder, args.verbose):
         set_random_seed(args.seed)
         experiment = Experiment(args, algorithm)
         model = experiment.set_up()
-    with closing(experiment), one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose):
+    with (
+        closing(experiment),
+        one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose),
+        _written_into(args.log_folder, args.verbose),
+    ):
         try:
             experiment.learn(model)
         finally:
