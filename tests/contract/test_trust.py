@@ -1,6 +1,9 @@
-"""Hyperparameter files are data: nothing in them runs as code, unless the user says `--trust`."""
+"""Hyperparameter files and those of a run are data: nothing in them runs as code, unless the user says `--trust`."""
 
+import shutil
+import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import rl_zoo3.exp_manager
@@ -319,3 +322,149 @@ def test_yaml_never_makes_python_objects(options, folder, capsys):
     assert main(["train", "--conf-file", "tags.yml", *options]) == 2
     assert "tags.yml holds Python objects" in only_error_line(capsys)
     assert not (folder / "pwned").exists()
+
+
+ENJOY = ["enjoy", "-f", "logs", "--no-render", "-n", "200"]
+RUN = "logs/ppo/CartPole-v1_1/CartPole-v1"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run as `train` writes it, with networks and tuples among its options."""
+    logs = tmp_path_factory.mktemp("trained") / "logs"
+    values = [
+        "n_steps:8",
+        "batch_size:8",
+        "n_epochs:1",
+        "learning_rate:lin_0.001",
+        "monitor_kwargs:dict(info_keywords=())",
+    ]
+    values += [
+        "policy_kwargs:dict(activation_fn=nn.ReLU, optimizer_class=RMSpropTFLike)",
+        "normalize:dict(norm_obs=True)",
+    ]
+    options = ["-f", str(logs), "--eval-freq", "-1", "--verbose", "0", "--env-kwargs", "sutton_barto_reward:True"]
+    assert main(["train", "-n", "16", *options, "--hyperparams", *values]) == 0
+    return logs
+
+
+@pytest.fixture
+def run(trained, folder):
+    """A copy of it, in the folder of which a test may write other files."""
+    shutil.copytree(trained, folder / "logs")
+    return folder / RUN
+
+
+def write(run, file, **values):
+    """Change a file of the run."""
+    content = yaml.unsafe_load((run / file).read_text())
+    (run / file).write_text(yaml.dump(OrderedDict({**content, **values})))
+
+
+def test_a_run_that_train_wrote_is_replayed_as_it_was_trained(run, capsys):
+    assert "!!python/name:torch.nn" in (run / "config.yml").read_text()
+    assert "!!python/tuple" in (run / "config.yml").read_text()
+    assert main(ENJOY) == 0
+    out = capsys.readouterr().out
+    assert "Loading running average" in out
+    # That reward is -1 at the end, and 0 before.
+    assert "Mean reward: -1.00 +/- 0.00" in out
+
+
+CALL = "!!python/object/apply:os.system ['touch pwned']"
+TAGS = [
+    CALL,
+    "!!python/object/new:os.system ['touch pwned']",
+    "!!python/object/apply:subprocess.Popen [[touch, pwned]]",
+    "!!python/object:my_wrappers.Impostor {}",
+    "!!python/module:my_wrappers ''",
+    "!!python/name:my_wrappers.wrapper ''",
+    "!!python/name:os.system ''",
+    "!!python/name:torch.load ''",
+    "!!python/name:torch.nn.modules.module.Module.apply ''",
+    f"!!python/tuple [{CALL}]",
+    f"{{a: [{CALL}]}}",
+    f"!!python/object/apply:collections.OrderedDict [[[a, {CALL}]]]",
+    "!!python/object/apply:collections.defaultdict [!!python/name:os.getcwd '']",
+    "!unknown x",
+]
+
+
+@pytest.mark.parametrize("file", ["config.yml", "args.yml"])
+@pytest.mark.parametrize("key", ["gamma", "env_kwargs"])
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_run_with_python_objects_is_refused_and_none_is_made(file, key, tag, run, folder, capsys):
+    (run / file).write_text(f"normalize: false\n{key}: {tag}\n")
+    assert main(ENJOY) == 2
+    line = only_error_line(capsys)
+    assert f"{RUN}/{file}, line 2: !" in line
+    assert line.endswith("is not plain data and could run code. If you trust whoever wrote it, say --trust.")
+    assert not (folder / "pwned").exists()
+    assert not (folder / "imported").exists()
+
+
+def test_a_run_that_is_trusted_may_have_them(run, folder):
+    (run / "config.yml").write_text(f"normalize: false\ngamma: {CALL}\n")
+    assert main([*ENJOY, "--trust"]) == 0
+    assert (folder / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("normalize", f"dict(norm_obs={PWN})", "which is code"),
+        ("env_wrapper", "my_wrappers.wrapper", "which would be imported"),
+        ("env_wrapper", [{"my_wrappers.Impostor": {"a": 1}}], "which would be imported"),
+        ("vec_env_wrapper", "my_wrappers.Impostor", "which would be imported"),
+    ],
+)
+def test_hyperparameters_of_a_run_are_held_to_what_those_of_files_are(key, value, said, run, folder, capsys):
+    write(run, "config.yml", **{key: value})
+    assert main(ENJOY) == 2
+    line = only_error_line(capsys)
+    assert f"{RUN}/config.yml: {key} is" in line
+    assert said in line
+    assert line.endswith("say --trust.")
+    assert not (folder / "pwned").exists()
+    assert not (folder / "imported").exists()
+
+
+def test_a_wrapper_of_a_run_is_used_where_it_is_trusted_or_named(run, capsys):
+    write(run, "config.yml", env_wrapper="my_wrappers.Generous")
+    for option in (["--trust"], ["--gym-packages", "my_wrappers"]):
+        assert main([*ENJOY, *option]) == 0
+        assert "Mean reward: -1.00" in capsys.readouterr().out  # the environment's own, under the wrapper
+
+
+def test_what_a_replay_has_no_use_for_need_not_be_importable(run):
+    write(run, "config.yml", callback="a.b.Callback", policy_kwargs="dict(features_extractor_class=Mine)")
+    assert main(ENJOY) == 0
+
+
+@pytest.mark.parametrize("file", ["config.yml", "args.yml"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: [1\n", ": line 3: expected ',' or ']'"),
+        ("- 1\n", "must hold a mapping"),
+        ("env_kwargs: fast\n", "must hold a mapping, and so must env_kwargs in it."),
+        ("!!python/object/apply:collections.OrderedDict [1]", " cannot be read: "),
+    ],
+)
+def test_a_file_of_a_run_that_cannot_be_read_is_named(file, text, said, run, capsys):
+    (run / file).write_text(text)
+    assert main(ENJOY) == 2
+    line = only_error_line(capsys)
+    assert f"{RUN}/{file}" in line
+    assert said in line
+
+
+def test_a_run_of_rl_zoo3_itself_is_replayed(folder, capsys):
+    options = ["--algo", "ppo", "--env", "CartPole-v1", "-f", "logs/sb3", "-n", "16", "--eval-freq", "-1"]
+    options += ["--env-kwargs", "sutton_barto_reward:True", "--hyperparams", "n_envs:1", "n_steps:8", "batch_size:8"]
+    options += ["normalize:True", "policy_kwargs:dict(activation_fn=nn.ReLU, optimizer_class=th.optim.SGD)"]
+    subprocess.run([sys.executable, "-m", "rl_zoo3.train", *options], check=True, capture_output=True)
+    assert main(["enjoy", "--algo", "sb3/ppo", "--no-render", "-n", "200"]) == 0
+    out = capsys.readouterr().out
+    assert "Loading running average" in out
+    assert "Mean reward: -1.00 +/- 0.00" in out

@@ -189,7 +189,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     add("-f", "--log-folder", default="logs", help="folder of all runs")
     add("-tb", "--tensorboard-log", default="", help="TensorBoard folder; none is written by default")
-    add("-i", "--trained-agent", default="", help="saved agent (.zip) to train on")
+    add("-i", "--trained-agent", default="", help="saved agent (.zip) to train on; a pickle, which runs as code")
     add("--eval-freq", type=int, default=25000, help="evaluate every so many steps; negative: never")
     add("--eval-episodes", type=int, default=5, help="episodes of an evaluation")
     add("--n-eval-envs", type=int, default=1, help="environments of an evaluation")
@@ -220,6 +220,10 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_enjoy(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Replay a trained agent. Its files NAME.zip and vecnormalize.pkl are pickles, which run as code when they are "
+        "loaded, whatever you say here: replay only agents of people whom you trust."
+    )
     _add_common(parser)
     add = parser.add_argument
     add(
@@ -242,6 +246,11 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     _add_actions(parser)
     add("--no-render", action="store_true", help="show nothing but numbers")
     add("--video", nargs="?", const="", metavar="FOLDER", help="record an mp4, by default into the run's folder")
+    add(
+        "--trust",
+        action="store_true",
+        help="let the run's config.yml and args.yml run code: Python objects, expressions, any function as wrapper",
+    )
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
