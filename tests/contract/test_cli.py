@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
+import pygame
 import pytest
 import stable_baselines3
 import torch as th
@@ -157,7 +158,10 @@ def test_enjoy_without_a_model_says_what_there_is(trained, capsys):
     assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--load-checkpoint", "7"]) == 2
     assert "ppo/CartPole-v1_1/rl_model_2048_steps.zip" in only_error_line(capsys)
     assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--algo", "actor_critic"]) == 2
-    assert only_error_line(capsys).endswith("there is ppo/CartPole-v1_1.")
+    assert only_error_line(capsys).endswith(
+        "there is ppo/CartPole-v1_1. Train one: pg-zoo train --algo actor_critic --env CartPole-v1; "
+        "agents that come along: pg-zoo list"
+    )
 
 
 def test_a_video_has_one_frame_for_each_step_and_one_for_the_start(trained, empty_folder):
@@ -173,12 +177,46 @@ def test_a_video_without_moviepy_says_what_to_install(monkeypatch, capsys):
     assert "pip install 'pg-agents[video]'" in only_error_line(capsys)
 
 
-def test_rendering_without_a_display_is_one_line(monkeypatch, capsys):
+@pytest.fixture
+def no_display(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    assert main(["enjoy"]) == 2
-    assert "no display" in only_error_line(capsys)
+
+
+def test_without_a_display_enjoy_shows_numbers_and_says_how_to_get_pictures(no_display, capsys):
+    assert main(["enjoy", "-n", "500"]) == 0
+    out = capsys.readouterr().out
+    assert "There is no display to render on: numbers only. For pictures, record them: --video.\n" in out
+    assert "1 episodes" in out
+
+
+def test_without_a_display_and_moviepy_it_says_what_to_install(no_display, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "moviepy", None)
+    assert main(["enjoy", "-n", "20"]) == 0
+    assert "record them: --video, after pip install 'pg-agents[video]'.\n" in capsys.readouterr().out
+
+
+def test_without_pygame_enjoy_shows_numbers(monkeypatch, capsys):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    assert main(["enjoy", "-n", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "The package pygame-ce is not installed: numbers only. For pictures: pip install pygame-ce.\n" in out
+
+
+def test_a_window_that_was_asked_for_is_not_replaced_by_numbers(no_display, capsys):
+    assert main(["enjoy", "--env-kwargs", "render_mode:human"]) == 2
+    assert "There is no display to render on, but --env-kwargs render_mode:human" in only_error_line(capsys)
+
+
+def test_with_a_display_every_step_is_shown(monkeypatch, capsys):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    frames, flip = [], pygame.display.flip
+    monkeypatch.setattr(pygame.display, "flip", lambda: (frames.append(1), flip()))
+    assert main(["enjoy", "-n", "20"]) == 0
+    assert len(frames) == 21
+    assert "numbers only" not in capsys.readouterr().out
 
 
 def test_tensorboard_gets_sb3s_keys_up_to_the_last_step(trained):

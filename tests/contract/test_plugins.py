@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,12 @@ def test_two_plugins_of_one_name_are_one_line_that_names_both_distributions(inst
         assert line.startswith("pg-zoo: error: ")
         assert "acme-twin 1.0" in line
         assert f"pg-agents {pg_agents.__version__}" in line
+
+
+def test_the_wheel_requires_what_shows_agents_on_the_screen(wheels):
+    with zipfile.ZipFile(wheels["pg-agents"]) as wheel:
+        (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        assert "Requires-Dist: pygame-ce>=2.4" in wheel.read(metadata).decode().splitlines()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -161,6 +162,17 @@ def test_enjoy_shows_the_shipped_agent_until_there_is_an_own_run(results, monkey
     assert f"Loading {folder / 'CartPole-v1.zip'}\n" in out
 
 
+def test_a_run_without_a_model_is_no_run(results, monkeypatch, capsys):
+    ((_, folder),) = trained.ship(results, Path("agents").absolute(), envs=["CartPole-v1"])
+    monkeypatch.setattr(trained, "AGENTS", folder.parents[1])
+    (Path("logs/ppo/CartPole-v1_7") / "CartPole-v1").mkdir(parents=True)
+    assert main(ENJOY) == 0
+    assert f"Loading {folder / 'CartPole-v1.zip'}\n" in capsys.readouterr().out
+    shutil.copytree(folder, "logs/ppo/CartPole-v1_3")
+    assert main(ENJOY) == 0
+    assert "Loading logs/ppo/CartPole-v1_3/CartPole-v1.zip\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options", [["-f", "nothing"], ["--load-best"], ["--exp-id", "3"], ["--load-checkpoint", "0"]])
 def test_what_was_asked_for_and_is_not_there_is_not_replaced_by_a_shipped_one(options, capsys):
     assert main([*ENJOY, *options]) == 2
@@ -184,9 +196,13 @@ def test_a_shipped_agent_is_asked_for_in_one_way_and_only_where_there_is_one(opt
     assert said in line
 
 
-def test_where_none_is_shipped_none_is_mentioned(capsys):
+def test_where_there_is_no_agent_at_all_it_says_how_to_train_one(capsys):
     assert main(["enjoy", "--algo", "sb3/ppo", "--env", "CartPole-v1", "--no-render"]) == 2
-    assert "comes with" not in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "comes with" not in line
+    assert line.endswith(
+        "Train one: pg-zoo train --algo sb3/ppo --env CartPole-v1; agents that come along: pg-zoo list"
+    )
 
 
 def test_videos_of_shipped_agents_do_not_go_into_the_package(capsys):

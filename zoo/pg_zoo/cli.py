@@ -244,7 +244,7 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--load-checkpoint", type=int, help="the checkpoint after so many steps")
     which.add_argument("--load-last-checkpoint", action="store_true", help="the last checkpoint")
     _add_actions(parser)
-    add("--no-render", action="store_true", help="show nothing but numbers")
+    add("--no-render", action="store_true", help="show nothing but numbers, as is done without a display")
     add("--video", nargs="?", const="", metavar="FOLDER", help="record an mp4, by default into the run's folder")
     add(
         "--trust",

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 import yaml
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.utils import create_test_env, get_latest_run_id, get_model_path
+from rl_zoo3.utils import create_test_env, get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -44,7 +44,7 @@ def enjoy(args: argparse.Namespace) -> None:
     Raises:
         UserError: Something that was asked for cannot be done.
     """
-    _check_display(args)
+    _choose_rendering(args)
     algorithm = find_algorithm(args.algo, args.verbose)
     find_env(args.env, args.gym_packages, args.verbose)
     if args.num_threads > 0:
@@ -100,17 +100,32 @@ def takes_most_probable(args: argparse.Namespace, env: VecEnv, default: bool = T
     return False
 
 
-def _check_display(args: argparse.Namespace) -> None:
+def _choose_rendering(args: argparse.Namespace) -> None:
+    """Numbers alone where nothing can be shown, unless the user has asked for pictures."""
+    moviepy = importlib.util.find_spec("moviepy") is not None
     if args.video is not None:
-        if importlib.util.find_spec("moviepy") is None:
+        if not moviepy:
             raise UserError("--video needs the package moviepy: pip install 'pg-agents[video]'.")
-    elif not args.no_render and sys.platform.startswith("linux") and not any(map(os.environ.get, _DISPLAYS)):
-        raise UserError("There is no display to render on: use --no-render, or --video to record a video.")
+        return
+    if args.no_render:
+        return
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, _DISPLAYS)):
+        video = "--video" if moviepy else "--video, after pip install 'pg-agents[video]'"
+        lacking, remedy = "There is no display to render on", f"For pictures, record them: {video}."
+    elif importlib.util.find_spec("pygame") is None:
+        lacking, remedy = "The package pygame-ce is not installed", "For pictures: pip install pygame-ce."
+    else:
+        return
+    if (args.env_kwargs or {}).get("render_mode") == "human":
+        raise UserError(f"{lacking}, but --env-kwargs render_mode:human asks for it. {remedy}")
+    print(f"{lacking}: numbers only. {remedy}")
+    args.no_render = True
 
 
 def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
     """Name and path of the model, and the folder of its run."""
     folder, shipped = getattr(args, "folder", FOLDER), trained.find(args.algo, args.env)
+    own = _latest_run(FOLDER, args)
     if args.shipped:
         if "folder" in args or args.exp_id:
             raise UserError("--shipped takes the agent that comes with pg-agents: leave out --folder and --exp-id.")
@@ -118,7 +133,7 @@ def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
             raise UserError(f"No agent of {args.algo} on {args.env} comes with pg-agents; `pg-zoo list` has those.")
         folder = str(trained.AGENTS)
         print(f"This is the agent that comes with pg-agents ({shipped}).")
-    elif get_latest_run_id(os.path.join(FOLDER, args.algo), EnvironmentName(args.env)):
+    elif own:
         shipped = None  # a run of the user's own goes first
     elif shipped and not _names_a_run(args):
         folder = str(trained.AGENTS)
@@ -128,7 +143,7 @@ def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
         )
     try:
         found: tuple[str, str, str] = get_model_path(
-            args.exp_id,
+            args.exp_id or _latest_run(folder, args),
             folder,
             args.algo,
             EnvironmentName(args.env),
@@ -137,9 +152,20 @@ def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
             args.load_last_checkpoint,
         )
     except (AssertionError, ValueError) as error:
-        hint = f" One comes with pg-agents: pg-zoo enjoy --algo {args.algo} --env {args.env}" if shipped else ""
+        hint, which = "", f"--algo {args.algo} --env {args.env}"
+        if shipped:
+            hint = f" One comes with pg-agents: pg-zoo enjoy {which}"
+        elif not (own or _latest_run(folder, args)):
+            hint = f" Train one: pg-zoo train {which}; agents that come along: pg-zoo list"
         raise UserError(f"{error}. {_what_is_there(args, Path(folder))}{hint}") from error
     return found
+
+
+def _latest_run(folder: str, args: argparse.Namespace) -> int:
+    """Number of the latest run that has a model; 0 where none has."""
+    prefix = f"{EnvironmentName(args.env)}_"
+    runs = {path.parent.name.removeprefix(prefix) for path in Path(folder, args.algo).glob(f"{prefix}*/*.zip")}
+    return max((int(number) for number in runs if number.isdecimal()), default=0)
 
 
 def _names_a_run(args: argparse.Namespace) -> bool:
