@@ -1,6 +1,7 @@
 """What the diagnostic callbacks log, against parameters that SB3 itself arrives at and sums done by hand."""
 
 import pickle
+from contextlib import nullcontext
 
 import gymnasium as gym
 import numpy as np
@@ -121,11 +122,18 @@ GRADIENT = WEIGHTED.mean(axis=0)
 VARIANCE = np.mean(np.sum(WEIGHTED**2, axis=1)) - GRADIENT @ GRADIENT  # of one step
 
 
-def on_the_bandit(cls, n_envs, n_steps, n_rollouts, **kwargs):
+def on_the_bandit(cls, n_envs, n_steps, n_rollouts, every=1, **kwargs):
     settings = {**kwargs, "learning_rate": 0.0, "n_steps": n_steps, "gamma": 1.0, "ent_coef": 0.0}
-    callbacks = [GradientDiagnostics(every=1)]
+    callbacks = [GradientDiagnostics(every)]
     _, record = run(cls, BANDIT.vector_env(n_envs), callbacks, n_rollouts, LinearActorCritic, **settings)
     return record.logs
+
+
+def test_rollouts_of_a_single_step_are_put_together_in_succession_and_then_after_every_so_many():
+    logs = on_the_bandit(ActorCritic, n_envs=1, n_steps=1, n_rollouts=40, every=20)
+    norms = [log.get("gradient/norm") for log in logs]
+    # From the first on eight, and from the twentieth after the last of them on.
+    assert [i for i in range(40) if norms[i] != norms[max(i - 1, 0)]] == [7, 34]
 
 
 def test_variance_and_snr_are_right_in_the_mean_on_a_bandit():
@@ -289,10 +297,22 @@ def test_training_goes_on_as_without_them(cls, kwargs):
 
 def test_two_threads_arrive_at_the_same_when_watched(monkeypatch):
     monkeypatch.setattr("pg_agents.engines.mlp._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("pg_agents.engines.mlp.Pace.chosen", lambda *_: nullcontext(2))
     before = th.get_num_threads()
 
     def train(callback, n_threads):
-        agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=16, seed=3, device="cpu", engine="mlp")
+        # So unequal that whoever did not wait would see a norm of an earlier minibatch.
+        unequal = {"net_arch": {"pi": [256, 256], "vf": [4]}}
+        agent = PPO(
+            "MlpPolicy",
+            "CartPole-v1",
+            n_steps=64,
+            batch_size=16,
+            seed=3,
+            device="cpu",
+            engine="mlp",
+            policy_kwargs=unequal,
+        )
         th.set_num_threads(n_threads)
         try:
             agent.learn(192, callback)
