@@ -259,7 +259,11 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     add("--envs", nargs="+", required=True, metavar="ENV", help="Gymnasium environment ids")
     add("--seeds", type=int, default=10, help="number of seeds")
     add("--first-seed", type=int, default=0, help="the first of them")
-    add("--same-hyperparams", metavar="ALGO", help="all algorithms take this one's hyperparameters, not their own")
+    add(
+        "--same-hyperparams",
+        metavar="ALGO",
+        help="all algorithms take this one's hyperparameters, not their own; for those that share them: ppo, sb3/ppo",
+    )
     add("-n", "--n-timesteps", type=int, help="environment steps of each training, not what the hyperparameters say")
     add("--eval-points", type=int, default=20, help="evaluations along each learning curve, evenly spaced")
     add("--eval-episodes", type=int, default=10, help="episodes of each")
