@@ -200,15 +200,16 @@ class GradientDiagnostics(_Diagnostic):
             advantages = normalise(advantages)
         weights = th.tensor_split(advantages, len(blocks))
         shares = th.tensor([len(block) / len(steps) for block in blocks])
-        return th.stack([self._gradient(*block) for block in zip(blocks, weights, strict=True)]).cpu(), shares
+        with self._acting() as policy:
+            gradients = [self._gradient(policy, *block) for block in zip(blocks, weights, strict=True)]
+        return th.stack(gradients).cpu(), shares
 
-    def _gradient(self, steps: np.ndarray, advantages: th.Tensor) -> th.Tensor:
+    def _gradient(self, policy: ActorCriticPolicy, steps: np.ndarray, advantages: th.Tensor) -> th.Tensor:
         """1/n Σ_i Â_i ∇ log π(a_i|s_i) over the n given steps, flattened."""
         actions = self._stored("actions", steps).float()  # as an update gets them
-        if isinstance(self._policy.action_space, spaces.Discrete):
+        if isinstance(policy.action_space, spaces.Discrete):
             actions = actions.long().flatten()
-        with self._acting() as policy:
-            _, log_prob, _ = policy.evaluate_actions(self._stored("observations", steps), actions)
+        log_prob = policy.get_distribution(self._stored("observations", steps)).log_prob(actions)
         parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         objective = (advantages * log_prob).mean()
         found = th.autograd.grad(objective, parameters, allow_unused=True)
