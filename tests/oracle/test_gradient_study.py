@@ -375,7 +375,7 @@ def test_a_gaussians_gradient_of_the_mean_is_the_distance_over_the_variance():
 @pytest.mark.parametrize("baseline", ["none", "time"])
 def test_on_a_linear_quadratic_problem_the_gradient_is_the_closed_form(baseline):
     problem = theory.LinearQuadratic([[0.9]], [[1.0]], [[1.0]], [[0.5]], W=[[0.1]], horizon=3)
-    study = gradient_study(REINFORCE, problem, ([[-0.2]], [-0.5]), 200, baseline=baseline)
+    study = gradient_study(REINFORCE, problem, ([[-0.2]], [-1.0]), 200, baseline=baseline)
     assert study.p_value > UNBIASED
     assert is_about(study.relative_bias, 0)
 
