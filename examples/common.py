@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 
+from pg_agents.theory import Estimate
+
 matplotlib.use("agg")  # figures are files: no display is needed
 
 FIGURES = Path(__file__).parents[1] / "docs" / "images" / "examples"
@@ -77,6 +79,12 @@ def draw_band(axes: Any, x: np.ndarray, curves: Sequence[np.ndarray], label: str
     if len(stacked) > 1:
         half = stats.t.ppf(0.975, len(stacked) - 1) * stats.sem(stacked, axis=0)
         axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def draw_estimates(axes: Any, x: Any, estimates: Iterable[Estimate], **style: Any) -> Any:
+    """Numbers with their intervals."""
+    values = np.array([(one.value, one.value - one.low, one.high - one.value) for one in estimates]).T
+    return axes.errorbar(x, values[0], yerr=values[1:], marker="o", markersize=4, capsize=3, **style)
 
 
 def save(figure: Figure, name: str, folder: Path) -> None:

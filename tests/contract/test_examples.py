@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")
+NAMES = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py") if path.stem != "common")
 
-WITHOUT_SEEDS = ("gradient_estimators", "smoothness")
+WITHOUT_SEEDS = ("gradient_estimators", "score_function", "smoothness")
 
 
 @pytest.fixture(autouse=True)
