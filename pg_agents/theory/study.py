@@ -102,22 +102,25 @@ class GradientStudy:
         Where the gradients do not vary, any bias beyond rounding makes it 0, and none is no reason to doubt: 1.
 
         Raises:
-            ValueError: There are not more batches than components: some directions would not be looked at.
+            ValueError: There are so few batches that they cannot show all directions in which gradients vary. More
+                than components are always enough.
         """
         from scipy import stats
 
         n, d = self.gradients.shape
-        if n <= d:
-            raise ValueError(f"`p_value` needs more batches than the gradient's {d} components, but there are {n}.")
         covariance = np.cov(self.gradients, rowvar=False).reshape(d, d)
         # A softmax's gradients sum to 0 over the actions of a state: in such a direction they vary by rounding alone.
         variances, directions = np.linalg.eigh(covariance)
         varies = variances > _ROUNDING * variances[-1]
+        rank = int(varies.sum())
+        if rank == n - 1 < d:  # as many as so few numbers can have
+            raise ValueError(
+                f"`p_value` needs more batches than {n}. More than {d}, the components, are always enough."
+            )
         along = directions.T @ self.bias
         size = max(np.linalg.norm(self.gradients, axis=1).max(), np.linalg.norm(self.exact))
         if np.linalg.norm(along[~varies]) > _ROUNDING**0.5 * size:
             return 0.0
-        rank = int(varies.sum())
         if rank == 0:
             return 1.0
         squared = n * (along[varies] ** 2 / variances[varies]).sum()
@@ -169,7 +172,7 @@ def gradient_study(
             ∇ log π, of shape `(T, N)`, for whole episodes.
         problem: Where the exact gradient is known. Its episodes must end, or have a horizon.
         parameters: Of the policy: θ for a `TabularMDP`, (K, log σ) for a `LinearQuadratic`; None for zeros.
-        n_batches: How many gradients. More than the gradient has components, if `p_value` is asked for.
+        n_batches: How many gradients; for `p_value`, more than the gradient has components.
         critic: V(s) of the critic, of shape `(S,)`, on a `TabularMDP` with an algorithm that has a critic, or a
             function: exact, wrong, or any baseline. None: zeros.
         n_envs: Copies of the problem's environment: a batch is an episode of each, or `n_steps` steps.
