@@ -223,6 +223,14 @@ def test_an_untuned_default_against_tuned_values_is_told(tmp_path, ours, theirs,
     assert ("**Tuned against untuned**" in text) == bool(said)
 
 
+def test_an_untuned_reference_of_several_algorithms_is_told_once(tmp_path):
+    folder = origins(tmp_path, ppo=OURS, sb3=DEFAULT)
+    for seed in range(3):
+        write_cell(folder, "mine", "B-v0", seed, 1.0, origin="'B-v0' in mine.yml of acme 1.0")
+    lines = write_report(folder, baseline="sb3/ppo")
+    assert lines.count("sb3/ppo had rl_zoo3's untuned default on B-v0.") == 1
+
+
 def test_how_an_entry_is_found_tells_an_untuned_one_apart():
     assert [find_entry("sb3/ppo", env)[1].partition(" in ")[0] for env in ("CartPole-v1", "pg/RPSMatch-v0")] == [
         *("'CartPole-v1'", "'default'")

@@ -66,7 +66,7 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
     return [
         *(note.replace("`", "") for note in findings.notes()),
         *(f"{algo} against {baseline}: {findings.tally(algo, baseline)}." for algo, baseline in findings.pairs),
-        *(f"{what.replace('`', '')}." for pair in findings.pairs for what in findings.untuned(*pair)),
+        *different(f"{what.replace('`', '')}." for pair in findings.pairs for what in findings.untuned(*pair)),
         f"Report: {target / 'report.html'}",
     ]
 
@@ -105,7 +105,7 @@ def _summary(findings: Findings) -> list[Block]:
             blocks.append(
                 Text(
                     f"**Tuned against untuned**: {'; '.join(untuned)}. A difference there may be one of tuning alone: "
-                    "tune the other too, or compare with `--same-hyperparams`."
+                    "tune the other too, or, where both have the same hyperparameters, compare with `--same-hyperparams`."
                 )
             )
         if unlike := findings.unlike_hyperparams(*pair):
