@@ -105,7 +105,7 @@ def _summary(findings: Findings) -> list[Block]:
             blocks.append(
                 Text(
                     f"**Tuned against untuned**: {'; '.join(untuned)}. A difference there may be one of tuning alone: "
-                    "tune the other too, or, where both have the same hyperparameters, compare with `--same-hyperparams`."
+                    "tune the other too, or, if both have the same ones, compare with `--same-hyperparams`."
                 )
             )
         if unlike := findings.unlike_hyperparams(*pair):
