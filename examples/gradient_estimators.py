@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from common import arguments, run_all, save
+from common import arguments, draw_estimates, run_all, save
 from matplotlib.figure import Figure
 
 from pg_agents import REINFORCE, ReinforceBaseline, theory
@@ -23,7 +23,7 @@ from pg_agents.estimators import gae
 THETA = np.random.default_rng(0).normal(size=(3, 2))
 RACE = theory.TabularMDP.random(3, 2, seed=1, ends=0.0, horizon=3)
 LONG = theory.TabularMDP.random(3, 2, seed=10, ends=0.1)
-BASELINES = ("none", "constant", "time", "leave_one_out", "V, exact", "optimal")
+BASELINES = ("none", "constant", "time", "leave_one_out", "learned", "V, exact", "optimal")
 HORIZONS = (2, 4, 8, 16)
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 OFFSETS = (0.0, 5.0, 10.0, 20.0)
@@ -36,6 +36,10 @@ def study(question: str, setting: Any, n_batches: int) -> Any:
             solution = LONG.solve(THETA)
             critic = solution.V if setting == "V, exact" else solution.optimal_baseline
             return theory.gradient_study(ReinforceBaseline, LONG, THETA, n_batches, critic=critic).variance
+        if setting == "learned":
+            return theory.gradient_study(
+                ReinforceBaseline, LONG, THETA, n_batches, value_learning_rate=0.05, warm_up=100
+            ).variance
         return theory.gradient_study(REINFORCE, LONG, THETA, n_batches, baseline=setting).variance
     if question == "horizon":
         horizon, estimator = setting
@@ -66,22 +70,18 @@ def main(given: Sequence[str] | None = None) -> None:
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     (first, second), (third, fourth) = figure.subplots(2, 2)
 
-    def points(axes: Any, x: Any, estimates: Any, **style: Any) -> Any:
-        values = np.array([(one.value, one.value - one.low, one.high - one.value) for one in estimates]).T
-        return axes.errorbar(x, values[0], yerr=values[1:], marker="o", markersize=4, capsize=3, **style)
-
-    points(first, BASELINES, [found["baseline", name] for name in BASELINES], linestyle="")
-    first.set(title="No baseline changes the mean; the variance differs", ylabel="variance of ĝ", ylim=(0, None))
+    draw_estimates(first, BASELINES, [found["baseline", name] for name in BASELINES], linestyle="")
+    first.set(title="Baselines lower the variance", ylabel="variance of ĝ", ylim=(0, None))
     first.tick_params(axis="x", rotation=20)
     for name, label in (("total_return", "total return"), ("reward_to_go", "reward-to-go")):
-        points(second, HORIZONS, [found["horizon", (h, name)] for h in HORIZONS], label=label)
+        draw_estimates(second, HORIZONS, [found["horizon", (h, name)] for h in HORIZONS], label=label)
     second.set(title="Longer episodes, more variance", xlabel="horizon", ylabel="variance of ĝ", yscale="log")
     second.legend(frameon=False)
-    biases = points(third, LAMBDAS, [found["lambda", number][0] for number in LAMBDAS], color="#d62728")
+    biases = draw_estimates(third, LAMBDAS, [found["lambda", number][0] for number in LAMBDAS], color="#d62728")
     third.axhline(0, color="0.7", linewidth=1)
     third.set(title="GAE with an untrained critic, V = 0", xlabel="λ", ylabel="bias along ∇J, relative")
     other = third.twinx()
-    variances = points(other, LAMBDAS, [found["lambda", number][1] for number in LAMBDAS], color="#1f77b4")
+    variances = draw_estimates(other, LAMBDAS, [found["lambda", number][1] for number in LAMBDAS], color="#1f77b4")
     other.set_ylabel("variance of ĝ")
     third.legend([biases, variances], ["bias", "variance"], loc="center right", frameon=False)
     for name, label in (("none", "no baseline"), ("leave_one_out", "leave-one-out baseline")):
