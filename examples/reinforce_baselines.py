@@ -22,7 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from pg_agents import REINFORCE, ReinforceBaseline
 
-N_EPISODES = 300
+N_EPISODES = 500
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "total return": (REINFORCE, {"estimator": "total_return"}),
     "reward-to-go": (REINFORCE, {"estimator": "reward_to_go"}),
@@ -31,11 +31,16 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+def falling(progress_remaining: float) -> float:
+    """The step size, from 0.005 to 0 with the steps that are left."""
+    return 5e-3 * progress_remaining
+
+
 def train(variant: str, seed: int, n_episodes: int) -> list[float]:
     """The returns of the first episodes."""
     algorithm, settings = VARIANTS[variant]
     env = Monitor(gym.make("CartPole-v1", max_episode_steps=200))
-    model = algorithm("MlpPolicy", env, learning_rate=5e-3, n_episodes=4, seed=seed, device="cpu", **settings)
+    model = algorithm("MlpPolicy", env, falling, n_episodes=4, seed=seed, device="cpu", **settings)
     model.learn(200 * n_episodes, callback=StopTrainingOnMaxEpisodes(n_episodes))
     return env.get_episode_rewards()
 
@@ -57,7 +62,7 @@ def main(given: Sequence[str] | None = None) -> None:
             f"a mean of 195 after {np.median(first):.0f} episodes (median; {np.isfinite(first).sum()} of "
             f"{options.seeds} seeds)"
         )
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right", frameon=False, fontsize="small")
     save(figure, "reinforce_baselines", options.output)
 
 
