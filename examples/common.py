@@ -50,12 +50,12 @@ class Progress(BaseCallback):
 
     Attributes:
         timesteps: Environment steps.
-        seconds: Since `learn` was called.
+        seconds: Of processor time since `learn` was called, which other work on the machine does not lengthen.
         returns: Mean of the last `stats_window_size` episodes.
     """
 
     def _on_training_start(self) -> None:
-        self.started = time.perf_counter()
+        self.started = time.process_time()
         self.timesteps, self.seconds, self.returns = [0], [0.0], [0.0]
 
     def _on_step(self) -> bool:
@@ -65,7 +65,7 @@ class Progress(BaseCallback):
         episodes = self.model.ep_info_buffer
         if episodes:
             self.timesteps.append(self.num_timesteps)
-            self.seconds.append(time.perf_counter() - self.started)
+            self.seconds.append(time.process_time() - self.started)
             self.returns.append(safe_mean([episode["r"] for episode in episodes]))
 
 
