@@ -1,31 +1,41 @@
-"""8. Bring your own algorithm: from its objective to a comparison with SB3.
+"""8. Bring your own algorithm: from its objective to the benchmark against SB3.
 
     python examples/own_algorithm.py    # 10 seeds; writes docs/images/examples/own_algorithm.png
 
-A policy gradient with an objective of its own, checked, compiled, and trained beside Stable-Baselines3's A2C with the
-same hyperparameters. docs/plugins.md puts such a class into a package, where `pg-zoo benchmark --algos mine sb3/a2c`
-makes the whole report.
+A2C whose gradient no single advantage can dominate: an objective, its weight for the compiled engine, a check of both,
+and an entry point. From then on `squashed` is a name like any other: `pg-zoo benchmark` trains it beside
+Stable-Baselines3's A2C with the same hyperparameters and says whether it is better.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import stable_baselines3
 import torch as th
-from common import Progress, arguments, draw_band, run_all, save
+from common import arguments, draw_band, save
 from matplotlib.figure import Figure
-from scipy import stats
-from stable_baselines3.common.env_util import make_vec_env
-from typing_extensions import Unpack
 
-from pg_agents import PolicyGradient
-from pg_agents.agent import CommonArguments
+from pg_agents import A2C
 from pg_agents.objectives import Weight
 from pg_agents.testing import check_agent
+from pg_zoo.cli import main as pg_zoo
+from pg_zoo.results import read
+
+ENV, N_TIMESTEPS = "CartPole-v1", 100_000
+
+
+# The algorithm
+
+
+def squashed(log_prob: th.Tensor, advantages: th.Tensor) -> th.Tensor:
+    """Â / (1 + |Â|) log π(a|s)."""
+    return advantages / (1 + advantages.abs()) * log_prob
 
 
 def squashed_weight(log_prob: float, ratio: float, advantage: float) -> float:
@@ -33,72 +43,61 @@ def squashed_weight(log_prob: float, ratio: float, advantage: float) -> float:
     return advantage / (1 + abs(advantage))
 
 
-class SquashedPG(PolicyGradient):
-    """Policy gradient that no single advantage can dominate: Â / (1 + |Â|) log π(a|s)."""
-
-    def __init__(
-        self,
-        policy: Any,
-        env: Any,
-        learning_rate: float = 7e-4,
-        n_steps: int = 16,
-        gamma: float = 0.99,
-        gae_lambda: float = 0.95,
-        vf_coef: float = 0.5,
-        **common: Unpack[CommonArguments],
-    ) -> None:
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            vf_coef=vf_coef,
-            max_grad_norm=0.5,
-            **common,
-        )
+class SquashedA2C(A2C):
+    """A2C, but for what it maximises."""
 
     def objective(self, batch: Any) -> th.Tensor:
         """What is maximised, for each sample."""
-        return batch.advantages / (1 + batch.advantages.abs()) * batch.log_prob
+        return squashed(batch.log_prob, batch.advantages)
 
     def weight(self) -> Weight:
         """The same for the compiled engine."""
         return Weight(squashed_weight)
 
 
-N_TIMESTEPS = 100_000
-ALGORITHMS: dict[str, Any] = {"SquashedPG": SquashedPG, "SB3's A2C": stable_baselines3.A2C}
+def check() -> None:
+    """Objective and weight agree, and users of SB3 find what they rely on: seeds, saving, callbacks, spaces."""
+    for advantage in (-3.0, -0.1, 0.5, 20.0):
+        log_prob = th.tensor(-0.7, requires_grad=True)
+        squashed(log_prob, th.tensor(advantage)).backward()
+        assert np.isclose(log_prob.grad, squashed_weight(-0.7, 1.0, advantage))
+    check_agent(SquashedA2C)
 
 
-def train(name: str, seed: int, n_timesteps: int) -> tuple[np.ndarray, np.ndarray]:
-    progress = Progress()
-    settings: dict[str, Any] = {"learning_rate": 7e-4, "n_steps": 16, "gae_lambda": 0.95, "vf_coef": 0.5}
-    if name != "SquashedPG":  # the same optimiser for both
-        settings |= {"use_rms_prop": False}
-    env = make_vec_env("CartPole-v1", 8, seed=seed)
-    ALGORITHMS[name]("MlpPolicy", env, seed=seed, device="cpu", **settings).learn(n_timesteps, callback=progress)
-    return np.array(progress.timesteps), np.array(progress.returns)
+# Its package
+
+
+def install(folder: Path) -> None:
+    """What `pip install` leaves behind of a package whose pyproject.toml declares the plugin, as in docs/plugins.md."""
+    info = folder / "own_algorithm-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-algorithm\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pg_agents.algorithms]\nsquashed = own_algorithm:SquashedA2C\n")
+    found = [str(folder), str(Path(__file__).parent)]
+    sys.path[:0] = found
+    os.environ["PYTHONPATH"] = os.pathsep.join([*found, os.environ.get("PYTHONPATH", "")])  # of the trainings
+
+
+# The benchmark
 
 
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=10)
-    check_agent(SquashedPG)  # seeds, saving, callbacks, spaces: what users of SB3 rely on
-    n_timesteps = int(N_TIMESTEPS * options.scale)
-    tasks = [(name, seed) for name in ALGORITHMS for seed in range(options.seeds)]
-    runs = run_all(partial(train, n_timesteps=n_timesteps), tasks, options.jobs)
+    check()
+    with tempfile.TemporaryDirectory() as folder:
+        install(Path(folder))
+        command = ["benchmark", "--algos", "squashed", "sb3/a2c", "--envs", ENV, "--same-hyperparams", "a2c"]
+        command += ["-n", str(int(N_TIMESTEPS * options.scale)), "--seeds", str(options.seeds)]
+        command += ["--jobs", str(options.jobs), "-o", f"{folder}/results"]
+        pg_zoo(command)
+        results = read(f"{folder}/results")
+        report = Path(folder, "results", "report.md").read_text()
+    print("\n".join(line for line in report.splitlines() if f"**{ENV}**" in line))
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="environment steps", ylabel="return, mean of the last 100 episodes")
-    grid, means = np.linspace(0, n_timesteps, 200), []
-    for name in ALGORITHMS:
-        curves = [np.interp(grid, *runs[name, seed]) for seed in range(options.seeds)]
-        draw_band(axes, grid, curves, name)
-        means.append([curve.mean() for curve in curves])
-    if options.seeds > 1:
-        interval = stats.ttest_ind(*means, equal_var=False).confidence_interval()
-        better = "better" if interval.low > 0 else "worse" if interval.high < 0 else "no difference shown"
-        print(f"SquashedPG - A2C, mean return over the training: [{interval.low:.0f}, {interval.high:.0f}]: {better}")
+    axes = figure.add_subplot(xlabel="environment steps", ylabel="return, mean of 10 evaluation episodes")
+    for algo in ("squashed", "sb3/a2c"):
+        curves = results.curves_of(algo, ENV, "timesteps")
+        draw_band(axes, curves[0][:, 0], [curve[:, 1] for curve in curves], algo)
     axes.legend(frameon=False)
     save(figure, "own_algorithm", options.output)
 
