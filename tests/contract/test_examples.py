@@ -1,6 +1,8 @@
 """The examples run, shortened, and those that need no long training show what they say."""
 
 import importlib
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ WITHOUT_SEEDS = ("gradient_estimators", "score_function", "smoothness")
 
 @pytest.fixture(autouse=True)
 def _in_the_folder_of_the_examples(monkeypatch):
+    # One of them installs a plugin, which later tests should not find.
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
