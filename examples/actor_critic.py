@@ -64,9 +64,10 @@ def main(given: Sequence[str] | None = None) -> None:
         mine = [tuple(map(np.array, runs[name, seed])) for seed in range(options.seeds)]
         draw_band(axes, grid, [np.interp(grid, steps, returns) for steps, returns in mine], name)
         first = [steps[np.argmax(returns >= 195)] if (returns >= 195).any() else np.inf for steps, returns in mine]
+        median = f"after {np.median(first):,.0f} steps" if np.isfinite(np.median(first)) else "not reached"
         print(
-            f"{name}: a mean of 195 after {np.median(first):,.0f} steps (median; {np.isfinite(first).sum()} of "
-            f"{options.seeds} seeds), at the end {np.mean([returns[-1] for _, returns in mine]):.0f}"
+            f"{name}: a mean of 195 {median} (median; {np.isfinite(first).sum()} of {options.seeds} seeds), at the end "
+            f"{np.mean([returns[-1] for _, returns in mine]):.0f}"
         )
     axes.legend(loc="lower right", frameon=False)
     save(figure, "actor_critic", options.output)

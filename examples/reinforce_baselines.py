@@ -57,10 +57,10 @@ def main(given: Sequence[str] | None = None) -> None:
         curves = [one.rolling(50, min_periods=1).mean().to_numpy() for one in series]
         draw_band(axes, np.arange(1, n_episodes + 1), curves, variant)
         first = [np.argmax(curve >= 195) + 1 if (curve >= 195).any() else np.inf for curve in curves]
+        median = f"after {np.median(first):.0f} episodes" if np.isfinite(np.median(first)) else "not reached"
         print(
-            f"{variant}: last 50 episodes {np.mean([curve[-1] for curve in curves]):.0f}, "
-            f"a mean of 195 after {np.median(first):.0f} episodes (median; {np.isfinite(first).sum()} of "
-            f"{options.seeds} seeds)"
+            f"{variant}: last 50 episodes {np.mean([curve[-1] for curve in curves]):.0f}, a mean of 195 {median} "
+            f"(median; {np.isfinite(first).sum()} of {options.seeds} seeds)"
         )
     axes.legend(loc="lower right", frameon=False, fontsize="small")
     save(figure, "reinforce_baselines", options.output)

@@ -39,7 +39,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance, sa
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
-from pg_agents import search
+from pg_agents import registry, search
 from pg_agents.buffers import (
     DictEpisodeBuffer,
     DictRolloutBuffer,
@@ -184,6 +184,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        registry.find_env(env)
         # A copy: what algorithms and policies add must not show up in the caller's own dictionary.
         policy_kwargs = dict(policy_kwargs or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
@@ -461,6 +462,9 @@ class PolicyGradient(OnPolicyAlgorithm):
         Returns:
             The agent itself.
         """
+        assert self.env is not None, (
+            f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
+        )
         tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
         with self._few_threads():
             super().learn(

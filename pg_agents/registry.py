@@ -115,7 +115,10 @@ def algorithms() -> dict[str, Plugin]:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
-    hint = suggestion(str(name).lower(), known, cutoff=0.5)
+    wanted = str(name).lower()
+    # `trpo` means `contrib/trpo`, however near another name is.
+    named = [full for full in known if full.rpartition("/")[2] == wanted]
+    hint = suggestion(wanted, named or known, cutoff=0.5)
     return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
 
 
@@ -153,7 +156,17 @@ def make(name: str, /, *args: Any, **kwargs: Any) -> BaseAlgorithm:
         ValueError: No algorithm has that name.
         PluginError: The plugin cannot be used.
     """
+    for env in (*args[1:2], kwargs.get("env")):  # what is not ours does not look for plugins
+        find_env(env)
     return algorithm(name)(*args, **kwargs)
+
+
+def find_env(env_id: object) -> None:
+    """Let environment plugins register their ids, unless what is given is registered already or is no id."""
+    import gymnasium as gym
+
+    if isinstance(env_id, str) and env_id not in gym.registry:
+        register_envs()
 
 
 def register_envs() -> dict[str, tuple[str, ...]]:

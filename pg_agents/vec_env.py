@@ -38,6 +38,7 @@ from stable_baselines3.common.preprocessing import check_for_nested_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from pg_agents import registry
 from pg_agents.checks import check_choice, check_number, suggestion
 
 Infos = list[dict[str, Any]]
@@ -429,6 +430,7 @@ def make_vec(
         ValueError: An argument is out of range, or does not go with `vectorization_mode`.
     """
     check_number("n_envs", n_envs, at_least=1, integer=True)
+    registry.find_env(env_id)
     known = inspect.signature(make_vec_env).parameters
     for keyword in kwargs.keys() - known.keys():
         raise TypeError(f"make_vec() got an unexpected keyword argument {keyword!r}.{suggestion(keyword, known)}")

@@ -253,6 +253,16 @@ def test_what_is_interrupted_saves_a_model_that_loads(empty_folder, end):
     assert "Model: logs/a2c/CartPole-v1_1/CartPole-v1.zip\n" in written
 
 
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_an_interrupt_before_the_first_step_is_no_error_of_the_progress_bar(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pg_agents.PPO, "learn", interrupted)
+    assert main(["train", "-P", "-n", "32", "--eval-freq", "-1", *SMALL]) == 0
+    assert "Stopped after 0 of 32 steps." in capsys.readouterr().out
+
+
 class Faulty(CartPoleEnv):
     def step(self, action):
         raise ValueError("out of order")

@@ -422,3 +422,10 @@ def test_a_subclass_with_arguments_of_its_own_is_constructed_and_loaded(tmp_path
 
     agent = Mine("MlpPolicy", TinyEnv(), own=2, n_steps=8, device="cpu").learn(8)
     assert reloaded(agent, tmp_path, env=TinyEnv()).learn(8).own == 2
+
+
+def test_an_agent_without_an_environment_says_how_to_get_one():
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
+    agent.env = None
+    with pytest.raises(AssertionError, match=r"PPO has no environment: give `load\(..., env=...\)` one"):
+        agent.learn(8)

@@ -72,7 +72,14 @@ def test_our_algorithms_come_from_our_own_distribution():
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("pppo", "ppo"), ("reinforse", "reinforce"), ("sb3/pp", "sb3/ppo"), ("PPO", "ppo"), ("xyzzy", None)],
+    [
+        ("pppo", "ppo"),
+        ("reinforse", "reinforce"),
+        ("sb3/pp", "sb3/ppo"),
+        ("PPO", "ppo"),
+        ("trpo", "contrib/trpo"),
+        ("xyzzy", None),
+    ],
 )
 def test_an_unknown_name_suggests_the_nearest(typed, meant):
     hint = f" Did you mean '{meant}'?" if meant else ""
@@ -122,6 +129,21 @@ def test_environments_are_registered_once(install):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert registry.register_envs() == {"acme": ("RegistryTest-v0",)}
+
+
+@pytest.mark.usefixtures("no_environment_left_behind")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda env_id: pg_agents.make("sb3/a2c", "MlpPolicy", env_id).env,
+        lambda env_id: pg_agents.A2C("MlpPolicy", env_id).env,
+        lambda env_id: pg_agents.make_vec(env_id),
+    ],
+    ids=["make", "constructor", "make_vec"],
+)
+def test_the_id_of_a_plugins_environment_is_known_in_python(install, make):
+    install(registry.ENVS, entry("acme", f"{__name__}:register_an_environment"))
+    assert isinstance(make("RegistryTest-v0").envs[0].unwrapped, CartPoleEnv)
 
 
 @pytest.mark.usefixtures("no_environment_left_behind")

@@ -22,6 +22,7 @@ from gymnasium import spaces
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, SimpleLinearSchedule, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
@@ -49,6 +50,14 @@ _CLOSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 _LINEAR = re.compile(r"lin_([-+\d.e]+)")
 _SCHEDULES_OF_SB3 = {"learning_rate", "clip_range", "clip_range_vf", "delta_std"}
+
+
+class _ProgressBar(ProgressBarCallback):
+    """SB3's, which may end before it has begun: rl_zoo3 ends it whatever came between."""
+
+    def _on_training_end(self) -> None:
+        if hasattr(self, "pbar"):
+            super()._on_training_end()
 
 
 class Experiment(ExperimentManager):
@@ -181,6 +190,7 @@ class Experiment(ExperimentManager):
     def learn(self, model: BaseAlgorithm) -> None:
         """Train; after Ctrl-C, the model is as it was at that moment."""
         self._open.pop("training")  # rl_zoo3 closes this one
+        self.callbacks = [_ProgressBar() if type(one) is ProgressBarCallback else one for one in self.callbacks]
         super().learn(model)
 
     def close(self) -> None:
