@@ -101,9 +101,12 @@ def in_this_process(monkeypatch):
 @pytest.mark.usefixtures("in_this_process")
 def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    elsewhere = commands("docs/benchmark.md") if page == "README.md" else []
     for name, *argv in commands(page):
         if name != "pg-zoo":
             assert name in NOT_OURS
+        elif [name, *argv] in elsewhere:
+            continue  # the same words are run there
         elif argv[0] not in LEFT_OUT:
             argv = [STAND_INS.get(word, word) for word in argv]
             assert main([*argv, *SHORT[argv[0]].split()]) == 0, argv
