@@ -112,9 +112,9 @@ def _summary(findings: Findings) -> list[Block]:
             names = "; ".join(f"{', '.join(names)} on {env}" for env, names in unlike.items())
             blocks.append(
                 Text(
-                    f"**Trained with different hyperparameters**: their entries differ in {names}; what an entry leaves "
-                    "out is the algorithm's default, which may differ too. What is compared, scores and speeds alike, are "
-                    "algorithms with their hyperparameters; `--same-hyperparams` gives both the same entry."
+                    f"**Trained with different hyperparameters**: their entries differ in {names}; what an entry "
+                    "leaves out is the algorithm's default, which may differ too. What is compared, scores and speeds "
+                    "alike, are algorithms with their hyperparameters; `--same-hyperparams` gives both the same entry."
                 )
             )
     n = len(findings.adjusted)
