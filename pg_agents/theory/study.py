@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GradientStudy:
     """What many gradients of one policy say of the estimator that they come from.
 
@@ -54,6 +54,14 @@ class GradientStudy:
     gradients: Floats
     exact: Floats
     episodes: float
+
+    def __repr__(self) -> str:
+        """What it found, in a line; the gradients themselves would fill pages."""
+        parts = [f"{len(self.gradients)} batches of {self.episodes:.3g} episodes"]
+        if self.exact.any():
+            parts.append(f"relative bias {_in_words(self.relative_bias)}")
+        parts += [f"variance {_in_words(self.variance)}", f"snr {self.snr:.3g}"]
+        return f"GradientStudy({', '.join(parts)})"
 
     def compared_with(self, expected: ArrayLike) -> GradientStudy:
         """The same gradients beside another `exact`, such as `Solution.gae_gradient`, of its size.
@@ -143,6 +151,11 @@ class GradientStudy:
         if noise == 0:
             return np.inf if signal > 0 else np.nan
         return signal / noise
+
+
+def _in_words(estimate: Estimate) -> str:
+    value, low, high = estimate
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _mean(numbers: Floats) -> Estimate:

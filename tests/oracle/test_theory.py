@@ -242,3 +242,15 @@ def test_agents_train_on_both():
     for env in (theory.TabularMDP.random(horizon=5).env(), LQ.env()):
         assert isinstance(env, gym.Env)
         PPO("MlpPolicy", env, n_steps=32, batch_size=16, seed=0).learn(64)
+
+
+def test_a_study_is_shown_in_one_line():
+    """By hand: 1, 2 and 3 along ∇J = (2, 0) are relative biases of -.5, 0 and .5, with Student's t = 4.303 of 2."""
+    study = theory.GradientStudy(np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]), np.array([2.0, 0.0]), 32.0)
+    half = 4.303 * 0.5 / 3**0.5
+    said = f"GradientStudy(3 batches of 32 episodes, relative bias 0 [{-half:.3g}, {half:.3g}], variance 1 "
+    assert repr(study).startswith(said)
+    # 2² less the 1/3 that noise adds, to a variance of 1.
+    assert repr(study).endswith("snr 3.67)")
+    without = theory.GradientStudy(study.gradients, np.zeros(2), 32.0)
+    assert "relative bias" not in repr(without)
