@@ -157,9 +157,9 @@ def test_enjoy_shows_rewards_that_are_not_normalised(my_envs, capsys):
 def test_enjoy_without_a_model_says_what_there_is(trained, capsys):
     assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--load-checkpoint", "7"]) == 2
     assert "ppo/CartPole-v1_1/rl_model_2048_steps.zip" in only_error_line(capsys)
-    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--algo", "actor_critic"]) == 2
+    assert main(["enjoy", "-f", str(trained / "logs"), "--no-render", "--algo", "sb3/a2c"]) == 2
     assert only_error_line(capsys).endswith(
-        "there is ppo/CartPole-v1_1. Train one: pg-zoo train --algo actor_critic --env CartPole-v1; "
+        "there is ppo/CartPole-v1_1. Train one: pg-zoo train --algo sb3/a2c --env CartPole-v1; "
         "agents that come along: pg-zoo list"
     )
 
@@ -467,8 +467,8 @@ def test_list_shows_what_there_is_of_one_algorithm_or_of_some_environments(capsy
     assert [title in out for title in ("Algorithms", "Environments", "Hyperparameters", "Trained")] == [0, 1, 1, 1]
     assert "CartPole-v0, CartPole-v1" in out
     assert "Acrobot" not in out
-    assert main(["list", "--algo", "actor_critic", "--env", "cartpole"]) == 0
-    assert capsys.readouterr().out.strip() == "Nothing of actor_critic on an environment with 'cartpole' in its id."
+    assert main(["list", "--algo", "contrib/crossq", "--env", "cartpole"]) == 0
+    assert capsys.readouterr().out.strip() == "Nothing of contrib/crossq on an environment with 'cartpole' in its id."
 
 
 @pytest.mark.parametrize(("option", "near"), [(["--algo", "pp"], "ppo"), (["--env", "Cartpol-v1"], "CartPole-v1")])
