@@ -158,7 +158,7 @@ class GradientDiagnostics(_Diagnostic):
         ValueError: An argument is out of range, or (when training starts) the algorithm is not on-policy.
     """
 
-    def __init__(self, every: int = 20_000, *, n_blocks: int = 8, verbose: int = 0) -> None:
+    def __init__(self, every: int = 50_000, *, n_blocks: int = 8, verbose: int = 0) -> None:
         super().__init__(every, verbose)
         check_number("n_blocks", n_blocks, at_least=2, integer=True)
         self.n_blocks = n_blocks
@@ -238,7 +238,7 @@ class AdvantageDiagnostics(_Diagnostic):
         ValueError: An argument is out of range, or (when training starts) the algorithm is not on-policy.
     """
 
-    def __init__(self, every: int = 20_000, verbose: int = 0) -> None:
+    def __init__(self, every: int = 50_000, verbose: int = 0) -> None:
         super().__init__(every, verbose)
 
     def _measure(self) -> None:
@@ -287,7 +287,7 @@ class PolicyDiagnostics(_Diagnostic):
         UserWarning: σ has collapsed; once for each dimension and training.
     """
 
-    def __init__(self, every: int = 20_000, *, n_states: int = 512, collapsed: float = 0.01, verbose: int = 0) -> None:
+    def __init__(self, every: int = 50_000, *, n_states: int = 512, collapsed: float = 0.01, verbose: int = 0) -> None:
         super().__init__(every, verbose)
         check_number("n_states", n_states, at_least=1, integer=True)
         check_number("collapsed", collapsed, at_least=0)
