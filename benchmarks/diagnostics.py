@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import stable_baselines3
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.env_util import make_vec_env
@@ -33,7 +32,6 @@ TRAININGS: dict[str, tuple[Any, str, int, int, dict[str, Any]]] = {
     "PPO, Pendulum, 8 environments": (pg_agents.PPO, "Pendulum-v1", 8, 200_000, {"n_steps": 256, "batch_size": 256}),
     "A2C, CartPole, 8 environments": (pg_agents.A2C, "CartPole-v1", 8, 200_000, {}),
     "REINFORCE, CartPole, 8 environments": (pg_agents.REINFORCE, "CartPole-v1", 8, 200_000, {}),
-    "SB3's PPO, CartPole, 1 environment": (stable_baselines3.PPO, "CartPole-v1", 1, 60_000, {}),
 }
 CALLBACKS: dict[str, Any] = {
     "gradient": lambda: [GradientDiagnostics()],
