@@ -95,14 +95,15 @@ def main() -> None:
         print(rows[-1], flush=True)
     packages = ", ".join(f"{name} {version(name)}" for name in ("pg-agents", "stable-baselines3", "torch"))
     table = [["training", *CALLBACKS], ["---", *["---:"] * len(CALLBACKS)], *rows]
+    trainings = "one training each" if parsed.repeat == 1 else f"median of {parsed.repeat} trainings"
     text = [
         "# What the diagnostic callbacks cost",
         "",
         "Processor time inside the callbacks over that of the rest of the training, at their default of one rollout in "
-        f"50,000 steps; median of {parsed.repeat} trainings. {date.today()}, {platform.machine()}, one thread, "
+        f"50,000 steps; {trainings}. {date.today()}, {platform.machine()}, one thread, "
         f"{packages}.",
         "",
-        "`python benchmarks/diagnostics.py`",
+        f"`python benchmarks/diagnostics.py --repeat {parsed.repeat}`",
         "",
         *["| " + " | ".join(row) + " |" for row in table],
     ]
