@@ -180,7 +180,7 @@ def test_a_process_that_dies_is_a_row(monkeypatch):
 
 
 def test_scores_are_compared_and_stored(check, capsys):
-    options = ["--seeds", "2", "--max-steps", "64", "--margin", "1"]
+    options = ["--seeds", "2", "--max-steps", "64", "--final-episodes", "3", "--margin", "1"]
     status, page = check([("ppo", "CartPole-v1", PPO)], *options)
     assert status == 0
     assert capsys.readouterr().out.splitlines()[-3] == "Parameters: equal 1, different 0."
@@ -189,6 +189,9 @@ def test_scores_are_compared_and_stored(check, capsys):
     stored = sorted(Path("runs/crosscheck/cells").glob("*/CartPole-v1/*/cell.json"))
     read = [json.loads(path.read_text()) for path in stored]
     assert [one["n_timesteps"] for one in read] == [64, 64, 0, 64, 64]
+    # The mean of three of CartPole's returns, which are whole numbers.
+    assert [3 * one["score"] for one in read] == pytest.approx([round(3 * one["score"]) for one in read])
+    assert "mean return of 3 episodes after it" in page
     ours, random, theirs = (
         [one["score"] for one in read if one["algo"] == algo] for algo in ("ppo", "random", "sb3/ppo")
     )
@@ -241,7 +244,7 @@ def test_output_and_page_tell_how_many_are_shown_and_how_many_are_not():
         "Scores: equivalent 2, not shown 3, different 1, no margin 1, failed 1",
     ]
     assert crosscheck.tallies(rows) == said
-    page = crosscheck.document(rows, SimpleNamespace(updates=3, seeds=3, max_steps=10, margin=0.1))
+    page = crosscheck.document(rows, SimpleNamespace(updates=3, seeds=3, max_steps=10, final_episodes=7, margin=0.1))
     assert all(f"\n**{line}.**\n" in page for line in said)
     # That something is not shown contradicts nothing.
     assert [row.contradicts for row in rows] == [False] * 5 + [True, True, False, True, False]

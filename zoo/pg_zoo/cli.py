@@ -334,6 +334,7 @@ def _add_crosscheck(parser: argparse.ArgumentParser) -> None:
     add("--updates", type=int, default=3, help="updates after which parameters are compared, at least")
     add("--seeds", type=int, default=5, help="seeds that scores are compared over; 0: compare the parameters alone")
     add("--max-steps", type=int, default=100_000, help="steps of each training, if the entry does not say less")
+    add("--final-episodes", type=int, default=100, help="episodes after training; their mean return is the score")
     add(
         "--margin",
         type=float,

@@ -299,23 +299,26 @@ class Scores:
         return self.answer in ("failed", "different")
 
 
-def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int) -> list[Cell]:
+def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episodes: int) -> list[Cell]:
     """The trainings that show what entries score: ours and SB3's in turn, and random actions once on each environment.
 
     Args:
         cells: One of ours for each entry.
         seeds: How many of each.
         max_steps: Longer trainings are cut to so many steps.
+        final_episodes: Episodes after each training, whose mean return is its score.
     """
     found = {}
     for cell in cells:
+        cell = replace(cell, eval_points=0, final_episodes=final_episodes)
         kwargs = cell.hyperparams.get("env_kwargs")
-        random = Cell(RANDOM, cell.env, SEED, {"env_kwargs": kwargs} if kwargs else {}, "random actions")
+        hyperparams = {"env_kwargs": kwargs} if kwargs else {}
+        random = replace(cell, algo=RANDOM, hyperparams=hyperparams, origin="random actions")
         found[random.path] = random
         cell = replace(cell, hyperparams={**cell.hyperparams, "n_timesteps": min(cell.n_timesteps, max_steps)})
         for seed in range(SEED, SEED + seeds):
             for one in (cell, counterpart(cell)):
-                one = replace(one, seed=seed, eval_points=0)
+                one = replace(one, seed=seed)
                 found[one.path] = one
     return list(found.values())
 
@@ -383,6 +386,7 @@ def crosscheck(args: argparse.Namespace) -> int:
     with one_line(ValueError):
         check_number("--updates", args.updates, at_least=1, integer=True)
         check_number("--max-steps", args.max_steps, at_least=1, integer=True)
+        check_number("--final-episodes", args.final_episodes, at_least=1, integer=True)
         check_number("--margin", args.margin, above=0)
         check_number("--jobs", args.jobs, at_least=1, integer=True, optional=True)
         if args.seeds != 0:
@@ -406,7 +410,8 @@ def crosscheck(args: argparse.Namespace) -> int:
             f"Margin of the scores: {args.margin:g} of the range from random actions to the best known score, else to "
             "what counts as solved, else to SB3's published score"
         )
-        run_grid(score_cells([cell for _, cell in comparable], args.seeds, args.max_steps), folder, jobs=args.jobs)
+        grid = score_cells([cell for _, cell in comparable], args.seeds, args.max_steps, args.final_episodes)
+        run_grid(grid, folder, jobs=args.jobs)
         for row, cell in comparable:
             row.scores = compare_scores(cell, folder, args.seeds, args.max_steps, args.margin)
             print(f"{row.entry.algo} on {row.entry.env}: {row.scores.verdict}", flush=True)
@@ -519,7 +524,7 @@ _SCORES = """
 
 Both are trained with {seeds} seeds, ours on the default engine, for as many steps as the entry says, but at most
 {max_steps:,}. So this says whether the two do the same, not what the entry reaches. The score of a training is the
-mean return of 100 episodes after it.
+mean return of {episodes} episodes after it.
 
 Scores are *equivalent* where the {confidence:.0%} interval of the difference of their means (Welch) lies within ± the
 margin: two one-sided tests at 5 % then show that they are no further apart. They are *different* where the whole
@@ -553,7 +558,13 @@ def document(rows: Sequence[Row], args: argparse.Namespace) -> str:
         _PARAMETER_COLUMNS, [(*_key(row), str(row.parameters.updates or ""), str(row.parameters)) for row in rows]
     )
     if args.seeds:
-        text += _SCORES.format(seeds=args.seeds, max_steps=args.max_steps, margin=args.margin, confidence=CONFIDENCE)
+        text += _SCORES.format(
+            seeds=args.seeds,
+            max_steps=args.max_steps,
+            episodes=args.final_episodes,
+            margin=args.margin,
+            confidence=CONFIDENCE,
+        )
         text += _table(_SCORE_COLUMNS, [_score_row(row, row.scores) for row in rows if row.scores])
     return text
 
