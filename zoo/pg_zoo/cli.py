@@ -21,6 +21,15 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, where there are any to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class _StoreDict(argparse.Action):
     """`name:value ...` as a dictionary, like rl_zoo3's, which however evaluates any Python."""
 
@@ -139,19 +148,16 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"pg-agents {version('pg-agents')}")
     commands = parser.add_subparsers(dest="subcommand", metavar="command")
     _add_list(commands.add_parser("list", help="show algorithms, environments, tuned values and trained agents"))
-    _add_train(commands.add_parser("train", help="train an agent", formatter_class=_HELP))
-    _add_enjoy(commands.add_parser("enjoy", help="replay a trained agent", formatter_class=_HELP))
-    _add_benchmark(commands.add_parser("benchmark", help="compare algorithms over seeds", formatter_class=_HELP))
-    _add_report(commands.add_parser("report", help="what a benchmark shows, as stored", formatter_class=_HELP))
-    _add_tune(commands.add_parser("tune", help="search hyperparameters and score the best", formatter_class=_HELP))
+    _add_train(commands.add_parser("train", help="train an agent", formatter_class=_Help))
+    _add_enjoy(commands.add_parser("enjoy", help="replay a trained agent", formatter_class=_Help))
+    _add_benchmark(commands.add_parser("benchmark", help="compare algorithms over seeds", formatter_class=_Help))
+    _add_report(commands.add_parser("report", help="what a benchmark shows, as stored", formatter_class=_Help))
+    _add_tune(commands.add_parser("tune", help="search hyperparameters and score the best", formatter_class=_Help))
     _add_evidence(commands.add_parser("evidence", help="what tuned values score: the table, or new results for it"))
     _add_crosscheck(
-        commands.add_parser("crosscheck", help="compare our PPO and A2C with SB3's own", formatter_class=_HELP)
+        commands.add_parser("crosscheck", help="compare our PPO and A2C with SB3's own", formatter_class=_Help)
     )
     return parser
-
-
-_HELP = argparse.ArgumentDefaultsHelpFormatter
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
