@@ -115,6 +115,20 @@ def test_what_is_stored_is_what_is_known_of_a_constant_reward(tmp_path, monkeypa
     assert yaml.safe_load((folder / "hyperparameters.yml").read_text()) == {"Constant-v0": SMALL}
 
 
+def test_what_the_hyperparameters_leave_to_the_algorithm_is_stored_too(tmp_path):
+    hyperparams = {"n_timesteps": 10, "policy": "MlpPolicy", "gamma": 0.9}
+    # Stable-Baselines3's A2C, as its documentation has it.
+    known = {"learning_rate": 0.0007, "n_steps": 5, "gae_lambda": 1.0, "ent_coef": 0.0, "vf_coef": 0.5}
+    known |= {"max_grad_norm": 0.5, "rms_prop_eps": 1e-05, "use_rms_prop": True, "use_sde": False}
+    known |= {"sde_sample_freq": -1, "rollout_buffer_class": None, "rollout_buffer_kwargs": None}
+    known |= {"normalize_advantage": False, "policy_kwargs": None}
+    assert record(run(tmp_path, "sb3/a2c", hyperparams=hyperparams))["defaults"] == known
+    assert record(run(tmp_path, "a2c", hyperparams=hyperparams))["defaults"] == {**known, "engine": "auto"}
+    # What REINFORCE hands on to the base of all algorithms is named there.
+    assert record(run(tmp_path, "reinforce", hyperparams=hyperparams))["defaults"]["sde_sample_freq"] == -1
+    assert record(run(tmp_path, RANDOM, hyperparams={}))["defaults"] == {}
+
+
 def test_returns_are_raw_where_training_sees_them_normalised_and_stacked(tmp_path):
     hyperparams = {**SMALL, "gamma": 0.9, "normalize": {"norm_obs": True}, "frame_stack": 2, "n_envs": 2}
     given = copy.deepcopy(hyperparams)

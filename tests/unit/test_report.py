@@ -546,6 +546,13 @@ def test_what_is_one_after_normalisation_is_said_for_each_environment(reported):
     assert "* on pg/AliasedGridworld-v0: the exact optimum, 0.825\n" in reported.markdown
 
 
+def test_hyperparameters_come_with_the_defaults_of_what_they_leave_out(tmp_path):
+    write_results(tmp_path, {"ppo": {"A-v0": [1, 2, 3]}}, hyperparams={"gamma": 0.9}, defaults={"n_steps": 2048})
+    write_report(tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "A-v0:\n  gamma: 0.9\n  # The algorithm's defaults:\n  # n_steps: 2048\n" in page
+
+
 def test_every_figure_says_how_many_seeds_it_is_of(reported):
     captions = re.findall(r"!\[.*\n\n(.*)", reported.markdown)
     assert len(captions) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -35,8 +36,8 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 import pg_agents
 from pg_agents import registry
-from pg_agents.agent import PolicyGradient
-from pg_agents.checks import check_number
+from pg_agents.agent import CommonArguments, PolicyGradient
+from pg_agents.checks import check_number, constructor_arguments
 from pg_agents.engines.mlp import MLPEngine
 from pg_agents.evaluation import evaluate_policy
 from pg_zoo.cli import train_options
@@ -51,6 +52,9 @@ N_EVAL_ENVS = 10  # environments of an evaluation, at most
 # What scores and speed depend on, where it is installed.
 _PACKAGES = ["pg-agents", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "torch", "numpy", "numba"]
 _PACKAGES += ["ale-py", "box2d", "box2d-py", "mujoco"]
+
+# Arguments of constructors that training does not depend on, or that are recorded by themselves.
+_NO_HYPERPARAMETERS = {"device", "seed", "tensorboard_log", "verbose", "stats_window_size", "_init_setup_model"}
 
 OnEvaluation = Callable[[int, float], None]
 
@@ -424,6 +428,7 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str) -> None:
         "env": cell.env,
         "seed": cell.seed,
         "hyperparams": cell.hyperparams,
+        "defaults": {} if cell.algo == RANDOM else _defaults(cell),
         "origin": cell.origin,
         "n_timesteps": run.n_timesteps,
         "engine": run.engine,
@@ -441,6 +446,17 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str) -> None:
         "options": cell.options,
     }
     (folder / "cell.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _defaults(cell: Cell) -> dict[str, Any]:
+    """What the algorithm takes where the hyperparameters say nothing; what JSON has not, as text."""
+    algorithm = find_algorithm(cell.algo)
+    own = inspect.signature(algorithm.__init__).parameters
+    known = {**inspect.signature(PolicyGradient.__init__).parameters, **own}
+    names = set(constructor_arguments(algorithm, CommonArguments) or own) - _NO_HYPERPARAMETERS - set(cell.hyperparams)
+    found = {name: known[name].default for name in sorted(names) if known[name].default is not inspect.Parameter.empty}
+    plain = (bool, int, float, str, type(None))
+    return {name: value if isinstance(value, plain) else str(value) for name, value in found.items()}
 
 
 def _write_rows(path: Path, header: str, rows: Iterable[tuple[float, ...]]) -> None:

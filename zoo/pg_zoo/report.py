@@ -336,7 +336,7 @@ def _what_was_run(results: Results) -> list[Block]:
         for (algo, env), cells in groups.items()
     ]
     columns = ["algorithm", "environment", "seeds", "steps", "engine", "device", "actions in evaluation", "values from"]
-    entries = {key: cells[0]["hyperparams"] for key, cells in groups.items() if key[0] != RANDOM}
+    entries = {key: _entry(cells[0]) for key, cells in groups.items() if key[0] != RANDOM}
     blocks: list[Block] = [
         Heading(2, "What was run"),
         Bullets([f"**{name}**: {fact}" for name, fact in facts.items()]),
@@ -344,7 +344,7 @@ def _what_was_run(results: Results) -> list[Block]:
     ]
     if entries:
         blocks += [Heading(3, "Hyperparameters"), Text("As `pg-zoo train --conf-file` takes them:")]
-        blocks += [Details(f"{algo} on {env}", yaml.safe_dump({env: entry})) for (algo, env), entry in entries.items()]
+        blocks += [Details(f"{algo} on {env}", entry) for (algo, env), entry in entries.items()]
     if results.failed:
         failed = [f"{failure.name}: {failure.error} (`{failure.path.as_posix()}`)" for failure in results.failed]
         blocks += [Heading(3, "Failed"), Bullets(failed)]
@@ -355,6 +355,15 @@ def _what_was_run(results: Results) -> list[Block]:
         items = [f"`{algo}` on {env}: seeds {ranges(seeds)}" for (algo, env), seeds in missing.items()]
         blocks += [Heading(3, "Not there"), Bullets(items)]
     return blocks
+
+
+def _entry(cell: dict[str, Any]) -> str:
+    """Its hyperparameters as YAML, and, as comments, what they leave to the algorithm's defaults."""
+    lines = yaml.safe_dump({cell["env"]: cell["hyperparams"]})
+    if defaults := cell.get("defaults"):
+        comments = ["The algorithm's defaults:", *yaml.safe_dump(defaults).splitlines()]
+        lines += "".join(f"  # {line}\n" for line in comments)
+    return lines
 
 
 def _evaluation(options: dict[str, int]) -> str:
