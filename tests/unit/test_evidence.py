@@ -334,6 +334,14 @@ def test_the_row_says_of_how_many_episodes_each_score_is():
     assert dict(zip(head.split(" | "), row.split(" | "), strict=True))["episodes"] == "50"
 
 
+@pytest.mark.parametrize(
+    ("interval", "said"), [([200.0, 204.0], "reached"), ([190.0, 210.0], "not shown"), ([180.0, 199.0], "not reached")]
+)
+def test_the_table_says_whether_a_task_is_solved_where_the_interval_does(interval, said):
+    *_, row = evidence.table([with_mean(sum(interval) / 2, interval=interval, best=(200.0, "solved"))]).splitlines()
+    assert f"| solved: 200, {said} |" in row
+
+
 def test_published_scores_are_rl_zoo3s():
     published = evidence.published()
     older = published["ppo"]["LunarLander-v3"]

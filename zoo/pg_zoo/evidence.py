@@ -410,6 +410,7 @@ def published() -> dict[str, Any]:
 
 HIGHER, NOT_SHOWN, LOWER = "higher", "not shown", "lower"
 OLDER, MORE_STEPS = "older environment", "more steps"
+REACHED, NOT_REACHED = "reached", "not reached"
 
 
 def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
@@ -450,7 +451,8 @@ training, averaged over training seeds that tuning did not see, with the 95 % in
   Where other work ran on the machine meanwhile, it is an upper bound.
 - *random*: actions drawn uniformly; of several measurements on an environment, the one of most episodes.
 - *best known*: the exact optimum, a game's value, or a reference controller's score, where there is one; *solved*: the
-  return at which Gymnasium calls the environment solved.
+  return at which Gymnasium calls the environment solved, and whether the interval of the score lies above it
+  (*{REACHED}*), below it (*{NOT_REACHED}*), or holds it (*{NOT_SHOWN}*).
 - *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})
   of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
   its steps. Where it is of an older version of the environment, that is named.
@@ -513,7 +515,10 @@ def _row(evidence: Evidence, random: float | None) -> tuple[str, ...]:
     best = ""
     if evidence.best is not None:
         value, kind = evidence.best
-        best = number(value) if kind != "solved" else f"solved: {number(value)}"
+        best = number(value)
+        if kind == "solved":
+            low, high = evidence.interval
+            best = f"solved: {best}, {REACHED if low >= value else NOT_REACHED if high < value else NOT_SHOWN}"
     return (
         evidence.env,
         evidence.algo,
