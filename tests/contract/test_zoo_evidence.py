@@ -1,5 +1,6 @@
 """What the repository claims of its tuned values: files, table and entries agree, and a replay gives the score."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from scipy import stats
 
 from pg_zoo.evidence import FIRST_SEED, collect, entries, read, released, replay, table
+from pg_zoo.words import interval
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "zoo/pg_zoo/hyperparams"
@@ -45,6 +47,19 @@ def test_no_evidence_is_without_an_entry():
 
 def test_the_table_in_the_docs_is_what_the_evidence_files_give():
     assert (ROOT / "docs/zoo.md").read_text() == table(collect(ZOO)), "run: pg-zoo evidence -o docs/zoo.md"
+
+
+@pytest.mark.parametrize("algo", sorted({entry.algo for entry in ENTRIES}))
+def test_an_entry_that_does_not_solve_its_task_says_so_with_its_score(algo):
+    text = (ZOO / f"{algo}.yml").read_text()
+    said = {env: comment for comment, env in re.findall(r"^((?:#.*\n)+)(\S+):$", text, re.M)}
+    for evidence in (read(entry.path) for entry in MEASURED if entry.algo == algo):
+        score = interval([evidence.mean, *evidence.interval])
+        told = re.findall(r"-?[\d,.]+ \[.*?\]", said.get(evidence.env, ""))
+        unsolved = (
+            evidence.best is not None and evidence.best[1] == "solved" and evidence.interval[1] < evidence.best[0]
+        )
+        assert told in ([[score]] if unsolved else [[], [score]]), f"{evidence.env}: {score}"
 
 
 def quickest_of_each_algorithm():
