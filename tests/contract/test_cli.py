@@ -512,6 +512,16 @@ def test_version_is_that_of_the_package(capsys):
     assert (exit_.value.code, capsys.readouterr().out) == (0, f"pg-agents {pg_agents.__version__}\n")
 
 
+@pytest.mark.parametrize("command", ["train", "enjoy", "benchmark", "report", "tune", "crosscheck"])
+def test_help_tells_the_defaults_that_there_are(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = re.findall(r"\(default: ?(.*?)\)", " ".join(capsys.readouterr().out.split()))
+    assert told
+    assert not {"None", "False", "", "[]"} & {*told}
+    assert command != "tune" or "0" in told  # --seed's: 0 is a default
+
+
 @pytest.mark.parametrize(("argv", "unwanted"), [(["--help"], "torch"), (["list"], "rl_zoo3")])
 def test_what_needs_no_heavy_module_imports_none(argv, unwanted):
     code = f"""

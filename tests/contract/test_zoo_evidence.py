@@ -60,6 +60,9 @@ def test_an_entry_that_does_not_solve_its_task_says_so_with_its_score(algo):
             evidence.best is not None and evidence.best[1] == "solved" and evidence.interval[1] < evidence.best[0]
         )
         assert told in ([[score]] if unsolved else [[], [score]]), f"{evidence.env}: {score}"
+        # Where the interval holds the threshold, it is not shown on which side the mean lies.
+        said_so = re.search("hort of solving it|Out of reach", said.get(evidence.env, ""))
+        assert bool(said_so) == unsolved, evidence.env
 
 
 def quickest_of_each_algorithm():

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 import pg_agents
 from pg_envs.references import reference_scores
 from pg_zoo import cell as cell_module
-from pg_zoo.cell import RANDOM, Cell, evaluation_seed, resolved, run_cell
+from pg_zoo.cell import RANDOM, Cell, defaults, evaluation_seed, resolved, run_cell
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
 from pg_zoo.storage import COMMIT
@@ -127,6 +127,20 @@ def test_what_the_hyperparameters_leave_to_the_algorithm_is_stored_too(tmp_path)
     # What REINFORCE hands on to the base of all algorithms is named there.
     assert record(run(tmp_path, "reinforce", hyperparams=hyperparams))["defaults"]["sde_sample_freq"] == -1
     assert record(run(tmp_path, RANDOM, hyperparams={}))["defaults"] == {}
+
+
+def test_defaults_are_not_told_in_part_where_keyword_arguments_hide_the_others(monkeypatch):
+    class Mine(stable_baselines3.PPO):
+        def __init__(self, *args, bonus=1, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    class Yours(stable_baselines3.PPO):
+        def __init__(self, policy, env, shape=same_policy, rule=Constant):
+            super().__init__(policy, env)
+
+    for cls, known in ((Mine, {}), (Yours, {"rule": "Constant", "shape": "same_policy"})):
+        monkeypatch.setattr("pg_zoo.cell.find_algorithm", lambda name, cls=cls: cls)
+        assert defaults(Cell("x", "Constant-v0", 0, {})) == known
 
 
 def test_returns_are_raw_where_training_sees_them_normalised_and_stacked(tmp_path):

@@ -143,6 +143,16 @@ def test_a_cell_that_was_made_otherwise_is_neither_kept_nor_overwritten(tmp_path
     assert files(tmp_path) == before
 
 
+def test_seeds_made_with_another_default_of_the_algorithm_are_refused(tmp_path, monkeypatch):
+    run(tmp_path, CELLS[:1])
+    monkeypatch.setattr("pg_zoo.benchmark.defaults", lambda cell: {"n_steps": 2048})
+    run(tmp_path, CELLS[2:3])  # results of before there was a record of defaults
+    path = tmp_path / CELLS[0].path / "cell.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "defaults": {"n_steps": 64}}))
+    with pytest.raises(UserError, match="seed_0 was made with n_steps 64, which now is 2048: choose another -o"):
+        run(tmp_path, CELLS[2:3])
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

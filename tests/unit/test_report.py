@@ -551,6 +551,9 @@ def test_hyperparameters_come_with_the_defaults_of_what_they_leave_out(tmp_path)
     write_report(tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "A-v0:\n  gamma: 0.9\n  # The algorithm's defaults:\n  # n_steps: 2048\n" in page
+    write_cell(tmp_path, "ppo", "A-v0", 3, 3.0, hyperparams={"gamma": 0.9}, defaults={"n_steps": 64})
+    with pytest.raises(UserError, match="ppo on A-v0 has other defaults with seed 3 than with seed 0"):
+        write_report(tmp_path)
 
 
 def test_every_figure_says_how_many_seeds_it_is_of(reported):

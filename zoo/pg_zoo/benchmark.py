@@ -25,7 +25,7 @@ from typing_extensions import Self
 from pg_agents import registry
 from pg_agents.checks import check_number
 from pg_zoo.backends import BACKENDS, Backend, connected_to_ray
-from pg_zoo.cell import MAX_SEED, Cell, command_line, resolved
+from pg_zoo.cell import MAX_SEED, Cell, command_line, defaults, resolved
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
@@ -196,8 +196,11 @@ def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
     for cell in {(cell.algo, cell.env): cell for cell in reversed(cells)}.values():
         for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
             record = read_cell(path, ("hyperparams", "options"))
+            made, asked = record.get("defaults", {}), defaults(cell) if "defaults" in record else {}
             _check_same(
-                path.parent, {**record["hyperparams"], **record["options"]}, {**cell.hyperparams, **cell.options}
+                path.parent,
+                {**made, **record["hyperparams"], **record["options"]},
+                {**asked, **cell.hyperparams, **cell.options},
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from inspect import Parameter, signature
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -54,6 +54,7 @@ _PACKAGES = ["pg-agents", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnas
 _PACKAGES += ["ale-py", "box2d", "box2d-py", "mujoco"]
 
 # Arguments of constructors that training does not depend on, or that are recorded by themselves.
+_PLAIN = (bool, int, float, str, type(None))
 _NO_HYPERPARAMETERS = {"device", "seed", "tensorboard_log", "verbose", "stats_window_size", "_init_setup_model"}
 
 OnEvaluation = Callable[[int, float], None]
@@ -428,7 +429,7 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str) -> None:
         "env": cell.env,
         "seed": cell.seed,
         "hyperparams": cell.hyperparams,
-        "defaults": {} if cell.algo == RANDOM else _defaults(cell),
+        "defaults": defaults(cell),
         "origin": cell.origin,
         "n_timesteps": run.n_timesteps,
         "engine": run.engine,
@@ -448,15 +449,23 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str) -> None:
     (folder / "cell.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _defaults(cell: Cell) -> dict[str, Any]:
-    """What the algorithm takes where the hyperparameters say nothing; what JSON has not, as text."""
+def defaults(cell: Cell) -> dict[str, Any]:
+    """What the algorithm takes where the hyperparameters say nothing; what JSON has not, as text.
+
+    Nothing for random actions, nor where a constructor's `**kwargs` hides what it takes.
+    """
+    if cell.algo == RANDOM:
+        return {}
     algorithm = find_algorithm(cell.algo)
-    own = inspect.signature(algorithm.__init__).parameters
-    known = {**inspect.signature(PolicyGradient.__init__).parameters, **own}
-    names = set(constructor_arguments(algorithm, CommonArguments) or own) - _NO_HYPERPARAMETERS - set(cell.hyperparams)
-    found = {name: known[name].default for name in sorted(names) if known[name].default is not inspect.Parameter.empty}
-    plain = (bool, int, float, str, type(None))
-    return {name: value if isinstance(value, plain) else str(value) for name, value in found.items()}
+    names = set(constructor_arguments(algorithm, CommonArguments) or ()) - _NO_HYPERPARAMETERS - set(cell.hyperparams)
+    known = {**signature(PolicyGradient.__init__).parameters, **signature(algorithm.__init__).parameters}
+    found = {name: known[name].default for name in sorted(names) if known[name].default is not Parameter.empty}
+    return {name: value if isinstance(value, _PLAIN) else _as_text(value) for name, value in found.items()}
+
+
+def _as_text(value: Any) -> str:
+    """The same in every process: without the address of a function."""
+    return str(getattr(value, "__qualname__", value))
 
 
 def _write_rows(path: Path, header: str, rows: Iterable[tuple[float, ...]]) -> None:

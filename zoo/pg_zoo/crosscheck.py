@@ -268,6 +268,7 @@ class Scores:
         random: Mean return of random actions.
         end: What the range that the margin is a part of ends with.
         result: None where nothing is better than random.
+        engine: Ours.
         speedup: Our steps per second over SB3's, medians.
         failed: How many trainings have failed.
     """
@@ -278,6 +279,7 @@ class Scores:
     random: float | None = None
     end: str = ""
     result: Equivalence | None = None
+    engine: str = ""
     speedup: float = np.nan
     failed: int = 0
 
@@ -291,7 +293,12 @@ class Scores:
         """In words."""
         if self.failed:
             return f"**failed trainings: {self.failed}**"
-        return self.result.verdict if self.result else "no margin: nothing is known to be better than random"
+        if self.result is None or self.random is None:
+            return "no margin: nothing is known to be better than random"
+        gained = [abs(np.mean(scores) - self.random) for scores in (self.ours, self.theirs)]
+        if self.answer == "equivalent" and max(gained) < self.result.margin:
+            return "equivalent; both are that close to random actions too"
+        return self.result.verdict
 
     @property
     def contradicts(self) -> bool:
@@ -310,15 +317,14 @@ def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episode
     """
     found = {}
     for cell in cells:
-        cell = replace(cell, eval_points=0, final_episodes=final_episodes)
         kwargs = cell.hyperparams.get("env_kwargs")
-        hyperparams = {"env_kwargs": kwargs} if kwargs else {}
-        random = replace(cell, algo=RANDOM, hyperparams=hyperparams, origin="random actions")
+        # The margin is a part of what this is the one end of: not of a few episodes.
+        random = Cell(RANDOM, cell.env, SEED, {"env_kwargs": kwargs} if kwargs else {}, "random actions")
         found[random.path] = random
         cell = replace(cell, hyperparams={**cell.hyperparams, "n_timesteps": min(cell.n_timesteps, max_steps)})
         for seed in range(SEED, SEED + seeds):
             for one in (cell, counterpart(cell)):
-                one = replace(one, seed=seed)
+                one = replace(one, seed=seed, eval_points=0, final_episodes=final_episodes)
                 found[one.path] = one
     return list(found.values())
 
@@ -348,7 +354,8 @@ def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin:
         return scores
     random, best = references(cell.env, cell.hyperparams.get("env_kwargs"), stored.get((RANDOM, cell.env), []))
     speeds = [np.median([one["steps_per_second"] for one in group]) for group in (ours, theirs)]
-    scores = replace(scores, random=random, speedup=float(speeds[0] / speeds[1]))
+    engine = ", ".join(sorted({one["engine"] for one in ours}))
+    scores = replace(scores, random=random, engine=engine, speedup=float(speeds[0] / speeds[1]))
     sb3 = published().get(cell.algo, {}).get(cell.env)
     span = reference_range(random, best, None if sb3 is None else float(sb3["mean"]))
     if span is None:
@@ -524,7 +531,9 @@ _SCORES = """
 
 Both are trained with {seeds} seeds, ours on the default engine, for as many steps as the entry says, but at most
 {max_steps:,}. So this says whether the two do the same, not what the entry reaches. The score of a training is the
-mean return of {episodes} episodes after it.
+mean return of {episodes} episodes after it. Where our engine is `autograd`, which also
+gSDE takes, both draw the same random numbers, and their scores repeat what the parameters say. Random actions are
+measured over 100 episodes.
 
 Scores are *equivalent* where the {confidence:.0%} interval of the difference of their means (Welch) lies within ± the
 margin: two one-sided tests at 5 % then show that they are no further apart. They are *different* where the whole
@@ -534,7 +543,18 @@ to the score that rl_zoo3 publishes of SB3. *speed*: our steps per second over S
 
 """
 _PARAMETER_COLUMNS = ("environment", "algorithm", "updates", "parameters")
-_SCORE_COLUMNS = ("environment", "algorithm", "steps", "ours", "SB3", "difference", "margin", "scores are", "speed")
+_SCORE_COLUMNS = (
+    "environment",
+    "algorithm",
+    "steps",
+    "ours",
+    "SB3",
+    "difference",
+    "margin",
+    "scores are",
+    "engine",
+    "speed",
+)
 
 
 def document(rows: Sequence[Row], args: argparse.Namespace) -> str:
@@ -597,6 +617,7 @@ def _score_row(row: Row, scores: Scores) -> tuple[str, ...]:
         f"{_number(result.difference)} [{_number(result.low)}, {_number(result.high)}]" if result else "",
         f"{_number(result.margin)} ({scores.end})" if result else "",
         scores.verdict,
+        scores.engine,
         "" if np.isnan(scores.speedup) else f"{scores.speedup:.1f}x",
     )
 

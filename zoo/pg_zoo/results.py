@@ -192,8 +192,8 @@ def _check_repetitions(details: list[dict[str, Any]]) -> None:
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for detail in details:
         other = first.setdefault((detail["algo"], detail["env"]), detail)
-        for name in ("hyperparams", "options"):
-            if detail[name] != other[name]:
+        for name in ("hyperparams", "defaults", "options"):
+            if name in detail and name in other and detail[name] != other[name]:
                 raise UserError(
                     f"{detail['algo']} on {detail['env']} has other {name} with seed {detail['seed']} than with seed "
                     f"{other['seed']}: these are not repetitions of one training. Keep them in folders of their own."
