@@ -53,8 +53,8 @@ N_EVAL_ENVS = 10  # environments of an evaluation, at most
 _PACKAGES = ["pg-agents", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "torch", "numpy", "numba"]
 _PACKAGES += ["ale-py", "box2d", "box2d-py", "mujoco"]
 
-# Arguments of constructors that training does not depend on, or that are recorded by themselves.
 _PLAIN = (bool, int, float, str, type(None))
+# Arguments of constructors that training does not depend on, or that are recorded by themselves.
 _NO_HYPERPARAMETERS = {"device", "seed", "tensorboard_log", "verbose", "stats_window_size", "_init_setup_model"}
 
 OnEvaluation = Callable[[int, float], None]

@@ -395,7 +395,7 @@ def _method() -> list[Block]:
                 "few seeds they are too narrow. So the mean of all environments together has another interval than "
                 "Student's, even where there is but one environment. Of 2 or 3 runs the middle half is all of them, "
                 "and the IQM their mean.",
-                "**Steps**: those that were taken. Rollouts are whole: up to one more than was asked for.",
+                "**Steps**: those that were taken. The last rollout is whole, and may go beyond what was asked for.",
                 f"With fewer than {statistics.MIN_SEEDS} seeds there is no interval and no conclusion; with different "
                 "seeds or failed trainings there is no conclusion, because what is missing may be what went wrong.",
                 "**Steps to a return**: until the first evaluation along the way that reached it, in the median of the "
