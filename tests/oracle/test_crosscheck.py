@@ -221,7 +221,7 @@ def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_pa
     found = crosscheck.compare_scores(cell(), tmp_path, 3, 100_000, 0.1)
     assert (found.verdict, found.contradicts) == (verdict, contradicts)
     if found.result:
-        assert (found.result.margin, found.speedup, found.steps) == (45, 6, 256)
+        assert (found.result.margin, found.speedup, found.steps, found.engine) == (45, 6, 256, "mlp")
 
 
 def test_output_and_page_tell_how_many_are_shown_and_how_many_are_not():
@@ -283,7 +283,7 @@ def store(tmp_path, ours, theirs, torch_version=th.__version__):
             path = tmp_path / "cells" / algo.replace("/", "-") / "CartPole-v1" / f"seed_{seed}/cell.json"
             path.parent.mkdir(parents=True)
             record = dict.fromkeys(evidence._OF_A_CELL) | {"format": 1, "algo": algo, "env": "CartPole-v1"}
-            record["versions"] = {"torch": torch_version}
+            record |= {"versions": {"torch": torch_version}, "engine": "mlp"}
             path.write_text(json.dumps({**record, "seed": seed, "score": score, "steps_per_second": speed}))
 
 
