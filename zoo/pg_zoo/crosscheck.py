@@ -293,12 +293,17 @@ class Scores:
         """In words."""
         if self.failed:
             return f"**failed trainings: {self.failed}**"
-        if self.result is None or self.random is None:
+        if self.result is None:
             return "no margin: nothing is known to be better than random"
-        gained = [abs(np.mean(scores) - self.random) for scores in (self.ours, self.theirs)]
-        if self.answer == "equivalent" and max(gained) < self.result.margin:
-            return "equivalent; both are that close to random actions too"
-        return self.result.verdict
+        near = "; both are that close to random actions too" * (self.answer == "equivalent" and self._is_near_random)
+        return self.result.verdict + near
+
+    @property
+    def _is_near_random(self) -> bool:
+        """Whether neither side is a margin away from random actions yet: then they would be equivalent to these too."""
+        if self.result is None or self.random is None:
+            return False
+        return all(abs(np.mean(scores) - self.random) < self.result.margin for scores in (self.ours, self.theirs))
 
     @property
     def contradicts(self) -> bool:
