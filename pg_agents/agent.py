@@ -1,4 +1,4 @@
-"""`PolicyGradient`: the one loop that every algorithm of this package shares, with the four slots that it fills.
+"""`PolicyGradient`: the base of all algorithms, with the four slots in which they differ.
 
 Every policy-gradient algorithm is `θ += α Σ_i ψ_i ∇ log π(a_i|s_i)` (+ entropy, + regression of the value), and
 differs in four answers:
@@ -8,21 +8,20 @@ differs in four answers:
 | `collect_rollouts`   | which experience?                         |
 | `estimate`           | how good was each action?                 |
 | `objective`          | which scalar of log π is maximised?       |
-| `train`              | how do the parameters move?               |
+| `update`             | how do the parameters move?               |
 
-A subclass declares the one that differs and inherits the others.
+A subclass declares the slot that differs and inherits the others.
 """
 
 from __future__ import annotations
 
+import inspect
 import io
 import pathlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import InitVar, replace
 from functools import partial
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 import torch as th
@@ -30,41 +29,35 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRolloutBuffer
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
-from pg_agents import registry, search
-from pg_agents.buffers import (
-    DictEpisodeBuffer,
-    DictRolloutBuffer,
-    EpisodeBuffer,
-    EpisodeMixin,
-    EstimatorMixin,
-    Rollout,
-    RolloutBuffer,
-)
-from pg_agents.checks import (
-    LARGEST,
-    check_finite,
-    check_keywords,
-    check_number,
-    check_observations,
-    constructor_arguments,
-    explained,
-)
-from pg_agents.engines import Engine, check_engine, make_engine
-from pg_agents.engines.autograd import AutogradEngine, Minibatch
+from pg_agents import registry, tuning
+from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
+from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer, EpisodeMixin, EstimatorMixin
+from pg_agents.collecting import Collector, EpisodeCollector, EpisodeStatistics, Setting
+from pg_agents.contract import Batches, Engine, Loss, Minibatch, NotFiniteError, Objective, Rollout, Summary
+from pg_agents.engines import threads
+from pg_agents.engines.autograd import AutogradEngine
+from pg_agents.engines.choice import check_engine, make_engine
 from pg_agents.estimators import Floats, gae
-from pg_agents.metrics import is_one_of_many, record_hyperparameters, rollout_metrics
-from pg_agents.objectives import Weight, clipped_values
-from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue, critic_parameters
-from pg_agents.stepping import adapter_of, stepper
+from pg_agents.logs import LazyLog, record_hyperparameters, rollout_metrics
+from pg_agents.objectives import predicted_values
+from pg_agents.observations import check_observations
+from pg_agents.policies import (
+    ACTOR_CRITIC_POLICIES,
+    STATE_DEPENDENT_STD,
+    ZeroValue,
+    environment_actions,
+    separate_critic,
+    with_state_dependent_std,
+)
 from pg_agents.vec_env import VectorEnvAdapter
 
 if TYPE_CHECKING:
@@ -73,14 +66,20 @@ if TYPE_CHECKING:
 Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 
 _ACTION_STREAM = 0x7067
-SMALL_LAYER = 2**18  # numbers; larger ones gain from several threads
+
+
+class Default:
+    """Stands for the class's own default."""
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT = Default()
 
 
 class CommonArguments(TypedDict, total=False):
-    """The constructor arguments that all algorithms share and hand on as they are; see `PolicyGradient`.
-
-    A2C and PPO spell theirs out all the same: that they take SB3's arguments by position is part of their contract.
-    """
+    """The arguments that all algorithms share, for an `__init__` with `**common: Unpack[CommonArguments]`."""
 
     use_sde: bool
     sde_sample_freq: int
@@ -96,41 +95,8 @@ class CommonArguments(TypedDict, total=False):
     _init_setup_model: bool
 
 
-class PolicyGradient(OnPolicyAlgorithm):
+class PolicyGradient(Arguments):
     """Base of all algorithms: an SB3 `OnPolicyAlgorithm` whose loop has four slots.
-
-    Args:
-        policy: `"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a policy class.
-        env: A Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id.
-        learning_rate: Step size of the optimiser; a number or a function of the progress remaining (1 to 0).
-        gamma: Discount factor.
-        n_steps: Steps per environment and update, when steps are collected.
-        n_episodes: Whole episodes per environment and update, instead of `n_steps`.
-        gae_lambda: λ of generalised advantage estimation, the default of the `estimate` slot.
-        value_learning_rate: Step size for the parameters that only the value depends on, in a class with
-            `separate_critic`; None for `learning_rate`.
-        ent_coef: Coefficient of the entropy bonus; a number or a schedule.
-        vf_coef: Coefficient of the value loss; a number or a schedule.
-        max_grad_norm: The gradient is scaled down to this norm; None leaves it as it is.
-        n_epochs: Passes over the rollout per update.
-        batch_size: Minibatch size; None takes the whole rollout at once.
-        normalize_advantage: Shift and scale each minibatch's advantages to mean 0 and standard deviation 1.
-        target_kl: Stop an update early when the KL divergence from the old policy exceeds 1.5 times this.
-        engine: What acts and learns: `"mlp"` (compiled, for MLP policies on the CPU), `"autograd"` (torch, for all),
-            or `"auto"` for the first where it serves this agent, else the second.
-        use_sde: Generalised state-dependent exploration instead of independent action noise (Box actions).
-        sde_sample_freq: Draw new gSDE noise every so many steps; -1: at the start of each rollout only.
-        rollout_buffer_class: Buffer class; None chooses by the observation space.
-        rollout_buffer_kwargs: Its further keyword arguments.
-        stats_window_size: Number of episodes that `rollout/` means are taken over.
-        tensorboard_log: Folder for TensorBoard; None writes none.
-        monitor_wrapper: Wrap a single environment in SB3's `Monitor`.
-        policy_kwargs: Keyword arguments of the policy. `state_dependent_std=True` makes σ of a Gaussian policy an
-            output of its network.
-        verbose: 0 prints nothing, 1 progress, 2 debugging information.
-        seed: Seed of all random generators.
-        device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        _init_setup_model: Build the networks now.
 
     Raises:
         TypeError: A keyword is unknown.
@@ -140,92 +106,100 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     policy_aliases = ACTOR_CRITIC_POLICIES
     has_critic = True
-    separate_critic = False  # whether what only the value depends on may have a step size of its own
+    separate_critic = False  # whether the parameters that only the value depends on may have a step size of their own
     policy_loss_name = "policy_loss"  # in the log; SB3 has two names for it
-    settled = frozenset({"policy"})  # arguments that a saved agent cannot change
-    added_policy_kwargs: frozenset[str] = frozenset()  # what the constructor adds to `policy_kwargs` by itself
-    # Nothing is learnt from an episode before its end, so one that never ends must not go unnoticed.
+    fixed_on_load = frozenset({"policy"})  # arguments that a saved agent cannot change
+    default_log_interval: ClassVar[int] = 1  # of `learn`
+    # Nothing is learnt from an episode before its end, so an episode that never ends must raise an error.
     max_episode_steps = 100_000
+    search: ClassVar[tuning.SearchSpace] = {
+        "n_envs": tuning.PowerOfTwo(1, 32),
+        "normalize": tuning.Normalisation(),
+        "learning_rate": tuning.ScheduleBetween(1e-5, 2e-2),
+        "gamma": tuning.OneMinus(1e-4, 0.1),
+        "policy": tuning.Networks(),
+    }
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Check the keywords' names before anything else is done."""
-        check_keywords(cls, CommonArguments, kwargs)
-        return super().__new__(cls)
+    policy: InitVar[str | type[ActorCriticPolicy]] = argument(  # type: ignore[assignment] # the attribute is the policy
+        doc='`"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a policy class.'
+    )
+    env: InitVar[Env] = argument(  # type: ignore[assignment] # the attribute is a VecEnv
+        doc="A Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id."
+    )
+    use_sde: bool = argument(
+        default=False,
+        kw_only=True,
+        doc="Generalised state-dependent exploration instead of independent action noise (Box actions).",
+    )
+    sde_sample_freq: int = argument(
+        default=-1, kw_only=True, doc="Draw new gSDE noise every so many steps; -1: at the start of each rollout only."
+    )
+    rollout_buffer_class: type[SB3RolloutBuffer] | None = argument(
+        default=None, kw_only=True, doc="Buffer class; None chooses by the observation space."
+    )
+    rollout_buffer_kwargs: dict[str, Any] | None = argument(  # type: ignore[assignment]
+        default=None, kw_only=True, doc="Further keyword arguments of the buffer class."
+    )
+    stats_window_size: InitVar[int] = argument(
+        default=100,
+        kw_only=True,
+        doc="Number of episodes over which the `rollout/` means are taken.",
+        at_least=1,
+        integer=True,
+    )
+    tensorboard_log: str | None = argument(default=None, kw_only=True, doc="Folder for TensorBoard; None writes none.")
+    policy_kwargs: dict[str, Any] | None = argument(  # type: ignore[assignment]
+        default=None,
+        kw_only=True,
+        doc="Keyword arguments of the policy. `state_dependent_std=True` makes σ of a Gaussian policy an output of its "
+        "network.",
+    )
+    verbose: int = argument(default=0, kw_only=True, doc="0 prints nothing, 1 progress, 2 debugging information.")
+    seed: int | None = argument(default=None, kw_only=True, doc="Seed of all random generators.")
+    device: InitVar[th.device | str] = argument(  # type: ignore[assignment]
+        default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...'
+    )
+    _init_setup_model: InitVar[bool] = argument(default=True, kw_only=True, doc="Build the networks now.")
+    engine: str = argument(
+        default="auto",
+        kw_only=True,
+        doc='Engine that acts and learns: `"mlp"` (compiled, for MLP policies on the CPU), `"autograd"` (torch, for '
+        'all), `"auto"` for the first where it serves this agent and else the second, or the name of a plugin.',
+    )
 
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: Env,
-        *,
-        learning_rate: float | Schedule,
-        gamma: float,
-        n_steps: int = 512,
-        n_episodes: int | None = None,
-        gae_lambda: float = 1.0,
-        value_learning_rate: float | Schedule | None = None,
-        ent_coef: float | Schedule = 0.0,
-        vf_coef: float | Schedule = 0.0,
-        max_grad_norm: float | None = None,
-        n_epochs: int = 1,
-        batch_size: int | None = None,
-        normalize_advantage: bool = False,
-        target_kl: float | None = None,
-        engine: str = "auto",
-        use_sde: bool = False,
-        sde_sample_freq: int = -1,
-        rollout_buffer_class: type[SB3RolloutBuffer] | None = None,
-        rollout_buffer_kwargs: dict[str, Any] | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        monitor_wrapper: bool = True,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
-        _init_setup_model: bool = True,
-    ) -> None:
+    def __init__(self, policy: str | type[ActorCriticPolicy], env: Env, **arguments: Any) -> None:
+        check_keywords(type(self), [*self.declared, "monitor_wrapper"], arguments)
+        monitor_wrapper = arguments.pop("monitor_wrapper", True)
+        values = {**self.defaults(), **arguments}
+        for name in set(self.declared) - {"policy", "env", *values}:
+            raise TypeError(f"{type(self).__name__}() needs the argument {name!r}.")
+        if values["value_learning_rate"] is not None and not self.separate_critic:
+            raise ValueError(f"`value_learning_rate` is given, but {type(self).__name__} has no `separate_critic`.")
         registry.find_env(env)
-        # A copy: what algorithms and policies add must not show up in the caller's own dictionary.
-        policy_kwargs = dict(policy_kwargs or {})
+        sb3s = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
+        for name in values.keys() - sb3s:
+            setattr(self, name, values[name])
+        # For diagnostics: called before each epoch of an update.
+        self.on_epoch: Callable[[], None] | None = None
+        # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
+        policy_kwargs = dict(values["policy_kwargs"] or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type] # None is what `load` passes
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            ent_coef=ent_coef,  # type: ignore[arg-type]
-            vf_coef=vf_coef,  # type: ignore[arg-type]
-            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            monitor_wrapper=monitor_wrapper,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            **{name: value for name, value in values.items() if name in sb3s}
+            | {
+                "policy_kwargs": self.complete_policy_kwargs(policy_kwargs),
+                "monitor_wrapper": monitor_wrapper,
+                "_init_setup_model": False,
+                "supported_action_spaces": (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            },
         )
-        self.n_episodes = n_episodes
-        if self.separate_critic:
-            self.value_learning_rate = value_learning_rate
-        self.n_epochs = n_epochs
-        self.batch_size = batch_size
-        self.normalize_advantage = normalize_advantage
-        self.target_kl = target_kl
-        self.engine = engine
-        self._in_mid_episode = False
-        self._n_threads = 1
         if state_dependent_std:
-            self.policy_class = _with_state_dependent_std(self.policy_class)
-        if _init_setup_model:
+            self.policy_class = with_state_dependent_std(self.policy_class)
+        if values["_init_setup_model"]:
             self._setup_model()
+        self.warn_of_arguments()
 
     # Setting up
 
@@ -236,35 +210,45 @@ class PolicyGradient(OnPolicyAlgorithm):
             env = VectorEnvAdapter(env)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
-    def _check_arguments(self) -> None:
-        """Refuse arguments out of range; also after loading."""
-        check_number("n_steps", self.n_steps, at_least=1, integer=True)
-        check_number("n_episodes", self.n_episodes, at_least=1, integer=True, optional=True)
-        check_number("n_epochs", self.n_epochs, at_least=1, integer=True)
-        check_number("batch_size", self.batch_size, at_least=1, integer=True, optional=True)
-        check_number("learning_rate", self.learning_rate, at_least=0, schedule=True)
-        if self.separate_critic:
-            check_number("value_learning_rate", self.value_learning_rate, at_least=0, optional=True, schedule=True)
-        check_number("gamma", self.gamma, at_least=0, at_most=1)
-        check_number("gae_lambda", self.gae_lambda, at_least=0, at_most=1)
-        check_number("ent_coef", self.ent_coef, at_least=0, schedule=True)
-        check_number("vf_coef", self.vf_coef, at_least=0, schedule=True)
-        check_number("max_grad_norm", self.max_grad_norm, above=0, infinite=True, optional=True)
-        check_number("target_kl", self.target_kl, above=0, optional=True)
-        check_number("stats_window_size", self._stats_window_size, at_least=1, integer=True)
+    def complete_policy_kwargs(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The policy's keyword arguments as given, with those that the algorithm adds."""
+        return given
+
+    def warn_of_arguments(self) -> None:
+        """Warn of arguments that are allowed but probably unintended; called once, by the constructor."""
+
+    def check_arguments(self) -> None:
+        """Refuse arguments out of range, or in contradiction to each other; called before `setup` and after loading.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        for name, field in self.declared.items():
+            value = getattr(self, "_stats_window_size" if name == "stats_window_size" else name, None)
+            if name != "value_learning_rate" or self.separate_critic:
+                field.check(name, value)
         if self.normalize_advantage and self.n_episodes is None:
             n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
             assert self.n_steps * n_envs > 1, (
                 f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={n_envs}"
             )
 
+    def complete_arguments(self) -> None:
+        """Replace arguments, once checked, by what they stand for; called again after loading."""
+
     def _setup_model(self) -> None:
-        self._check_arguments()
+        if len(inspect.signature(self.objective).parameters) > 0:
+            raise TypeError(
+                f"`objective` of {type(self).__name__} must take no argument and return an Objective(value, weight): "
+                "see pg_agents.contract.Objective."
+            )
+        self.check_arguments()
+        self.complete_arguments()
         self._engine_in_use = None
         named = self.rollout_buffer_class or self._default_buffer_class()
         self._check_buffer_class(named)
-        # SB3's own buffer classes are what a file names, so that it loads in SB3; ours, derived from them, are used.
-        self.rollout_buffer_class = _OUR_BUFFERS.get(named, named)
+        # A file names SB3's own buffer class, so that it loads in SB3; the class derived from it is used.
+        self.rollout_buffer_class = OURS.get(named, named)
         super()._setup_model()
         self.rollout_buffer_class = named
         if self.has_critic and isinstance(getattr(self.policy, "value_net", None), ZeroValue):
@@ -272,27 +256,16 @@ class PolicyGradient(OnPolicyAlgorithm):
                 f"{type(self).__name__} learns a value function, but its policy {self.policy_class.__name__} has none."
             )
         if self.separate_critic:
-            self._separate_critic()
+            separate_critic(self.policy, self.lr_schedule(1))
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
             assert self.n_episodes is not None
             self.rollout_buffer.n_episodes = self.n_episodes
-        self._episode_returns = np.zeros(self.n_envs)
-        self._raw_returns: deque[float] = deque(maxlen=self._stats_window_size)
-        check_engine(self.engine, self)
-
-    def _separate_critic(self) -> None:
-        """Give the optimiser two groups of parameters, also where they move alike, so that `load` may change that."""
-        policy = self.policy
-        critic = critic_parameters(policy)
-        actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
-        # Not with the old optimiser's `defaults`: some optimisers (AdamW) have defaults that they do not take.
-        policy.optimizer = policy.optimizer_class(
-            [{"params": actor}, {"params": critic}],
-            lr=self.lr_schedule(1),  # type: ignore[call-arg]
-            **policy.optimizer_kwargs,
-        )
+        before = getattr(self, "episode_statistics", None)
+        self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
+        self.episode_statistics.mid_episode = before is not None and before.mid_episode
+        check_engine(self.engine, self.policy, self.rollout_buffer)
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -300,8 +273,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         return SB3RolloutBuffer if self.n_episodes is None else EpisodeBuffer
 
     def _check_buffer_class(self, named: type[SB3RolloutBuffer]) -> None:
-        estimates_itself = named not in _OUR_BUFFERS and not issubclass(named, EstimatorMixin)
-        if estimates_itself and type(self).estimate is not PolicyGradient.estimate:
+        estimates_itself = named not in OURS and not issubclass(named, EstimatorMixin)
+        if estimates_itself and self._overrides("estimate"):
             raise ValueError(
                 f"`rollout_buffer_class` is {named.__name__}, but must derive from pg_agents.buffers.RolloutBuffer or "
                 f"DictRolloutBuffer, because {type(self).__name__} has its own way to estimate advantages."
@@ -312,82 +285,17 @@ class PolicyGradient(OnPolicyAlgorithm):
                 f"DictEpisodeBuffer, because {type(self).__name__} learns from whole episodes."
             )
 
+    def _overrides(self, method: str) -> bool:
+        """Whether a subclass or the agent itself replaces a method of this class."""
+        return method in vars(self) or getattr(type(self), method) is not getattr(PolicyGradient, method)
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_engine_in_use", "_own_generator", "_unlogged", "_on_epoch"]
+        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, "_own_generator"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `copy` and `pickle` take along: not the engine, which holds addresses and is made anew, nor watchers."""
-        self._log_unlogged()
-        of_this_process = "_engine_in_use", "_unlogged", "_on_epoch"
-        return {name: value for name, value in vars(self).items() if name not in of_this_process}
-
-    # The engine, and what it needs
-
-    _engine_in_use: Engine | None = None
-    # For diagnostics: what engines call before each epoch of an update.
-    _on_epoch: Callable[[], None] | None = None
-    _own_generator: np.random.Generator | None = None
-
-    @property
-    def _engine(self) -> Engine:
-        """What acts and learns, chosen anew for each `learn` and whenever the policy is replaced."""
-        if self._engine_in_use is None or not self._engine_in_use.fits(self):
-            self._engine_in_use = make_engine(self.engine, self)
-        return self._engine_in_use
-
-    @property
-    def _generator(self) -> np.random.Generator:
-        """What the compiled engine draws actions from."""
-        if self._own_generator is None:
-            # Without a seed of its own, a run depends on the global one, as SB3's do.
-            self._own_generator = np.random.default_rng(int(th.randint(2**62, ())))
-        return self._own_generator
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed all random generators, the engine's included."""
-        super().set_random_seed(seed)
-        if seed is not None:
-            # Environments seed the same kind of generator with the same number: theirs must be another stream.
-            self._own_generator = np.random.default_rng([seed, _ACTION_STREAM])
-
-    # The log
-
-    _unlogged: Mapping[str, Callable[[], dict[str, float]]] = MappingProxyType({})
-
-    @property
-    def logger(self) -> Logger:
-        """SB3's logger, complete: what costs time to know is worked out when somebody looks."""
-        self._log_unlogged()
-        return self._logger
-
-    def _log_unlogged(self) -> None:
-        unlogged, self._unlogged = self._unlogged, {}
-        for prefix, metrics in unlogged.items():
-            for name, value in metrics().items():
-                exclude = "stdout" if is_one_of_many(name) else None
-                self._logger.record(f"{prefix}/{name}", value, exclude=exclude)
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
-            self._episode_returns = np.zeros(self.n_envs)
-            self._raw_returns = deque(maxlen=self._stats_window_size)
-            self._in_mid_episode = False
-        try:
-            prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        except (ValueError, KeyError, TypeError) as error:
-            raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set there
-        check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
-        self._engine_in_use = make_engine(self.engine, self)
-        self._unlogged = {}
-        record_hyperparameters(self, constructor_arguments(type(self), CommonArguments) or [])
-        return prepared
+        """The state for `copy` and `pickle`: without the engine, which holds addresses, and without watchers."""
+        self._lazy_log.write(self._logger) if hasattr(self, "_logger") else None
+        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
 
     @classmethod
     def load(
@@ -405,8 +313,8 @@ class PolicyGradient(OnPolicyAlgorithm):
         Args:
             path: The file, with or without `.zip`.
             env: The environment to go on training in; not needed to predict.
-            device: Where to.
-            custom_objects: Instead of what the file holds under these names.
+            device: Torch device of the policy.
+            custom_objects: Objects that replace those of the same names in the file.
             print_system_info: Print the versions with which the file was written, and those of today.
             force_reset: Begin with a new episode.
             **kwargs: Constructor arguments to change.
@@ -415,8 +323,8 @@ class PolicyGradient(OnPolicyAlgorithm):
             TypeError: A keyword is not an argument of the constructor.
             ValueError: An argument cannot change any more.
         """
-        check_keywords(cls, CommonArguments, kwargs)
-        for name in cls.settled & kwargs.keys():
+        check_keywords(cls, constructor_arguments(cls), kwargs)
+        for name in cls.fixed_on_load & kwargs.keys():
             raise ValueError(f"`{name}` cannot be changed on loading, because what is in the file depends on it.")
         if "stats_window_size" in kwargs:
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
@@ -431,18 +339,97 @@ class PolicyGradient(OnPolicyAlgorithm):
         given = dict(policy_kwargs)
         has_own_std = self.policy_class in STATE_DEPENDENT_STD.values()
         same_std = bool(given.pop("state_dependent_std", has_own_std)) == has_own_std
-        added = {name: self.policy_kwargs[name] for name in self.added_policy_kwargs if name in self.policy_kwargs}
+        added = {
+            name: self.policy_kwargs[name] for name in self.complete_policy_kwargs({}) if name in self.policy_kwargs
+        }
         if not same_std or {**added, **given} != self.policy_kwargs:
             raise ValueError(
                 f"The specified policy kwargs do not equal the stored policy kwargs."
                 f"Stored kwargs: {self.policy_kwargs}, specified kwargs: {policy_kwargs}"
             )
 
+    # The engine, and its random generator
+
+    _engine_in_use: Engine | None = None
+    _own_generator: np.random.Generator | None = None
+
+    @property
+    def engine_in_use(self) -> str:
+        """Name of the engine that acts and learns; chosen now if training has not begun."""
+        return self._engine.name
+
+    @property
+    def _engine(self) -> Engine:
+        """The engine, chosen anew for each `learn` and whenever the policy or the objective is replaced."""
+        loss = self.loss()
+        if self._engine_in_use is None or not self._engine_in_use.fits(self.policy, loss):
+            self._engine_in_use = self._make_engine(loss)
+        return self._engine_in_use
+
+    def _make_engine(self, loss: Loss) -> Engine:
+        return make_engine(self.engine, self.policy, self.rollout_buffer, loss, verbose=self.verbose)
+
+    def _generator(self) -> np.random.Generator:
+        """The generator from which the compiled engine draws actions."""
+        if self._own_generator is None:
+            # Without a seed of its own, a run depends on the global one, as SB3's do.
+            self._own_generator = np.random.default_rng(int(th.randint(2**62, ())))
+        return self._own_generator
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all random generators, the engine's included."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            # Environments seed the same kind of generator with the same number: theirs must be another stream.
+            self._own_generator = np.random.default_rng([seed, _ACTION_STREAM])
+
+    # The log
+
+    @property
+    def _lazy_log(self) -> LazyLog:
+        log: LazyLog = vars(self).setdefault("_unlogged", LazyLog())
+        return log
+
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger, complete: metrics that cost time are computed when the log is read."""
+        self._lazy_log.write(self._logger)
+        return self._logger
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log; may be called at any time.
+
+        Args:
+            iteration: Number of updates so far; 0 to leave it out of the log.
+        """
+        if self.episode_statistics.finished:
+            self.logger.record("rollout/ep_raw_rew_mean", safe_mean(self.episode_statistics.finished))
+        super().dump_logs(iteration)
+
+    # Training
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
+        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        self._engine_in_use = self._make_engine(self.loss())
+        self._lazy_log.clear()
+        record_hyperparameters(self, constructor_arguments(type(self)))
+        return prepared
+
     def learn(
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int | None = 1,
+        log_interval: int | Default | None = DEFAULT,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -454,7 +441,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         Args:
             total_timesteps: Environment steps to take, over all environments; the last rollout is completed.
             callback: One callback, a list of them, or a function of `(locals, globals)`.
-            log_interval: Log every so many updates; None never logs.
+            log_interval: Log every so many updates; None never logs; by default the class's `default_log_interval`.
             tb_log_name: Name of the run in TensorBoard; by default the class's name.
             reset_num_timesteps: Count steps from 0 again, and begin with new episodes.
             progress_bar: Show a progress bar.
@@ -465,36 +452,44 @@ class PolicyGradient(OnPolicyAlgorithm):
         assert self.env is not None, (
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
-        tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
-        with self._few_threads():
+        with threads.for_policy(self.policy):
             super().learn(
                 total_timesteps,
                 callback,
-                log_interval,  # type: ignore[arg-type] # SB3 takes None too
-                tb_log_name,
+                self.default_log_interval if isinstance(log_interval, Default) else log_interval,  # type: ignore[arg-type]
+                type(self).__name__ if tb_log_name is None else tb_log_name,
                 reset_num_timesteps,
                 progress_bar,
             )
-        self._log_unlogged()
+        self._lazy_log.write(self._logger)
         return self
 
-    @contextmanager
-    def _few_threads(self) -> Iterator[None]:
-        """One thread for torch where networks are small: more would wait for each other longer than they compute."""
-        before = self._n_threads = th.get_num_threads()
-        # A convolution has few parameters and much to compute.
-        small = self.device.type == "cpu" and all(
-            parameter.numel() <= SMALL_LAYER and parameter.dim() <= 2 for parameter in self.policy.parameters()
-        )
-        if small and before > 1:
-            th.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if small and before > 1:
-                th.set_num_threads(before)
+    def rollout(self, callback: MaybeCallback = None) -> SB3RolloutBuffer:
+        """Collect one rollout without learning from it; `train` does that.
+
+        The first call begins with new episodes, as `learn` does; the next ones go on where the last ended.
+
+        Args:
+            callback: As for `learn`.
+
+        Returns:
+            The agent's rollout buffer, filled, with advantages and returns.
+        """
+        assert self.env is not None, f"This {type(self).__name__} has no environment: call `set_env`."
+        if self._last_obs is None or not hasattr(self, "_logger"):
+            _, prepared = self._setup_learn(self.n_steps * self.n_envs, callback)
+        else:
+            prepared = self._init_callback(callback)
+        with threads.for_policy(self.policy):
+            self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
+        return self.rollout_buffer
 
     # The four slots
+
+    @property
+    def collector_class(self) -> type[Collector]:
+        """Collects the rollouts: steps, or whole episodes where the agent was built with `n_episodes`."""
+        return Collector if self.n_episodes is None else EpisodeCollector
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: SB3RolloutBuffer, n_rollout_steps: int
@@ -502,7 +497,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         """First slot: act in the environment and fill the buffer, advantages included.
 
         Collects `n_rollout_steps` from each environment, or `n_episodes` whole episodes from each where the agent
-        was built so. Local variables have the names that SB3's callbacks read.
+        was built so. Callbacks find the local variables of SB3's loop.
 
         Returns:
             False if the callback stopped the training.
@@ -511,105 +506,30 @@ class PolicyGradient(OnPolicyAlgorithm):
             ValueError: An observation or a reward is not finite or does not match its space, or an episode that
                 should be whole does not end.
         """
-        assert self._last_obs is not None, "No previous observation was provided"
-        n_steps, n_envs = 0, env.num_envs
-        rollout_buffer.reset()
-        whole_episodes = self.n_episodes is not None
-        length_limit = self.max_episode_steps if whole_episodes else np.inf
-        began = np.zeros(n_envs, dtype=int)
-        if whole_episodes:
-            self._begin_episodes(env)
-        if self.use_sde:
-            self.policy.reset_noise(n_envs)
-        callback.on_rollout_start()
-        # A buffer that is not the agent's own can be of any kind.
-        engine = self._engine if rollout_buffer is self.rollout_buffer else AutogradEngine()
-        act, step, native = engine.actor(self), stepper(env), adapter_of(env)
-        knows_ends = isinstance(rollout_buffer, EstimatorMixin)
-        if native is not None and not knows_ends:
-            raise ValueError(
-                f"The vector environment resets in steps of their own, which {type(rollout_buffer).__name__} cannot "
-                "leave out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
-            )
-        # SB3's stand-in for no callback does nothing and shows nobody the local variables.
-        watched = not (type(callback) is ConvertCallback and callback.callback is None)
-        policy, shape = self.policy, getattr(self._last_obs, "shape", None)
 
-        while not rollout_buffer.full if whole_episodes else n_steps < n_rollout_steps:
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(n_envs)
+        def on_filled() -> None:
+            trained_on = _trained_on(rollout_buffer)
+            if trained_on.any():
+                stored = rollout_buffer.advantages, rollout_buffer.actions
+                self._lazy_log.add("rollout", partial(rollout_metrics, *stored, trained_on, self.policy))
 
-            actions, clipped_actions = act(self._last_obs)
-            try:
-                new_obs, rewards, dones, infos = step(clipped_actions)
-            except (ValueError, KeyError, TypeError) as error:
-                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set
-            self.num_timesteps += n_envs
-            if not act.checks or getattr(new_obs, "shape", None) != shape:
-                check_observations(new_obs, self.observation_space, n_envs, self.num_timesteps)
-            # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
-            if not abs(sum(np.asarray(rewards).tolist())) <= LARGEST:
-                check_finite("reward", np.asarray(rewards), self.num_timesteps)
-
-            if watched or not act.writes:
-                obs_tensor, values, log_probs = act.tensors()
-            if watched:
-                callback.update_locals(locals())
-                if not callback.on_step():
-                    return False
-            else:
-                callback.n_calls += 1
-                callback.num_timesteps = self.num_timesteps
-
-            n_steps += 1
-            starts = dones
-            if native is not None and native.reset_rows.any():
-                starts = dones | native.reset_rows
-                rollout_buffer.add_resets(native.reset_rows)  # type: ignore[attr-defined]
-            self._update_statistics(rollout_buffer, infos, dones)
-            normalised = self._vec_normalize_env
-            self._episode_returns += rewards if normalised is None else normalised.get_original_reward()
-            if knows_ends:
-                rollout_buffer.add_env_rewards(rewards)  # type: ignore[attr-defined]
-            if np.count_nonzero(dones):
-                began[np.asarray(dones, dtype=bool)] = n_steps
-                self._end_episodes(engine, rollout_buffer, rewards, dones, infos)
-            if act.writes:
-                act.finish()
-                rollout_buffer.store(rewards, self._last_episode_starts)  # type: ignore[attr-defined]
-            else:
-                rollout_buffer.add(
-                    self._last_obs,  # type: ignore[arg-type]
-                    actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
-                    rewards,
-                    self._last_episode_starts,  # type: ignore[arg-type]
-                    values,
-                    log_probs,
-                )
-            self._last_obs = new_obs
-            self._last_episode_starts = starts
-            if self.policy is not policy or not act.is_current():  # a callback's doing
-                policy, engine = self.policy, self._engine
-                act = engine.actor(self)
-            if n_steps >= length_limit:
-                self._check_length(n_steps - began)
-
-        self._in_mid_episode = False
-        # Nobody has acted on it yet.
-        check_observations(new_obs, self.observation_space, n_envs, self.num_timesteps)
-        values = engine.values(self, new_obs)
-        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        stored = rollout_buffer.advantages, rollout_buffer.actions
-        if _learns_from(rollout_buffer):
-            self._log_later("rollout", partial(rollout_metrics, self, *stored, _counted(rollout_buffer)))
-        callback.update_locals(locals())
-        callback.on_rollout_end()
-        return True
+        setting = Setting(
+            # A buffer that is not the agent's own can be of any kind.
+            engine=(lambda: self._engine) if rollout_buffer is self.rollout_buffer else AutogradEngine,
+            generator=self._generator,
+            statistics=self.episode_statistics,
+            bootstraps=self.has_critic,
+            to_environment=self.environment_actions if self._overrides("environment_actions") else None,
+            max_episode_steps=self.max_episode_steps,
+            on_filled=on_filled,
+        )
+        return self.collector_class(self, setting, env, callback, rollout_buffer, n_rollout_steps).collect()
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """Second slot: how good was each action, and what should the critic have said?
 
-        Here generalised advantage estimation, with Â + V as the critic's target.
+        Here generalised advantage estimation, with Â + V as the critic's target. Called twice on one rollout, it
+        gives the same answer: an estimator that learns does so in `update`.
 
         Args:
             rollout: Rewards, values and ends, as arrays of shape `(T, N)`.
@@ -620,68 +540,82 @@ class PolicyGradient(OnPolicyAlgorithm):
         advantages = gae(rollout.td_errors(self.gamma), rollout.ends, self.gamma, self.gae_lambda)
         return advantages, advantages + rollout.values
 
-    def objective(self, batch: Minibatch) -> th.Tensor:
-        """Third slot: what is maximised, one number per sample.
+    def objective(self) -> Objective:
+        """Third slot: the quantity to maximise, one number per sample, with the coefficients of this moment."""
+
+        def undefined(batch: Minibatch) -> th.Tensor:
+            raise NotImplementedError(f"{type(self).__name__} does not say what it maximises: define `objective`.")
+
+        return Objective(undefined)
+
+    def update(self, loss: Loss) -> Summary:
+        """Fourth slot: move the parameters; here epochs over minibatches of a first-order optimiser.
 
         Args:
-            batch: log π, old log π, advantages and the rest, as tensors of shape `(batch,)`.
+            loss: Minimised on the rollout buffer.
 
-        Returns:
-            Tensor of shape `(batch,)`.
+        Raises:
+            NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what it maximises: define `objective`.")
+        batches = Batches(self.n_epochs, self.batch_size)
+        return self._engine.update(self.policy, self.rollout_buffer, loss, batches, self.on_epoch)
 
     def train(self) -> None:
-        """Fourth slot: move the parameters; here epochs over minibatches of a first-order optimiser."""
-        buffer = self.rollout_buffer
-        if not _learns_from(buffer):
+        """Make one `update` from the rollout buffer, and log it."""
+        buffer, trained_on = self.rollout_buffer, _trained_on(self.rollout_buffer).T
+        if not trained_on.any():  # a short rollout of nothing but resets
             return
-        counted = ... if _counted(buffer) is ... else _counted(buffer).T
-        # Of this moment: engines may reorder what the buffer holds. Transposed, to add up in SB3's order.
-        values, returns, settings = buffer.values.T, buffer.returns.T, self.update_settings()
+        # Taken now, because engines may reorder the buffer's arrays. Transposed, to add up in SB3's order.
+        values, returns = buffer.values.T, buffer.returns.T
         self._update_learning_rate(self.policy.optimizer)
-        summary, progress = self._engine.update(self), self._current_progress_remaining
+        loss = replace(self.loss(), scale=self.loss_scale)
+        try:
+            summary = self.update(loss)
+        except NotFiniteError as error:
+            self._n_updates += error.n_epochs
+            raise FloatingPointError(
+                f"{error} in the update after {self.num_timesteps} steps, so it was not applied: the parameters are "
+                "those before it. Rewards or observations of very large size, or too large a `learning_rate`, are the "
+                "usual causes; VecNormalize scales both."
+            ) from None
+        self._n_updates += summary.n_epochs
+        if summary.stopped_by is not None and self.verbose >= 1:
+            print(f"Early stopping at step {summary.n_epochs - 1} due to reaching max kl: {summary.stopped_by:.2f}")
 
         def metrics() -> dict[str, float]:
-            # Schedules as they were in the update.
-            now, self._current_progress_remaining = self._current_progress_remaining, progress
-            try:
-                found = summary()
-            finally:
-                self._current_progress_remaining = now
+            found = summary.metrics()
             found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
-                found["explained_variance"] = explained_variance(values[counted].flatten(), returns[counted].flatten())
-            return {**found, **settings}
+                found["explained_variance"] = explained_variance(values[trained_on], returns[trained_on])
+            found |= loss.objective.settings
+            return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
 
-        self._log_later("train", metrics)
+        self._lazy_log.add("train", metrics)
         self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    # What slots, engines and the tuner ask
+    # Parts of the slots
 
-    @classmethod
-    def search_space(
-        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
-    ) -> dict[str, Any]:
-        """Hyperparameters that are worth a try, for `pg-zoo tune`; here those that every algorithm has.
+    def loss(self) -> Loss:
+        """The loss with the coefficients of this moment."""
+        objective = self.objective()
 
-        A subclass adds its own to what `super().search_space(...)` gives, or replaces it.
+        def metrics(batch: Minibatch) -> dict[str, th.Tensor]:
+            found = {name: metric(batch, *objective.coefficients) for name, metric in objective.metrics.items()}
+            return found | self.minibatch_metrics(batch)
 
-        Args:
-            trial: The Optuna trial to draw from; `pg_agents.search` has what is usual.
-            observation_space: Of one environment, before normalisation.
-            action_space: Of one environment.
-
-        Returns:
-            What an entry of a hyperparameter file says, except `n_timesteps` and `policy`.
-        """
-        return {
-            "n_envs": search.power_of_two(trial, "n_envs", 1, 32),
-            **search.normalisation(trial, observation_space),
-            "learning_rate": search.schedule(trial, "learning_rate", 1e-5, 2e-2),
-            "gamma": search.one_minus(trial, "gamma", 1e-4, 0.1),
-            **search.policy(trial, action_space),
-        }
+        return Loss(
+            objective=objective,
+            ent_coef=self.coefficient("ent_coef"),
+            vf_coef=self.coefficient("vf_coef"),
+            value_clip=self.value_clip(),
+            trains_critic=self.has_critic,
+            normalize_advantage=self.normalize_advantage,
+            max_grad_norm=self.max_grad_norm,
+            tracks_kl=self.reuses_samples,
+            max_kl=None if self.target_kl is None else 1.5 * self.target_kl,
+            value_prediction=self.value_prediction if self._overrides("value_prediction") else None,
+            metrics=metrics,
+        )
 
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
@@ -689,35 +623,21 @@ class PolicyGradient(OnPolicyAlgorithm):
         # The last rollout can end after `total_timesteps`, with a progress below 0.
         return float(value(max(self._current_progress_remaining, 0.0))) if callable(value) else value
 
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        if self.n_episodes is not None:
-            # Whole episodes can overshoot by far; a learning rate below 0 would unlearn. (Steps: as SB3 has it.)
-            self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
-
-    def weight(self) -> Weight | None:
-        """ψ = ∂ objective / ∂ log π in closed form, which the compiled engine needs; None leaves it to autograd.
-
-        Whoever redefines `objective` must redefine this too, or the compiled engine is not used.
-        """
-        return None
-
     def value_clip(self) -> float | None:
-        """How far the value may move from that of the rollout in the value loss; None does not limit it."""
+        """How far the value may move from that of the rollout in the value loss; None for no limit."""
         return None
 
     def value_prediction(self, batch: Minibatch) -> th.Tensor:
-        """What is compared with the returns in the value loss: V, or V_old + clip(V - V_old, -ε_v, ε_v)."""
-        value_clip = self.value_clip()
-        return batch.values if value_clip is None else clipped_values(batch.values, batch.old_values, value_clip)
+        """The prediction that the value loss compares with the returns: V, or V_old + clip(V - V_old, -ε_v, ε_v)."""
+        return predicted_values(batch, self.value_clip())
 
     def minibatch_metrics(self, batch: Minibatch) -> dict[str, th.Tensor]:
         """Further quantities of each sample, `(batch,)`, whose mean over minibatches is logged as `train/<name>`."""
         return {}
 
-    def update_settings(self) -> dict[str, float]:
-        """Coefficients in force in an update, to log as `train/<name>`."""
-        return {}
+    def environment_actions(self, actions: np.ndarray) -> np.ndarray:
+        """The policy's actions as the environment takes them: unscaled if squashed, else clipped."""
+        return environment_actions(self.policy, actions)
 
     @property
     def reuses_samples(self) -> bool:
@@ -729,55 +649,27 @@ class PolicyGradient(OnPolicyAlgorithm):
         """Turns the mean over samples into the sum over each episode's steps, where whole episodes are collected."""
         return self.rollout_buffer.mean_length if isinstance(self.rollout_buffer, EpisodeMixin) else 1
 
-    # Parts of the loop
+    @classmethod
+    def search_space(
+        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> dict[str, Any]:
+        """Draw hyperparameters for `pg-zoo tune` from the class's `search` and those of its parents.
 
-    def _environment_actions(self, actions: np.ndarray) -> np.ndarray:
-        """The policy's actions as the environment takes them: unscaled if squashed, else clipped."""
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        if self.policy.squash_output:
-            return self.policy.unscale_action(actions)
-        clipped: np.ndarray = np.clip(actions, self.action_space.low, self.action_space.high)
-        return clipped
+        Args:
+            trial: The Optuna trial to draw from.
+            observation_space: Of one environment, before normalisation.
+            action_space: Of one environment.
 
-    def _end_episodes(
-        self,
-        engine: Engine,
-        rollout_buffer: SB3RolloutBuffer,
-        rewards: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Note which episodes ended and how; complete the reward of a time limit by the value of the state it cut."""
-        terminated = np.array(dones, dtype=np.bool_)
-        truncated = np.zeros_like(terminated)
-        final_values = np.zeros(len(terminated), dtype=np.float32)
-        waiting = _waiting(rollout_buffer)
-        for index in np.flatnonzero(terminated):
-            if not waiting[index]:
-                self._raw_returns.append(float(self._episode_returns[index]))
-            self._episode_returns[index] = 0
-            cut = infos[index].get("TimeLimit.truncated", False)
-            if cut and infos[index].get("terminal_observation") is not None:
-                terminated[index], truncated[index] = False, True
-        if self.has_critic and truncated.any():
-            cut_off = np.flatnonzero(truncated)
-            values = engine.final_values(self, [infos[index]["terminal_observation"] for index in cut_off])
-            for index, value in zip(cut_off, values, strict=True):
-                if not th.isfinite(value):
-                    raise ValueError(
-                        f"The value of the last observation of environment {index} is {value.item()}, after "
-                        f"{self.num_timesteps} steps in all. The observation: {infos[index]['terminal_observation']}"
-                    )
-                final_values[index] = value
-                # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
-                rewards[index] += self.gamma * value
-        if isinstance(rollout_buffer, EstimatorMixin):
-            rollout_buffer.add_ends(terminated, truncated, final_values)
+        Returns:
+            The content of an entry of a hyperparameter file, except `n_timesteps` and `policy`.
+        """
+        return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
 
-    def _log_later(self, prefix: str, metrics: Callable[[], dict[str, float]]) -> None:
-        """Have metrics recorded as `<prefix>/<name>` as soon as somebody looks at the log."""
-        self._unlogged = {**self._unlogged, prefix: metrics}
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        if self.n_episodes is not None:
+            # Whole episodes can overshoot by far; a learning rate below 0 would unlearn. (Steps: as SB3 has it.)
+            self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         rate = self.lr_schedule(self._current_progress_remaining)
@@ -785,89 +677,16 @@ class PolicyGradient(OnPolicyAlgorithm):
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, rate)
         if self.separate_critic and self.value_learning_rate is not None:
-            # Of ours, so unlike SB3's it ends at its last value: see `coefficient`.
+            # An argument of our own, so unlike SB3's it ends at its last value: see `coefficient`.
             rate = FloatSchedule(self.value_learning_rate)(max(self._current_progress_remaining, 0.0))
             self.policy.optimizer.param_groups[1]["lr"] = rate
             self._logger.record("train/value_learning_rate", rate)
 
-    def _begin_episodes(self, env: VecEnv) -> None:
-        """Start all environments at the beginning of an episode, unless they are there already."""
-        assert self._last_episode_starts is not None
-        if self._in_mid_episode or not np.all(self._last_episode_starts):
-            try:
-                self._last_obs = env.reset()  # type: ignore[assignment]
-            except (ValueError, KeyError, TypeError) as error:
-                raise explained(error, self.observation_space, self.num_timesteps)  # noqa: B904 - the cause is set
-            check_observations(self._last_obs, self.observation_space, env.num_envs, self.num_timesteps)
-            self._last_episode_starts = np.ones((env.num_envs,), dtype=bool)
-            self._episode_returns[:] = 0
-        # Until the rollout is complete: whoever stops in it leaves episodes that began and were not stored.
-        self._in_mid_episode = True
 
-    def _check_length(self, episode_lengths: np.ndarray) -> None:
-        if episode_lengths.max() >= self.max_episode_steps:
-            raise ValueError(
-                f"The episode of environment {episode_lengths.argmax()} has not ended after {self.max_episode_steps} "
-                f"steps, but {type(self).__name__} learns from whole episodes. Give the environment a time limit "
-                "(gymnasium.wrappers.TimeLimit), or raise the agent's `max_episode_steps`."
-            )
-
-    def _update_statistics(
-        self, rollout_buffer: SB3RolloutBuffer, infos: list[dict[str, Any]], dones: np.ndarray
-    ) -> None:
-        """Episode statistics; of an environment that waits for others, none: it would end more of its short ones."""
-        for info in infos:
-            if "episode" in info or "is_success" in info:
-                break
-        else:
-            return
-        if self.n_episodes is None:
-            self._update_info_buffer(infos, dones)
-        else:
-            counted = np.flatnonzero(~_waiting(rollout_buffer))
-            self._update_info_buffer([infos[index] for index in counted], np.asarray(dones)[counted])
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        """Write the log; may be called at any time.
-
-        Args:
-            iteration: Number of updates so far, if it is to be logged.
-        """
-        if self._raw_returns:
-            self.logger.record("rollout/ep_raw_rew_mean", safe_mean(self._raw_returns))
-        super().dump_logs(iteration)
+_OF_THIS_PROCESS = ("_engine_in_use", "_unlogged", "on_epoch")
 
 
-_OUR_BUFFERS: dict[type[SB3RolloutBuffer], type[SB3RolloutBuffer]] = {
-    SB3RolloutBuffer: RolloutBuffer,
-    SB3DictRolloutBuffer: DictRolloutBuffer,
-}
-
-
-def _waiting(buffer: SB3RolloutBuffer) -> np.ndarray:
-    """Which environments have contributed their whole episodes and wait for the others."""
-    if isinstance(buffer, EpisodeMixin):
-        waiting: np.ndarray = buffer.n_finished >= buffer.n_episodes
-        return waiting
-    return np.zeros(buffer.n_envs, dtype=np.bool_)
-
-
-def _counted(buffer: SB3RolloutBuffer) -> Any:
-    """Index of the steps that are trained on, in a buffer that is filled and not yet read."""
-    counted = getattr(buffer, "counted", None)
-    return ... if counted is None else counted
-
-
-def _learns_from(buffer: SB3RolloutBuffer) -> bool:
-    """Whether there is a step to learn from: not in a short rollout of nothing but resets."""
-    counted = _counted(buffer)
-    return counted is ... or bool(counted.any())
-
-
-def _with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:
-    if policy_class not in STATE_DEPENDENT_STD:
-        raise ValueError(
-            f"`policy_kwargs['state_dependent_std']` is known for the policies "
-            f"{', '.join(known.__name__ for known in STATE_DEPENDENT_STD)}, not for {policy_class.__name__}."
-        )
-    return STATE_DEPENDENT_STD[policy_class]
+def _trained_on(buffer: SB3RolloutBuffer) -> np.ndarray:
+    """`(T, N)`, which steps of a filled buffer are trained on."""
+    trained_on = buffer.trained_on if isinstance(buffer, EstimatorMixin) else None
+    return np.ones((buffer.pos, buffer.n_envs), dtype=np.bool_) if trained_on is None else trained_on

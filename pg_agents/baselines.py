@@ -1,55 +1,48 @@
-"""What is subtracted from the return: baselines that need no critic.
+"""Baselines, which are subtracted from the return, without a critic.
 
 E[∇ log π(a|s) b] = 0 for every b that does not depend on the action, so a baseline changes the variance of the
 gradient and not its mean (Williams 1992; Greensmith et al. 2004, JMLR 5). Each baseline here sees the returns of a
 batch of whole episodes and gives `b` for each step. To stay unbiased, none of them uses an episode's own return for
 that episode: `constant` and `time` remember earlier batches, `leave_one_out` looks at the other episodes of this one.
+
+A baseline is a value: `baseline(episodes)` gives b, and `baseline.after(episodes)` the baseline of the batches to come.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+from typing_extensions import Self
 
-from pg_agents.estimators import Bools, Floats
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """The returns of a batch of whole episodes, one row each.
-
-    Attributes:
-        returns: `(n_episodes, T)`, return of each step; what stands beyond an episode's end is not used.
-        alive: `(n_episodes, T)`, whether the episode had a step t.
-    """
-
-    returns: Floats
-    alive: Bools
+from pg_agents.episodes import Episodes
+from pg_agents.estimators import Floats
 
 
 class Baseline(Protocol):
-    """`baseline(episodes)` gives b as `(n_episodes, T)`; `learn(episodes)` is called once, after that."""
+    """A baseline; it does not change."""
 
     def __call__(self, episodes: Episodes) -> Floats:
-        """B for each step of each episode."""
+        """b for each step of each episode, `(n_episodes, T)`."""
         ...
 
-    def learn(self, episodes: Episodes) -> None:
-        """Take in a batch, for the batches to come."""
+    def after(self, episodes: Episodes) -> Self:
+        """The baseline for the batches to come, which remembers this one."""
         ...
 
 
+@dataclass(frozen=True)
 class NoBaseline:
     """b = 0."""
 
     def __call__(self, episodes: Episodes) -> Floats:
-        """B for each step of each episode."""
+        """b for each step of each episode."""
         return np.zeros_like(episodes.returns)
 
-    def learn(self, episodes: Episodes) -> None:
-        """Nothing is remembered."""
+    def after(self, episodes: Episodes) -> Self:
+        """The same: nothing is remembered."""
+        return self
 
 
 def _averaging_rate(n_batches: int) -> float:
@@ -57,50 +50,52 @@ def _averaging_rate(n_batches: int) -> float:
     return max(1 / n_batches, 0.1)
 
 
+@dataclass(frozen=True)
 class ConstantBaseline:
     """b = running mean of the returns of earlier batches; 0 in the first (Williams 1992, reinforcement comparison)."""
 
-    def __init__(self) -> None:
-        self.mean = 0.0
-        self.n_batches = 0
+    mean: float = 0.0
+    n_batches: int = 0
 
     def __call__(self, episodes: Episodes) -> Floats:
-        """B for each step of each episode."""
+        """b for each step of each episode."""
         return np.full_like(episodes.returns, self.mean)
 
-    def learn(self, episodes: Episodes) -> None:
-        """Move the running mean towards this batch's mean return."""
-        self.n_batches += 1
-        self.mean += _averaging_rate(self.n_batches) * (float(episodes.returns[episodes.alive].mean()) - self.mean)
+    def after(self, episodes: Episodes) -> Self:
+        """The running mean moved towards this batch's mean return."""
+        n_batches = self.n_batches + 1
+        error = float(episodes.returns[episodes.alive].mean()) - self.mean
+        return replace(self, mean=self.mean + _averaging_rate(n_batches) * error, n_batches=n_batches)
 
 
+@dataclass(frozen=True)
 class TimeBaseline:
     """b(t) = running mean, over earlier batches, of the return from step t of an episode; 0 where none got that far."""
 
-    def __init__(self) -> None:
-        self.mean = np.zeros(0)
-        self.n_batches = np.zeros(0)
+    mean: Floats = field(default_factory=lambda: np.zeros(0))
+    n_batches: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __call__(self, episodes: Episodes) -> Floats:
-        """B for each step of each episode."""
+        """b for each step of each episode."""
         baseline = np.zeros_like(episodes.returns)
         known = min(len(self.mean), baseline.shape[1])
         baseline[:, :known] = self.mean[:known]
         return baseline
 
-    def learn(self, episodes: Episodes) -> None:
-        """Move each step's running mean towards this batch's mean return from that step."""
+    def after(self, episodes: Episodes) -> Self:
+        """Each step's running mean moved towards this batch's mean return from that step."""
         alive = episodes.alive.sum(axis=0)
         reached = np.flatnonzero(alive)
         missing = max(0, len(reached) - len(self.mean))
-        self.mean = np.pad(self.mean, (0, missing))
-        self.n_batches = np.pad(self.n_batches, (0, missing))
-        self.n_batches[reached] += 1
+        mean, n_batches = np.pad(self.mean, (0, missing)), np.pad(self.n_batches, (0, missing))
+        n_batches[reached] += 1
         sums = np.where(episodes.alive, episodes.returns, 0).sum(axis=0)
         for t in reached:
-            self.mean[t] += _averaging_rate(self.n_batches[t]) * (sums[t] / alive[t] - self.mean[t])
+            mean[t] += _averaging_rate(n_batches[t]) * (sums[t] / alive[t] - mean[t])
+        return replace(self, mean=mean, n_batches=n_batches)
 
 
+@dataclass(frozen=True)
 class LeaveOneOutBaseline:
     """b_i(t) = mean return from step t of the other episodes of the batch that have a step t; 0 where there is none.
 
@@ -108,14 +103,15 @@ class LeaveOneOutBaseline:
     """
 
     def __call__(self, episodes: Episodes) -> Floats:
-        """B for each step of each episode; 0 for a batch of a single one."""
+        """b for each step of each episode; 0 for a batch of a single one."""
         returns = np.where(episodes.alive, episodes.returns, 0)
         others = episodes.alive.sum(axis=0) - episodes.alive
         baseline: Floats = (returns.sum(axis=0) - returns) / np.maximum(others, 1)
         return baseline
 
-    def learn(self, episodes: Episodes) -> None:
-        """Nothing is remembered."""
+    def after(self, episodes: Episodes) -> Self:
+        """The same: nothing is remembered."""
+        return self
 
 
 BASELINES: dict[str, type[Baseline]] = {

@@ -1,14 +1,13 @@
-"""Rollout buffers: SB3's own, which in addition know how episodes ended and carry an estimator.
+"""Rollout buffers: SB3's own, with the ends of episodes and an estimator added.
 
-`rewards`, `values`, `advantages`, `returns` and the rest hold exactly what SB3's buffers hold, the bootstrap that SB3
-adds to the reward of a time-out included. Beside them stand the environment's own rewards and, separately, what
-terminated and what was truncated, as a `Rollout` that estimators read.
+`rewards`, `values`, `advantages`, `returns` and the rest are equal to those of SB3's buffers, including the bootstrap
+that SB3 adds to the reward of a time-out. Beside them stand the environment's own rewards and, separately,
+terminations and truncations, as a `Rollout` that estimators read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,45 +15,10 @@ import torch as th
 from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRolloutBuffer
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 
-from pg_agents.estimators import Bools, Floats, td_target
+from pg_agents.contract import Rollout, Step
+from pg_agents.estimators import Bools, Floats
 
-
-@dataclass(frozen=True)
-class Rollout:
-    """What an estimator sees: arrays of shape `(T, N)`, as `pg_agents.estimators` defines them.
-
-    Attributes:
-        rewards: The environment's rewards, nothing added.
-        values: V(s_t).
-        next_values: V(s_{t+1}); at a truncated step, V of the episode's last state.
-        terminated: The task ended after this step.
-        truncated: A time limit cut the episode after this step.
-        bootstrapped_rewards: The rewards with γ V(s_{t+1}) added where a time limit cut, rounded as SB3 rounds it.
-        counted: Whether a step is trained on. Everywhere true, but for whole-episode buffers, where it is false
-            after an environment's last whole episode.
-    """
-
-    rewards: Floats
-    values: Floats
-    next_values: Floats
-    terminated: Bools
-    truncated: Bools
-    bootstrapped_rewards: Floats
-    counted: Bools
-
-    @property
-    def ends(self) -> Bools:
-        """The episode ended after this step, for either reason."""
-        return self.terminated | self.truncated
-
-    def td_errors(self, gamma: float) -> Floats:
-        """`estimators.td_error` of the rollout, equal to SB3's to the last bit."""
-        # r + γV is rounded once when SB3 stores it in float32; adding it again here could differ in the last bit.
-        targets = td_target(self.rewards, self.next_values, self.terminated, gamma)
-        return np.where(self.truncated, self.bootstrapped_rewards, targets) - self.values
-
-
-# (advantages, returns): the weights of log pi, and what the critic regresses on.
+# To (advantages, returns): the weights of log π, and the critic's regression targets.
 Estimator = Callable[[Rollout], tuple[Floats, Floats]]
 
 
@@ -62,7 +26,7 @@ class EstimatorMixin(SB3RolloutBuffer):
     """What our buffers add to SB3's."""
 
     estimator: Estimator | None = None
-    counted: Bools | None = None  # which of the steps are trained on; None: all
+    trained_on: Bools | None = None  # which steps are trained on, once the rollout is complete; None for all
 
     def reset(self) -> None:
         """Empty the buffer."""
@@ -73,45 +37,35 @@ class EstimatorMixin(SB3RolloutBuffer):
         self.terminated = np.zeros(shape, dtype=np.bool_)
         self.truncated = np.zeros(shape, dtype=np.bool_)
         self.reset_rows: Bools | None = None
-        self.counted = None
+        self.trained_on = None
 
-    def add_env_rewards(self, rewards: np.ndarray) -> None:
-        """Note the environment's rewards of the step that `add` is about to store, before any bootstrap."""
-        self.env_rewards[self.pos] = rewards
+    def record(self, step: Step, *row: Any) -> None:
+        """Store a step.
 
-    def add_ends(self, terminated: Bools, truncated: Bools, final_values: Floats) -> None:
-        """Note how the step that `add` is about to store ended, where it ended an episode.
+        A reset is stored as an episode of its own, from which nothing leaks into others, and is not trained on.
 
         Args:
-            terminated: The task ended.
-            truncated: A time limit cut the episode.
-            final_values: V of the last state where truncated; not used elsewhere.
+            step: Rewards and ends.
+            *row: Observations, actions, values and log π for SB3's `add`. Nothing, where an engine has written them
+                into this row of the buffer's arrays already.
         """
-        self.terminated[self.pos] |= terminated  # besides the rows that `add_resets` has noted
-        self.truncated[self.pos] = truncated
-        self.final_values[self.pos] = final_values
-
-    def add_resets(self, resets: Bools) -> None:
-        """Note that the step that `add` is about to store was, in these environments, a reset and no transition.
-
-        It is stored as an episode of its own, from which nothing leaks into others, and is not trained on.
-        """
-        if self.reset_rows is None:
-            self.reset_rows = np.zeros((self.buffer_size, self.n_envs), dtype=np.bool_)
-        self.reset_rows[self.pos] = resets
-        self.terminated[self.pos] |= resets
-
-    def store(self, rewards: np.ndarray, episode_starts: np.ndarray) -> None:
-        """Complete a row in which an engine has written all that does not come from the environment.
-
-        Args:
-            rewards: Of the step.
-            episode_starts: Whether an episode began with it.
-        """
-        self.rewards[self.pos] = rewards
-        self.episode_starts[self.pos] = episode_starts
-        self.pos += 1
-        self.full = self.pos == self.buffer_size
+        t = self.pos
+        self.env_rewards[t] = step.env_rewards
+        if step.ends is not None:
+            self.terminated[t], self.truncated[t], self.final_values[t] = step.ends
+        if step.resets is not None:
+            if self.reset_rows is None:
+                self.reset_rows = np.zeros((self.buffer_size, self.n_envs), dtype=np.bool_)
+            self.reset_rows[t] = step.resets
+            self.terminated[t] |= step.resets
+        if row:
+            observations, actions, values, log_probs = row
+            self.add(observations, actions, step.rewards, step.episode_starts, values, log_probs)
+        else:
+            self.rewards[t] = step.rewards
+            self.episode_starts[t] = step.episode_starts
+            self.pos += 1
+            self.full = self.pos == self.buffer_size
 
     def draw_order(self, batch_size: int | None, n_epochs: int) -> np.ndarray:
         """The order in which the samples of some epochs are learnt from, as `get` draws it.
@@ -121,13 +75,13 @@ class EstimatorMixin(SB3RolloutBuffer):
             n_epochs: How often.
 
         Returns:
-            `(n_epochs, samples)`: numbers of the steps, counted environment after environment.
+            `(n_epochs, samples)`: numbers of the steps, environment after environment.
         """
         assert self.full, "The rollout buffer is not full."
-        if self.counted is None:
+        if self.trained_on is None:
             numbers = np.arange(self.pos * self.n_envs, dtype=np.int64)
         else:
-            numbers = np.flatnonzero(self.counted.T).astype(np.int64)
+            numbers = np.flatnonzero(self.trained_on.T).astype(np.int64)
         if batch_size is None:
             return np.tile(numbers, (n_epochs, 1))
         # SB3 seeds this generator, and shuffles with it.
@@ -135,17 +89,17 @@ class EstimatorMixin(SB3RolloutBuffer):
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """The steps that are trained on, in minibatches."""
-        if self.counted is None:
+        if self.trained_on is None:
             yield from super().get(batch_size)
             return
-        counted = np.flatnonzero(self.counted.T)
+        samples = np.flatnonzero(self.trained_on.T)
         self._flatten()
         if batch_size is None:
-            batch_size = len(counted)
+            batch_size = len(samples)
         else:
-            np.random.shuffle(counted)  # noqa: NPY002 - SB3 seeds this generator, and shuffles with it
-        for start in range(0, len(counted), batch_size):
-            yield self._get_samples(counted[start : start + batch_size])
+            np.random.shuffle(samples)  # noqa: NPY002 - SB3 seeds this generator, and shuffles with it
+        for start in range(0, len(samples), batch_size):
+            yield self._get_samples(samples[start : start + batch_size])
 
     def _flatten(self) -> None:
         """Environment after environment, as SB3's `get` does it."""
@@ -171,10 +125,10 @@ class EstimatorMixin(SB3RolloutBuffer):
             terminated=self.terminated[steps],
             truncated=truncated,
             bootstrapped_rewards=self.rewards[steps],
-            counted=np.ones((self.pos, self.n_envs), dtype=np.bool_) if self.counted is None else self.counted,
+            trained_on=np.ones_like(truncated) if self.trained_on is None else self.trained_on,
         )
 
-    def _counted(self) -> Bools | None:
+    def _find_trained_on(self) -> Bools | None:
         return None if self.reset_rows is None else ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
@@ -184,7 +138,7 @@ class EstimatorMixin(SB3RolloutBuffer):
             last_values: V of the states that follow the rollout's last step.
             dones: Whether the rollout's last step ended an episode.
         """
-        self.counted = self._counted()
+        self.trained_on = self._find_trained_on()
         if self.estimator is None:
             super().compute_returns_and_advantage(last_values, dones)
             return
@@ -211,7 +165,7 @@ class EpisodeMixin(EstimatorMixin):
     """Whole episodes only, the same number from every environment, however long they are.
 
     Taking the first k episodes that finish in any environment would favour short ones. Here each environment
-    contributes its first `n_episodes`, and what it does while it waits for the others is stored but not counted.
+    contributes its first `n_episodes`; its steps while it waits for the others are stored and not trained on.
     The buffer is `full` when the last environment has finished, and grows as needed until then.
     """
 
@@ -228,25 +182,15 @@ class EpisodeMixin(EstimatorMixin):
         self.n_finished = np.zeros(self.n_envs, dtype=int)
         self._complete = False
 
-    def add_ends(self, terminated: Bools, truncated: Bools, final_values: Floats) -> None:
-        """As for the other buffers, with the episodes counted."""
-        super().add_ends(terminated, truncated, final_values)
-        self.n_finished += terminated | truncated
-        self._complete = bool((self.n_finished >= self.n_episodes).all())
-
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """Store a step, as SB3's buffer does."""
-        super().add(*args, **kwargs)
-        self._grow()
-
-    def store(self, rewards: np.ndarray, episode_starts: np.ndarray) -> None:
-        """As for the other buffers."""
-        super().store(rewards, episode_starts)
-        self._grow()
-
-    def _grow(self) -> None:
+    def record(self, step: Step, *row: Any) -> None:
+        """As for the other buffers; `full` once every environment has contributed its episodes."""
+        t = self.pos
+        super().record(step, *row)
+        if step.ends is not None:
+            self.n_finished += step.ends[0] | step.ends[1]
+            self._complete = bool((self.n_finished >= self.n_episodes).all())
         self.full = self._complete
-        if self.pos == self.buffer_size:
+        if t + 1 == self.buffer_size:
             self._resize(2 * self.buffer_size)
 
     def _resize(self, size: int) -> None:
@@ -262,13 +206,13 @@ class EpisodeMixin(EstimatorMixin):
                 setattr(self, name, {key: resized(array) for key, array in stored.items()})
         self.buffer_size = size
 
-    def _counted(self) -> Bools:
+    def _find_trained_on(self) -> Bools:
         ends = self.terminated[: self.pos] | self.truncated[: self.pos]
         if self.reset_rows is not None:
             ends &= ~self.reset_rows[: self.pos]
         finished_before: Floats = np.cumsum(ends, axis=0) - ends
-        counted: Bools = finished_before < self.n_episodes
-        return counted if self.reset_rows is None else counted & ~self.reset_rows[: self.pos]
+        trained_on: Bools = finished_before < self.n_episodes
+        return trained_on if self.reset_rows is None else trained_on & ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """As for the other buffers, with the room that was not needed given back first."""
@@ -277,12 +221,12 @@ class EpisodeMixin(EstimatorMixin):
 
     @property
     def mean_length(self) -> float:
-        """Mean number of steps of the counted episodes."""
-        assert self.counted is not None
-        return float(self.counted.sum()) / (self.n_envs * self.n_episodes)
+        """Mean number of steps of the episodes that are trained on."""
+        assert self.trained_on is not None
+        return float(self.trained_on.sum()) / (self.n_envs * self.n_episodes)
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """The counted steps, in minibatches: shuffled, or in order when `batch_size` is None (all at once)."""
+        """The steps that are trained on: in shuffled minibatches, or in order and at once if `batch_size` is None."""
         assert self.full, "The buffer has no whole episode from some environment yet."
         yield from super().get(batch_size)
 
@@ -293,3 +237,10 @@ class EpisodeBuffer(EpisodeMixin, SB3RolloutBuffer):
 
 class DictEpisodeBuffer(EpisodeMixin, SB3DictRolloutBuffer):
     """Whole episodes with Dict observations."""
+
+
+OURS: dict[type[SB3RolloutBuffer], type[SB3RolloutBuffer]] = {
+    SB3RolloutBuffer: RolloutBuffer,
+    SB3DictRolloutBuffer: DictRolloutBuffer,
+}
+"""The class of this module for each of SB3's."""

@@ -93,8 +93,8 @@ class _Diagnostic(BaseCallback):
     def _steps(self) -> np.ndarray:
         """Numbers of the steps that are trained on, environment after environment."""
         buffer = self._buffer
-        counted = getattr(buffer, "counted", None)
-        return np.arange(buffer.pos * buffer.n_envs) if counted is None else np.flatnonzero(counted.T)
+        trained_on = getattr(buffer, "trained_on", None)
+        return np.arange(buffer.pos * buffer.n_envs) if trained_on is None else np.flatnonzero(trained_on.T)
 
     def _stored(self, name: str, steps: np.ndarray) -> Any:
         """What the rollout holds of these steps, as tensors on the agent's device."""
@@ -374,7 +374,7 @@ class PolicyDiagnostics(_Diagnostic):
             return read(batch_size)
 
         if isinstance(model, PolicyGradient):
-            model._on_epoch = begin
+            model.on_epoch = begin
         else:
             buffer.get = get  # type: ignore[method-assign]
 
@@ -394,7 +394,8 @@ class PolicyDiagnostics(_Diagnostic):
 def _unwatch(model: Any) -> None:
     """Take back what `_watch_epochs` has put in."""
     vars(model.rollout_buffer).pop("get", None)
-    vars(model).pop("_on_epoch", None)
+    if isinstance(model, PolicyGradient):
+        model.on_epoch = None
 
 
 class PolicyPicture(_Diagnostic):

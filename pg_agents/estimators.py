@@ -15,7 +15,7 @@ the rollout:
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +53,24 @@ def gae(td_errors: Floats, ends: Bools, gamma: float, gae_lambda: float) -> Floa
     return _discounted_sums(td_errors, gamma * gae_lambda * same_episode)
 
 
+_scan: Callable[[Floats, Floats, Floats], None] | None = None
+
+
+def use_scan(scan: Callable[[Floats, Floats, Floats], None]) -> None:
+    """Have `(T, N)` arrays of float32 scanned by another function, which must round as NumPy does.
+
+    Args:
+        scan: `scan(terms, decays, sums)` fills sums_t = terms_t + decays_t sums_{t+1}; all arrays are contiguous.
+    """
+    global _scan
+    _scan = scan
+
+
 def _discounted_sums(terms: Floats, decays: Floats) -> Floats:
     """S_t = terms_t + decays_t S_{t+1}."""
     sums = np.empty(terms.shape, decays.dtype)
-    # Where the compiled engine has been loaded, its loop, which rounds as this one does.
-    compiled = getattr(sys.modules.get("pg_agents.engines.kernels"), "discounted_sums", None)
-    if compiled is not None and terms.ndim == 2 and terms.dtype == decays.dtype == np.float32:
-        compiled(np.require(terms, requirements=["C", "W"]), np.require(decays, requirements=["C", "W"]), sums)
+    if _scan is not None and terms.ndim == 2 and terms.dtype == decays.dtype == np.float32:
+        _scan(np.require(terms, requirements=["C", "W"]), np.require(decays, requirements=["C", "W"]), sums)
         return sums
     following = np.zeros(terms.shape[1:], decays.dtype)
     for t in reversed(range(len(terms))):

@@ -1,31 +1,60 @@
-"""What is maximised: the surrogate objectives, one number per sample, as pure functions of log pi.
+"""Surrogate objectives, one number per sample, as pure functions of log π, and the loss that they are part of.
 
-Every argument is a tensor of shape `(batch,)`. An objective is maximised, a loss minimised. The gradient of each
-with respect to log π is the weight ψ of the policy gradient, θ += α Σ ψ_i ∇ log π(a_i|s_i).
+Every argument is a tensor of shape `(batch,)`. An objective is maximised, a loss minimised. The gradient of an
+objective with respect to log π is the weight ψ of the policy gradient, θ += α Σ ψ_i ∇ log π(a_i|s_i).
 
-Beside each objective stands its weight in closed form, for the compiled engine, which does not differentiate: a
-function `weight(log_prob, ratio, advantage, *coefficients)` of one sample's numbers.
+Beside each objective stands its weight in closed form, because the compiled engine does not differentiate: a
+function `weight(log_prob, ratio, advantage, *coefficients)` of one sample's numbers. An algorithm names the two, and
+the coefficients in force, in an `Objective`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch as th
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from pg_agents.contract import Loss, Minibatch, NotServedError, Objective, WrongWeightError
 
 
-class Weight(NamedTuple):
-    """The weight ψ = ∂ objective / ∂ log π(a|s) of an agent's objective.
+class LossTerms(NamedTuple):
+    """The loss of one minibatch and its parts, each a scalar.
 
     Attributes:
-        function: ψ of one sample, as a function of log π, the ratio π / π_old, the advantage and the coefficients: a
-            function that Numba can compile for float32 numbers.
-        coefficients: Their current values, at most 3.
+        total: The loss.
+        policy: -E[objective].
+        entropy: -E[H(π)].
+        value: E[(R - V)²], or None without a critic.
     """
 
-    function: Callable[..., float]
-    coefficients: tuple[float, ...] = ()
+    total: th.Tensor
+    policy: th.Tensor
+    entropy: th.Tensor
+    value: th.Tensor | None
+
+
+def loss(batch: Minibatch, form: Loss) -> LossTerms:
+    """The loss that every algorithm minimises.
+
+    L = s (-E[objective] - c E[H(π)] + v E[(R - V)²])   (arXiv:1707.06347, eq. 9, with the sign of a loss)
+
+    with s = `scale`, c = `ent_coef` and v = `vf_coef`. E is the mean over the minibatch. With whole episodes, `scale`
+    turns it into the mean over episodes of the sum over their steps, as in the policy-gradient theorem. Where the
+    entropy has no closed form, -log π of the sampled actions estimates it.
+    """
+    policy = -form.objective(batch).mean()
+    entropy = -(-batch.log_prob if batch.entropy is None else batch.entropy).mean()
+    predict = form.value_prediction or partial(predicted_values, value_clip=form.value_clip)
+    value = F.mse_loss(batch.returns, predict(batch)) if form.trains_critic else None
+    total = policy + form.ent_coef * entropy + (0 if value is None else form.vf_coef * value)
+    return LossTerms(form.scale * total, policy, entropy, value)
+
+
+def predicted_values(batch: Minibatch, value_clip: float | None) -> th.Tensor:
+    """The prediction that the value loss compares with the returns: V, or V_old + clip(V - V_old, -ε_v, ε_v)."""
+    return batch.values if value_clip is None else clipped_values(batch.values, batch.old_values, value_clip)
 
 
 def score_function(log_prob: th.Tensor, advantages: th.Tensor) -> th.Tensor:
@@ -89,6 +118,12 @@ def kl_divergence(ratio: th.Tensor, log_ratio: th.Tensor) -> th.Tensor:
     return (ratio - 1) - log_ratio
 
 
+def mean_kl(batch: Minibatch) -> float:
+    """Estimate of KL(π_old || π) from a minibatch."""
+    with th.no_grad():
+        return float(kl_divergence(batch.ratio, batch.log_ratio).mean())
+
+
 def clipped_values(values: th.Tensor, old_values: th.Tensor, clip_range_vf: float) -> th.Tensor:
     """Value prediction that may move by no more than ε_v from what it was when the rollout was collected.
 
@@ -100,3 +135,51 @@ def clipped_values(values: th.Tensor, old_values: th.Tensor, clip_range_vf: floa
 def normalise(advantages: th.Tensor) -> th.Tensor:
     """Advantages of a minibatch, shifted to mean 0 and scaled to standard deviation 1."""
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
+def outside(batch: Minibatch, clip_range: float) -> th.Tensor:
+    """1 where a sample's ratio is outside [1 - ε, 1 + ε], else 0."""
+    return (th.abs(batch.ratio - 1) > clip_range).float()
+
+
+N_CHECKED = 64  # random samples
+
+
+def check_weight(objective: Objective, *, rtol: float = 1e-4) -> None:
+    """Compare an objective's weight with the derivative of its value by log π, on random samples.
+
+    Args:
+        objective: An objective with a weight.
+        rtol: Relative tolerance, with respect to the largest weight of the samples too.
+
+    Raises:
+        WrongWeightError: The two differ; the message shows the sample where they differ most.
+        NotServedError: The value needs more of a minibatch than log π, the old log π and the advantages, so that no
+            weight can be its derivative.
+    """
+    assert objective.weight is not None
+    # Own numbers: neither a seed nor a call of this function changes any other random draw.
+    normal = th.randn(3, N_CHECKED, dtype=th.float64, generator=th.Generator().manual_seed(0))
+    old_log_prob, advantages = -1.5 + normal[0], 2 * normal[1]
+    log_prob = (old_log_prob + 0.5 * normal[2]).requires_grad_()
+    nothing = th.full((N_CHECKED,), th.nan, dtype=th.float64)
+    batch = Minibatch(log_prob, old_log_prob, advantages, nothing, nothing, nothing, entropy=None)
+    try:
+        with th.enable_grad():
+            (derivatives,) = th.autograd.grad(objective(batch).sum(), log_prob, allow_unused=True)
+    except Exception as error:
+        raise NotServedError(f"its objective's value cannot be compared with its `weight` ({error})") from error
+    expected = th.zeros_like(log_prob) if derivatives is None else derivatives
+    samples = list(zip(log_prob.tolist(), batch.ratio.tolist(), advantages.tolist(), strict=True))
+    weights = th.tensor([objective.weight(*sample, *objective.coefficients) for sample in samples], dtype=th.float64)
+    errors = (weights - expected).abs()
+    wrong = ~(errors <= rtol * (expected.abs() + float(expected.abs().max())))
+    if wrong.any():
+        worst = int(th.where(wrong, errors.nan_to_num(nan=th.inf), -1).argmax())
+        new, ratio, advantage = samples[worst]
+        name = getattr(objective.weight, "__qualname__", repr(objective.weight))
+        raise WrongWeightError(
+            f"its weight {name} is not the derivative of its objective: at log π = {new:.4g}, ratio {ratio:.4g} and "
+            f"advantage {advantage:.4g} the weight is {float(weights[worst]):.6g}, the derivative "
+            f"{float(expected[worst]):.6g}"
+        )

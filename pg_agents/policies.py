@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
@@ -40,6 +42,17 @@ def unchecked_distributions() -> Iterator[None]:
         yield
     finally:
         th.distributions.Distribution.set_default_validate_args(before)
+
+
+def environment_actions(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:
+    """The policy's actions as the environment takes them: unscaled if they are squashed, else clipped to the space."""
+    space = policy.action_space
+    if not isinstance(space, spaces.Box):
+        return actions
+    if policy.squash_output:
+        return policy.unscale_action(actions)
+    clipped: np.ndarray = np.clip(actions, space.low, space.high)
+    return clipped
 
 
 class ZeroValue(nn.Module):
@@ -177,13 +190,40 @@ STATE_DEPENDENT_STD: dict[type[BasePolicy], type[BasePolicy]] = {
 }
 
 
+def separate_critic(policy: ActorCriticPolicy, learning_rate: float) -> None:
+    """Give the optimiser two groups of parameters: the actor's, and those that only the value depends on."""
+    critic = critic_parameters(policy)
+    actor = [parameter for parameter in policy.parameters() if all(parameter is not other for other in critic)]
+    # Without the old optimiser's `defaults`: AdamW, for one, has defaults that its constructor does not take.
+    policy.optimizer = policy.optimizer_class(
+        [{"params": actor}, {"params": critic}],
+        lr=learning_rate,  # type: ignore[call-arg]
+        **policy.optimizer_kwargs,
+    )
+
+
+def with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]:
+    """The policy class of the same kind whose network gives the standard deviation too.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if policy_class not in STATE_DEPENDENT_STD:
+        raise ValueError(
+            f"`policy_kwargs['state_dependent_std']` is known for the policies "
+            f"{', '.join(known.__name__ for known in STATE_DEPENDENT_STD)}, not for {policy_class.__name__}."
+        )
+    return STATE_DEPENDENT_STD[policy_class]
+
+
 def critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
     """The parameters that the value depends on and the action distribution does not."""
-    observation = policy.observation_space.sample()
-    tensor, _ = policy.obs_to_tensor(observation)
-    policy.set_training_mode(False)  # one observation is no batch to normalise, nor should it count
+    # A copy: the space is the environment's own, and so is its random stream.
+    tensor, _ = policy.obs_to_tensor(deepcopy(policy.observation_space).sample())
+    was_training = policy.training
+    policy.set_training_mode(False)  # batch normalisation needs a batch, and must not count this observation
     values, log_prob, _ = policy.evaluate_actions(tensor, policy.get_distribution(tensor).mode())
-    policy.set_training_mode(True)
+    policy.set_training_mode(was_training)
     parameters = list(policy.parameters())
 
     def reached(output: th.Tensor) -> list[bool]:

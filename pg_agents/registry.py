@@ -1,10 +1,11 @@
-"""Plugins: algorithms, environments and hyperparameter files, found through entry points.
+"""Plugins: algorithms, environments, hyperparameter files and engines, found through entry points.
 
 | group                   | value                                              | reached by                  |
 |-------------------------|----------------------------------------------------|-----------------------------|
 | `pg_agents.algorithms`  | a Stable-Baselines3 `BaseAlgorithm` subclass       | `make(name)`, `--algo name` |
 | `pg_agents.envs`        | a callable that registers Gymnasium environments   | every command that takes `--env` |
 | `pg_agents.hyperparams` | a package that holds `<algorithm>.yml` files       | `pg-zoo train`              |
+| `pg_agents.engines`     | an engine factory, see `pg_agents.contract`        | `engine="name"`             |
 
 Listing a group reads metadata alone; a plugin's own code is imported when the plugin is used. The algorithms of
 this package come in through the same door as anybody else's.
@@ -26,6 +27,7 @@ from pg_agents.checks import suggestion
 ALGORITHMS = "pg_agents.algorithms"
 ENVS = "pg_agents.envs"
 HYPERPARAMS = "pg_agents.hyperparams"
+ENGINES = "pg_agents.engines"
 
 # The reference implementations, under names with a slash; they come last, so that no plugin can take their place.
 REFERENCES = {

@@ -9,7 +9,6 @@ def test_mine_behaves_like_an_algorithm_of_sb3():
 from __future__ import annotations
 
 import csv
-import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +30,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from pg_agents.agent import CommonArguments
-from pg_agents.checks import constructor_arguments
+from pg_agents.arguments import constructor_arguments
 
 __all__ = ["check_agent"]
 
@@ -154,7 +152,7 @@ class _Case:
 
 
 def _supported_cases(cls: type[BaseAlgorithm], kwargs: dict[str, Any]) -> list[_Case]:
-    arguments = {name: value for name, value in _SHORT.items() if name in _arguments(cls)} | kwargs
+    arguments = {name: value for name, value in _SHORT.items() if name in constructor_arguments(cls)} | kwargs
     cases = [
         _Case(cls, policy, action, n_envs, arguments)
         for policy in _OBSERVATIONS
@@ -184,18 +182,6 @@ def _supports_actions(case: _Case) -> bool:
             f"{type(error).__name__}: {error}"
         ) from error
     return True
-
-
-def _arguments(cls: type[Any]) -> set[str]:
-    """Names of the constructor's arguments; where it takes `**kwargs`, its parent's too."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            known = constructor_arguments(base, CommonArguments)
-            if known is not None:
-                return names | set(known)
-            names |= set(inspect.signature(vars(base)["__init__"]).parameters)
-    return names
 
 
 # What is checked everywhere

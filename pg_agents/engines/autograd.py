@@ -1,212 +1,195 @@
-"""The engine that differentiates an agent's objective with torch: any policy, any device."""
+"""The engine that differentiates the loss with torch: any policy, any device."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 from stable_baselines3.common.utils import obs_as_tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from pg_agents.metrics import deviations
-from pg_agents.objectives import kl_divergence, normalise
-from pg_agents.policies import unchecked_distributions
+from pg_agents.buffers import EstimatorMixin
+from pg_agents.contract import Batches, Loss, Minibatch, NotFiniteError, Step, Summary
+from pg_agents.logs import deviations
+from pg_agents.objectives import loss as loss_of
+from pg_agents.objectives import mean_kl, normalise
+from pg_agents.policies import environment_actions, unchecked_distributions
 
-if TYPE_CHECKING:
-    from pg_agents.agent import PolicyGradient
 
+def evaluate(
+    policy: ActorCriticPolicy,
+    samples: RolloutBufferSamples | DictRolloutBufferSamples,
+    *,
+    normalize_advantage: bool = False,
+) -> Minibatch:
+    """Run the current policy on stored samples.
 
-@dataclass
-class Minibatch:
-    """What an objective sees: tensors of shape `(batch,)`; those of the current policy carry gradients.
-
-    Attributes:
-        log_prob: log π(a|s) under the current policy.
-        old_log_prob: log π(a|s) under the policy that collected the rollout.
-        advantages: How good each action was, normalised if the agent says so.
-        values: V(s) of the current critic.
-        old_values: V(s) of the critic that collected the rollout.
-        returns: What the critic regresses on.
-        entropy: Entropy of π(.|s), or None where it has no closed form.
+    Args:
+        policy: The policy.
+        samples: From a rollout buffer.
+        normalize_advantage: Shift and scale the advantages to mean 0 and standard deviation 1.
     """
-
-    log_prob: th.Tensor
-    old_log_prob: th.Tensor
-    advantages: th.Tensor
-    values: th.Tensor
-    old_values: th.Tensor
-    returns: th.Tensor
-    entropy: th.Tensor | None
-
-    @cached_property
-    def log_ratio(self) -> th.Tensor:
-        """Log of the importance weight."""
-        return self.log_prob - self.old_log_prob
-
-    @cached_property
-    def ratio(self) -> th.Tensor:
-        """Importance weight π(a|s) / π_old(a|s)."""
-        return th.exp(self.log_ratio)
-
-    def mean_kl(self) -> float:
-        """Estimate of KL(π_old || π)."""
-        with th.no_grad():
-            return float(kl_divergence(self.ratio, self.log_ratio).mean())
-
-
-def evaluate(agent: PolicyGradient, samples: RolloutBufferSamples | DictRolloutBufferSamples) -> Minibatch:
-    """Run the current policy on stored samples."""
-    actions = samples.actions
-    if isinstance(agent.action_space, spaces.Discrete):
+    actions, advantages = samples.actions, samples.advantages
+    if isinstance(policy.action_space, spaces.Discrete):
         actions = actions.long().flatten()
     with unchecked_distributions():
-        values, log_prob, entropy = agent.policy.evaluate_actions(samples.observations, actions)
-    values = values.flatten()
-    advantages = samples.advantages
-    if agent.normalize_advantage and len(advantages) > 1:
+        values, log_prob, entropy = policy.evaluate_actions(samples.observations, actions)
+    if normalize_advantage and len(advantages) > 1:
         advantages = normalise(advantages)
-    return Minibatch(log_prob, samples.old_log_prob, advantages, values, samples.old_values, samples.returns, entropy)
+    return Minibatch(
+        log_prob=log_prob,
+        old_log_prob=samples.old_log_prob,
+        advantages=advantages,
+        values=values.flatten(),
+        old_values=samples.old_values,
+        returns=samples.returns,
+        entropy=entropy,
+        policy=policy,
+        stored=lambda: (samples.observations, actions),
+    )
 
 
 class AutogradActor:
     """Acts by calling the policy."""
 
-    writes = False
     checks = False
 
-    def __init__(self, agent: PolicyGradient) -> None:
-        self.agent = agent
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        to_environment: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        self.policy, self.buffer = policy, buffer
+        self._to_environment = to_environment or (lambda actions: environment_actions(policy, actions))
 
-    def __call__(self, observations: Any) -> tuple[np.ndarray, np.ndarray]:
-        """See `pg_agents.engines.Actor`."""
-        agent = self.agent
-        obs_tensor = obs_as_tensor(observations, agent.device)
+    def act(self, observations: Any, episode_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `pg_agents.contract.Actor`."""
+        tensors = obs_as_tensor(observations, self.policy.device)
         with th.no_grad(), unchecked_distributions():
-            actions, values, log_probs = agent.policy(obs_tensor)
-        self._last = obs_tensor, values, log_probs
+            actions, values, log_probs = self.policy(tensors)
         drawn = actions.cpu().numpy()
-        return drawn, agent._environment_actions(drawn)
+        self._observations, self._drawn, self._outputs = observations, drawn, (tensors, values, log_probs)
+        return drawn, self._to_environment(drawn)
 
-    def tensors(self) -> tuple[Any, th.Tensor, th.Tensor]:
-        """The observations that were acted on last, V, and log π of the actions drawn."""
-        return self._last
+    def outputs(self) -> tuple[Any, th.Tensor, th.Tensor]:
+        """See `pg_agents.contract.Actor`."""
+        return self._outputs
+
+    def store(self, step: Step) -> None:
+        """See `pg_agents.contract.Actor`."""
+        actions = self._drawn
+        if isinstance(self.policy.action_space, spaces.Discrete):
+            actions = actions.reshape(-1, 1)
+        _, values, log_probs = self._outputs
+        if isinstance(self.buffer, EstimatorMixin):
+            self.buffer.record(step, self._observations, actions, values, log_probs)
+        else:
+            self.buffer.add(self._observations, actions, step.rewards, step.episode_starts, values, log_probs)
 
     def is_current(self) -> bool:
-        """Always."""
+        """Always: the policy is called anew in every step."""
         return True
-
-    def finish(self) -> None:
-        """Nothing was written."""
 
 
 class AutogradEngine:
-    """Epochs over minibatches, one optimiser step each.
+    """Acts with the policy itself; learns by epochs over minibatches, with one optimiser step each."""
 
-    loss = -E[objective] - `ent_coef` E[H(π)] + `vf_coef` E[(R - V)²]
+    name = "autograd"
 
-    E is the mean over the minibatch. With whole episodes it is the mean over episodes of the sum over their steps,
-    as in the policy-gradient theorem.
-    """
-
-    def fits(self, agent: PolicyGradient) -> bool:
-        """Always: it serves any policy."""
+    def fits(self, policy: ActorCriticPolicy, loss: Loss) -> bool:
+        """Always: it serves any policy and any loss."""
         return True
 
-    def actor(self, agent: PolicyGradient) -> AutogradActor:
-        """What acts in the agent's next rollout."""
-        agent.policy.set_training_mode(False)
-        return AutogradActor(agent)
+    def actor(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        generator: Callable[[], np.random.Generator],
+        to_environment: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> AutogradActor:
+        """See `pg_agents.contract.Engine`. Actions are drawn from torch's generator."""
+        policy.set_training_mode(False)
+        return AutogradActor(policy, buffer, to_environment)
 
-    def values(self, agent: PolicyGradient, observations: Any) -> th.Tensor:
+    def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""
         with th.no_grad():
-            return agent.policy.predict_values(obs_as_tensor(observations, agent.device)).flatten()
+            return policy.predict_values(obs_as_tensor(observations, policy.device)).flatten()
 
-    def final_values(self, agent: PolicyGradient, observations: list[Any]) -> th.Tensor:
+    def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:
         """V of single observations, of shape `(n,)`: one after the other, as SB3 does it, to the last bit."""
         with th.no_grad():
-            tensors = (agent.policy.obs_to_tensor(observation)[0] for observation in observations)
-            return th.cat([agent.policy.predict_values(tensor).flatten().cpu() for tensor in tensors])
+            tensors = (policy.obs_to_tensor(observation)[0] for observation in observations)
+            return th.cat([policy.predict_values(tensor).flatten().cpu() for tensor in tensors])
 
-    def update(self, agent: PolicyGradient) -> Callable[[], dict[str, Any]]:
-        """Train on `agent.rollout_buffer`.
+    def update(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        on_epoch: Callable[[], None] | None = None,
+    ) -> Summary:
+        """See `pg_agents.contract.Engine`.
 
-        Returns:
-            A function that gives what to log: means over all minibatches, `loss` of the last, `approx_kl_epoch_<i>`.
-
-        Raises:
-            FloatingPointError: The loss or its gradient is not finite. The parameters are those before that step.
+        The metrics are means over all minibatches, `loss` of the last one, and `approx_kl_epoch_<i>` of each epoch.
         """
-        agent.policy.set_training_mode(True)
+        policy.set_training_mode(True)
         means: dict[str, list[float]] = defaultdict(list)
         metrics: dict[str, Any] = {}
-        ent_coef, vf_coef = agent.coefficient("ent_coef"), agent.coefficient("vf_coef")
-        scale, stop = agent.loss_scale, False
-        for epoch in range(agent.n_epochs):
-            if agent._on_epoch is not None:
-                agent._on_epoch()
+        stopped_by = None
+        for epoch in range(batches.n_epochs):
+            if on_epoch is not None:
+                on_epoch()
             epoch_kl = []
-            for samples in agent.rollout_buffer.get(agent.batch_size):
-                batch = evaluate(agent, samples)
-                policy_loss = -agent.objective(batch).mean()
-                value_loss = F.mse_loss(batch.returns, agent.value_prediction(batch)) if agent.has_critic else None
-                # Where the entropy has no closed form, -log π of the sampled actions estimates it.
-                entropy_loss = -th.mean(-batch.log_prob if batch.entropy is None else batch.entropy)
-                loss = policy_loss + ent_coef * entropy_loss
-                if value_loss is not None:
-                    loss = loss + vf_coef * value_loss
-                    means["value_loss"].append(value_loss.item())
-                if scale != 1:
-                    loss = loss * scale
-
-                means["policy_loss"].append(policy_loss.item())
-                means["entropy_loss"].append(entropy_loss.item())
-                for name, value in agent.minibatch_metrics(batch).items():
+            for samples in buffer.get(batches.batch_size):
+                batch = evaluate(policy, samples, normalize_advantage=loss.normalize_advantage)
+                terms = loss_of(batch, loss)
+                if terms.value is not None:
+                    means["value_loss"].append(terms.value.item())
+                means["policy_loss"].append(terms.policy.item())
+                means["entropy_loss"].append(terms.entropy.item())
+                for name, value in loss.metrics(batch).items():
                     means[name].append(value.mean().item())
-                if agent.reuses_samples:
-                    approx_kl = batch.mean_kl()
-                    epoch_kl.append(approx_kl)
-                    if agent.target_kl is not None and approx_kl > 1.5 * agent.target_kl:
-                        stop = True
-                        if agent.verbose >= 1:
-                            print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl:.2f}")
+                if loss.tracks_kl:
+                    epoch_kl.append(mean_kl(batch))
+                    if loss.max_kl is not None and epoch_kl[-1] > loss.max_kl:
+                        stopped_by = epoch_kl[-1]
                         break
-
-                means["grad_norm"].append(self._step(agent, loss))
-            agent._n_updates += 1
+                means["grad_norm"].append(_step(policy, terms.total, loss.max_grad_norm, epoch))
             if epoch_kl:
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = float(np.mean(epoch_kl))
-            if stop:
+            if stopped_by is not None:
                 break
-        metrics["loss"] = loss.item()
-        metrics |= deviations(agent.policy, samples.observations)
-        return lambda: {name: float(np.mean(values)) for name, values in means.items()} | metrics
-
-    def _step(self, agent: PolicyGradient, loss: th.Tensor) -> float:
-        """One optimiser step; returns the norm of the gradient before clipping."""
-        optimizer = agent.policy.optimizer
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        max_norm = float("inf") if agent.max_grad_norm is None else agent.max_grad_norm
-        norm = th.nn.utils.clip_grad_norm_(agent.policy.parameters(), max_norm).item()
-        if not np.isfinite(norm):
-            raise not_finite(agent, loss.item(), norm)
-        optimizer.step()
-        return norm
+        metrics["loss"] = terms.total.item()
+        metrics |= deviations(policy, samples.observations)
+        return Summary(
+            n_epochs=epoch + 1,
+            metrics=lambda: {name: float(np.mean(values)) for name, values in means.items()} | metrics,
+            stopped_by=stopped_by,
+        )
 
 
-def not_finite(agent: PolicyGradient, loss: float, norm: float) -> FloatingPointError:
-    """The error for a loss or a gradient that is no number to go on with."""
-    what = f"The loss is {loss}" if not np.isfinite(loss) else f"The gradient's norm is {norm}"
-    return FloatingPointError(
-        f"{what} in the update after {agent.num_timesteps} steps, so it was not applied: the parameters are "
-        "those before it. Rewards or observations of very large size, or too large a `learning_rate`, are the "
-        "usual causes; VecNormalize scales both."
-    )
+def _step(policy: ActorCriticPolicy, total: th.Tensor, max_grad_norm: float | None, epoch: int) -> float:
+    """One optimiser step; returns the norm of the gradient before clipping."""
+    optimizer = policy.optimizer
+    optimizer.zero_grad()
+    total.backward()  # type: ignore[no-untyped-call]
+    max_norm = float("inf") if max_grad_norm is None else max_grad_norm
+    norm = th.nn.utils.clip_grad_norm_(policy.parameters(), max_norm).item()
+    if not np.isfinite(norm):
+        raise NotFiniteError(not_finite(total.item(), norm), epoch)
+    optimizer.step()
+    return norm
+
+
+def not_finite(total: float, norm: float) -> str:
+    """The part of a loss or a gradient that is not finite, in words."""
+    return f"The loss is {total}" if not np.isfinite(total) else f"The gradient's norm is {norm}"

@@ -12,14 +12,15 @@ import numpy as np
 import torch as th
 from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
-from typing_extensions import Unpack
 
 import pg_agents
-from pg_agents.agent import CommonArguments, PolicyGradient
-from pg_agents.buffers import Rollout
-from pg_agents.checks import check_number, constructor_arguments, suggestion
-from pg_agents.engines.autograd import Minibatch
+from pg_agents.agent import PolicyGradient
+from pg_agents.arguments import argument, constructor_arguments
+from pg_agents.checks import check_number, suggestion
+from pg_agents.contract import Objective, Rollout
+from pg_agents.engines import threads
 from pg_agents.estimators import Floats as Estimates
 from pg_agents.objectives import score_function
 from pg_agents.theory.linear_quadratic import LinearQuadratic
@@ -220,7 +221,7 @@ def gradient_study(
     else:
         env = make_vec_env(problem.env, n_envs, seed=seed)
     policy = LinearActorCritic if algorithm.has_critic else LinearPolicy
-    names = _arguments_of(algorithm)
+    names = constructor_arguments(algorithm)
     n_steps = arguments.get("n_steps", _DEFAULT_STEPS)
     defaults = {**_NEUTRAL, "gamma": problem.gamma, "n_steps": n_steps}
     defaults["batch_size"] = None if "n_episodes" in names else n_steps * n_envs
@@ -243,17 +244,15 @@ def gradient_study(
 
     actor = {name: parameter for name, parameter in agent.policy.named_parameters() if name in _ACTOR}
     before = {name: parameter.detach().clone() for name, parameter in actor.items()}
-    _, callback = agent._setup_learn(1)
     gradients, steps = [], 0
-    assert agent.env is not None
-    with agent._few_threads():
+    with threads.for_policy(agent.policy):
         for batch in range(warm_up + n_batches):
-            agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
-            counted = getattr(agent.rollout_buffer, "counted", None)
+            buffer = agent.rollout()
+            trained_on = getattr(buffer, "trained_on", None)
             agent.train()
             if batch >= warm_up:
                 gradients.append(_gradient(actor, isinstance(problem, TabularMDP)))
-                steps += agent.n_steps * n_envs if counted is None else int(counted.sum())
+                steps += agent.n_steps * n_envs if trained_on is None else int(trained_on.sum())
     env.close()
     if not all(th.equal(before[name], parameter) for name, parameter in actor.items()):
         raise ValueError(
@@ -281,40 +280,19 @@ _ACTOR = ("action_net.weight", "log_std")
 class _Estimated(PolicyGradient):
     """A policy gradient over whole episodes with the weights that a function gives."""
 
-    def __init__(
-        self,
-        policy: Any,
-        env: Any,
-        learning_rate: float = 0.0,
-        n_episodes: int = 1,
-        gamma: float = 1.0,
-        *,
-        estimator: AdvantageEstimator,
-        max_grad_norm: float | None = None,
-        **common: Unpack[CommonArguments],
-    ) -> None:
-        self.estimator = estimator
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            gamma=gamma,
-            n_episodes=n_episodes,
-            max_grad_norm=max_grad_norm,
-            **common,
-        )
+    learning_rate: float | Schedule = 0.0
+    n_episodes: int = argument(default=1, at_least=1, integer=True)
+    gamma: float = 1.0
+    estimator: AdvantageEstimator = argument(kw_only=True)
+    max_grad_norm: float | None = argument(default=None, kw_only=True)
 
     def estimate(self, rollout: Rollout) -> tuple[Estimates, Estimates]:
         """What the function says, and no target for the critic, which does not learn."""
         return self.estimator(rollout), rollout.values
 
-    def objective(self, batch: Minibatch) -> th.Tensor:
+    def objective(self) -> Objective:
         """ψ log π(a|s)."""
-        return score_function(batch.log_prob, batch.advantages)
-
-
-def _arguments_of(algorithm: type[PolicyGradient]) -> list[str]:
-    return list(constructor_arguments(algorithm, CommonArguments) or [])
+        return Objective(lambda batch: score_function(batch.log_prob, batch.advantages))
 
 
 _MADE_BY_THE_STUDY = {

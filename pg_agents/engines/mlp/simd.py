@@ -20,6 +20,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from pg_agents.engines.mlp.weights import MAX_COEFFICIENTS
+
 LANES = 16  # float32 numbers in a vector; LLVM splits it where the machine's are shorter
 
 # A tile should fill the registers and not spill: AVX-512 has 32 of 16 numbers, AVX2 16 of 8.
@@ -205,9 +207,6 @@ def _make_pointer(element: Any, of: Any) -> Any:
 floats = _make_pointer(_f32, types.float32)
 doubles = _make_pointer(ir.DoubleType(), types.float64)
 integers = _make_pointer(_i64, types.int64)
-
-
-MAX_COEFFICIENTS = 3
 
 
 def _make_caller(n_coefficients: int) -> Any:

@@ -16,9 +16,8 @@ import numba
 import numpy as np
 from numba import njit
 
-from pg_agents.engines.simd import (
+from pg_agents.engines.mlp.simd import (
     LANES,
-    MAX_COEFFICIENTS,
     call_weight,
     doubles,
     floats,
@@ -34,7 +33,7 @@ from pg_agents.engines.simd import (
 
 # SHA-256 of simd.py, its first 12 digits. A test compares them, so that whoever changes that file changes this one too,
 # and Numba compiles anew.
-SIMD = "ef06da2d5703"
+SIMD = "0d36a52330a1"
 
 BLOCK = 64  # samples
 FEW = 4  # samples, for which a matrix product would be mostly empty
@@ -882,22 +881,3 @@ def train(policies, towers, layers, tensors, updates, first_tower, last_tower):
                 for number in range(tower.first_tensor, tower.first_tensor + tower.n_tensors):
                     _step(update, tensors[number], shrinking)
     return DONE
-
-
-# Estimating
-
-
-@njit(numba.void(numba.float32[:, ::1], numba.float32[:, ::1], numba.float32[:, ::1]), nogil=True, cache=True)
-def discounted_sums(terms, decays, sums):
-    """sums_t = terms_t + decays_t sums_{t+1}, backwards in time, on arrays of (T, N).
-
-    Without contraction, so that it rounds as NumPy does.
-    """
-    for n in range(terms.shape[1]):
-        following = np.float32(0)
-        for t in range(len(terms) - 1, -1, -1):
-            following = terms[t, n] + decays[t, n] * following
-            sums[t, n] = following
-
-
-assert MAX_COEFFICIENTS == 3

@@ -1,59 +1,82 @@
-"""What is logged beside SB3's own keys; docs/metrics.md defines each."""
+"""The log beside SB3's own keys, which docs/metrics.md defines, and its evaluation on demand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
-from stable_baselines3.common.logger import HParam, TensorBoardOutputFormat
+from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import FloatSchedule
 
 from pg_agents.policies import unchecked_distributions
-
-if TYPE_CHECKING:
-    from pg_agents.agent import PolicyGradient
 
 _HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0}
 _NOT_HYPERPARAMETERS = {"policy", "env", "device", "verbose", "tensorboard_log", "stats_window_size"}
 _NOT_HYPERPARAMETERS |= {"rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
 
 
+class LazyLog:
+    """Metrics that are computed when the log is read: most updates are never logged.
+
+    Until then they keep their rollout's arrays alive, at most one rollout's.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Callable[[], dict[str, float]]] = {}
+
+    def add(self, prefix: str, metrics: Callable[[], dict[str, float]]) -> None:
+        """Have metrics recorded as `<prefix>/<name>` as soon as the log is read; they replace those of this prefix."""
+        self._waiting[prefix] = metrics
+
+    def write(self, logger: Logger) -> None:
+        """Compute the metrics and record them."""
+        waiting, self._waiting = self._waiting, {}
+        for prefix, metrics in waiting.items():
+            for name, value in metrics().items():
+                exclude = "stdout" if _is_one_of_many(name) else None
+                logger.record(f"{prefix}/{name}", value, exclude=exclude)
+
+    def clear(self) -> None:
+        """Forget the metrics that were not recorded."""
+        self._waiting = {}
+
+
 def rollout_metrics(
-    agent: PolicyGradient, stored_advantages: np.ndarray, stored_actions: np.ndarray, counted: Any
+    advantages: np.ndarray, actions: np.ndarray, trained_on: Any, policy: ActorCriticPolicy
 ) -> dict[str, float]:
     """Advantages before normalisation, and the share of actions that the action space cut off.
 
     Args:
-        agent: Whose rollout it is.
-        stored_advantages: Of the rollout, `(T, N)`.
-        stored_actions: As drawn, `(T, N, n)`.
-        counted: Index of the steps that are trained on.
+        advantages: Of the rollout, `(T, N)`.
+        actions: As drawn, `(T, N, n)`.
+        trained_on: Index of the steps that are trained on.
+        policy: The policy that drew the actions.
     """
     # float32 would overflow where rewards are very large, before their loss is refused.
-    advantages = stored_advantages[counted].astype(np.float64)
+    found = advantages[trained_on].astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinite ones are refused by the update
-        metrics = {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std())}
-    if isinstance(agent.action_space, spaces.Box):
-        low, high = agent.action_space.low.flatten(), agent.action_space.high.flatten()
-        actions = stored_actions[counted]
-        squashed = agent.policy.squash_output
-        saturated = np.abs(actions) > 0.99 if squashed else (actions < low) | (actions > high)
+        metrics = {"advantage_mean": float(found.mean()), "advantage_std": float(found.std())}
+    if isinstance(policy.action_space, spaces.Box):
+        low, high = policy.action_space.low.flatten(), policy.action_space.high.flatten()
+        drawn = actions[trained_on]
+        saturated = np.abs(drawn) > 0.99 if policy.squash_output else (drawn < low) | (drawn > high)
         metrics["saturated_actions"] = float(saturated.mean())
     return metrics
 
 
 def deviations(policy: ActorCriticPolicy, observations: Any) -> dict[str, float]:
-    """σ of a Gaussian policy, all in all and for each dimension.
+    """σ of a Gaussian policy: its mean, and the σ of each dimension.
 
     Args:
-        policy: Of any kind.
-        observations: The last minibatch's, as tensors, for a σ that depends on them.
+        policy: Any policy.
+        observations: Those of the last minibatch, as tensors, for a σ that depends on them.
     """
     if not isinstance(getattr(policy, "action_dist", None), DiagGaussianDistribution | StateDependentNoiseDistribution):
         return {}
@@ -69,17 +92,17 @@ def deviations(policy: ActorCriticPolicy, observations: Any) -> dict[str, float]
     return {"std": std.item()} | {f"std_{i}": value.item() for i, value in enumerate(per_dimension)}
 
 
-def is_one_of_many(metric: str) -> bool:
-    """There is one for each dimension or epoch: for TensorBoard, and not for the table on the terminal."""
+def _is_one_of_many(metric: str) -> bool:
+    """One of a series, for each dimension or epoch: for TensorBoard, and not for the table on the terminal."""
     return metric.startswith(("std_", "approx_kl_epoch_"))
 
 
-def record_hyperparameters(agent: PolicyGradient, arguments: Iterable[str]) -> None:
+def record_hyperparameters(agent: OnPolicyAlgorithm, arguments: Iterable[str]) -> None:
     """Fill TensorBoard's HParams page, if there is a TensorBoard.
 
     Args:
-        agent: Whose constructor's arguments they are.
-        arguments: Their names.
+        agent: The agent.
+        arguments: Names of its constructor's arguments.
     """
     if not any(isinstance(output, TensorBoardOutputFormat) for output in agent.logger.output_formats):
         return
@@ -96,7 +119,7 @@ def record_hyperparameters(agent: PolicyGradient, arguments: Iterable[str]) -> N
     agent.logger.record("hparams", HParam(shown, _HPARAM_METRICS), exclude=("stdout", "log", "json", "csv"))
 
 
-def _env_name(agent: PolicyGradient) -> str:
+def _env_name(agent: OnPolicyAlgorithm) -> str:
     assert agent.env is not None
     # Of environments in this process only: a spec need not survive the way from another one.
     envs = getattr(agent.env.unwrapped, "envs", None)

@@ -1,0 +1,305 @@
+"""Constructor arguments as fields: a class body lists names, defaults, documentation and ranges.
+
+```python
+class A2C(PolicyGradient):
+    same_order_as = stable_baselines3.A2C
+
+    n_steps: int = 5                                                    # documented and checked as in `Arguments`
+    rms_prop_eps: float = argument(default=1e-5, above=0, doc="ε of RMSprop.")
+```
+
+A class takes the fields of its body and its parents' bodies, and the arguments common to all algorithms. Its signature,
+the "Args" section of its docstring, and the range check of each argument follow from the fields.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
+from typing_extensions import dataclass_transform
+
+from pg_agents.checks import check_choice, check_number, suggestion
+
+_REQUIRED: Any = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One constructor argument.
+
+    Attributes:
+        default: Its default; `inspect.Parameter.empty` for none.
+        doc: Its documentation, in one or two sentences.
+        at_least: Smallest number allowed.
+        above: Numbers must be larger than this.
+        at_most: Largest number allowed.
+        integer: The number must be an integer.
+        infinite: Infinity is allowed.
+        optional: None is allowed.
+        schedule: A function of the progress remaining is allowed.
+        choices: Values allowed, where they are names.
+        kw_only: Given by keyword.
+    """
+
+    default: Any = _REQUIRED
+    doc: str = ""
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    integer: bool = False
+    infinite: bool = False
+    optional: bool = False
+    schedule: bool = False
+    choices: Collection[str] | None = None
+    kw_only: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value outside the range, if the argument has one.
+
+        Raises:
+            ValueError: The value is not allowed.
+        """
+        if self.choices is not None:
+            check_choice(name, value, self.choices)
+        elif not (self.at_least is self.above is self.at_most is None):
+            check_number(
+                name,
+                value,
+                at_least=self.at_least,
+                above=self.above,
+                at_most=self.at_most,
+                integer=self.integer,
+                infinite=self.infinite,
+                optional=self.optional,
+                schedule=self.schedule,
+            )
+
+
+def argument(
+    *,
+    default: Any = _REQUIRED,
+    doc: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    integer: bool = False,
+    infinite: bool = False,
+    optional: bool = False,
+    schedule: bool = False,
+    choices: Collection[str] | None = None,
+    kw_only: bool = False,
+) -> Any:
+    """A field of a class body; see `Argument`."""
+    return Argument(default, doc, at_least, above, at_most, integer, infinite, optional, schedule, choices, kw_only)
+
+
+@dataclass_transform(field_specifiers=(argument,))
+class Arguments(OnPolicyAlgorithm):
+    """The arguments that algorithms choose from, and the constructor made of those that a class takes.
+
+    Attributes:
+        declared: All arguments known to the class, by name.
+        common: Arguments that every algorithm takes.
+        taken: Arguments that the class's own constructor takes.
+        same_order_as: An SB3 algorithm whose arguments come first, in its order; all others are given by keyword.
+    """
+
+    declared: ClassVar[dict[str, Argument]] = {}
+    common: ClassVar[tuple[str, ...]] = ()
+    taken: ClassVar[tuple[str, ...]] = ()
+    same_order_as: ClassVar[type[OnPolicyAlgorithm] | None] = None
+    _is_made_of_fields: ClassVar[bool] = True
+
+    learning_rate: float | Schedule = argument(
+        doc="Step size of the optimiser; a number or a function of the progress remaining (1 to 0).",
+        at_least=0,
+        schedule=True,
+    )
+    n_steps: int = argument(default=512, doc="Steps per environment and update.", at_least=1, integer=True)
+    n_episodes: int | None = argument(
+        default=None,
+        doc="Whole episodes per environment and update, instead of `n_steps`.",
+        at_least=1,
+        integer=True,
+        optional=True,
+    )
+    batch_size: int | None = argument(
+        default=None,
+        doc="Minibatch size; None takes the whole rollout at once.",
+        at_least=1,
+        integer=True,
+        optional=True,
+    )
+    n_epochs: int = argument(default=1, doc="Passes over each rollout.", at_least=1, integer=True)
+    gamma: float = argument(doc="Discount factor.", at_least=0, at_most=1)
+    gae_lambda: float = argument(default=1.0, doc="λ of generalised advantage estimation.", at_least=0, at_most=1)
+    value_learning_rate: float | Schedule | None = argument(
+        default=None,
+        doc="Step size of the parameters that only the value depends on; a number, a schedule, or None for "
+        "`learning_rate`. Layers that actor and critic share move with `learning_rate`.",
+        at_least=0,
+        optional=True,
+        schedule=True,
+    )
+    ent_coef: float | Schedule = argument(  # type: ignore[assignment] # SB3 takes no schedule
+        default=0.0, doc="Coefficient of the entropy bonus; a number or a schedule.", at_least=0, schedule=True
+    )
+    vf_coef: float | Schedule = argument(  # type: ignore[assignment]
+        default=0.0, doc="Coefficient of the value loss; a number or a schedule.", at_least=0, schedule=True
+    )
+    max_grad_norm: float | None = argument(  # type: ignore[assignment]
+        default=None,
+        doc="The gradient is scaled down to this norm; None leaves it as it is.",
+        above=0,
+        infinite=True,
+        optional=True,
+    )
+    normalize_advantage: bool = argument(
+        default=False, doc="Shift and scale each minibatch's advantages to mean 0 and standard deviation 1."
+    )
+    target_kl: float | None = argument(
+        default=None,
+        doc="An update stops early when the KL divergence from the old policy exceeds 1.5 times this.",
+        above=0,
+        optional=True,
+    )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Read the class body, and make `__init__` unless the class or a parent has one of its own."""
+        super().__init_subclass__(**kwargs)
+        own = _fields(cls)
+        cls.declared = {**cls.declared, **own}
+        if Arguments in cls.__bases__:  # the root of all algorithms: its `__init__` takes every argument
+            cls.common, cls.taken = tuple(own), tuple({**own, **cls.declared})
+            cls.__init__.__signature__ = signature(cls)  # type: ignore[attr-defined]
+        elif "__init__" in vars(cls):
+            cls._is_made_of_fields = False
+        elif cls._is_made_of_fields and own:
+            inherits_all = cls.taken == _root(cls).taken
+            required = [name for name, field in cls.declared.items() if field.default is _REQUIRED]
+            inherited = [*cls.common, *required] if inherits_all else cls.taken
+            cls.taken = tuple(dict.fromkeys([*inherited, *own]))
+            cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
+            cls.__doc__ = _documentation(cls)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The defaults of all declared arguments that have one."""
+        return {name: field.default for name, field in cls.declared.items() if field.default is not _REQUIRED}
+
+
+def _fields(cls: type[Arguments]) -> dict[str, Argument]:
+    """The fields of a class body. A bare default keeps the documentation and the range of the parents' field."""
+    found = {}
+    for name, annotation in vars(cls).get("__annotations__", {}).items():
+        value = vars(cls).get(name, _REQUIRED)
+        is_field = isinstance(value, Argument) or (value is not _REQUIRED and not name.startswith("_"))
+        if not is_field or "ClassVar" in str(annotation):
+            continue
+        known = cls.declared.get(name, Argument())
+        if not isinstance(value, Argument):
+            value = replace(known, default=value, kw_only=False)
+        elif not value.doc:
+            value = replace(known, default=value.default, kw_only=value.kw_only)
+        found[name] = value
+        if value.default is _REQUIRED:
+            delattr(cls, name)
+        else:
+            setattr(cls, name, value.default)
+    return found
+
+
+def _root(cls: type[Arguments]) -> type[Arguments]:
+    return next(base for base in cls.__mro__ if Arguments in base.__bases__)
+
+
+def signature(cls: type[Arguments]) -> inspect.Signature:
+    """The signature of a class's `__init__`, as its fields make it."""
+    by_position = [name for name in cls.taken if not cls.declared[name].kw_only]
+    if cls.same_order_as is not None:
+        reference = inspect.signature(cls.same_order_as.__init__).parameters
+        by_position = [name for name in reference if name in cls.taken]
+    by_keyword = [name for name in cls.taken if name not in by_position]
+
+    def parameters(names: list[str], kind: Any) -> list[inspect.Parameter]:
+        return [inspect.Parameter(name, kind, default=cls.declared[name].default) for name in names]
+
+    return inspect.Signature(
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *parameters(by_position, inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *parameters(by_keyword, inspect.Parameter.KEYWORD_ONLY),
+        ]
+    )
+
+
+def _constructor(cls: type[Arguments]) -> Callable[..., None]:
+    def __init__(self: Arguments, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it becomes the class's
+        check_keywords(type(self), cls.taken, kwargs)
+        try:
+            bound = signature(cls).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}() {error}") from None
+        bound.apply_defaults()
+        _root(cls).__init__(**bound.arguments)
+
+    __init__.__signature__ = signature(cls)  # type: ignore[attr-defined]
+    __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+    return __init__
+
+
+def _documentation(cls: type[Arguments]) -> str | None:
+    """The class's docstring with its arguments."""
+    doc = vars(cls).get("__doc__")
+    if doc is None or "\nArgs:" in inspect.cleandoc(doc):
+        return doc
+    names = [name for name in signature(cls).parameters if name != "self"]
+    lines = [f"    {name}: {cls.declared[name].doc}" for name in names if cls.declared[name].doc]
+    return inspect.cleandoc(doc) + "\n\nArgs:\n" + "\n".join(lines)
+
+
+def constructor_arguments(cls: type[Any]) -> list[str]:
+    """Names of the arguments that a constructor takes, those included that it hands on as `**kwargs` to its parent's.
+
+    To the root of our algorithms, `**kwargs` hand on the arguments common to all algorithms.
+
+    Args:
+        cls: Any class.
+    """
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        if names and Arguments in base.__bases__:
+            return [*names, *(name for name in base.common if name not in names)]
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        names |= dict.fromkeys(one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL))
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return list(names)
+
+
+def check_keywords(cls: type[Any], known: Iterable[str], keywords: Iterable[str]) -> None:
+    """Refuse a keyword that a constructor does not take.
+
+    Args:
+        cls: The class, for the message.
+        known: The keywords that it takes.
+        keywords: The keywords given.
+
+    Raises:
+        TypeError: A keyword is unknown; the message suggests the nearest known one.
+    """
+    known = list(known)
+    for keyword in keywords:
+        if keyword not in known:
+            hint = suggestion(keyword, known)
+            raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {keyword!r}.{hint}")
+
+
+Arguments.declared = {name: replace(field, kw_only=True) for name, field in _fields(Arguments).items()}

@@ -1,0 +1,340 @@
+"""The loop: a collector acts in the environments and fills the rollout buffer.
+
+One rollout is `begin`, `step` until `is_complete`, `finish`. The order of events inside a step, the names of the local
+variables that callbacks read, and the state kept in the agent between rollouts are Stable-Baselines3's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_agents.buffers import EpisodeMixin, EstimatorMixin
+from pg_agents.contract import Actor, Engine, NotFiniteError, Step
+from pg_agents.estimators import Bools, Floats
+from pg_agents.observations import LARGEST, check_finite, check_observations
+from pg_agents.stepping import adapter_of, stepper
+
+
+class EpisodeStatistics:
+    """Undiscounted returns of episodes, in the environment's own rewards.
+
+    Attributes:
+        running: `(N,)`, return so far of each environment's current episode.
+        finished: Returns of the last `window` finished episodes.
+        mid_episode: A rollout of whole episodes was stopped, so that environments are in the middle of episodes.
+    """
+
+    def __init__(self, n_envs: int, window: int) -> None:
+        self.running = np.zeros(n_envs)
+        self.finished: deque[float] = deque(maxlen=window)
+        self.mid_episode = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The parts of an agent that its collector needs beside SB3's attributes.
+
+    Attributes:
+        engine: Gives the engine in use; it may change when a callback replaces the policy.
+        generator: Gives the random generator of an engine that does not draw from torch's.
+        statistics: Of the agent's episodes.
+        bootstraps: The value of the last state completes the reward of a step that a time limit cut.
+        to_environment: Turns drawn actions into the environment's; None for `policies.environment_actions`.
+        max_episode_steps: A whole episode that is longer raises an error.
+        on_filled: Called when the buffer is complete, before the callback hears of it.
+    """
+
+    engine: Callable[[], Engine]
+    generator: Callable[[], np.random.Generator]
+    statistics: EpisodeStatistics
+    bootstraps: bool = True
+    to_environment: Callable[[np.ndarray], np.ndarray] | None = None
+    max_episode_steps: float = np.inf
+    on_filled: Callable[[], None] | None = None
+
+
+class Collector:
+    """Collects a fixed number of steps from each environment.
+
+    Args:
+        agent: The agent, whose `_last_obs`, `_last_episode_starts` and `num_timesteps` move on.
+        setting: Further parts of the agent.
+        env: The environments.
+        callback: Called as in SB3.
+        buffer: Filled.
+        n_rollout_steps: Steps of each environment.
+
+    Raises:
+        ValueError: The environments reset in steps of their own, which the buffer cannot leave out of training.
+    """
+
+    def __init__(
+        self,
+        agent: OnPolicyAlgorithm,
+        setting: Setting,
+        env: VecEnv,
+        callback: BaseCallback,
+        buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> None:
+        assert agent._last_obs is not None, "No previous observation was provided"
+        self.agent, self.setting, self.env, self.callback, self.buffer = agent, setting, env, callback, buffer
+        self.n_rollout_steps, self.n_steps, self.n_envs = n_rollout_steps, 0, env.num_envs
+        self._ask, self._native = stepper(env), adapter_of(env)
+        if self._native is not None and not isinstance(buffer, EstimatorMixin):
+            raise ValueError(
+                f"The vector environment resets in steps of their own, which {type(buffer).__name__} cannot "
+                "leave out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
+            )
+        # SB3's stand-in for no callback does nothing and shows nobody the local variables.
+        self._watched = not (type(callback) is ConvertCallback and callback.callback is None)
+
+    def collect(self) -> bool:
+        """Collect one rollout, advantages included.
+
+        Returns:
+            False if the callback stopped the training.
+
+        Raises:
+            ValueError: An observation or a reward is not finite or does not match its space.
+        """
+        self.begin()
+        while not self.is_complete():
+            if not self.step():
+                return False
+        self.finish()
+        return True
+
+    def begin(self) -> None:
+        """Empty the buffer, and get an actor."""
+        self.buffer.reset()
+        if self.agent.use_sde:
+            self.agent.policy.reset_noise(self.n_envs)
+        self.callback.on_rollout_start()
+        self._shape = getattr(self.agent._last_obs, "shape", None)
+        self._get_actor()
+
+    def is_complete(self) -> bool:
+        """All steps are collected."""
+        return self.n_steps >= self.n_rollout_steps
+
+    def step(self) -> bool:
+        """One step of every environment.
+
+        Returns:
+            False if the callback stops the training.
+        """
+        agent, callback = self.agent, self.callback
+        if agent.use_sde and agent.sde_sample_freq > 0 and self.n_steps % agent.sde_sample_freq == 0:
+            agent.policy.reset_noise(self.n_envs)
+        try:
+            actions, clipped_actions = self._actor.act(agent._last_obs, agent._last_episode_starts)  # type: ignore[arg-type]
+        except NotFiniteError as error:
+            raise self._explained(error) from None
+        new_obs, rewards, dones, infos = self._ask(clipped_actions)
+        agent.num_timesteps += self.n_envs
+        if not self._actor.checks or getattr(new_obs, "shape", None) != self._shape:
+            check_observations(new_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
+        # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
+        if not abs(sum(np.asarray(rewards).tolist())) <= LARGEST:
+            check_finite("reward", np.asarray(rewards), agent.num_timesteps)
+
+        if self._watched:
+            obs_tensor, values, log_probs = self._actor.outputs()
+            callback.update_locals(
+                {
+                    **self._locals(),
+                    "obs_tensor": obs_tensor,
+                    "values": values,
+                    "log_probs": log_probs,
+                    "actions": actions,
+                    "clipped_actions": clipped_actions,
+                    "new_obs": new_obs,
+                    "rewards": rewards,
+                    "dones": dones,
+                    "infos": infos,
+                }
+            )
+            if not callback.on_step():
+                return False
+        else:
+            callback.n_calls += 1
+            callback.num_timesteps = agent.num_timesteps
+
+        self.n_steps += 1
+        self._store(rewards, dones, infos)
+        agent._last_obs = new_obs  # type: ignore[assignment]
+        self._dones = dones
+        if agent.policy is not self._policy or not self._actor.is_current():  # a callback's doing
+            self._get_actor()
+        return True
+
+    def finish(self) -> None:
+        """Complete the buffer by advantages and returns."""
+        agent = self.agent
+        # Nobody has acted on the last observation yet.
+        check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
+        values = self._engine.values(agent.policy, agent._last_obs)
+        self.buffer.compute_returns_and_advantage(last_values=values, dones=self._dones)
+        if self.setting.on_filled is not None:
+            self.setting.on_filled()
+        self.callback.update_locals({**self._locals(), "values": values, "dones": self._dones})
+        self.callback.on_rollout_end()
+
+    def _locals(self) -> dict[str, Any]:
+        return {
+            "self": self.agent,
+            "env": self.env,
+            "callback": self.callback,
+            "rollout_buffer": self.buffer,
+            "n_rollout_steps": self.n_rollout_steps,
+            "n_steps": self.n_steps,
+        }
+
+    def _get_actor(self) -> None:
+        self._policy, self._engine = self.agent.policy, self.setting.engine()
+        self._actor: Actor = self._engine.actor(
+            self._policy, self.buffer, self.setting.generator, self.setting.to_environment
+        )
+
+    def _store(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        agent, statistics = self.agent, self.setting.statistics
+        starts, resets = dones, None
+        if self._native is not None and self._native.reset_rows.any():
+            resets = self._native.reset_rows
+            starts = dones | resets
+        self._count_episodes(infos, dones)
+        normalised = agent._vec_normalize_env
+        statistics.running += rewards if normalised is None else normalised.get_original_reward()
+        env_rewards, ends = rewards, None
+        if np.count_nonzero(dones):
+            env_rewards = np.array(rewards)  # before the bootstrap
+            ends = self._end_episodes(rewards, dones, infos)
+        self._actor.store(Step(rewards, env_rewards, agent._last_episode_starts, resets, ends))  # type: ignore[arg-type]
+        agent._last_episode_starts = starts
+
+    def _end_episodes(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[Bools, Bools, Floats]:
+        """Which episodes terminated, which a time limit cut, and the value of the states in which it did."""
+        terminated = np.array(dones, dtype=np.bool_)
+        truncated = np.zeros_like(terminated)
+        final_values = np.zeros(len(terminated), dtype=np.float32)
+        statistics = self.setting.statistics
+        for index in np.flatnonzero(terminated):
+            if self._counts(index):
+                statistics.finished.append(float(statistics.running[index]))
+            statistics.running[index] = 0
+            cut = infos[index].get("TimeLimit.truncated", False)
+            if cut and infos[index].get("terminal_observation") is not None:
+                terminated[index], truncated[index] = False, True
+        if self.setting.bootstraps and truncated.any():
+            self._bootstrap(rewards, truncated, infos, final_values)
+        return terminated, truncated, final_values
+
+    def _bootstrap(
+        self, rewards: np.ndarray, truncated: Bools, infos: list[dict[str, Any]], final_values: Floats
+    ) -> None:
+        """R ← r + γ V(last state), in place."""
+        agent, cut = self.agent, np.flatnonzero(truncated)
+        values = self._engine.final_values(agent.policy, [infos[index]["terminal_observation"] for index in cut])
+        for index, value in zip(cut, values, strict=True):
+            if not th.isfinite(value):
+                raise ValueError(
+                    f"The value of the last observation of environment {index} is {value.item()}, after "
+                    f"{agent.num_timesteps} steps in all. The observation: {infos[index]['terminal_observation']}"
+                )
+            final_values[index] = value
+            # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
+            rewards[index] += agent.gamma * value
+
+    def _counts(self, index: int) -> bool:
+        """Whether an environment's finished episode enters the statistics."""
+        return True
+
+    def _count_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        if _tell_of_an_episode(infos):
+            self.agent._update_info_buffer(infos, dones)
+
+    def _explained(self, error: NotFiniteError) -> ValueError:
+        agent = self.agent
+        check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
+        return ValueError(
+            f"{error} after {agent.num_timesteps} steps, though the observations are: the parameters, or the size of "
+            "the observations, must be the cause."
+        )
+
+
+class EpisodeCollector(Collector):
+    """Collects whole episodes, the same number from each environment.
+
+    An environment that has contributed its episodes goes on until the others have. Its further episodes do not enter
+    the statistics, because short episodes would be over-represented.
+
+    Raises:
+        ValueError: An episode does not end.
+    """
+
+    buffer: EpisodeMixin  # type: ignore[assignment] # the agent checks its class
+
+    def begin(self) -> None:
+        """Start all environments at the beginning of an episode, unless they are there already."""
+        agent = self.agent
+        self._began = np.zeros(self.n_envs, dtype=int)
+        if self.setting.statistics.mid_episode or not np.all(agent._last_episode_starts):  # type: ignore[arg-type]
+            agent._last_obs = self.env.reset()  # type: ignore[assignment]
+            check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
+            agent._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
+            self.setting.statistics.running[:] = 0
+        # Until the rollout is complete: a rollout that is stopped leaves episodes that began and were not stored.
+        self.setting.statistics.mid_episode = True
+        super().begin()
+
+    def is_complete(self) -> bool:
+        """Every environment has contributed its episodes."""
+        return self.buffer.full
+
+    def step(self) -> bool:
+        """As `Collector.step`, with the length of episodes limited."""
+        goes_on = super().step()
+        if goes_on:
+            self._began[np.asarray(self._dones, dtype=bool)] = self.n_steps
+            lengths = self.n_steps - self._began
+            if self.n_steps >= self.setting.max_episode_steps and lengths.max() >= self.setting.max_episode_steps:
+                raise ValueError(
+                    f"The episode of environment {lengths.argmax()} has not ended after "
+                    f"{self.setting.max_episode_steps} steps, but {type(self.agent).__name__} learns from whole "
+                    "episodes. Give the environment a time limit (gymnasium.wrappers.TimeLimit), or raise the agent's "
+                    "`max_episode_steps`."
+                )
+        return goes_on
+
+    def finish(self) -> None:
+        """As `Collector.finish`."""
+        self.setting.statistics.mid_episode = False
+        super().finish()
+
+    def _counts(self, index: int) -> bool:
+        return bool(self.buffer.n_finished[index] < self.buffer.n_episodes)
+
+    def _count_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        if _tell_of_an_episode(infos):
+            counts = np.flatnonzero(self.buffer.n_finished < self.buffer.n_episodes)
+            self.agent._update_info_buffer([infos[index] for index in counts], np.asarray(dones)[counts])
+
+
+def _tell_of_an_episode(infos: list[dict[str, Any]]) -> bool:
+    for info in infos:  # noqa: SIM110 - a generator costs more than the loop, in every step
+        if "episode" in info or "is_success" in info:
+            return True
+    return False

@@ -1,0 +1,345 @@
+"""The vocabulary that agents, engines, buffers and diagnostics share.
+
+| who      | says to      | with                                          |
+|----------|--------------|-----------------------------------------------|
+| buffer   | agent        | `Rollout`: how good was each action?          |
+| agent    | engine       | `Loss` and `Batches`: one update              |
+| engine   | agent        | `Summary`: how the update went                |
+| engine   | objective    | `Minibatch`: the samples to differentiate     |
+| loop     | actor        | observations, then the completed `Step`       |
+
+Nothing here knows an agent, an engine or a buffer class of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from pg_agents.estimators import Bools, Floats, td_target
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Input of an estimator: arrays of shape `(T, N)`, as `pg_agents.estimators` defines them.
+
+    Attributes:
+        rewards: The environment's rewards, nothing added.
+        values: V(s_t).
+        next_values: V(s_{t+1}); at a truncated step, V of the episode's last state.
+        terminated: The task ended after this step.
+        truncated: A time limit cut the episode after this step.
+        bootstrapped_rewards: The rewards with γ V(s_{t+1}) added where a time limit cut, rounded as SB3 rounds it.
+        trained_on: The step is trained on. False for the reset steps of a vector environment, and for the steps of an
+            environment that has contributed its whole episodes.
+    """
+
+    rewards: Floats
+    values: Floats
+    next_values: Floats
+    terminated: Bools
+    truncated: Bools
+    bootstrapped_rewards: Floats
+    trained_on: Bools
+
+    @property
+    def ends(self) -> Bools:
+        """The episode ended after this step, for either reason."""
+        return self.terminated | self.truncated
+
+    def td_errors(self, gamma: float) -> Floats:
+        """`estimators.td_error` of the rollout, equal to SB3's to the last bit."""
+        # r + γV is rounded once when SB3 stores it in float32; adding it again here could differ in the last bit.
+        targets = td_target(self.rewards, self.next_values, self.terminated, gamma)
+        return np.where(self.truncated, self.bootstrapped_rewards, targets) - self.values
+
+
+@dataclass
+class Step:
+    """One step of `N` environments, as the loop hands it to the buffer when the environments have answered.
+
+    Attributes:
+        rewards: `(N,)`, with γ V(s_{t+1}) added where a time limit cut an episode.
+        env_rewards: `(N,)`, nothing added.
+        episode_starts: `(N,)`, the step is the first of its episode.
+        resets: `(N,)`, the step was a reset and no transition; None if it was a transition everywhere.
+        ends: Terminated, truncated, and V of the last state where truncated, each `(N,)`; None if no episode ended.
+    """
+
+    rewards: np.ndarray
+    env_rewards: np.ndarray
+    episode_starts: np.ndarray
+    resets: Bools | None = None
+    ends: tuple[Bools, Bools, Floats] | None = None
+
+
+@dataclass
+class Minibatch:
+    """Input of an objective: tensors of shape `(batch,)`; those of the current policy carry gradients.
+
+    Attributes:
+        log_prob: log π(a|s) under the current policy.
+        old_log_prob: log π(a|s) under the policy that collected the rollout.
+        advantages: How good each action was, normalised if the loss says so.
+        values: V(s) of the current critic.
+        old_values: V(s) of the critic that collected the rollout.
+        returns: The critic's regression target.
+        entropy: Entropy of π(.|s), or None where it has no closed form.
+        policy: The policy.
+        stored: Gives observations and actions as they are stored, tensors with one row per sample.
+    """
+
+    log_prob: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    values: th.Tensor
+    old_values: th.Tensor
+    returns: th.Tensor
+    entropy: th.Tensor | None
+    policy: ActorCriticPolicy | None = field(default=None, repr=False)
+    stored: Callable[[], tuple[Any, th.Tensor]] | None = field(default=None, repr=False)
+
+    @cached_property
+    def log_ratio(self) -> th.Tensor:
+        """Log of the importance weight."""
+        return self.log_prob - self.old_log_prob
+
+    @cached_property
+    def ratio(self) -> th.Tensor:
+        """Importance weight π(a|s) / π_old(a|s)."""
+        return th.exp(self.log_ratio)
+
+    @property
+    def observations(self) -> Any:
+        """s, as the policy takes it."""
+        return self._samples[0]
+
+    @property
+    def actions(self) -> th.Tensor:
+        """a, as the policy drew it (not clipped)."""
+        return self._samples[1]
+
+    @cached_property
+    def distribution(self) -> Distribution:
+        """π(.|s) of the current policy, by a further forward pass."""
+        if self.policy is None:
+            raise ValueError("This minibatch has no policy: it holds random samples, not those of a rollout.")
+        return self.policy.get_distribution(self.observations)
+
+    @cached_property
+    def _samples(self) -> tuple[Any, th.Tensor]:
+        if self.stored is None:
+            raise ValueError("This minibatch has no observations or actions: it holds random samples.")
+        return self.stored()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The quantity that an algorithm maximises, one number per sample, as a value.
+
+    Attributes:
+        value: `value(batch, *coefficients)`, a tensor of shape `(batch,)`.
+        weight: ψ = ∂ value / ∂ log π(a|s) in closed form, `weight(log_prob, ratio, advantage, *coefficients)` of one
+            sample's numbers: a function that Numba compiles for float32. None leaves the derivative to autograd.
+        coefficients: Their values in this update, at most 3 for a compiled engine.
+        metrics: Further quantities of each sample, `metric(batch, *coefficients)` of shape `(batch,)`, whose mean over
+            the minibatches is logged as `train/<name>`.
+        settings: Numbers in force in this update, logged as `train/<name>`.
+    """
+
+    value: Callable[..., th.Tensor]
+    weight: Callable[..., float] | None = None
+    coefficients: tuple[float, ...] = ()
+    metrics: Mapping[str, Callable[..., th.Tensor]] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    def __call__(self, batch: Minibatch) -> th.Tensor:
+        """The value of each sample."""
+        return self.value(batch, *self.coefficients)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One update's loss, fixed at its beginning: schedules are numbers here. `objectives.loss` is its formula.
+
+    Attributes:
+        objective: Maximised.
+        ent_coef: Coefficient c of the entropy bonus.
+        vf_coef: Coefficient v of the value loss.
+        value_clip: How far V may move from its value in the rollout; None for no limit.
+        trains_critic: The value loss is part of the loss.
+        scale: Factor of the whole loss: 1, or the mean number of steps of an episode.
+        normalize_advantage: Each minibatch's advantages are shifted and scaled to mean 0 and standard deviation 1.
+        max_grad_norm: The gradient is scaled down to this norm; None leaves it as it is.
+        tracks_kl: The policy moves while it is trained on one rollout, so its KL divergence from the old one counts.
+        max_kl: The update stops when the estimated KL divergence of a minibatch exceeds this; None for no limit.
+        value_prediction: Replaces the prediction in the value loss; None for V, clipped by `value_clip`.
+        metrics: Further quantities of each sample to log, as `Objective.metrics` are.
+    """
+
+    objective: Objective
+    ent_coef: float = 0.0
+    vf_coef: float = 0.0
+    value_clip: float | None = None
+    trains_critic: bool = False
+    scale: float = 1.0
+    normalize_advantage: bool = False
+    max_grad_norm: float | None = None
+    tracks_kl: bool = False
+    max_kl: float | None = None
+    value_prediction: Callable[[Minibatch], th.Tensor] | None = None
+    metrics: Callable[[Minibatch], dict[str, th.Tensor]] = lambda batch: {}
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How often and in which parts an update goes through a rollout.
+
+    Attributes:
+        n_epochs: Passes over the rollout.
+        batch_size: Samples of a minibatch; None for all at once.
+    """
+
+    n_epochs: int = 1
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How an update went.
+
+    Attributes:
+        n_epochs: Epochs begun.
+        metrics: Gives the metrics to log, by their key without `train/`. It may be called later, or not at all.
+        stopped_by: KL divergence that stopped the update in its last epoch, if one did.
+    """
+
+    n_epochs: int
+    metrics: Callable[[], dict[str, Any]]
+    stopped_by: float | None = None
+
+
+class NotServedError(ValueError):
+    """The reason for which an engine does not serve a policy, a buffer or a loss."""
+
+
+class WrongWeightError(NotServedError):
+    """An objective's `weight` is not the derivative of its `value`; the message shows a sample."""
+
+
+class NotFiniteError(FloatingPointError):
+    """An engine met a number that is not finite, and left the parameters as they were before that step.
+
+    Attributes:
+        n_epochs: Epochs of the update that were completed.
+    """
+
+    def __init__(self, message: str, n_epochs: int = 0) -> None:
+        super().__init__(message)
+        self.n_epochs = n_epochs
+
+
+class Actor(Protocol):
+    """Acts for one rollout, and stores each step in the rollout buffer.
+
+    Attributes:
+        checks: `act` raises `NotFiniteError` for observations that are not finite; the loop need not check them.
+    """
+
+    checks: bool
+
+    def act(self, observations: Any, episode_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Choose an action for each environment.
+
+        Args:
+            observations: One of each environment, as a VecEnv returns them.
+            episode_starts: `(N,)`, the observation is the first of its episode.
+
+        Returns:
+            Actions as drawn, and the same as the environment takes them.
+
+        Raises:
+            NotFiniteError: The policy's outputs are not finite.
+        """
+        ...
+
+    def outputs(self) -> tuple[Any, th.Tensor, th.Tensor]:
+        """The observations of the last `act` as tensors, V, and log π of the actions."""
+        ...
+
+    def store(self, step: Step) -> None:
+        """Put the step that began with the last `act` into the rollout buffer."""
+        ...
+
+    def is_current(self) -> bool:
+        """The actor still reads the policy's parameters; False after they were given other memory."""
+        ...
+
+
+class Engine(Protocol):
+    """Acts and learns with a policy. Parameters and the optimiser's state are the policy's own at any moment."""
+
+    name: str
+
+    def fits(self, policy: ActorCriticPolicy, loss: Loss) -> bool:
+        """Whether this engine still serves the policy and the loss, which may have been replaced."""
+        ...
+
+    def actor(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        generator: Callable[[], np.random.Generator],
+        to_environment: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Actor:
+        """An actor for the next rollout.
+
+        Args:
+            policy: The policy.
+            buffer: The rollout buffer that the actor fills; empty.
+            generator: Gives the random generator of an engine that does not draw from torch's.
+            to_environment: Turns drawn actions into the environment's; None for `policies.environment_actions`.
+        """
+        ...
+
+    def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
+        """V of a batch of observations, of shape `(batch,)`."""
+        ...
+
+    def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:
+        """V of single observations, each the last of an episode, of shape `(n,)`."""
+        ...
+
+    def update(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        on_epoch: Callable[[], None] | None = None,
+    ) -> Summary:
+        """Train the policy on a filled buffer.
+
+        Args:
+            policy: The policy, with its optimiser.
+            buffer: The rollout, advantages and returns included.
+            loss: Minimised.
+            batches: Epochs and size of the minibatches.
+            on_epoch: Called before each epoch.
+
+        Raises:
+            NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
+        """
+        ...
+
+
+EngineFactory = Callable[[ActorCriticPolicy, RolloutBuffer, Loss], Engine]
+"""Makes an engine, or raises `NotServedError`. Entry points of the group `pg_agents.engines` name such factories."""

@@ -1,0 +1,75 @@
+"""Which engine serves a policy: by name, built in or a plugin's, or the fastest that does."""
+
+from __future__ import annotations
+
+import warnings
+
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from pg_agents import registry
+from pg_agents.checks import check_choice
+from pg_agents.contract import Engine, EngineFactory, Loss, NotServedError, WrongWeightError
+from pg_agents.engines.autograd import AutogradEngine
+from pg_agents.engines.mlp.engine import MLPEngine
+from pg_agents.engines.mlp.served import check_served
+
+BUILT_IN = ("auto", "autograd", "mlp")
+
+
+def check_engine(name: str, policy: ActorCriticPolicy, buffer: RolloutBuffer) -> None:
+    """Refuse an engine that does not exist, or that cannot serve the policy, without compiling anything.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    if name not in BUILT_IN:
+        check_choice("engine", name, (*BUILT_IN, *registry.plugins(registry.ENGINES)))
+    if name == "mlp":
+        try:
+            check_served(policy, buffer)
+        except NotServedError as reason:
+            raise _refusal(name, reason) from None
+
+
+def make_engine(name: str, policy: ActorCriticPolicy, buffer: RolloutBuffer, loss: Loss, *, verbose: int = 0) -> Engine:
+    """The engine of that name; `"auto"` is the compiled one where it serves, else autograd.
+
+    Args:
+        name: `"auto"`, `"autograd"`, `"mlp"`, or the name of a plugin of the group `pg_agents.engines`.
+        policy: The policy.
+        buffer: Its rollout buffer.
+        loss: Its loss.
+        verbose: 1 prints why the compiled engine does not serve.
+
+    Raises:
+        ValueError: There is no such engine, or it does not serve.
+        PluginError: The plugin cannot be imported, or takes a name that is built in.
+    """
+    if name == "autograd":
+        return AutogradEngine()
+    try:
+        return _factory(name)(policy, buffer, loss)
+    except NotServedError as reason:
+        if name != "auto":
+            raise _refusal(name, reason) from reason
+        if isinstance(reason, WrongWeightError):
+            warnings.warn(f"Using the autograd engine, because {reason}.", stacklevel=3)
+        elif verbose >= 1:
+            print(f"Using the autograd engine; the compiled one does not serve this agent: {reason}.")
+        return AutogradEngine()
+
+
+def _factory(name: str) -> EngineFactory:
+    if name in BUILT_IN:
+        return MLPEngine
+    plugins = registry.plugins(registry.ENGINES)
+    check_choice("engine", name, (*BUILT_IN, *plugins))
+    factory: EngineFactory = plugins[name].load()
+    return factory
+
+
+def _refusal(name: str, reason: NotServedError) -> ValueError:
+    return ValueError(
+        f"`engine` is {name!r}, which does not serve this agent: {reason}. engine='auto' takes autograd in its place."
+    )

@@ -1,0 +1,258 @@
+"""Learning in compiled code: one update's data laid out, the kernels run, and its metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from pg_agents.buffers import EstimatorMixin
+from pg_agents.contract import Batches, Loss, Minibatch, NotFiniteError, Summary
+from pg_agents.engines import threads
+from pg_agents.engines.autograd import not_finite
+from pg_agents.engines.mlp.served import OPTIMIZERS
+from pg_agents.engines.mlp.tables import Program
+from pg_agents.logs import deviations
+from pg_agents.objectives import kl_divergence, mean_kl, predicted_values
+from pg_agents.policies import unchecked_distributions
+
+TRY_AGAIN = 16  # updates
+# In samples times parameters: below, starting a thread costs more than it saves.
+WORTH_A_THREAD = 1e7
+
+
+class Pace:
+    """Chooses one or two threads by the time that updates took: where the other core is busy, two cost time.
+
+    The result does not depend on the number of threads.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = {2: 0.0, 1: 0.0}  # for a sample; 0 until it was tried
+        self._n_updates = 0
+
+    @contextmanager
+    def chosen(self, n_samples: int) -> Iterator[int]:
+        """The number of threads for the update in this context; every 16th time the slower one, to measure again.
+
+        Args:
+            n_samples: Samples of the update, over all epochs.
+        """
+        faster = min(self._seconds, key=lambda n_threads: self._seconds[n_threads])
+        self._n_updates += 1
+        n_threads = 3 - faster if self._n_updates % TRY_AGAIN == 0 else faster
+        start = time.perf_counter()
+        yield n_threads
+        self._seconds[n_threads] = (time.perf_counter() - start) / n_samples
+
+
+# Arrays of an update that the kernels reach through their addresses.
+_ARRAYS = (
+    *("observations", "actions", "old_log_probs", "advantages", "returns", "old_values", "samples", "coefficients"),
+    *("log_probs", "entropies", "values", "scaled_advantages", "norms", "progress", "squares"),
+)
+# Those with a row for each epoch.
+_BY_EPOCH = ("samples", "log_probs", "entropies", "values", "scaled_advantages", "norms")
+
+
+class Update:
+    """One update of a policy.
+
+    Args:
+        program: The policy's tables.
+        pace: Chooses the number of threads.
+        buffer: The rollout.
+        loss: The loss.
+        batches: Epochs and size of the minibatches.
+        weight: Address of the compiled weight.
+    """
+
+    def __init__(
+        self, program: Program, pace: Pace, buffer: EstimatorMixin, loss: Loss, batches: Batches, weight: int
+    ) -> None:
+        self.program, self.pace, self.loss = program, pace, loss
+        optimizer = program.policy.optimizer
+        group, kernels = optimizer.param_groups[0], program.kernels
+        n_steps, n_envs = buffer.values.shape
+        self.samples = buffer.draw_order(batches.batch_size, batches.n_epochs)
+        n_epochs, n_samples = self.samples.shape
+        self.n_samples, self.n_steps, self.n_envs = int(n_samples), int(n_steps), int(n_envs)
+        self.batch_size = int(batches.batch_size or n_samples)
+        table = self.table = np.zeros(1, kernels.UPDATE)
+        table["n_samples"], table["batch_size"] = n_samples, self.batch_size
+        table["n_steps"], table["n_envs"] = n_steps, n_envs
+        self.trains_critic = loss.trains_critic and bool(program.policies[0]["has_critic"])
+        table["trains_critic"], table["normalize_advantage"] = self.trains_critic, loss.normalize_advantage
+        table["ent_coef"], table["vf_coef"], table["scale"] = loss.ent_coef, loss.vf_coef, loss.scale
+        table["value_clip"] = np.inf if loss.value_clip is None else loss.value_clip
+        table["max_grad_norm"] = np.inf if loss.max_grad_norm is None else loss.max_grad_norm
+        table["max_kl"] = loss.max_kl if loss.tracks_kl and loss.max_kl is not None else np.inf
+        table["weight"], table["n_coefficients"] = weight, len(loss.objective.coefficients)
+        table["optimizer"] = getattr(kernels, OPTIMIZERS[type(optimizer)])
+        table["beta_1"], table["beta_2"] = group.get("betas", (0, group.get("alpha")))
+        table["epsilon"] = group["eps"]
+        self.observations = np.ascontiguousarray(buffer.observations, dtype=np.float32)
+        self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
+        if program.is_categorical:
+            program.check_actions(self.actions)
+        self.old_log_probs, self.old_values, self.advantages, self.returns = (
+            np.ascontiguousarray(array, dtype=np.float32).reshape(n_steps * n_envs)
+            for array in (buffer.log_probs, buffer.values, buffer.advantages, buffer.returns)
+        )
+        self.coefficients = np.array(loss.objective.coefficients, np.float32)
+        self.log_probs, self.entropies, self.values, self.scaled_advantages = np.zeros(
+            (4, n_epochs * n_samples), np.float32
+        )
+        self.norms = np.zeros(n_epochs * -(-n_samples // self.batch_size))
+        self.progress, self.squares = np.zeros(5, np.int64), np.zeros(4)
+        for name in _ARRAYS:
+            table[name] = getattr(self, name).ctypes.data
+
+    def run(self, on_epoch: Callable[[], None] | None = None) -> Summary:
+        """Update the parameters.
+
+        Args:
+            on_epoch: Called before each epoch.
+
+        Raises:
+            NotFiniteError: A gradient was not finite.
+        """
+        program, kernels = self.program, self.program.kernels
+        program.bind_optimizer(self.trains_critic)
+        if on_epoch is None:
+            code, n_begun = self._run_epochs(len(self.samples))
+        else:
+            code, n_begun = self._run_epoch_by_epoch(on_epoch)
+        program.count_steps(n_begun - (code != kernels.DONE))
+        per_epoch = len(self.norms) // len(self.samples)
+        self.stopped = code == kernels.STOPPED
+        self.n_begun, self.per_epoch = n_begun, per_epoch
+        n_epochs = -(-n_begun // per_epoch)
+        if code == kernels.NOT_FINITE:
+            raise NotFiniteError(not_finite(self.metrics()["loss"], float(self.norms[n_begun - 1])), n_epochs - 1)
+        stopped_by = None
+        if self.stopped:
+            stopped_by = mean_kl(self._minibatch(slice(self._start(n_begun - 1), self._end(n_begun - 1))))
+        return Summary(n_epochs, self.metrics, stopped_by)
+
+    def _run_epoch_by_epoch(self, on_epoch: Callable[[], None]) -> tuple[int, int]:
+        """As `_run_epochs` with all of them, which one call after the other adds up to, bit for bit."""
+        n_begun = 0
+        for epoch in range(len(self.samples)):
+            on_epoch()
+            for name in _BY_EPOCH:
+                of_epochs = getattr(self, name).reshape(len(self.samples), -1)
+                self.table[name] = of_epochs[epoch].ctypes.data
+            self.progress[:] = 0
+            code, n_begun_now = self._run_epochs(1)
+            n_begun += n_begun_now
+            if code != self.program.kernels.DONE:
+                break
+        return code, n_begun
+
+    def _run_epochs(self, n_epochs: int) -> tuple[int, int]:
+        """How the kernels ended, and how many minibatches they have begun."""
+        self.table["n_epochs"] = n_epochs
+        n_samples = n_epochs * self.n_samples
+        can_share = self.trains_critic and threads.available() > 1
+        if can_share and n_samples * self.program.n_parameters > WORTH_A_THREAD:
+            with self.pace.chosen(n_samples) as n_threads:
+                code = self._run(0, 2) if n_threads == 1 else self._run_on_two_threads()
+        else:
+            code = self._run(0, 1 + self.trains_critic)
+        return code, int(self.progress[3])
+
+    def _run(self, first_tower: int, last_tower: int) -> int:
+        program = self.program
+        tables = program.policies, program.towers, program.layers, program.tensors, self.table
+        return int(program.kernels.train(*tables, first_tower, last_tower))
+
+    def _run_on_two_threads(self) -> int:
+        critic = threading.Thread(target=self._run, args=(1, 2), name="pg_agents critic")
+        try:
+            critic.start()
+            return self._run(0, 1)
+        finally:
+            # An interrupted update must not leave the other thread running: it would outlive the arrays it works on.
+            self.progress[2] = 1
+            if critic.ident is not None:
+                critic.join()
+
+    def metrics(self) -> dict[str, Any]:
+        """The autograd engine's metrics, from the arrays that the kernels filled: means over minibatches."""
+        loss = self.loss
+        ends = np.array([self._end(number) for number in range(self.n_begun)])
+        lengths = ends - np.array([self._start(number) for number in range(self.n_begun)])
+        batch = self._minibatch(slice(0, int(ends[-1])))
+        # The mean over minibatches of the mean over each: samples of a smaller minibatch weigh more.
+        share = th.from_numpy(np.repeat(1 / (lengths * self.n_begun), lengths))
+
+        def mean(per_sample: th.Tensor, samples: slice = slice(None)) -> float:
+            return float((per_sample[samples] * share[samples]).sum() / share[samples].sum())
+
+        last = slice(int(ends[-1] - lengths[-1]), int(ends[-1]))
+        with th.no_grad(), unchecked_distributions():
+            parts = {"policy_loss": -loss.objective(batch), "entropy_loss": -batch.entropy}  # type: ignore[operator]
+            if self.trains_critic:
+                parts["value_loss"] = (batch.returns - predicted_values(batch, loss.value_clip)) ** 2
+            parts |= loss.metrics(batch)
+            divergence = kl_divergence(batch.ratio, batch.log_ratio) if loss.tracks_kl else None
+            spread = deviations(self.program.policy, th.from_numpy(self._observations(last)))
+        metrics = {name: mean(part) for name, part in parts.items()} | spread
+        if divergence is not None:
+            for epoch in range(-(-self.n_begun // self.per_epoch)):
+                samples = slice(epoch * self.n_samples, (epoch + 1) * self.n_samples)
+                metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = mean(divergence, samples)
+        norms = self.norms[: self.n_begun - self.stopped]
+        if len(norms):
+            metrics["grad_norm"] = float(norms.mean())
+        total = mean(parts["policy_loss"], last) + loss.ent_coef * mean(parts["entropy_loss"], last)
+        if self.trains_critic:
+            total += loss.vf_coef * mean(parts["value_loss"], last)
+        metrics["loss"] = total * loss.scale
+        return metrics
+
+    def _start(self, minibatch: int) -> int:
+        """The first sample of a minibatch, among those of all epochs."""
+        epoch, number = divmod(minibatch, self.per_epoch)
+        return epoch * self.n_samples + number * self.batch_size
+
+    def _end(self, minibatch: int) -> int:
+        epoch = minibatch // self.per_epoch
+        return min(self._start(minibatch) + self.batch_size, (epoch + 1) * self.n_samples)
+
+    def _stored(self, samples: slice) -> np.ndarray:
+        """Where these samples lie in the buffer."""
+        numbers = self.samples.reshape(-1)[samples]
+        return np.asarray(numbers % self.n_steps * self.n_envs + numbers // self.n_steps)
+
+    def _minibatch(self, samples: slice) -> Minibatch:
+        stored = self._stored(samples)
+        return Minibatch(
+            log_prob=th.from_numpy(self.log_probs[samples]),
+            old_log_prob=th.from_numpy(self.old_log_probs[stored]),
+            advantages=th.from_numpy(self.scaled_advantages[samples]),
+            values=th.from_numpy(self.values[samples]),
+            old_values=th.from_numpy(self.old_values[stored]),
+            returns=th.from_numpy(self.returns[stored]),
+            entropy=th.from_numpy(self.entropies[samples]),
+            policy=self.program.policy,
+            stored=lambda: (th.from_numpy(self._observations(samples)), th.from_numpy(self._actions(stored))),
+        )
+
+    def _observations(self, samples: slice) -> np.ndarray:
+        space = self.program.policy.observation_space
+        flat: np.ndarray = self.observations.reshape(-1, *(space.shape or (1,)))[self._stored(samples)]
+        return flat.astype(np.int64).reshape(-1) if isinstance(space, spaces.Discrete) else flat
+
+    def _actions(self, stored: np.ndarray) -> np.ndarray:
+        flat: np.ndarray = self.actions.reshape(self.n_steps * self.n_envs, -1)[stored]
+        return (
+            flat.astype(np.int64).reshape(-1) if isinstance(self.program.policy.action_space, spaces.Discrete) else flat
+        )

@@ -1,0 +1,165 @@
+"""Which policies, buffers and optimisers the compiled engine serves: exactly those whose arithmetic it reproduces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import nn
+
+from pg_agents.buffers import EpisodeBuffer, EpisodeMixin, RolloutBuffer
+from pg_agents.contract import NotServedError
+from pg_agents.policies import ActorPolicy, StateDependentStdActorPolicy, StateDependentStdPolicy, ZeroValue
+
+POLICIES = (ActorCriticPolicy, ActorPolicy, StateDependentStdPolicy, StateDependentStdActorPolicy)
+ACTIVATIONS = {
+    nn.Identity: "IDENTITY",
+    nn.Tanh: "TANH",
+    nn.ReLU: "RELU",
+    nn.ELU: "ELU",
+    nn.LeakyReLU: "LEAKY_RELU",
+    nn.SiLU: "SILU",
+    nn.GELU: "GELU",
+}
+OPTIMIZERS = {th.optim.Adam: "ADAM", th.optim.RMSprop: "RMSPROP", RMSpropTFLike: "RMSPROP_TF"}
+_CHANGE_THE_FORMULA = (
+    "weight_decay",
+    "amsgrad",
+    "maximize",
+    "momentum",
+    "centered",
+    "differentiable",
+    "capturable",
+    "fused",
+)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Methods of a policy that can be replaced on the object, in place of its networks.
+REPLACEABLE = frozenset({"forward", "evaluate_actions", "predict_values", "extract_features", "get_distribution"})
+
+
+def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer) -> None:
+    """Look at a policy and its rollout buffer without compiling anything.
+
+    Raises:
+        NotServedError: With the reason.
+    """
+    if policy.device.type != "cpu":
+        raise NotServedError(f"it works on the CPU, and `device` is {policy.device}")
+    if type(policy) not in POLICIES:
+        raise NotServedError(f"it does not know the policy {type(policy).__name__}")
+    if policy.use_sde:
+        raise NotServedError("`use_sde` is set")
+    _check_spaces(policy.observation_space, policy.action_space)
+    known = EpisodeBuffer if isinstance(buffer, EpisodeMixin) else RolloutBuffer
+    for name in ("get", "add", "_get_samples"):
+        if getattr(type(buffer), name) is not getattr(known, name):
+            raise NotServedError(f"the buffer {type(buffer).__name__} has its own `{name}`")
+    _check_modules(policy)
+    _check_optimizer(policy)
+
+
+def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    if isinstance(observation_space, spaces.Box):
+        if is_image_space(observation_space):
+            raise NotServedError("observations are images")
+    elif not (
+        (isinstance(observation_space, spaces.Discrete) and observation_space.start == 0)
+        or (isinstance(observation_space, spaces.MultiBinary))
+    ):
+        raise NotServedError(f"observations are {observation_space}")
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim > 1:
+        raise NotServedError(f"actions are {action_space}")
+
+
+def _check_modules(policy: ActorCriticPolicy) -> None:
+    if not REPLACEABLE.isdisjoint(vars(policy)):
+        raise NotServedError("a method of the policy was replaced")
+    extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
+    if any(type(extractor) is not FlattenExtractor for extractor in extractors):
+        raise NotServedError(f"the features extractor is a {type(policy.features_extractor).__name__}")
+    if type(policy.mlp_extractor) is not MlpExtractor:
+        raise NotServedError(f"the networks are a {type(policy.mlp_extractor).__name__}")
+    for module in policy.modules():
+        if any(getattr(module, name) for name in HOOKS):
+            raise NotServedError(f"a {type(module).__name__} has a hook")
+    known = [
+        parameter
+        for linear, _ in (*actor_layers(policy), *critic_layers(policy))
+        for parameter in (linear.weight, linear.bias)
+    ]
+    known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
+    if {id(parameter) for parameter in known} != {id(parameter) for parameter in policy.parameters()}:
+        raise NotServedError("the policy has parameters beyond those of its layers")
+    if len({id(parameter) for parameter in known}) != len(known):
+        raise NotServedError("layers share parameters")
+    for parameter in known:
+        if parameter.dtype != th.float32 or not parameter.is_contiguous() or parameter.device.type != "cpu":
+            raise NotServedError("a parameter is no plain array of float32 on the CPU")
+        if is_special(parameter):
+            raise NotServedError("a parameter is frozen or has a hook")
+
+
+def is_special(parameter: th.Tensor) -> bool:
+    """Whether a parameter is frozen or has a hook."""
+    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+    return bool(hooks) or not parameter.requires_grad
+
+
+def actor_layers(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
+    """The actor's linear layers, each with its activation; the heads come last."""
+    std_net = getattr(policy, "log_std_net", None)
+    heads = _pairs([policy.action_net]) + ([] if std_net is None else _pairs([std_net]))
+    return _pairs(policy.mlp_extractor.policy_net) + heads
+
+
+def critic_layers(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
+    """The critic's linear layers, each with its activation; none for an actor without a critic."""
+    if isinstance(policy.value_net, ZeroValue):
+        return []
+    return _pairs(policy.mlp_extractor.value_net) + _pairs([policy.value_net])
+
+
+def _pairs(modules: Iterable[nn.Module]) -> list[tuple[nn.Linear, nn.Module]]:
+    """Linear layers, each with the activation that follows it."""
+    pairs: list[tuple[nn.Linear, nn.Module]] = []
+    for module in modules:
+        if type(module) is nn.Linear and module.bias is not None:
+            pairs.append((module, nn.Identity()))
+        elif type(module) in ACTIVATIONS and pairs and type(pairs[-1][1]) is nn.Identity:
+            if isinstance(module, nn.GELU) and module.approximate != "none":
+                raise NotServedError("an activation is an approximate GELU")
+            pairs[-1] = (pairs[-1][0], module)
+        else:
+            raise NotServedError(f"the networks have a {type(module).__name__}")
+    return pairs
+
+
+def optimizer_options(group: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+    """The parameters and options of an optimiser's group, except the learning rate, which may change."""
+    options = {name: value for name, value in group.items() if name not in ("lr", "initial_lr", "params")}
+    return [*map(id, group["params"])], options
+
+
+def _check_optimizer(policy: ActorCriticPolicy) -> None:
+    optimizer = policy.optimizer
+    if type(optimizer) not in OPTIMIZERS:
+        raise NotServedError(f"the optimiser is {type(optimizer).__name__}")
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
+        raise NotServedError("the optimiser has a hook or a `step` of its own")
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if {id(parameter) for parameter in held} != {id(parameter) for parameter in policy.parameters()}:
+        raise NotServedError("the optimiser does not hold the policy's parameters")
+    first = optimizer.param_groups[0]
+    for group in optimizer.param_groups:
+        for option in _CHANGE_THE_FORMULA:
+            if group.get(option):
+                raise NotServedError(f"the optimiser's `{option}` is {group[option]}")
+        if any(group.get(name) != first.get(name) for name in ("betas", "alpha", "eps")):
+            raise NotServedError("the optimiser's groups differ in more than their learning rate")

@@ -1,0 +1,278 @@
+"""The tables that the kernels read: addresses of parameters, of the optimiser's state and of working memory."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch import nn
+
+from pg_agents import estimators
+from pg_agents.contract import NotServedError
+from pg_agents.engines.mlp.served import (
+    ACTIVATIONS,
+    HOOKS,
+    REPLACEABLE,
+    actor_layers,
+    critic_layers,
+    is_special,
+    optimizer_options,
+)
+
+
+@cache
+def load_kernels() -> ModuleType:
+    """Import the compiled kernels; the first time on a machine, that compiles them.
+
+    Raises:
+        NotServedError: Numba is missing, does not work, or has nowhere to keep what it compiles.
+    """
+    if importlib.util.find_spec("numba") is None:
+        raise NotServedError("Numba is not installed (pip install numba)")
+    try:
+        import numba
+
+        if numba.config.DISABLE_JIT:  # type: ignore[attr-defined] # set when Numba is imported
+            raise NotServedError("NUMBA_DISABLE_JIT is set")
+        from pg_agents.engines.mlp import kernels, scan
+    except NotServedError:
+        raise
+    except Exception as error:  # whatever it is that does not work, training can go on without
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NotServedError(f"Numba cannot compile, or cannot keep what it compiled ({first_line})") from error
+    estimators.use_scan(scan.discounted_sums)
+    return kernels
+
+
+class Program:
+    """The tables of one policy, and the memory that their addresses point into.
+
+    Args:
+        policy: A policy that `check_served` lets through.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        kernels = self.kernels = load_kernels()
+        self.policy = policy
+        observation_space, action_space = policy.observation_space, policy.action_space
+        self._owners: list[Any] = []
+        self._zero = self._zeros(1)
+        self._bound: tuple[Any, ...] | None = None
+        actor, critic = actor_layers(policy), critic_layers(policy)
+        row = self.policies = self._table(kernels.POLICY, 1)
+        self.n_features = actor[0][0].in_features
+        row["one_hot"] = isinstance(observation_space, spaces.Discrete)
+        self.n_observation = 1 if row["one_hot"] else self.n_features
+        row["n_observation"], row["n_features"] = self.n_observation, self.n_features
+        row["has_critic"] = bool(critic)
+        sizes = self._sizes = _sizes(action_space)
+        kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
+        row["distribution"] = getattr(kernels, kind)
+        n_outputs = int(policy.action_net.out_features)  # type: ignore[arg-type] # a Linear, as was checked
+        self.n_actions = len(sizes) or n_outputs
+        self.is_gaussian, self.is_categorical = kind == "GAUSSIAN", kind == "CATEGORICAL"
+        row["n_actions"], row["n_outputs"] = self.n_actions, n_outputs
+        row["sizes"] = self._address(np.array(sizes, dtype=np.int64))
+        has_log_std = isinstance(getattr(policy, "log_std", None), nn.Parameter)
+        row["log_stds"], row["actions"] = (
+            self._zeros(n_outputs * kernels.BLOCK),
+            self._zeros(self.n_actions * kernels.BLOCK),
+        )
+        for name in ("log_prob", "entropy", "scratch", "weights"):
+            row[name] = self._zeros(kernels.BLOCK)
+
+        self.layers = self._table(kernels.LAYER, len(actor) + len(critic))
+        self.tensors = self._table(kernels.TENSOR, 2 * len(self.layers) + has_log_std)
+        self.towers = self._table(kernels.TOWER, 2)
+        self.parameters: list[th.Tensor] = []
+        first = 0
+        for tower, pairs in zip(self.towers, (actor, critic), strict=True):
+            # Each has an input of its own, as two threads may fill them.
+            tower["input"], tower["input_rows"] = (
+                self._zeros(self._padded(self.n_features) * kernels.BLOCK) for _ in range(2)
+            )
+            extra = policy.log_std if pairs is actor and has_log_std else None
+            n_heads = 0 if not pairs else 2 if pairs is actor and hasattr(policy, "log_std_net") else 1
+            self._lay_out(tower, first, pairs, n_heads, extra)
+            first += len(pairs)
+        self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
+        self._remember()
+
+    def _padded(self, size: int) -> int:
+        lanes: int = self.kernels.LANES
+        return -(-size // lanes) * lanes
+
+    def _table(self, dtype: np.dtype[Any], rows: int) -> np.ndarray:
+        return np.zeros(rows, dtype=dtype)
+
+    def _address(self, array: np.ndarray) -> int:
+        self._owners.append(array)
+        return int(array.ctypes.data)
+
+    def _zeros(self, size: int) -> int:
+        """Address of so many zeros, at the beginning of a cache line."""
+        array = np.zeros(size + 16, dtype=np.float32)
+        return self._address(array) + -array.ctypes.data % 64
+
+    def _lay_out(
+        self,
+        tower: Any,
+        first: int,
+        pairs: list[tuple[nn.Linear, nn.Module]],
+        n_heads: int,
+        extra: nn.Parameter | None,
+    ) -> None:
+        """Fill in the layers and tensors of a tower, in the order of the parameters that are appended."""
+        block, n_hidden = self.kernels.BLOCK, len(pairs) - n_heads
+        tower["first_layer"], tower["n_hidden"], tower["n_heads"] = first, n_hidden, n_heads
+        tower["first_tensor"] = len(self.parameters)
+        size = sum(linear.out_features * (self._padded(linear.in_features) + 1) for linear, _ in pairs)
+        size += 0 if extra is None else extra.numel()
+        gradient = tower["gradient"] = self._zeros(size)
+        tower["gradient_size"] = size
+        input_, input_rows = tower["input"], tower["input_rows"]
+        for index, (linear, activation) in enumerate(pairs, first):
+            layer = self.layers[index]
+            n_in, n_out, width = linear.in_features, linear.out_features, self._padded(linear.in_features)
+            layer["n_in"], layer["n_out"] = n_in, n_out
+            layer["activation"] = getattr(self.kernels, ACTIVATIONS[type(activation)])
+            layer["slope_below_0"] = getattr(activation, "alpha", getattr(activation, "negative_slope", 0))
+            layer["weight"], layer["bias"] = linear.weight.data_ptr(), linear.bias.data_ptr()
+            layer["weight_grad"], layer["bias_grad"] = gradient, gradient + 4 * n_out * width
+            self._add_tensor(linear.weight, n_out, n_in, gradient, width)
+            self._add_tensor(linear.bias, 1, n_out, gradient + 4 * n_out * width, n_out)
+            gradient += 4 * n_out * (width + 1)
+            layer["input"], layer["input_rows"] = input_, input_rows
+            layer["zero"] = self._zero
+            for name in ("output", "derivative", "delta"):
+                # Rows up to a multiple of 16: they are transposed in tiles.
+                layer[name] = self._zeros(self._padded(n_out) * block)
+            if index < first + n_hidden:
+                input_, input_rows = layer["output"], self._zeros(block * self._padded(n_out))
+        if extra is not None:
+            self.policies["log_std"], self.policies["log_std_grad"] = extra.data_ptr(), gradient
+            self._add_tensor(extra, 1, extra.numel(), gradient, extra.numel())
+        tower["n_tensors"] = len(self.parameters) - tower["first_tensor"]
+
+    def _add_tensor(self, parameter: th.Tensor, rows: int, columns: int, gradient: int, gradient_row: int) -> None:
+        tensor = self.tensors[len(self.parameters)]
+        tensor["rows"], tensor["columns"], tensor["value"] = rows, columns, parameter.data_ptr()
+        tensor["gradient"], tensor["gradient_row"] = gradient, gradient_row
+        self.parameters.append(parameter)
+
+    def _remember(self) -> None:
+        """Keep the state that `fits` compares: `check_served` would cost as much as a short rollout."""
+        policy, optimizer = self.policy, self.policy.optimizer
+        modules = list(policy.modules())
+        self._children = [(module._modules, list(module._modules.values())) for module in modules if module._modules]
+        self._held = [
+            (module._parameters, [*map(id, module._parameters.values())]) for module in modules if module._parameters
+        ]
+        self._hooks = [getattr(module, name) for module in modules for name in HOOKS]
+        self._hooks += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+        self._options = [optimizer_options(group) for group in optimizer.param_groups]
+        self._optimizer = optimizer
+        self.addresses = [parameter.data_ptr() for parameter in self.parameters]
+        # Keeps the addresses valid after a parameter is given other memory.
+        self._memory = [parameter.detach() for parameter in self.parameters]
+
+    def check_actions(self, actions: np.ndarray) -> None:
+        """Refuse stored actions outside their space, before the kernels take them for indices.
+
+        Raises:
+            IndexError: An action is outside its space; an environment or a callback has changed it.
+        """
+        flat = actions.reshape(-1, self.n_actions)
+        if flat.min() < 0 or (flat.max(axis=0) >= self._sizes).any():
+            raise IndexError(
+                f"A stored action is outside the action space, whose sizes are {self._sizes}: something has changed it "
+                "since it was drawn."
+            )
+
+    def fits(self, policy: ActorCriticPolicy) -> bool:
+        """Whether the policy is unchanged, apart from values, since the tables were made."""
+        optimizer = policy.optimizer
+        return (
+            policy is self.policy
+            and optimizer is self._optimizer
+            and all(list(children.values()) == before for children, before in self._children)
+            and all([*map(id, held.values())] == before for held, before in self._held)
+            and not any(self._hooks)
+            and REPLACEABLE.isdisjoint(vars(policy))
+            and "step" not in vars(optimizer)
+            and not any(is_special(parameter) for parameter in self.parameters)
+            and [parameter.data_ptr() for parameter in self.parameters] == self.addresses
+            and [optimizer_options(group) for group in optimizer.param_groups] == self._options
+        )
+
+    def bind_optimizer(self, trains_critic: bool) -> None:
+        """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
+        optimizer = self.policy.optimizer
+        n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
+        if (
+            (optimizer, n_trained) != self._bound
+            or any(
+                optimizer.state.get(parameter) is not state
+                for parameter, state in zip(self.parameters, self._states, strict=False)
+            )
+            or any(
+                state.get(name) is not tensor or tensor.data_ptr() != address
+                for state, name, tensor, address in self._bound_tensors
+            )
+        ):
+            self._bind_state(optimizer, self.parameters[:n_trained])
+            self._bound = optimizer, n_trained
+        rates = np.array([group["lr"] for group in optimizer.param_groups])
+        self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
+
+    def _bind_state(self, optimizer: th.optim.Optimizer, trained: list[th.Tensor]) -> None:
+        group_of = {
+            id(parameter): number
+            for number, group in enumerate(optimizer.param_groups)
+            for parameter in group["params"]
+        }
+        self._groups = np.array([group_of[id(parameter)] for parameter in self.parameters])
+        self._states = [optimizer.state[parameter] for parameter in trained]
+        self._bound_tensors: list[tuple[dict[str, Any], str, th.Tensor, int]] = []
+        adam = isinstance(optimizer, th.optim.Adam)
+        names = {"mean": "exp_avg", "square": "exp_avg_sq"} if adam else {"square": "square_avg"}
+        for row, parameter, state in zip(self.tensors, trained, self._states, strict=False):
+            if not state:
+                _initialise(optimizer, parameter, state)
+            row["step"] = 0
+            for column, name in {**names, "step": "step"}.items():
+                tensor = state[name]
+                if isinstance(tensor, th.Tensor):
+                    row[column] = tensor.data_ptr()
+                    self._bound_tensors.append((state, name, tensor, tensor.data_ptr()))
+        self._state_memory = [tensor.detach() for _, _, tensor, _ in self._bound_tensors]
+
+    def count_steps(self, n_steps: int) -> None:
+        """Count steps where the optimiser counts them in a Python number, which the kernels cannot reach."""
+        if not isinstance(self._states[0]["step"], th.Tensor):
+            for state in self._states:
+                state["step"] += n_steps
+
+
+def _sizes(action_space: spaces.Space[Any]) -> list[int]:
+    if isinstance(action_space, spaces.Discrete):
+        return [int(action_space.n)]
+    return [int(n) for n in action_space.nvec] if isinstance(action_space, spaces.MultiDiscrete) else []
+
+
+def _initialise(optimizer: th.optim.Optimizer, parameter: th.Tensor, state: dict[str, Any]) -> None:
+    """The optimiser's own first state."""
+    tf_like = isinstance(optimizer, RMSpropTFLike)
+    state["step"] = 0 if tf_like else th.tensor(0.0)
+    if isinstance(optimizer, th.optim.Adam):
+        state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
+        state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].detach(), state["exp_avg_sq"].detach()
+    else:
+        state["square_avg"] = (th.ones_like if tf_like else th.zeros_like)(parameter).detach()

@@ -1,0 +1,48 @@
+"""How many threads torch and the compiled engine use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+
+SMALL_LAYER = 2**18  # numbers; larger layers gain from several threads
+
+_available = ContextVar("available", default=1)
+
+
+def available() -> int:
+    """The number of threads that an engine may use: torch's, as it was before `for_policy` restricted torch."""
+    return _available.get()
+
+
+@contextmanager
+def allowed(n_threads: int) -> Iterator[None]:
+    """Let engines use so many threads."""
+    token = _available.set(n_threads)
+    try:
+        yield
+    finally:
+        _available.reset(token)
+
+
+@contextmanager
+def for_policy(policy: BasePolicy) -> Iterator[None]:
+    """One thread for torch while a small network trains on the CPU: more would wait longer than they compute."""
+    before = th.get_num_threads()
+    # A convolution has few parameters and much to compute.
+    small = policy.device.type == "cpu" and all(
+        parameter.numel() <= SMALL_LAYER and parameter.dim() <= 2 for parameter in policy.parameters()
+    )
+    restricts = small and before > 1
+    if restricts:
+        th.set_num_threads(1)
+    try:
+        with allowed(before):
+            yield
+    finally:
+        if restricts:
+            th.set_num_threads(before)

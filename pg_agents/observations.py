@@ -1,0 +1,77 @@
+"""Checks of observations and rewards; each failure names the environment and the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+LARGEST = np.finfo(np.float32).max
+
+
+def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int, step: int, key: str = "") -> None:
+    """Refuse observations of `n_envs` environments that do not fit their space, or are not finite.
+
+    Bounds of a Box are not checked: many environments leave theirs, and learning does not depend on them.
+
+    Args:
+        observations: As a VecEnv returns them.
+        space: The space of one environment's observation.
+        n_envs: Number of environments.
+        step: Environment steps taken so far, for the message.
+        key: Key of the observation in a Dict space, for the message.
+
+    Raises:
+        ValueError: Wrong keys or shape, a category that does not exist, NaN or infinity.
+    """
+    name = f"observation {key!r}" if key else "observation"
+    if isinstance(space, spaces.Dict):
+        given = sorted(observations) if isinstance(observations, dict) else type(observations).__name__
+        if given != sorted(space.spaces):
+            raise ValueError(
+                f"The {name} after {step} steps has {given}, but the observation space has {sorted(space.spaces)}."
+            )
+        for subkey, subspace in space.spaces.items():
+            check_observations(observations[subkey], subspace, n_envs, step, subkey)
+        return
+    expected = (n_envs, *(space.shape or ()))
+    if np.shape(observations) not in (expected, (*expected, 1)):
+        raise ValueError(
+            f"The {name} after {step} steps has shape {np.shape(observations)}, but {n_envs} environments with the "
+            f"observation space {space} give {expected}."
+        )
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        categories = np.reshape(observations, expected)
+        low, size = _categories(space)
+        wrong = ~((categories >= low) & (categories < low + size) & (categories == np.floor(categories)))
+        if wrong.any():
+            env = _first(wrong)
+            raise ValueError(
+                f"The {name} of environment {env} is {categories[env]}, outside its space {space}, after {step} steps "
+                "in all."
+            )
+    else:
+        check_finite(name, observations, step)
+
+
+def check_finite(name: str, values: np.ndarray, step: int) -> None:
+    """Refuse NaN and infinity, also what is infinite in float32, in an array whose first axis counts environments.
+
+    Raises:
+        ValueError: A value is not finite; the message names the environment.
+    """
+    if values.dtype.kind == "f" and not (np.abs(values) <= LARGEST).all():
+        env = _first(~(np.abs(values) <= LARGEST))
+        raise ValueError(f"The {name} of environment {env} is not finite, after {step} steps in all: {values[env]}.")
+
+
+def _categories(space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary) -> tuple[Any, Any]:
+    """The first category of each component, and how many there are."""
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 2
+    return space.start, space.n if isinstance(space, spaces.Discrete) else space.nvec
+
+
+def _first(wrong: np.ndarray) -> int:
+    return int(np.argwhere(wrong)[0][0])
