@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 import torch as th
+from fakes import ALL, SHORT, Spy, TinyEnv, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from tiny import ALL, SHORT, Spy, TinyEnv, short, tiny_vec_env, weights
 from torch import nn
 
 import pg_agents.engines

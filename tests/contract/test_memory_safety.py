@@ -4,10 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from fakes import TinyEnv, same, short, weights
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
-from tiny import TinyEnv, same, short, weights
 
 from pg_agents import A2C, PPO, REINFORCE
 from pg_agents.engines.mlp import MLPEngine

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pettingzoo
 import pytest
+from fakes import ALL, SHORT
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
@@ -14,7 +15,6 @@ from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
-from tiny import ALL, SHORT
 
 from pg_agents import A2C, PPO
 from pg_envs.games.callbacks import SnapshotCallback
