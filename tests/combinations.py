@@ -1,6 +1,6 @@
 """Combinations of parameters that say as much as their product, or nearly, in far fewer tests.
 
-Values are given as a dictionary, whose keys become the names of the tests, or as a list, of which `str` makes names.
+Values are given as a dictionary, whose keys become the names of the tests, or as a list.
 """
 
 import itertools
@@ -44,7 +44,9 @@ def _pairs(row):
 
 
 def _named(values):
-    return list(values.items()) if isinstance(values, dict) else [(str(value), value) for value in values]
+    if isinstance(values, dict):
+        return list(values.items())
+    return [(getattr(value, "__name__", str(value)), value) for value in values]
 
 
 def _row(chosen):

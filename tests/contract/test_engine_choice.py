@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch as th
+from combinations import each_pair, each_value
 from fakes import ALL, SHORT, Spy, TinyEnv, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -41,12 +42,10 @@ def why_not(printed):
 # What the engine is for
 
 
-@every_algorithm
-@pytest.mark.parametrize(
-    "action_space",
-    [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)],
-    ids=str,
-)
+KINDS = [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
+
+
+@pytest.mark.parametrize(("cls", "action_space"), each_value(ALL, KINDS))
 def test_small_networks_on_the_cpu_are_served_and_nobody_needs_to_know(cls, action_space, capsys):
     agent = short(cls, TinyEnv(action_space), verbose=1).learn(8)
     assert agent.engine == "auto"
@@ -573,17 +572,15 @@ NOT_FINITE = [
     ("return", np.inf),
     ("return", np.nan),
     ("return", 1e30),
-    ("log_prob", np.nan),
     ("parameter", np.nan),
     ("value parameter", np.nan),
     ("value parameter", np.inf),
 ]
 
 
+# A2C's loss has no old log-probabilities.
 @pytest.mark.parametrize(
-    ("cls", "what"),
-    [(PPO, what) for what in NOT_FINITE] + [(A2C, what) for what in NOT_FINITE if what[0] != "log_prob"],
-    ids=str,
+    ("what", "cls"), [*each_value(NOT_FINITE, [A2C, PPO]), pytest.param(("log_prob", np.nan), PPO, id="log_prob")]
 )
 def test_a_loss_that_is_not_finite_is_refused_in_the_same_words(cls, what):
     kwargs = {"batch_size": 32, "n_epochs": 1, "normalize_advantage": False} if cls is PPO else {}
@@ -663,8 +660,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize("cls", [A2C, PPO, ReinforceBaseline])
+@pytest.mark.parametrize(("fault", "cls"), each_value(FAULTS, [A2C, PPO, ReinforceBaseline]))
 def test_a_faulty_environment_is_named_in_the_same_words_by_both_engines(cls, fault):
     space = fault.get("observation_space", BOX)
     messages = []
@@ -679,12 +675,10 @@ def test_a_faulty_environment_is_named_in_the_same_words_by_both_engines(cls, fa
     assert messages[0] == messages[1]
 
 
-@pytest.mark.parametrize(
-    "activation_fn",
-    [nn.Identity, nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU],
-    ids=lambda cls: cls.__name__,
-)
-@pytest.mark.parametrize("action_space", [spaces.Discrete(2), BOX_ACTIONS, spaces.MultiBinary(2)], ids=str)
+ACTIVATIONS = [nn.Identity, nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU]
+
+
+@pytest.mark.parametrize(("activation_fn", "action_space"), each_value(ACTIVATIONS, KINDS))
 def test_no_layer_hides_a_parameter_that_is_no_number(activation_fn, action_space):
     """It is found by who acts, and by who learns."""
     kwargs = {"policy_kwargs": {"activation_fn": activation_fn, "net_arch": [20, 4]}, "engine": "mlp", "n_steps": 8}
@@ -741,9 +735,9 @@ def test_torchs_threads_are_given_back(engine, error):
     assert th.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("engine", ["autograd", "mlp"])
-@pytest.mark.parametrize("when", ["step", "rollout_start", "rollout_end"])
-@every_algorithm
+@pytest.mark.parametrize(
+    ("cls", "when", "engine"), each_pair(ALL, ["step", "rollout_start", "rollout_end"], ["autograd", "mlp"])
+)
 def test_ctrl_c_in_a_callback_leaves_a_model_that_can_be_saved_and_trained_on(cls, when, engine, tmp_path):
     def interrupt(spy):
         if spy.model.num_timesteps >= 20:
