@@ -112,6 +112,21 @@ def collect(agent):
     return agent
 
 
+def evaluated(agent):
+    """V and log π of what was just collected, by torch, of shape (n_steps, n_envs)."""
+    buffer = agent.rollout_buffer
+    shape = n_steps, n_envs = buffer.values.shape
+    observations = th.as_tensor(buffer.observations.reshape(n_steps * n_envs, *buffer.obs_shape))
+    if isinstance(agent.observation_space, spaces.Discrete):
+        observations = observations.flatten()
+    actions = th.as_tensor(buffer.actions.reshape(n_steps * n_envs, -1).astype(np.float32))
+    if isinstance(agent.action_space, spaces.Discrete):
+        actions = actions.flatten()
+    with th.no_grad():
+        values, log_probs, _ = agent.policy.evaluate_actions(observations, actions)
+    return values.numpy().reshape(shape), log_probs.numpy().reshape(shape)
+
+
 def parameters(agent):
     return {name: value.clone() for name, value in agent.policy.state_dict().items()}
 
@@ -393,6 +408,71 @@ def test_stopping_in_the_first_minibatch_leaves_the_parameters_alone():
     assert "grad_norm" not in metrics
 
 
+# Gradients themselves
+
+
+DISTRIBUTIONS = {
+    "Categorical": {"action_space": ACTION_SPACES["Discrete"]},
+    "MultiCategorical": {"action_space": ACTION_SPACES["MultiDiscrete"]},
+    "Bernoulli": {"action_space": ACTION_SPACES["MultiBinary"]},
+    "DiagGaussian": {"action_space": ACTION_SPACES["Box"]},
+    "state-dependent deviation": {
+        "action_space": ACTION_SPACES["Box"],
+        "policy_kwargs": {"state_dependent_std": True},
+    },
+}
+
+
+def off_the_kinks(agent, clip_range):
+    """Let the old policy and critic be such that ratios and changes of value lie on each side of the clip ranges.
+
+    None is nearer than a twentieth to where the clipped objective or the clipped value loss has a kink.
+    """
+    (values, log_probs), rng = evaluated(agent), np.random.default_rng(0)
+    ratios = rng.choice(np.float32([0.5, 0.9, 1.1, 1.5]), values.shape)
+    changes = rng.choice(np.float32([-0.5, -0.1, 0.1, 0.5]), values.shape)
+    agent.rollout_buffer.log_probs = log_probs - np.log(ratios)
+    agent.rollout_buffer.values = values - changes
+    assert all(abs(ratios - edge).min() > 0.05 for edge in (1 - clip_range, 1 + clip_range))
+    assert abs(abs(changes) - clip_range).min() > 0.05
+
+
+@pytest.mark.parametrize("problem", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+def test_the_kernels_gradient_is_autograds(problem):
+    """Of one minibatch of 96 samples, read from Adam: its first moment is (1 - β_1) g after one step from zero.
+
+    Each number is a sum of 96 terms in float32 whose order differs: 1e-4 of it, and where terms cancel, 1e-5 of the
+    largest number of its parameter.
+    """
+    clip_range = 0.2
+    agent = make(
+        PPO,
+        batch_size=None,
+        n_epochs=1,
+        clip_range=clip_range,
+        clip_range_vf=clip_range,
+        ent_coef=0.1,
+        max_grad_norm=None,
+        **problem,
+    )
+    with th.no_grad():
+        for parameter in agent.policy.parameters():  # none is 0, nor any gradient for that reason
+            parameter += 0.1 * th.randn(parameter.shape)
+    off_the_kinks(collect(agent), clip_range)
+    moment = Moment(agent)
+
+    def gradients(engine):
+        _, optimizer, _ = moment.update(engine)
+        ((beta, _),) = (group["betas"] for group in optimizer["param_groups"])
+        return [optimizer["state"][number]["exp_avg"] / (1 - beta) for number in range(len(names))]
+
+    names = [name for name, _ in agent.policy.named_parameters()]
+    for name, given_, wanted in zip(names, gradients(MLPEngine), gradients(lambda _: AutogradEngine()), strict=True):
+        assert wanted.abs().min() > 0, name
+        rounding = 1e-5 * wanted.abs().max().item()
+        th.testing.assert_close(given_, wanted, rtol=1e-4, atol=rounding, msg=lambda said, name=name: f"{name}: {said}")
+
+
 # Any shape
 
 
@@ -506,19 +586,9 @@ def test_learning_with_two_threads_arrives_at_the_same_bits_as_with_one(critics)
 
 def assert_log_probs_and_values_are_the_policys(agent):
     """To float32's accuracy: of sums of up to 40 numbers, each of order 1 or, in log π of a Gaussian, 10."""
-    buffer, policy = agent.rollout_buffer, agent.policy
-    # In the order in which they were stored.
-    n_steps, n_envs = buffer.values.shape
-    observations = th.as_tensor(buffer.observations.reshape(n_steps * n_envs, *buffer.obs_shape))
-    if isinstance(agent.observation_space, spaces.Discrete):
-        observations = observations.flatten()
-    actions = th.as_tensor(buffer.actions.reshape(n_steps * n_envs, -1).astype(np.float32))
-    if isinstance(agent.action_space, spaces.Discrete):
-        actions = actions.flatten()
-    with th.no_grad():
-        values, log_probs, _ = policy.evaluate_actions(observations, actions)
-    np.testing.assert_allclose(buffer.values.flatten(), values.flatten(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(buffer.log_probs.flatten(), log_probs, rtol=1e-5, atol=1e-5)
+    buffer, (values, log_probs) = agent.rollout_buffer, evaluated(agent)
+    np.testing.assert_allclose(buffer.values, values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(buffer.log_probs, log_probs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_envs", [1, 16, 64, 65, 130])
