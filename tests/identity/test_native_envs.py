@@ -4,10 +4,10 @@ Scripted environments, which do not care for actions, and a policy whose learnin
 advantage and one right return.
 """
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from fakes import ScriptedEnv
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
@@ -24,31 +24,20 @@ every_engine = pytest.mark.parametrize("engine", ["autograd", "mlp"])
 EPISODES = [REINFORCE, ReinforceBaseline]
 
 
-class Scripted(gym.Env):
-    """Episode k has `lengths[k]` steps and ends in turn by termination and by a time limit.
-
-    The observation is (environment, episode, t), the reward a number of its own in each step.
-    """
+class Scripted(ScriptedEnv):
+    """The observation is (environment, episode, t), the reward a number of its own in each step."""
 
     observation_space = spaces.Box(-1, np.inf, (3,), np.float32)
-    action_space = spaces.Discrete(2)
 
     def __init__(self, number, *lengths):
-        self.number, self.lengths, self.episode = number, lengths, -1
+        super().__init__(*lengths, time_limit=None)
+        self.number = number
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.episode, self.t = self.episode + 1, 0
-        return self._observation(), {}
-
-    def step(self, action):
-        self.t += 1
-        over = self.t == self.lengths[self.episode % len(self.lengths)]
-        reward = np.cos(self.number + 3 * self.episode + 0.7 * self.t)
-        return self._observation(), reward, over and self.episode % 2 == 0, over and self.episode % 2 == 1, {}
-
-    def _observation(self):
+    def observe(self):
         return np.array([self.number, self.episode, self.t], dtype=np.float32)
+
+    def reward(self):
+        return np.cos(self.number + 3 * self.episode + 0.7 * self.t)
 
 
 class TrainedOn(BaseCallback):
