@@ -56,7 +56,7 @@ class FaultyEnv(TinyEnv):
         error: What is then raised.
     """
 
-    def __init__(self, action_space=None, observation_space=None, *, at=13, observation=None, reward=None, error=None,
+    def __init__(self, action_space=None, observation_space=None, *, at=18, observation=None, reward=None, error=None,
                  **kwargs):  # fmt: skip
         super().__init__(action_space, observation_space, **kwargs)
         self.at, self.observation, self.reward, self.error = at, observation, reward, error

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 from combinations import each_pair, each_value
-from fakes import ALL, SHORT, Spy, TinyEnv, short, tiny_vec_env, weights
+from fakes import ALL, SHORT, FaultyEnv, Spy, TinyEnv, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
@@ -624,22 +624,6 @@ def test_the_minibatches_before_one_that_is_not_finite_were_learnt_from():
         th.testing.assert_close(results[1][2][name], value, rtol=0, atol=1e-3 * agent.learning_rate)
 
 
-class Faulty(TinyEnv):
-    """One observation or reward, of its k-th step, is what it is told."""
-
-    def __init__(self, at=13, observation=None, reward=None, time_limit=False, **kwargs):
-        super().__init__(time_limit=time_limit, **kwargs)
-        self.at, self.observation, self.reward, self.steps = at, observation, reward, 0
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = super().step(action)
-        self.steps += 1
-        if self.steps == self.at:
-            observation = observation if self.observation is None else self.observation
-            reward = reward if self.reward is None else self.reward
-        return observation, reward, terminated, truncated, info
-
-
 FAULTS = {
     "NaN": {"observation": np.float32([0, np.nan, 0])},
     "infinity": {"observation": np.float32([0, 0, -np.inf])},
@@ -665,7 +649,7 @@ def test_a_faulty_environment_is_named_in_the_same_words_by_both_engines(cls, fa
     space = fault.get("observation_space", BOX)
     messages = []
     for engine in ("autograd", "mlp"):
-        env = DummyVecEnv([lambda: TinyEnv(observation_space=space), lambda: Faulty(**fault)])
+        env = DummyVecEnv([lambda: TinyEnv(observation_space=space), lambda: FaultyEnv(**fault)])
         agent = short(cls, env, engine=engine)
         before = weights(agent)
         with pytest.raises(ValueError, match=r"environment 1.* after \d+ steps in all") as error:

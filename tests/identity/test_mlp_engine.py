@@ -11,10 +11,10 @@ import pytest
 import stable_baselines3
 import torch as th
 from combinations import each_value
+from fakes import Spy
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule, set_random_seed
@@ -774,25 +774,9 @@ def test_normalised_observations_are_acted_on_and_stored_as_they_are():
 # One memory
 
 
-class During(BaseCallback):
-    """Calls functions of the model when something happens."""
-
-    def __init__(self, step=None, rollout_start=None, rollout_end=None):
-        super().__init__()
-        self.step, self.rollout_start, self.rollout_end = step, rollout_start, rollout_end
-
-    def _on_step(self):
-        if self.step is not None:
-            self.step(self.model)
-        return True
-
-    def _on_rollout_start(self):
-        if self.rollout_start is not None:
-            self.rollout_start(self.model)
-
-    def _on_rollout_end(self):
-        if self.rollout_end is not None:
-            self.rollout_end(self.model)
+def during(**at):
+    """Does something to the agent at some events."""
+    return Spy(**{event: lambda spy, act=act: act(spy.model) for event, act in at.items()})
 
 
 @every_algorithm
@@ -820,7 +804,7 @@ def test_training_is_seen_by_whoever_looks_at_the_policy(cls, tmp_path):
         n_steps = next(iter(state.values()))["step"].item() if state else 0
         seen.append((n_steps, probabilities.numpy().tobytes()))
 
-    make(cls, n_envs=1).learn(150, callback=During(rollout_start=look))
+    make(cls, n_envs=1).learn(150, callback=during(rollout_start=look))
     counts, probabilities = zip(*seen, strict=True)
     assert len(seen) > 2
     # 32 steps in batches of 24 are 2 minibatches, 3 times.
@@ -852,7 +836,7 @@ def test_parameters_that_a_callback_sets_in_mid_rollout_act_at_once(way):
                     parameter.copy_(new[name])
 
     agent = make(A2C, n_steps=12)
-    agent.learn(36, callback=During(step=change))
+    agent.learn(36, callback=during(step=change))
     buffer = agent.rollout_buffer
     values = buffer.values.reshape(3, 12).T if buffer.generator_ready else buffer.values
     actions = buffer.actions.reshape(3, 12).T if buffer.generator_ready else buffer.actions
@@ -867,7 +851,7 @@ def test_an_optimiser_that_a_callback_resets_begins_anew():
         empty = agent.policy.optimizer_class(agent.policy.parameters(), lr=1e-3, **agent.policy.optimizer_kwargs)
         agent.policy.optimizer.load_state_dict(empty.state_dict())
 
-    agent = make(PPO).learn(96 * 3, callback=During(rollout_end=reset_it))
+    agent = make(PPO).learn(96 * 3, callback=during(rollout_end=reset_it))
     steps = {state["step"].item() for state in agent.policy.optimizer.state.values()}
     assert steps == {3 * 4}  # 3 epochs of 4 minibatches
 
@@ -893,7 +877,7 @@ def test_moments_that_a_callback_sets_are_those_that_are_learnt_with(way):
         if agent.num_timesteps == 2 * 96:
             change(agent)
 
-    agent = make(PPO).learn(2 * 96, callback=During(rollout_end=at_the_second))
+    agent = make(PPO).learn(2 * 96, callback=during(rollout_end=at_the_second))
     assert agent._n_updates == 2 * 3
     for state in agent.policy.optimizer.state.values():
         assert state["step"] == 100 + 12
