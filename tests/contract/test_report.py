@@ -31,6 +31,22 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr(statistics, "N_RESAMPLES", 50)
 
 
+@pytest.fixture
+def drawn():
+    """For tests that look at figures."""
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(request, monkeypatch):
+    """All other tests write reports with blank ones: drawing takes most of the time."""
+
+    def blank(figure, file, *, format, **options):
+        file.write("<svg></svg>" if format == "svg" else b"")
+
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", blank)
+
+
 def findings(folder, *chosen):
     results = read(folder)
     return Findings(results, list(chosen) or pairs(results.algos))
@@ -616,7 +632,7 @@ def test_the_tables_are_there_for_pandas(reported):
         pd.testing.assert_frame_equal(again, getattr(results, name), check_dtype=False)
 
 
-def test_the_same_results_give_the_same_files_byte_for_byte(reported, tmp_path):
+def test_the_same_results_give_the_same_files_byte_for_byte(reported, drawn, tmp_path):
     np.random.seed(7)  # noqa: NPY002 - whatever state NumPy's generator is in
     write_report(reported.folder, output=tmp_path / "again")
     names = {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*")}
@@ -664,7 +680,7 @@ def test_trainings_without_curves_have_a_report_too(tmp_path):
     assert "CartPole-v1_steps" not in (tmp_path / "report.md").read_text()
 
 
-def test_many_algorithms_and_environments_have_a_report_too(tmp_path):
+def test_many_algorithms_and_environments_have_a_report_too(tmp_path, drawn):
     algos, envs = [*(f"a{i}" for i in range(6)), "sb3/ppo"], ["A-v0", "B-v0"]  # more than there are colours
     scores = {algo: {env: spread(i, 1.0, 3) for env in envs} for i, algo in enumerate(algos)}
     write_report(write_results(tmp_path, scores, random=dict.fromkeys(envs, -5.0)))
@@ -792,7 +808,7 @@ def test_markup_of_names_and_messages_cannot_break_the_page():
     assert "| a\\|b |\n| --- |\n| c\\|d |" in markdown(blocks)
 
 
-def test_drawing_leaves_matplotlibs_settings_alone():
+def test_drawing_leaves_matplotlibs_settings_alone(drawn):
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
