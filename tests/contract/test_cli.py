@@ -409,8 +409,19 @@ def test_the_command_line_overrides_the_conf_file_which_overrides_what_is_instal
     assert model.policy.mlp_extractor.policy_net[0].out_features == 4
 
 
-@pytest.mark.parametrize("algo", ["reinforce", "reinforce_baseline", "a2c", "ppo", "sb3/a2c", "contrib/recurrentppo"])
-@pytest.mark.parametrize(("env", "policy"), [("Dict", "MultiInput"), ("Image", "Cnn"), ("Vector", "Mlp")])
+# Each algorithm with one kind of observations, and each kind with one algorithm of ours and one of others.
+@pytest.mark.parametrize(
+    ("algo", "env", "policy"),
+    [
+        ("reinforce", "Dict", "MultiInput"),
+        ("reinforce_baseline", "Image", "Cnn"),
+        ("a2c", "Vector", "Mlp"),
+        ("ppo", "Image", "Cnn"),
+        ("sb3/a2c", "Dict", "MultiInput"),
+        ("sb3/ppo", "Image", "Cnn"),
+        ("contrib/recurrentppo", "Vector", "Mlp"),
+    ],
+)
 def test_any_algorithm_finds_the_policy_for_any_observations(my_envs, capsys, algo, env, policy):
     assert (
         main(["train", "-n", "8", "--algo", algo, "--env", f"My/{env}-v0", "--verbose", "0", *my_envs, *few(algo)]) == 0

@@ -96,7 +96,7 @@ def test_reinforce_has_the_exact_gradient_as_its_mean(kwargs, baseline):
     agent = REINFORCE(
         TabularPolicy, env, learning_rate=0.0, n_episodes=3, baseline=baseline, policy_kwargs=SGD, seed=1, **kwargs
     )
-    assert_unbiased(sampled_gradients(agent, 500), exact_gradient(kwargs["gamma"]))
+    assert_unbiased(sampled_gradients(agent, 300), exact_gradient(kwargs["gamma"]))
 
 
 def test_without_discounted_updates_the_mean_is_another_one():
@@ -106,7 +106,7 @@ def test_without_discounted_updates_the_mean_is_another_one():
     """
     env = make_vec_env(TwoStates, 8)
     agent = REINFORCE(TabularPolicy, env, learning_rate=0.0, n_episodes=3, gamma=0.7, policy_kwargs=SGD, seed=1)
-    assert distance(sampled_gradients(agent, 500), exact_gradient(0.7)).max() > 7
+    assert distance(sampled_gradients(agent, 300), exact_gradient(0.7)).max() > 7
 
 
 class TabularActorCritic(ActorCriticPolicy):
@@ -126,7 +126,7 @@ def test_a_wrong_critic_leaves_the_mean_of_reinforce_with_baseline_exact():
     agent = ReinforceBaseline(
         TabularActorCritic, env, learning_rate=0.0, n_episodes=3, gamma=1.0, policy_kwargs=SGD, seed=1
     )
-    assert_unbiased(sampled_gradients(agent, 500), exact_gradient(1.0))
+    assert_unbiased(sampled_gradients(agent, 300), exact_gradient(1.0))
 
 
 def test_each_baseline_has_less_variance_than_none():
