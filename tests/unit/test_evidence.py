@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from prose import saying, says
+from prose import says
 
 from pg_zoo import evidence
 from pg_zoo.cli import main
@@ -213,7 +213,7 @@ def test_a_mistake_is_one_line(argv, said, capsys, tmp_path, monkeypatch):
 
 def test_results_of_another_version_are_refused(results):
     add_cells(results, format=2)
-    with pytest.raises(UserError, match=saying("format 2", 1)):
+    with pytest.raises(UserError, match=r"has format 2, but this version of pg-agents reads 1"):
         evidence.read_cells(results)
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents
 
 def test_a_file_that_is_no_evidence_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"algo": "ppo"}')
-    with pytest.raises(UserError, match=saying("x.json", "no evidence")):
+    with pytest.raises(UserError, match=r"x\.json is no evidence"):
         evidence.read(tmp_path / "x.json")
 
 
@@ -245,7 +245,7 @@ def test_evidence_of_an_entry_that_was_changed_is_not_shown(zoo, capsys):
     assert [found.env for found in evidence.collect(zoo)] == ["Pendulum-v1"]
     (zoo / "ppo.yml").write_text(yaml.safe_dump({"Pendulum-v1": {**ENTRY, "gamma": 0.9}}))
     assert evidence.collect(zoo) == []
-    assert says(capsys.readouterr().err, "changed", "gamma", None, 0.9)
+    assert "the entry has changed since (gamma is None and not 0.9)" in capsys.readouterr().err
 
 
 # Theirs has the standard error 5 / sqrt(25) = 1, with 24 degrees of freedom; ours, with the deviations below, s = 2 and
@@ -308,8 +308,11 @@ def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_
     older = with_mean(290.0, env="LunarLander-v3")
     unpublished = some_evidence(env="pg/RPSMatch-v0")
     text = evidence.table([*pendulum, acrobot, more, older, unpublished])
-    assert says(text, "4 scores", "higher: 1", "not shown: 1", "lower: 2")
-    assert says(text, "1 score", "older environment", "higher: 1", "not shown: 0", "lower: 0")
+    assert (
+        "4 scores can be compared with SB3's in rl_zoo3, at no more steps. higher: 1, not shown: 1, lower: 2.\n"
+        "1 score can be compared with SB3's in rl_zoo3 of an older environment, at no more steps. higher: 1, "
+        "not shown: 0, lower: 0.\n"
+    ) in text
     assert "| 242.1 ± 31.82, 1,000,000 steps (LunarLander-v2) | higher (older environment) |" in text
     assert "| more steps |" in text
     assert "can be compared" not in evidence.table([more, unpublished])
