@@ -11,6 +11,7 @@ import stable_baselines3
 import torch as th
 import yaml
 from combinations import each_value
+from prose import says
 from rl_zoo3.utils import get_saved_hyperparams
 
 import pg_agents
@@ -284,19 +285,19 @@ def test_commands_without_the_option_do_not_suggest_it(entry):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("key", "value", "facts"),
     [
-        ("n_timesteps", "abc", "`n_timesteps` must be a number at least 1, but is 'abc'."),
-        ("n_timesteps", None, "`n_timesteps` must be a number at least 1, but is None."),
-        ("n_envs", "many", "`n_envs` must be an integer at least 1, but is 'many'."),
-        ("n_envs", 0, "`n_envs` must be an integer at least 1, but is 0."),
-        ("frame_stack", "x", "`frame_stack` must be an integer at least 1, or None, but is 'x'."),
-        ("policy", 3, "`policy` must be one of MlpPolicy, CnnPolicy, MultiInputPolicy, or module.Class, but is 3."),
+        ("n_timesteps", "abc", ["at least 1", "'abc'"]),
+        ("n_timesteps", None, ["at least 1", None]),
+        ("n_envs", "many", ["integer", "at least 1", "'many'"]),
+        ("n_envs", 0, ["integer", "at least 1", 0]),
+        ("frame_stack", "x", ["integer", "at least 1", None, "'x'"]),
+        ("policy", 3, ["MlpPolicy, CnnPolicy, MultiInputPolicy", 3]),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_named_with_what_is_allowed(key, value, message, folder, capsys):
+def test_a_value_of_the_wrong_kind_is_named_with_what_is_allowed(key, value, facts, folder, capsys):
     assert train({key: value}) == 2
-    assert only_error_line(capsys) == f"pg-zoo: error: {message}"
+    assert says(only_error_line(capsys), "pg-zoo: error: ", f"`{key}`", *facts)
     assert not (folder / "logs").exists()
 
 
