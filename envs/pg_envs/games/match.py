@@ -13,10 +13,11 @@ from gymnasium.vector import AutoresetMode
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
 from pg_envs.games.observations import NOT_YET, View
-from pg_envs.games.opponents import TIE, Match, Memory, Opponent, check_play, draw, make_opponent
+from pg_envs.games.opponents import Opponent, check_play, make_opponent
 from pg_envs.games.payoffs import payoff_matrix
 from pg_envs.games.pictures import IMAGE_SIZE, draw_round, round_text
 from pg_envs.games.players import Policy, action_probabilities, frozen
+from pg_envs.games.repeated import TIE, Match, Memory, draw
 from pg_envs.games.solving import nash
 from pg_envs.rendering import Canvas
 

@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-from pg_envs.games.opponents import Match, best_moves
+from pg_envs.games.repeated import Match, best_moves
 
 LARGEST = 25_000  # number of counts that are summed over
 

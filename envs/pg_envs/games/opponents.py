@@ -12,37 +12,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import logger
 
 from pg_envs.checks import check_choice
-from pg_envs.games.observations import View
+from pg_envs.games.memoryless import LARGEST, Memoryless, n_counts
 from pg_envs.games.players import Policy, action_probabilities
+from pg_envs.games.repeated import Match, Memory, best_moves
 
 NAMES = ("frequency", "pattern", "fixed", "uniform", "oracle", "snapshots")
-Memory = tuple[Any, ...]
-TIE = 1e-9  # sums of payoffs that differ by less do so by rounding
-
-
-class Match(NamedTuple):
-    """What an opponent is told about the match.
-
-    Attributes:
-        payoff: What the agent wins: a row for each of its moves, a column for each of the opponent's.
-        n_rounds: Rounds of a match.
-        view: What the agent sees.
-    """
-
-    payoff: np.ndarray
-    n_rounds: int
-    view: View
-
-    @property
-    def n_actions(self) -> int:
-        """Number of moves."""
-        return len(self.payoff)
 
 
 class Opponent(ABC):
@@ -153,8 +133,6 @@ class FrequencyOpponent(Opponent):
 
     def value(self, match: Match) -> float | None:
         """That of the best mixture, if the agent sees nothing and the sum over all counts is not too long."""
-        from pg_envs.games.memoryless import LARGEST, Memoryless, n_counts
-
         if match.view.n_rounds > 0 or n_counts(match) > LARGEST:
             return None
         return Memoryless(match).best()[1] / match.n_rounds
@@ -332,20 +310,6 @@ def make_opponent(opponent: str | Opponent | Callable[..., Any], p: Sequence[flo
         "snapshots": SnapshotsOpponent,
     }
     return makers[str(opponent)]()
-
-
-def best_moves(won: np.ndarray) -> np.ndarray:
-    """Equal probabilities for the moves that win most, of shape `(matches, n_actions)`."""
-    best = won >= won.max(axis=1, keepdims=True) - TIE
-    probabilities: np.ndarray = best / best.cumsum(axis=1)[:, -1:]
-    return probabilities
-
-
-def draw(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """The first i with u Σ w < w_0 + ... + w_i, for each row of weights w and its u in [0, 1)."""
-    below: np.ndarray = weights.cumsum(axis=1)
-    drawn: np.ndarray = (uniforms[:, None] * below[:, -1:] >= below).sum(axis=1)
-    return drawn
 
 
 def check_play(opponent: Opponent, played: Any, matches: int, pure: np.ndarray) -> np.ndarray:

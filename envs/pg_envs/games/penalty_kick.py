@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
-from pg_envs.games.opponents import draw
+from pg_envs.games.repeated import draw
 from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, RED, Canvas
 
 POST = 0.9
