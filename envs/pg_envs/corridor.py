@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, LIGHT, ORANGE, WHITE, Canvas
 
 LEFT, RIGHT = 0, 1
@@ -127,7 +129,12 @@ class ShortCorridor(Single[CorridorState]):
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 4, "deterministic_evaluation": False}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 4,
+        "deterministic_evaluation": False,
+        "reference_scores": partial(computed_scores, "pg/ShortCorridor-v0"),
+    }
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(CorridorDynamics(), render_mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, RED, Canvas
 
 NORTH, EAST, SOUTH, WEST = range(4)
@@ -170,7 +172,12 @@ class AliasedGridworld(Single[GridworldState]):
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 4, "deterministic_evaluation": False}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 4,
+        "deterministic_evaluation": False,
+        "reference_scores": partial(computed_scores, "pg/AliasedGridworld-v0"),
+    }
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(GridworldDynamics(), render_mode)

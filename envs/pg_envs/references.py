@@ -1,9 +1,34 @@
-"""How good is good: the mean return of the best policy, of a reference controller, of random and of zero actions."""
+"""Reference scores: mean returns of the best policy, a reference controller, random and zero actions.
+
+An environment states its own scores in the metadata of its class, so that they can be read from its id alone:
+
+    metadata = {"render_modes": [], "reference_scores": {"optimum": 0.0, "random": -20.0}}
+
+`metadata["reference_scores"]` is either a mapping from key to mean undiscounted episode return, or a function that
+returns such a mapping. A function is called with the environment's keyword arguments, those of its registration and of
+`gym.make`. If it has a parameter `n_episodes`, `reference_scores` passes the number of episodes to simulate. The scores
+hold for the registered time limit. Metadata travel between processes, so the function must be picklable: a function of
+a module, or a `functools.partial` of one.
+
+| key           | mean return of                                                |
+|---------------|---------------------------------------------------------------|
+| `optimum`     | the best policy                                               |
+| `controller`  | a reference controller, which knows the environment's equations |
+| `value`       | the best policy of a game against its worst-case opponent     |
+| `equilibrium` | an equilibrium policy of a game                               |
+| `random`      | actions drawn uniformly from the action space                 |
+| `zero`        | the action 0 of a Box                                         |
+| any other     | a further policy of that name                                 |
+
+Every key is optional. The best known score is the first of `optimum`, `controller`, `value` and `equilibrium` that the
+mapping has. The environments of this package state `functools.partial(computed_scores, id)`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -24,31 +49,64 @@ _cache: dict[str, dict[str, float]] = {}
 
 
 def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> dict[str, float]:
-    """Mean returns of an episode, without discount, that tell how far from optimal a score is.
+    """Mean undiscounted episode returns that tell how far from optimal a score is.
 
-    | key          | whose                                                              | how                         |
-    |--------------|--------------------------------------------------------------------|-----------------------------|
-    | `optimum`    | the best policy's                                                  | exact                       |
-    | `controller` | the reference controller's, which knows the environment's equations | simulated                   |
-    | `random`     | of actions drawn uniformly from the action space                   | exact where known, else     |
-    | `zero`       | of the action 0 of a Box                                           | simulated                   |
-    | others       | as the environment's `Dynamics.known_returns` has them             | exact                       |
-
-    A key is missing where there is no such thing, or where another `max_episode_steps` than the registered makes it
-    unknown. Simulated means have a standard error, which `simulated_returns`
-    tells; `benchmarks/results/reference_scores.md` lists it for every environment. Environments of other packages are
-    simulated too, with `random` and `zero`. What was computed once is remembered.
+    They are what the environment states in `metadata["reference_scores"]`; the module's docstring defines the keys. If
+    it states nothing, or `max_episode_steps` differs from the registered time limit, they are `computed_scores`.
 
     Args:
         env_id: A registered id.
-        n_episodes: How many episodes are simulated, with the seeds 0, 1, ...
+        n_episodes: Number of simulated episodes, where scores are simulated.
         **kwargs: Arguments of the environment, such as its size.
 
     Raises:
+        TypeError: `metadata["reference_scores"]` is neither a mapping nor a function.
         ValueError: An argument is out of range, or an episode does not end.
-        gymnasium.error.Error: There is no such environment.
+        gymnasium.error.Error: The id is not registered.
     """
     check_number("n_episodes", n_episodes, at_least=1, integer=True)
+    spec = gym.spec(env_id)
+    stated = _stated(spec)
+    limit = kwargs.get("max_episode_steps", spec.max_episode_steps)
+    if stated is None or limit != spec.max_episode_steps:
+        return computed_scores(env_id, n_episodes=n_episodes, **kwargs)
+    if not callable(stated):
+        return dict(stated)
+    arguments = {**spec.kwargs, **kwargs}
+    arguments.pop("max_episode_steps", None)
+    if "n_episodes" in inspect.signature(stated).parameters:
+        arguments["n_episodes"] = n_episodes
+    return dict(stated(**arguments))
+
+
+def computed_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> dict[str, float]:
+    """Reference scores from the environment's `Dynamics`, and from simulated episodes.
+
+    | key          | source                                                        |
+    |--------------|---------------------------------------------------------------|
+    | `optimum`    | `Dynamics.optimum`                                            |
+    | `controller` | `Dynamics.known_returns`, or a simulation of `Dynamics.controller` |
+    | `random`     | `Dynamics.known_returns`, or a simulation                     |
+    | `zero`       | `Dynamics.known_returns`, or a simulation                     |
+    | any other    | `Dynamics.known_returns`                                      |
+
+    A key is missing if the environment has no such policy. Exact values, which are those of `optimum` and
+    `known_returns`, hold for the registered time limit and are left out for any other `max_episode_steps`. Simulated
+    means have a standard error: `simulated_returns` gives the episodes behind them, and
+    `benchmarks/results/reference_scores.md` lists the error for every environment. An environment without `Dynamics`
+    has `random` and `zero` only. Results are cached.
+
+    Args:
+        env_id: A registered id.
+        n_episodes: Number of simulated episodes, with the seeds 0, 1, ...
+        **kwargs: Arguments of the environment. `render_mode` changes no score and is ignored.
+
+    Raises:
+        ValueError: An argument is out of range, or an episode does not end.
+        gymnasium.error.Error: The id is not registered.
+    """
+    check_number("n_episodes", n_episodes, at_least=1, integer=True)
+    kwargs.pop("render_mode", None)
     key = _key(env_id, n_episodes, kwargs)
     if key is not None and key in _cache:
         return dict(_cache[key])
@@ -114,10 +172,25 @@ def normalised_score(score: float, scores: Mapping[str, float]) -> float:
 
 
 def is_batched(spec: EnvSpec) -> bool:
-    """Whether an environment is one of this package's kind, whose scores are known, or simulated in no time."""
-    point = spec.vector_entry_point
-    creator = load_env_creator(point) if isinstance(point, str) else point
+    """Whether an environment's vector version is a `Batched`: copies are cheap, and its `Dynamics` can be asked."""
+    creator = _creator(spec.vector_entry_point)
     return isinstance(creator, type) and issubclass(creator, Batched)
+
+
+def _creator(point: Any) -> Any:
+    return load_env_creator(point) if isinstance(point, str) else point
+
+
+def _stated(spec: EnvSpec) -> Mapping[str, float] | Callable[..., Mapping[str, float]] | None:
+    """`metadata["reference_scores"]` of the class that an id stands for; the environment is not built."""
+    metadata = getattr(_creator(spec.entry_point or spec.vector_entry_point), "metadata", None)
+    stated = metadata.get("reference_scores") if isinstance(metadata, Mapping) else None
+    if stated is not None and not isinstance(stated, Mapping) and not callable(stated):
+        raise TypeError(
+            f"`metadata['reference_scores']` of {spec.id} must be a mapping or a function that returns one, "
+            f"but is {stated!r}."
+        )
+    return stated
 
 
 def _key(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from pg_envs.games.pictures import IMAGE_SIZE, draw_round, round_text
 from pg_envs.games.players import Policy, action_probabilities, frozen
 from pg_envs.games.repeated import TIE, Match, Memory, draw
 from pg_envs.games.solving import nash
+from pg_envs.references import computed_scores
 from pg_envs.rendering import Canvas
 
 PLAYERS = ("agent", "opponent")
@@ -211,6 +213,7 @@ class RPSMatch(Single[MatchState]):
         "render_modes": ["ansi", *Single.metadata["render_modes"]],
         "render_fps": 2,
         "deterministic_evaluation": False,
+        "reference_scores": partial(computed_scores, "pg/RPSMatch-v0"),
     }
     dynamics: MatchDynamics
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
 from pg_envs.games.repeated import draw
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, RED, Canvas
 
 POST = 0.9
@@ -217,7 +219,12 @@ class PenaltyKick(Single[KickState]):
         ValueError: An argument is out of range.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 2, "deterministic_evaluation": False}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 2,
+        "deterministic_evaluation": False,
+        "reference_scores": partial(computed_scores, "pg/PenaltyKick-v0"),
+    }
 
     def __init__(self, n_rounds: int = 50, render_mode: str | None = None) -> None:
         super().__init__(KickDynamics(n_rounds), render_mode)

@@ -69,6 +69,7 @@ class RPS(ParallelEnv):  # type: ignore[misc]
         "render_fps": 2,
         "is_parallelizable": True,
         "deterministic_evaluation": False,
+        "reference_scores": {"value": 0.0},
     }
 
     _rounds: np.ndarray

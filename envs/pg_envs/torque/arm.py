@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice, check_number
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, LIGHT, ORANGE, Canvas
 
 DT = 0.05
@@ -210,6 +212,11 @@ class TorqueArm(Single[ArmState]):
         dynamics: `"geared"` or `"chain"`.
         render_mode: None, `"rgb_array"` or `"human"`.
     """
+
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "reference_scores": partial(computed_scores, "pg/TorqueArm-v0"),
+    }
 
     def __init__(self, n_joints: int = 2, dynamics: str = "geared", render_mode: str | None = None) -> None:
         super().__init__(ArmDynamics(n_joints, dynamics), render_mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREY, ORANGE, Canvas
 
 
@@ -139,7 +141,11 @@ class TorqueBandit(Single[BanditState]):
         ValueError: There is no such kind.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 4}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 4,
+        "reference_scores": partial(computed_scores, "pg/TorqueBandit-v0"),
+    }
 
     def __init__(self, kind: str = "narrow", render_mode: str | None = None) -> None:
         super().__init__(BanditDynamics(kind), render_mode)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREY, LIGHT, Canvas
 
 STIFFNESS, DAMPING = 4.0, 0.2
@@ -227,7 +228,11 @@ class TorqueLQR(Single[LQRState]):
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 10}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 10,
+        "reference_scores": partial(computed_scores, "pg/TorqueLQR-v0"),
+    }
 
     def __init__(self, n_joints: int = 1, render_mode: str | None = None) -> None:
         super().__init__(LQRDynamics(n_joints), render_mode)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, GREY, RED, Canvas
 
 DT = 0.05
@@ -114,6 +116,11 @@ class TorquePendulum(Single[PendulumState]):
             there, gives the same observations and rewards.
         render_mode: None, `"rgb_array"` or `"human"`.
     """
+
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "reference_scores": partial(computed_scores, "pg/TorquePendulum-v0"),
+    }
 
     def __init__(self, preset: str | None = None, render_mode: str | None = None) -> None:
         super().__init__(PendulumDynamics(preset), render_mode)
