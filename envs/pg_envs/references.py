@@ -43,7 +43,7 @@ from pg_envs.checks import check_choice, check_number
 
 POLICIES = ("controller", "random", "zero")
 BEST = ("optimum", "controller", "value", "equilibrium")
-TOO_LONG = 100_000  # steps of an episode: one that never ends must not go unnoticed
+TOO_LONG = 100_000  # steps after which an episode counts as endless
 
 _cache: dict[str, dict[str, float]] = {}
 
@@ -126,13 +126,13 @@ def computed_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> di
 
 
 def simulated_returns(env_id: str, policy: str, *, n_episodes: int = 1000, seed: int = 0, **kwargs: Any) -> np.ndarray:
-    """Returns of episodes, without discount, under a reference policy.
+    """Undiscounted episode returns of a reference policy.
 
     Args:
         env_id: A registered id.
-        policy: `"controller"`, `"random"` or `"zero"`, as in `reference_scores`.
-        n_episodes: How many.
-        seed: Of the first episode; the others have the following ones.
+        policy: `"controller"`, `"random"` or `"zero"`.
+        n_episodes: Number of episodes.
+        seed: Seed of the first episode; the next ones have the next seeds.
         **kwargs: Arguments of the environment.
 
     Returns:
@@ -151,23 +151,22 @@ def simulated_returns(env_id: str, policy: str, *, n_episodes: int = 1000, seed:
 
 
 def normalised_score(score: float, scores: Mapping[str, float]) -> float:
-    """Where a score lies between random actions, 0, and the best known, 1.
+    """A score on the scale from random actions, 0, to the best known score, 1.
 
     (score - random) / (best - random)
 
     Args:
         score: A mean return.
-        scores: What `reference_scores` gives. The best known is its `optimum`, or else its `controller`,
-            or a game's `value`, or what an `equilibrium` wins.
+        scores: Reference scores. The best known one is the first of `optimum`, `controller`, `value` and `equilibrium`.
 
     Raises:
-        ValueError: There is no best known score, or random actions are no worse than it.
+        ValueError: There is no best known score or no `random`, or random actions are not worse than the best.
     """
     best = next((scores[key] for key in BEST if key in scores), None)
     if best is None or "random" not in scores:
         raise ValueError(f"`scores` must have 'random' and one of {', '.join(BEST)}, but has {sorted(scores)}.")
     if best <= scores["random"]:
-        raise ValueError(f"`scores`: nothing lies between random actions ({scores['random']}) and the best ({best}).")
+        raise ValueError(f"`scores`: the best known ({best}) must be above random actions ({scores['random']}).")
     return (score - scores["random"]) / (best - scores["random"])
 
 
@@ -194,7 +193,7 @@ def _stated(spec: EnvSpec) -> Mapping[str, float] | Callable[..., Mapping[str, f
 
 
 def _key(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> str | None:
-    """None for arguments that could change, such as an opponent that learns."""
+    """A key of the cache; None if an argument could change, as an opponent that learns does."""
     try:
         return json.dumps([env_id, n_episodes, kwargs], sort_keys=True, default=np.ndarray.tolist)
     except TypeError:
@@ -202,14 +201,14 @@ def _key(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> str | None:
 
 
 def _make(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
-    """As many copies as episodes where they are cheap, which is where they are ours, and else one."""
+    """One copy per episode if copies are cheap, otherwise one copy."""
     if is_batched(gym.spec(env_id)):
         return gym.make_vec(env_id, n_episodes, **kwargs)
     return gym.make_vec(env_id, 1, "sync", {"autoreset_mode": AutoresetMode.SAME_STEP}, **kwargs)
 
 
 def _known_scores(env: VectorEnv[Any, Any, Any], limit: int | None) -> dict[str, float]:
-    """What is known exactly, which holds for the time limit that the environment is registered with."""
+    """The exact scores, if the time limit is the registered one, for which they hold."""
     if not isinstance(env, Batched) or env.max_episode_steps != limit:
         return {}
     optimum = env.dynamics.optimum()
