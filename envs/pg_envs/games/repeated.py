@@ -9,19 +9,19 @@ import numpy as np
 from pg_envs.games.observations import View
 
 Memory = tuple[Any, ...]
-"""What an opponent remembers of its matches: arrays whose first axis counts matches, or tuples of such arrays."""
+"""The memory of an opponent: arrays whose first axis counts matches, or tuples of such arrays."""
 
 TIE = 1e-9
-"""Sums of payoffs that differ by less are equal: the difference is rounding."""
+"""Sums of payoffs that differ by less count as equal: the difference is rounding."""
 
 
 class Match(NamedTuple):
-    """What an opponent is told about the match.
+    """The rules of a match, which opponents know.
 
     Attributes:
-        payoff: What the agent wins: a row for each of its moves, a column for each of the opponent's.
-        n_rounds: Rounds of a match.
-        view: What the agent sees.
+        payoff: The agent's reward: a row for each of its moves, a column for each of the opponent's.
+        n_rounds: Number of rounds of a match.
+        view: The agent's view of past rounds.
     """
 
     payoff: np.ndarray
