@@ -54,3 +54,16 @@ def check_choice(name: str, value: Any, allowed: Any, also: str = "") -> None:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, allowed))}{also and f' or {also}'}, but is {value!r}.{hint}"
         )
+
+
+def is_distribution(probabilities: np.ndarray) -> np.ndarray:
+    """Whether each row is a probability distribution, up to the rounding of float32. NaN is refused.
+
+    Args:
+        probabilities: Array of shape `(..., n)`.
+
+    Returns:
+        Bools of shape `(...)`.
+    """
+    fine: np.ndarray = (probabilities >= 0).all(axis=-1) & (np.abs(probabilities.sum(axis=-1) - 1) < 1e-5)
+    return fine

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from gymnasium import logger
 
-from pg_envs.checks import check_choice
+from pg_envs.checks import check_choice, is_distribution
 from pg_envs.games.memoryless import LARGEST, Memoryless, n_counts
 from pg_envs.games.players import Policy, action_probabilities
 from pg_envs.games.repeated import Match, Memory, best_moves
@@ -77,7 +77,7 @@ class FixedOpponent(Opponent):
             self.p = np.asarray(p, dtype=np.float64)
         except (TypeError, ValueError):
             self.p = np.empty(0)
-        if self.p.ndim != 1 or not (self.p >= 0).all() or not abs(self.p.sum() - 1) < 1e-6:
+        if self.p.ndim != 1 or not is_distribution(self.p):
             raise ValueError(f"`p` must be probabilities, one per move, with sum 1, but is {p!r}.")
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
@@ -334,7 +334,7 @@ def check_play(opponent: Opponent, played: Any, matches: int, pure: np.ndarray) 
         if legal.all():
             return np.asarray(pure[answer])
     elif answer.shape == (matches, n) and answer.dtype.kind in "iuf":
-        legal = (answer >= 0).all(axis=1) & (np.abs(answer.sum(axis=1) - 1) < 1e-5)
+        legal = is_distribution(answer)
         if legal.all():
             return answer
     else:

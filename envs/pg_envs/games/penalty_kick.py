@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
-from pg_envs.checks import check_number
+from pg_envs.checks import check_number, is_distribution
 from pg_envs.games.repeated import draw
 from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, RED, Canvas
@@ -39,7 +39,7 @@ def won(shots: Any, probabilities: Any = None) -> np.ndarray:
     """
     shots = np.atleast_1d(np.asarray(shots, dtype=np.float64))
     p = np.full(len(shots), 1 / len(shots)) if probabilities is None else np.asarray(probabilities, dtype=np.float64)
-    if p.shape != shots.shape or not (p >= 0).all() or not abs(p.sum() - 1) < 1e-5:
+    if p.shape != shots.shape or not is_distribution(p):
         raise ValueError(f"`probabilities` must be {len(shots)} numbers with sum 1, one per shot, but is {p!r}.")
     scored = _on_target(shots)[:, None] & ~_held(shots)
     return np.asarray(2 * (p @ scored) - 1)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from pg_envs.checks import is_distribution
+
 # Anything that acts: see `action_probabilities`.
 Policy = Any
 
@@ -157,6 +159,13 @@ def model_probabilities(model: Any, observations: Any, n_actions: int) -> np.nda
     return normed
 
 
+def stacked(observations: list[Any]) -> Any:
+    """Single observations as one batch: arrays, or dictionaries of arrays."""
+    if isinstance(observations[0], dict):
+        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
 def _normalised(model: Any, observations: Any) -> Any:
     """Observations as `VecNormalize` shows them to a model that was trained behind it."""
     normalizer = model.get_vec_normalize_env() if hasattr(model, "get_vec_normalize_env") else None
@@ -169,8 +178,7 @@ def _checked(policy: Any, n_actions: int, verb: str = "is") -> np.ndarray:
         pure: np.ndarray = np.eye(n_actions)[probabilities]
         return pure
     fine = probabilities.shape == (n_actions,) and probabilities.dtype.kind in "iuf"
-    # The tolerance covers rounding of float32. NaN fails both comparisons.
-    if not (fine and (probabilities >= 0).all() and abs(probabilities.sum() - 1) < 1e-5):
+    if not (fine and is_distribution(probabilities)):
         raise ValueError(
             f"A policy must be a model, a function that returns an action from 0 to {n_actions - 1} or the "
             f"probabilities of {n_actions} actions, or such probabilities, not negative and with sum 1, but {verb} "

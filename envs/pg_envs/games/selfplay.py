@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from pg_envs.checks import check_choice, check_number
-from pg_envs.games.players import Policy, Snapshot, action_probabilities, choose
+from pg_envs.games.players import Policy, Snapshot, action_probabilities, choose, stacked
 
 _OPPONENT_STREAM = 0x6F70
 
@@ -186,7 +186,7 @@ class SelfPlayVecEnv(VecEnv):
                 k for k, board in enumerate(self._boards) if board.opponent is opponent and board.alive[self._other]
             ]
             if asked:
-                seen = _stack([self._boards[k].observations[self._other] for k in asked])
+                seen = stacked([self._boards[k].observations[self._other] for k in asked])
                 for k, action in zip(asked, choose(opponent, seen, self._other_space, self._rng), strict=True):
                     others[k] = action
         return [list(pair) if self._other else list(pair)[::-1] for pair in zip(mine, others, strict=True)]
@@ -472,9 +472,3 @@ def _is_wrapped(game: Any, wrapper_class: type) -> bool:
 
 def _is_policy(one: Any) -> bool:
     return not np.isscalar(one)  # as a word would be
-
-
-def _stack(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.stack(observations)

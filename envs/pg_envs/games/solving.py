@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pg_envs.checks import check_choice
-from pg_envs.games.players import Policy, action_probabilities
+from pg_envs.games.players import Policy, action_probabilities, stacked
 
 LARGEST = 20_000  # triples (situation, action, action) to play through
 CHECKED_ROUNDS = 10_000
@@ -302,7 +302,7 @@ def _explored(game: Any, payoffs: tuple[np.ndarray, np.ndarray]) -> MatrixGame:
                 f"`game` must have at most {LARGEST} combinations of situation and actions to be solved, but has more "
                 f"than {len(nodes)} situations. Let its seats see less, or estimate with `win_rates`."
             )
-    batches = (_batch([node.observations[0] for node in nodes]), _batch([node.observations[1] for node in nodes]))
+    batches = (stacked([node.observations[0] for node in nodes]), stacked([node.observations[1] for node in nodes]))
     table = np.stack(successors)
     rounds = _rounds(deepcopy(game), seats, payoffs, table, index)
     if len(nodes) == 1:
@@ -359,9 +359,3 @@ def _key(observations: list[Any]) -> Any:
         tuple(np.asarray(part).tobytes() for part in (one.values() if isinstance(one, dict) else [one]))
         for one in observations
     )
-
-
-def _batch(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.stack(observations)
