@@ -1,6 +1,6 @@
 """Reference scores: mean returns of the best policy, a reference controller, random and zero actions.
 
-An environment states its own scores in the metadata of its class, so that they can be read from its id alone:
+An environment states its own scores in the metadata of its class, so its id is enough to read them:
 
     metadata = {"render_modes": [], "reference_scores": {"optimum": 0.0, "random": -20.0}}
 
@@ -10,15 +10,15 @@ returns such a mapping. A function is called with the environment's keyword argu
 hold for the registered time limit. Metadata travel between processes, so the function must be picklable: a function of
 a module, or a `functools.partial` of one.
 
-| key           | mean return of                                                |
-|---------------|---------------------------------------------------------------|
-| `optimum`     | the best policy                                               |
+| key           | mean return of                                                  |
+|---------------|-----------------------------------------------------------------|
+| `optimum`     | the best policy                                                 |
 | `controller`  | a reference controller, which knows the environment's equations |
-| `value`       | the best policy of a game against its worst-case opponent     |
-| `equilibrium` | an equilibrium policy of a game                               |
-| `random`      | actions drawn uniformly from the action space                 |
-| `zero`        | the action 0 of a Box                                         |
-| any other     | a further policy of that name                                 |
+| `value`       | the best policy of a game against its worst-case opponent       |
+| `equilibrium` | an equilibrium policy of a game                                 |
+| `random`      | actions drawn uniformly from the action space                   |
+| `zero`        | the action 0 of a Box                                           |
+| any other     | a further policy of that name                                   |
 
 Every key is optional. The best known score is the first of `optimum`, `controller`, `value` and `equilibrium` that the
 mapping has. The environments of this package state `functools.partial(computed_scores, id)`.
@@ -82,19 +82,18 @@ def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> d
 def computed_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> dict[str, float]:
     """Reference scores from the environment's `Dynamics`, and from simulated episodes.
 
-    | key          | source                                                        |
-    |--------------|---------------------------------------------------------------|
-    | `optimum`    | `Dynamics.optimum`                                            |
+    | key          | source                                                             |
+    |--------------|--------------------------------------------------------------------|
+    | `optimum`    | `Dynamics.optimum`                                                 |
     | `controller` | `Dynamics.known_returns`, or a simulation of `Dynamics.controller` |
-    | `random`     | `Dynamics.known_returns`, or a simulation                     |
-    | `zero`       | `Dynamics.known_returns`, or a simulation                     |
-    | any other    | `Dynamics.known_returns`                                      |
+    | `random`     | `Dynamics.known_returns`, or a simulation                          |
+    | `zero`       | `Dynamics.known_returns`, or a simulation                          |
+    | any other    | `Dynamics.known_returns`                                           |
 
-    A key is missing if the environment has no such policy. Exact values, which are those of `optimum` and
-    `known_returns`, hold for the registered time limit and are left out for any other `max_episode_steps`. Simulated
-    means have a standard error: `simulated_returns` gives the episodes behind them, and
-    `benchmarks/results/reference_scores.md` lists the error for every environment. An environment without `Dynamics`
-    has `random` and `zero` only. Results are cached.
+    A key is missing if the environment has no such policy. `optimum` and `known_returns` are exact. They hold for the
+    registered time limit and are not used with another `max_episode_steps`. Simulated means have a standard error:
+    `simulated_returns` returns the episodes behind them, and `benchmarks/results/reference_scores.md` lists the error
+    for every environment. An environment without `Dynamics` has `random` and `zero` only. Results are cached.
 
     Args:
         env_id: A registered id.

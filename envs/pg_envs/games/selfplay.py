@@ -471,4 +471,4 @@ def _is_wrapped(game: Any, wrapper_class: type) -> bool:
 
 
 def _is_policy(one: Any) -> bool:
-    return not np.isscalar(one)  # as a word would be
+    return not np.isscalar(one)  # a string is a scalar
