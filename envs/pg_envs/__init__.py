@@ -1,6 +1,6 @@
 """Environments that show why policy gradients exist. Importing this module registers their ids.
 
-What needs Stable-Baselines3 is imported when it is first used.
+Names that need Stable-Baselines3 are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Environments written once, for many copies: `Dynamics`, and its two faces, `Single` and `Batched`.
+"""Environments written once for any number of copies: `Dynamics` and its two faces, `Single` and `Batched`.
 
-An environment here is four pure functions on arrays whose first axis counts copies: `start`, `step`, `observe` and,
-where it has something to add, `info`. `Single` is a `gymnasium.Env` over one copy; `Batched` a
-`gymnasium.vector.VectorEnv` over many. Both call the same functions, and copy i of a batch that was reset with seed s
-draws from the generator that a single environment gets from seed s + i: its trajectory is that environment's, bit for
-bit.
+An environment is four pure functions on arrays whose first axis counts copies: `start`, `step`, `observe` and
+optionally `info`. `Single` is a `gymnasium.Env` over one copy, `Batched` a `gymnasium.vector.VectorEnv` over many. Both
+call the same functions. Copy i of a batch that is reset with seed s has the same random generator as a single
+environment that is reset with seed s + i, so the two trajectories are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -30,13 +29,15 @@ Step = tuple[State, np.ndarray, np.ndarray]
 class Dynamics(ABC, Generic[State]):
     """The equations of an environment, for any number of copies at once.
 
-    The state is a NamedTuple of arrays whose first axis counts copies (or of such tuples). No function may change a
-    state in place, or let one copy's numbers depend on another's or on how many there are: sums, for example, must add
-    in an order that the number of copies does not change. A step after an episode's end may do anything but raise.
+    The state is a NamedTuple of arrays whose first axis counts copies, or of such tuples. No function may change a
+    state in place. The numbers of one copy must not depend on other copies or on their number: for example, the order
+    of additions in a sum must not depend on it. A step after the end of an episode may return anything, but must not
+    raise.
 
     Attributes:
-        observation_space: Of one copy.
-        action_space: Of one copy. Actions outside a Box are clipped before `step`, others refused.
+        observation_space: Observation space of one copy.
+        action_space: Action space of one copy. Actions outside a Box are clipped before `step`; actions outside a
+            discrete space are refused.
         image_size: Width and height of a picture, in pixels.
     """
 
@@ -49,7 +50,8 @@ class Dynamics(ABC, Generic[State]):
         """First states of `len(rngs)` episodes.
 
         Args:
-            rngs: The i-th episode draws from the i-th generator alone, and draws here all that is random in it later.
+            rngs: One generator per episode. All randomness of episode i, that of later steps included, is drawn here
+                from the i-th generator.
         """
 
     @abstractmethod
@@ -58,30 +60,30 @@ class Dynamics(ABC, Generic[State]):
 
         Args:
             state: The copies' states.
-            actions: Inside the action space, of shape `(copies, ...)`.
+            actions: Actions inside the action space, of shape `(copies, ...)`.
 
         Returns:
-            The next states, the rewards (float64) and whether the episode has terminated, of shape `(copies,)`.
+            The next states, the rewards (float64) and the termination flags (bool), both of shape `(copies,)`.
         """
 
     @abstractmethod
     def observe(self, state: State) -> np.ndarray:
-        """What the agent sees, a new array of shape `(copies, ...)` and the space's dtype."""
+        """The observations: a new array of shape `(copies, ...)` with the dtype of the observation space."""
 
     def info(self, state: State) -> dict[str, np.ndarray]:
-        """What is reported beside the observation: arrays with a row per copy."""
+        """Entries of the info dictionary: arrays with one row per copy."""
         return {}
 
     def optimum(self) -> float | None:
-        """Mean return of an episode, without discount, under the best policy; None where nobody knows."""
+        """Mean undiscounted episode return of the best policy; None if unknown."""
         return None
 
     def known_returns(self) -> dict[str, float]:
-        """Exact mean returns of further policies, by name; `random` and `zero` here spare a simulation."""
+        """Exact mean returns of further policies by name; `controller`, `random` and `zero` here need no simulation."""
         return {}
 
     def controller(self, state: State) -> np.ndarray | None:
-        """Actions of the reference controller, which knows the equations; None where there is none."""
+        """Actions of the reference controller, which knows the equations; None if there is none."""
         return None
 
     def draw(self, state: State, canvas: Canvas) -> None:
@@ -93,7 +95,7 @@ class Single(gym.Env[Any, Any], Generic[State]):
     """One copy of an environment, as a `gymnasium.Env`.
 
     Args:
-        dynamics: Its equations.
+        dynamics: The equations.
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
@@ -109,10 +111,10 @@ class Single(gym.Env[Any, Any], Generic[State]):
         self._window: Window | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, as Gymnasium says. There are no options.
+        """Start an episode, as Gymnasium specifies. There are no options.
 
         Raises:
-            ValueError: There is one.
+            ValueError: `options` is not empty.
         """
         if options:
             raise ValueError(f"`options` must be empty, but is {options!r}.")
@@ -123,10 +125,10 @@ class Single(gym.Env[Any, Any], Generic[State]):
         return self.dynamics.observe(self.state)[0], _first(self.dynamics.info(self.state))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act once, as Gymnasium says.
+        """Take one step, as Gymnasium specifies.
 
         Raises:
-            ValueError: The action has the wrong shape or is not in a discrete space.
+            ValueError: The action has the wrong shape, is not a number, or is outside a discrete space.
         """
         if self.state is None:
             raise gym.error.ResetNeeded("Call reset before step.")
@@ -138,9 +140,9 @@ class Single(gym.Env[Any, Any], Generic[State]):
         return self.dynamics.observe(self.state)[0], float(rewards[0]), bool(terminated[0]), False, info
 
     def render(self) -> Any:
-        """An image of shape `(height, width, 3)`; in the mode `"human"`, None, and the window is brought up to date."""
+        """An image of shape `(height, width, 3)`; the mode `"human"` updates the window and returns None."""
         if self.render_mode is None:
-            gym.logger.warn("There is nothing to render without a render_mode: gym.make(..., render_mode='rgb_array').")
+            gym.logger.warn("Nothing to render without a render_mode: use gym.make(..., render_mode='rgb_array').")
             return None
         if self.state is None:
             raise gym.error.ResetNeeded("Call reset before render.")
@@ -153,23 +155,25 @@ class Single(gym.Env[Any, Any], Generic[State]):
         return None
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window if there is one."""
         if self._window is not None:
             self._window.close()
             self._window = None
 
 
 class Batched(VectorEnv[Any, Any, Any], Generic[State]):
-    """Many copies of an environment in one NumPy operation, as a `gymnasium.vector.VectorEnv`.
+    """Many copies of an environment, stepped together by NumPy, as a `gymnasium.vector.VectorEnv`.
 
     Args:
-        dynamics: Their equations.
+        dynamics: The equations.
         num_envs: Number of copies.
-        max_episode_steps: Steps after which an episode is truncated; None for never.
-        autoreset_mode: What follows an episode's end, one of Gymnasium's three modes or its name: `"SameStep"` starts
-            the next episode in the same step, `"NextStep"` in a step of its own, `"Disabled"` when `reset` is called
-            with `options={"reset_mask": ...}`.
+        max_episode_steps: Number of steps after which an episode is truncated; None for no limit.
+        autoreset_mode: One of Gymnasium's three modes, or its name. After the end of an episode, `"SameStep"` starts
+            the next one in the same step and `"NextStep"` in a separate step; `"Disabled"` waits for
+            `reset(options={"reset_mask": ...})`.
         render_mode: None or `"rgb_array"`.
+        metadata: Metadata of the environment, by default `Single.metadata`. Its `render_modes` and `autoreset_mode` are
+            replaced by those of this batch.
 
     Raises:
         ValueError: An argument is out of range.
@@ -216,17 +220,19 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes, in all copies or in those of a mask.
+        """Start episodes in all copies, or in those of a mask.
 
         Args:
-            seed: Copy i takes seed + i; a sequence gives each its own. None goes on with the generators that there are.
-            options: `{"reset_mask": mask}` starts episodes only where the mask, bools of shape `(num_envs,)`, says so.
+            seed: An integer s, from which copy i gets the seed s + i, or a sequence of one seed (or None) per copy.
+                None keeps the generators.
+            options: `{"reset_mask": mask}`, with bools of shape `(num_envs,)`, starts episodes where the mask is true.
 
         Returns:
-            All copies' observations, and infos.
+            The observations of all copies, and infos.
 
         Raises:
-            ValueError: A seed or mask of the wrong length, an unknown option, or a mask before the first reset.
+            ValueError: A seed or mask has the wrong length, an option is unknown, or the mask of the first reset leaves
+                copies out.
         """
         options = dict(options or {})
         mask = options.pop("reset_mask", None)
@@ -238,18 +244,18 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         return self._observe(), self._info()
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Act once in every copy.
+        """Take one step in every copy.
 
-        In the mode `"SameStep"` the observations of copies whose episode has ended are the first of the next, and the
-        infos have `final_obs` and `final_info`; in `"NextStep"` their next step ignores the action, resets and has the
-        reward 0.
+        In the mode `"SameStep"`, a copy whose episode ends returns the first observation of its next episode; the infos
+        have the last observation and info as `final_obs` and `final_info`. In `"NextStep"`, the next step of such a
+        copy ignores the action, starts an episode and has the reward 0.
 
         Returns:
             Observations `(num_envs, ...)`, rewards (float64), terminated and truncated (bool) `(num_envs,)`, and infos.
 
         Raises:
-            ValueError: The actions have the wrong shape or are not in a discrete space, or, in the mode `"Disabled"`,
-                an episode has ended and was not reset.
+            ValueError: The actions have the wrong shape, are not numbers, or are outside a discrete space; or, in the
+                mode `"Disabled"`, an episode has ended and has not been reset.
         """
         if self.state is None:
             raise gym.error.ResetNeeded("Call reset before step.")
@@ -262,7 +268,8 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
             )
         actions = np.asarray(actions)
         if any_ended:
-            # These copies begin; they are stepped with the others from there, by any action, and then put back.
+            # These copies start an episode. The step below moves them too, by an arbitrary action; their first states
+            # are restored afterwards.
             rows = np.flatnonzero(ended)
             self._start(rows)
             first = _take(self.state, rows)
@@ -304,7 +311,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One image of shape `(height, width, 3)` per copy."""
         if self.render_mode is None:
-            gym.logger.warn("There is nothing to render without render_mode='rgb_array'.")
+            gym.logger.warn("Nothing to render without render_mode='rgb_array'.")
             return None
         if self.state is None:
             raise gym.error.ResetNeeded("Call reset before render.")
@@ -316,7 +323,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         return tuple(images)
 
     def _seed_all(self) -> None:
-        """Give every copy a generator, if there are none yet."""
+        """Give every copy a generator unless it has one."""
         if not self._rngs:
             pairs = [seeding.np_random(None) for _ in range(self.num_envs)]
             self._rngs, self._seeds = [rng for rng, _ in pairs], [seed for _, seed in pairs]
@@ -327,7 +334,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
             return
         seeds = [int(seed) + i for i in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
         if len(seeds) != self.num_envs:
-            raise ValueError(f"`seed` must be one number or {self.num_envs}, but has {len(seeds)}.")
+            raise ValueError(f"`seed` must be an integer or have {self.num_envs} entries, but has {len(seeds)}.")
         for i in rows.tolist():
             one = seeds[i]
             if one is not None:
@@ -355,7 +362,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
         return infos
 
     def _final(self, dones: np.ndarray) -> dict[str, Any]:
-        """The last observations and infos of episodes that have just ended, in the form of `SyncVectorEnv`'s."""
+        """The last observations and infos of episodes that have just ended, in the format of `SyncVectorEnv`."""
         last = np.full(self.num_envs, None, dtype=object)
         observations = self._observe()
         for i in np.flatnonzero(dones).tolist():
@@ -377,7 +384,7 @@ class Batched(VectorEnv[Any, Any, Any], Generic[State]):
 
 
 def valid_action(action: Any, space: spaces.Space[Any]) -> np.ndarray:
-    """One action as the only row of `valid_actions`.
+    """One action, as the only row of `valid_actions`.
 
     Raises:
         ValueError: As `valid_actions`.
@@ -389,10 +396,10 @@ def valid_action(action: Any, space: spaces.Space[Any]) -> np.ndarray:
 
 
 def valid_actions(actions: np.ndarray, space: spaces.Space[Any], n: int) -> np.ndarray:
-    """Actions clipped to a Box; any others are refused outside their space.
+    """Actions clipped to a Box, or checked against a discrete space.
 
     Raises:
-        ValueError: They have another shape, are no numbers, or are not in a discrete space.
+        ValueError: The actions have the wrong shape, are not numbers, or are outside a discrete space.
     """
     expected = (n, *(space.shape or ()))
     if actions.shape != expected:

@@ -1,4 +1,4 @@
-"""Checks of arguments; each failure names the argument, what was given and what is allowed."""
+"""Argument checks. Each error names the argument, the value given and the allowed values."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def check_choice(name: str, value: Any, allowed: Any, also: str = "") -> None:
     """Refuse a value that is not one of a few.
 
     Args:
-        name: Of the argument.
-        value: What was given.
-        allowed: What may be given.
-        also: What else may be, in words: the caller has checked that it is not.
+        name: Name of the argument.
+        value: The value given.
+        allowed: The allowed values.
+        also: Further allowed values in words, which the caller has ruled out.
 
     Raises:
-        ValueError: The value is not among them; the message suggests the nearest.
+        ValueError: The value is not allowed. The message suggests the nearest allowed one.
     """
     if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
         near = difflib.get_close_matches(str(value), [one for one in allowed if isinstance(one, str)], n=1)
@@ -54,3 +54,16 @@ def check_choice(name: str, value: Any, allowed: Any, also: str = "") -> None:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, allowed))}{also and f' or {also}'}, but is {value!r}.{hint}"
         )
+
+
+def is_distribution(probabilities: np.ndarray) -> np.ndarray:
+    """Whether each row is a probability distribution, up to the rounding of float32. NaN is refused.
+
+    Args:
+        probabilities: Array of shape `(..., n)`.
+
+    Returns:
+        Bools of shape `(...)`.
+    """
+    fine: np.ndarray = (probabilities >= 0).all(axis=-1) & (np.abs(probabilities.sum(axis=-1) - 1) < 1e-5)
+    return fine

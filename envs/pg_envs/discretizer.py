@@ -20,17 +20,18 @@ MOST_JOINT_ACTIONS = 10**6
 
 
 class Discretizer(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Offers an environment's Box of actions as bins: MultiDiscrete, or one Discrete for all combinations.
+    """Replaces a Box of actions by bins: a MultiDiscrete space, or one Discrete space for all combinations.
 
     Args:
         env: An environment whose action space is a bounded Box.
-        bins: How many values each dimension has, evenly spaced from its lowest to its highest; or a sequence with an
-            entry for each dimension (in C order), which is such a number or the values themselves.
-        joint: Whether to number all combinations, the last dimension fastest, instead of choosing in each dimension.
+        bins: Number of values per dimension, evenly spaced from the lowest to the highest; or a sequence with one entry
+            per dimension (in C order), each of which is a number of values or the values themselves.
+        joint: Whether one action numbers all combinations, the last dimension fastest, instead of a choice for each
+            dimension.
 
     Raises:
-        ValueError: The action space is no bounded Box, a dimension has fewer than 2 bins or values outside the Box, or
-            there are more than 10⁶ combinations.
+        ValueError: The action space is not a bounded Box, a dimension has fewer than 2 bins or values outside the Box,
+            or a joint space has more than 10⁶ combinations.
     """
 
     def __init__(self, env: gym.Env[Any, Any], bins: Bins = 11, joint: bool = False) -> None:
@@ -40,7 +41,7 @@ class Discretizer(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         self.action_space = self._grid.space
 
     def action(self, action: Any) -> np.ndarray:
-        """The Box's action.
+        """The action in the Box.
 
         Raises:
             ValueError: The action is not in the discrete space.
@@ -59,7 +60,7 @@ class DiscretizerVector(VectorActionWrapper[Any, Any, Any, Any]):
         self.action_space = batch_space(self._grid.space, env.num_envs)
 
     def actions(self, actions: Any) -> np.ndarray:
-        """The Box's actions.
+        """The actions in the Box.
 
         Raises:
             ValueError: An action is not in the discrete space.
@@ -68,7 +69,7 @@ class DiscretizerVector(VectorActionWrapper[Any, Any, Any, Any]):
 
 
 class _Grid:
-    """The values of bins, and the space of their numbers."""
+    """The values of the bins, and the space of bin numbers."""
 
     def __init__(self, box: spaces.Space[Any], bins: Bins, joint: bool) -> None:
         if not isinstance(box, spaces.Box) or not box.is_bounded():
@@ -90,7 +91,7 @@ class _Grid:
             self.space = spaces.Discrete(_checked_size(self._sizes))
 
     def values(self, actions: np.ndarray) -> np.ndarray:
-        """The Box's actions `(n, *shape)` for discrete ones, `(n,)` or `(n, dimensions)`."""
+        """Actions in the Box, `(n, *shape)`, from bin numbers, `(n,)` or `(n, dimensions)`."""
         if isinstance(self.space, spaces.Discrete):
             actions = np.stack(np.unravel_index(actions, self._sizes), axis=1)
         chosen: np.ndarray = self._values[np.arange(len(self._sizes)), actions]
@@ -103,7 +104,7 @@ def _values(i: int, bins: Any, low: np.floating[Any], high: np.floating[Any]) ->
     values = np.asarray(bins, dtype=low.dtype)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(
-            f"`bins` must be at least 2 (an integer), or at least 2 values, in each dimension, but is {bins!r} in "
+            f"`bins` must be an integer of at least 2, or at least 2 values, in each dimension, but is {bins!r} in "
             f"dimension {i}."
         )
     if not ((values >= low) & (values <= high)).all():
@@ -118,7 +119,7 @@ def _checked_size(sizes: list[int]) -> int:
         leading = f"{size / 10**digits:.1f}".removesuffix(".0")
         written = f"10^{digits}" if leading == "1" else f"{leading} x 10^{digits}"
         raise ValueError(
-            f"`joint` must be False where there are more than 10^6 combinations of bins, but {len(sizes)} dimensions "
+            f"`joint` must be False if there are more than 10^6 combinations of bins, but {len(sizes)} dimensions "
             f"of {min(sizes)}{f' to {max(sizes)}' if max(sizes) > min(sizes) else ''} bins have {written}."
         )
     return size

@@ -1,8 +1,9 @@
-"""Aliased gridworld: two cells look the same and need opposite actions, so that the best policy tosses a coin there."""
+"""Aliased gridworld: two cells look alike and need opposite actions, so the best policy tosses a coin there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, RED, Canvas
 
 NORTH, EAST, SOUTH, WEST = range(4)
@@ -18,7 +20,7 @@ N_CORRIDOR = 5
 SKULLS, TREASURE = (5, 7), 6  # the rooms south of cells 0 and 4, and of cell 2
 STARTS = np.array([0, 1, 3, 4])
 
-# Of the corridor's five cells and the three rooms: is there a wall to the north, east, south, west?
+# Whether there is a wall to the north, east, south and west, for the corridor's five cells and the three rooms.
 WALLS = np.array(
     [
         [1, 0, 0, 1],
@@ -31,28 +33,29 @@ WALLS = np.array(
         [0, 1, 1, 1],
     ]
 )
-_ROOM = np.array([5, 0, 6, 0, 7, 5, 6, 7])  # what lies south of a cell
+_ROOM = np.array([5, 0, 6, 0, 7, 5, 6, 7])  # the room to the south of a cell
 _CELL = np.arange(8)[:, None]
 _NEIGHBOURS = np.stack([np.arange(8), np.arange(8) + 1, _ROOM, np.arange(8) - 1], axis=1)
-# An episode is over in a room: nothing leads out of it.
+# An episode ends in a room, so no action leads out of one.
 NEXT = np.where((WALLS == 1) | (_CELL >= N_CORRIDOR), _CELL, _NEIGHBOURS)
 REWARD_OF_ENTERING = np.array([-0.05] * N_CORRIDOR + [-1.0, 1.0, -1.0])
 
 
 def expected_return(p_east: float, epsilon: float = 0.0) -> float:
-    """Mean return of a policy, exactly, if no time limit cuts episodes off.
+    """Exact mean return of a policy, without a time limit.
 
-    In the grey cells the policy goes east with probability `p_east`, else west; elsewhere it goes the shortest way.
-    With probability `epsilon` a step is drawn from all four actions instead.
+    In the grey cells the policy goes east with probability `p_east`, otherwise west; elsewhere it takes the shortest
+    way. With probability `epsilon` the action is instead uniform over all four.
 
     V = r + P V   (the five equations of the corridor's cells)
 
     Args:
-        p_east: From 0 to 1; at both ends, without `epsilon`, the treasure is not reached from everywhere: -∞.
-        epsilon: From 0 to 1.
+        p_east: Probability of going east in a grey cell. At 0 and 1, if `epsilon` is 0, the treasure cannot be reached
+            from every start, and the return is -∞.
+        epsilon: Probability of a random action.
 
     Raises:
-        ValueError: One of them is no probability.
+        ValueError: An argument is not a probability.
     """
     check_number("p_east", p_east, at_least=0, at_most=1)
     check_number("epsilon", epsilon, at_least=0, at_most=1)
@@ -70,7 +73,7 @@ def expected_return(p_east: float, epsilon: float = 0.0) -> float:
 
 
 class GridworldState(NamedTuple):
-    """Where each copy is: `cell`, 0 to 4 in the corridor and 5 to 7 in a room south of it, of shape `(copies,)`."""
+    """The `cell` of each copy, 0 to 4 in the corridor and 5 to 7 in a room to its south, of shape `(copies,)`."""
 
     cell: np.ndarray
 
@@ -85,11 +88,11 @@ class GridworldDynamics(Dynamics[GridworldState]):
         self.action_space = spaces.Discrete(4)
 
     def start(self, rngs: Sequence[np.random.Generator]) -> GridworldState:
-        """In a corridor cell from which the treasure is not one step away, all with the same probability."""
+        """A uniformly drawn corridor cell from which the treasure is more than one step away."""
         return GridworldState(STARTS[[rng.integers(len(STARTS)) for rng in rngs]])
 
     def step(self, state: GridworldState, actions: np.ndarray) -> Step[GridworldState]:
-        """One cell further, or nowhere if there is a wall."""
+        """Move one cell, or stay if there is a wall."""
         cell = NEXT[state.cell, actions]
         return GridworldState(cell), REWARD_OF_ENTERING[cell], cell >= N_CORRIDOR
 
@@ -99,15 +102,15 @@ class GridworldDynamics(Dynamics[GridworldState]):
         return walls
 
     def optimum(self) -> float:
-        """.825, of policies without memory, and without the time limit, which costs them nothing."""
+        """.825, the best without memory. The time limit, whose effect is negligible, is ignored."""
         return expected_return(0.5)
 
     def known_returns(self) -> dict[str, float]:
-        """The best deterministic policy with ε = .1, east or west alike, and uniformly random actions."""
+        """Returns of the ε-greedy policies with ε = .1, equal for east and west, and of uniformly random actions."""
         return {"random": expected_return(0.5, epsilon=1), "epsilon_greedy": expected_return(1, epsilon=0.1)}
 
     def draw(self, state: GridworldState, canvas: Canvas) -> None:
-        """The corridor, above the rooms of the two skulls and the treasure; cells that look the same are grey."""
+        """The corridor above the rooms of the two skulls and the treasure; cells that look alike are grey."""
         canvas.view((-0.6, -1.6), (4.6, 0.6))
         places = [(cell, 0) for cell in range(N_CORRIDOR)] + [(0, -1), (2, -1), (4, -1)]
         for cell, (x, y) in enumerate(places):
@@ -133,13 +136,13 @@ def _skull(canvas: Canvas, x: float, y: float) -> None:
 
 
 class AliasedGridworld(Single[GridworldState]):
-    """A corridor with a treasure in the middle and a skull at each end; two of its cells look the same.
+    """A corridor with a treasure in the middle and a skull at each end; two of its cells look alike.
 
     ## Description
-    After David Silver's lecture on policy gradients (UCL, 2015, lecture 7, "Aliased Gridworld Example"). From the grey
-    cell to the left of the treasure one must go east, from the one to its right west, but the agent sees only the
-    walls, which are the same. The best policy tosses a fair coin there. A deterministic one, and so a greedy one, never
-    arrives from half of the starts.
+    After David Silver's lecture on policy gradients (UCL, 2015, lecture 7, "Aliased Gridworld Example"). The right
+    action is east in the grey cell to the left of the treasure and west in the one to its right, but the agent sees
+    only the walls, which are the same. The best policy tosses a fair coin there. A deterministic policy, such as a
+    greedy one, never reaches the treasure from half of the starts.
 
     ## Action space
     `Discrete(4)`: 0 north, 1 east, 2 south, 3 west.
@@ -148,17 +151,18 @@ class AliasedGridworld(Single[GridworldState]):
     `Box(0, 1, (4,), float32)`: whether there is a wall to the north, east, south and west of the cell.
 
     ## Dynamics
-    Five cells in a row, 0 to 4, and south of cells 0, 2 and 4 a room each. An action moves one cell in its direction;
-    against a wall, nowhere.
+    There are five cells in a row, 0 to 4, and a room to the south of each of the cells 0, 2 and 4. An action moves one
+    cell in its direction, or has no effect if there is a wall.
 
     ## Rewards
-    +1 for entering the room in the middle, the treasure; -1 for the other two, the skulls; -.05 for any other step.
-    With p the probability of going east in a grey cell, and the shortest way elsewhere, J = 1.025 - .05 / (p (1 - p)),
-    at most .825 (of policies without memory, and without the time limit, which costs this one nothing).
+    +1 for entering the middle room, the treasure; -1 for entering another room, a skull; -.05 for any other step. A
+    policy that goes east with probability p in the grey cells and takes the shortest way elsewhere has
+    J = 1.025 - .05 / (p (1 - p)), at most .825. These are values of policies without memory; they ignore the time
+    limit, whose effect on the best policy is negligible.
 
     ## Start and end
-    Starts in one of the cells 0, 1, 3, 4, each with probability 1/4. Terminates in a room, and is truncated after 200
-    steps (`gym.make`'s `max_episode_steps`).
+    An episode starts in one of the cells 0, 1, 3, 4, with probability 1/4 each. It terminates in a room, and is
+    truncated after 200 steps (`gym.make`'s `max_episode_steps`).
 
     ## Evaluation
     Stochastic: `metadata["deterministic_evaluation"]` is False.
@@ -170,7 +174,12 @@ class AliasedGridworld(Single[GridworldState]):
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 4, "deterministic_evaluation": False}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 4,
+        "deterministic_evaluation": False,
+        "reference_scores": partial(computed_scores, "pg/AliasedGridworld-v0"),
+    }
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(GridworldDynamics(), render_mode)

@@ -1,9 +1,34 @@
-"""How good is good: the mean return of the best policy, of a reference controller, of random and of zero actions."""
+"""Reference scores: mean returns of the best policy, a reference controller, random and zero actions.
+
+An environment states its own scores in the metadata of its class, so its id is enough to read them:
+
+    metadata = {"render_modes": [], "reference_scores": {"optimum": 0.0, "random": -20.0}}
+
+`metadata["reference_scores"]` is either a mapping from key to mean undiscounted episode return, or a function that
+returns such a mapping. A function is called with the environment's keyword arguments, those of its registration and of
+`gym.make`. If it has a parameter `n_episodes`, `reference_scores` passes the number of episodes to simulate. The scores
+hold for the registered time limit. Metadata travel between processes, so the function must be picklable: a function of
+a module, or a `functools.partial` of one.
+
+| key           | mean return of                                                  |
+|---------------|-----------------------------------------------------------------|
+| `optimum`     | the best policy                                                 |
+| `controller`  | a reference controller, which knows the environment's equations |
+| `value`       | the best policy of a game against its worst-case opponent       |
+| `equilibrium` | an equilibrium policy of a game                                 |
+| `random`      | actions drawn uniformly from the action space                   |
+| `zero`        | the action 0 of a Box                                           |
+| any other     | a further policy of that name                                   |
+
+Every key is optional. The best known score is the first of `optimum`, `controller`, `value` and `equilibrium` that the
+mapping has. The environments of this package state `functools.partial(computed_scores, id)`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -18,37 +43,69 @@ from pg_envs.checks import check_choice, check_number
 
 POLICIES = ("controller", "random", "zero")
 BEST = ("optimum", "controller", "value", "equilibrium")
-TOO_LONG = 100_000  # steps of an episode: one that never ends must not go unnoticed
+TOO_LONG = 100_000  # steps after which an episode counts as endless
 
 _cache: dict[str, dict[str, float]] = {}
 
 
 def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> dict[str, float]:
-    """Mean returns of an episode, without discount, that tell how far from optimal a score is.
+    """Mean undiscounted episode returns that tell how far from optimal a score is.
 
-    | key          | whose                                                              | how                         |
-    |--------------|--------------------------------------------------------------------|-----------------------------|
-    | `optimum`    | the best policy's                                                  | exact                       |
-    | `controller` | the reference controller's, which knows the environment's equations | simulated                   |
-    | `random`     | of actions drawn uniformly from the action space                   | exact where known, else     |
-    | `zero`       | of the action 0 of a Box                                           | simulated                   |
-    | others       | as the environment's `Dynamics.known_returns` has them             | exact                       |
-
-    A key is missing where there is no such thing, or where another `max_episode_steps` than the registered makes it
-    unknown. Simulated means have a standard error, which `simulated_returns`
-    tells; `benchmarks/results/reference_scores.md` lists it for every environment. Environments of other packages are
-    simulated too, with `random` and `zero`. What was computed once is remembered.
+    They are what the environment states in `metadata["reference_scores"]`; the module's docstring defines the keys. If
+    it states nothing, or `max_episode_steps` differs from the registered time limit, they are `computed_scores`.
 
     Args:
         env_id: A registered id.
-        n_episodes: How many episodes are simulated, with the seeds 0, 1, ...
+        n_episodes: Number of simulated episodes, where scores are simulated.
         **kwargs: Arguments of the environment, such as its size.
 
     Raises:
+        TypeError: `metadata["reference_scores"]` is neither a mapping nor a function.
         ValueError: An argument is out of range, or an episode does not end.
-        gymnasium.error.Error: There is no such environment.
+        gymnasium.error.Error: The id is not registered.
     """
     check_number("n_episodes", n_episodes, at_least=1, integer=True)
+    spec = gym.spec(env_id)
+    stated = _stated(spec)
+    limit = kwargs.get("max_episode_steps", spec.max_episode_steps)
+    if stated is None or limit != spec.max_episode_steps:
+        return computed_scores(env_id, n_episodes=n_episodes, **kwargs)
+    if not callable(stated):
+        return dict(stated)
+    arguments = {**spec.kwargs, **kwargs}
+    arguments.pop("max_episode_steps", None)
+    if "n_episodes" in inspect.signature(stated).parameters:
+        arguments["n_episodes"] = n_episodes
+    return dict(stated(**arguments))
+
+
+def computed_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> dict[str, float]:
+    """Reference scores from the environment's `Dynamics`, and from simulated episodes.
+
+    | key          | source                                                             |
+    |--------------|--------------------------------------------------------------------|
+    | `optimum`    | `Dynamics.optimum`                                                 |
+    | `controller` | `Dynamics.known_returns`, or a simulation of `Dynamics.controller` |
+    | `random`     | `Dynamics.known_returns`, or a simulation                          |
+    | `zero`       | `Dynamics.known_returns`, or a simulation                          |
+    | any other    | `Dynamics.known_returns`                                           |
+
+    A key is missing if the environment has no such policy. `optimum` and `known_returns` are exact. They hold for the
+    registered time limit and are not used with another `max_episode_steps`. Simulated means have a standard error:
+    `simulated_returns` returns the episodes behind them, and `benchmarks/results/reference_scores.md` lists the error
+    for every environment. An environment without `Dynamics` has `random` and `zero` only. Results are cached.
+
+    Args:
+        env_id: A registered id.
+        n_episodes: Number of simulated episodes, with the seeds 0, 1, ...
+        **kwargs: Arguments of the environment. `render_mode` changes no score and is ignored.
+
+    Raises:
+        ValueError: An argument is out of range, or an episode does not end.
+        gymnasium.error.Error: The id is not registered.
+    """
+    check_number("n_episodes", n_episodes, at_least=1, integer=True)
+    kwargs.pop("render_mode", None)
     key = _key(env_id, n_episodes, kwargs)
     if key is not None and key in _cache:
         return dict(_cache[key])
@@ -68,13 +125,13 @@ def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> d
 
 
 def simulated_returns(env_id: str, policy: str, *, n_episodes: int = 1000, seed: int = 0, **kwargs: Any) -> np.ndarray:
-    """Returns of episodes, without discount, under a reference policy.
+    """Undiscounted episode returns of a reference policy.
 
     Args:
         env_id: A registered id.
-        policy: `"controller"`, `"random"` or `"zero"`, as in `reference_scores`.
-        n_episodes: How many.
-        seed: Of the first episode; the others have the following ones.
+        policy: `"controller"`, `"random"` or `"zero"`.
+        n_episodes: Number of episodes.
+        seed: Seed of the first episode; the next ones have the next seeds.
         **kwargs: Arguments of the environment.
 
     Returns:
@@ -93,35 +150,49 @@ def simulated_returns(env_id: str, policy: str, *, n_episodes: int = 1000, seed:
 
 
 def normalised_score(score: float, scores: Mapping[str, float]) -> float:
-    """Where a score lies between random actions, 0, and the best known, 1.
+    """A score on the scale from random actions, 0, to the best known score, 1.
 
     (score - random) / (best - random)
 
     Args:
         score: A mean return.
-        scores: What `reference_scores` gives. The best known is its `optimum`, or else its `controller`,
-            or a game's `value`, or what an `equilibrium` wins.
+        scores: Reference scores. The best known one is the first of `optimum`, `controller`, `value` and `equilibrium`.
 
     Raises:
-        ValueError: There is no best known score, or random actions are no worse than it.
+        ValueError: There is no best known score or no `random`, or random actions are not worse than the best.
     """
     best = next((scores[key] for key in BEST if key in scores), None)
     if best is None or "random" not in scores:
         raise ValueError(f"`scores` must have 'random' and one of {', '.join(BEST)}, but has {sorted(scores)}.")
     if best <= scores["random"]:
-        raise ValueError(f"`scores`: nothing lies between random actions ({scores['random']}) and the best ({best}).")
+        raise ValueError(f"`scores`: the best known ({best}) must be above random actions ({scores['random']}).")
     return (score - scores["random"]) / (best - scores["random"])
 
 
 def is_batched(spec: EnvSpec) -> bool:
-    """Whether an environment is one of this package's kind, whose scores are known, or simulated in no time."""
-    point = spec.vector_entry_point
-    creator = load_env_creator(point) if isinstance(point, str) else point
+    """Whether an environment's vector version is a `Batched`: copies are cheap, and its `Dynamics` can be asked."""
+    creator = _creator(spec.vector_entry_point)
     return isinstance(creator, type) and issubclass(creator, Batched)
 
 
+def _creator(point: Any) -> Any:
+    return load_env_creator(point) if isinstance(point, str) else point
+
+
+def _stated(spec: EnvSpec) -> Mapping[str, float] | Callable[..., Mapping[str, float]] | None:
+    """`metadata["reference_scores"]` of the class that an id stands for; the environment is not built."""
+    metadata = getattr(_creator(spec.entry_point or spec.vector_entry_point), "metadata", None)
+    stated = metadata.get("reference_scores") if isinstance(metadata, Mapping) else None
+    if stated is not None and not isinstance(stated, Mapping) and not callable(stated):
+        raise TypeError(
+            f"`metadata['reference_scores']` of {spec.id} must be a mapping or a function that returns one, "
+            f"but is {stated!r}."
+        )
+    return stated
+
+
 def _key(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> str | None:
-    """None for arguments that could change, such as an opponent that learns."""
+    """A key of the cache; None if an argument could change, as an opponent that learns does."""
     try:
         return json.dumps([env_id, n_episodes, kwargs], sort_keys=True, default=np.ndarray.tolist)
     except TypeError:
@@ -129,14 +200,14 @@ def _key(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> str | None:
 
 
 def _make(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
-    """As many copies as episodes where they are cheap, which is where they are ours, and else one."""
+    """One copy per episode if copies are cheap, otherwise one copy."""
     if is_batched(gym.spec(env_id)):
         return gym.make_vec(env_id, n_episodes, **kwargs)
     return gym.make_vec(env_id, 1, "sync", {"autoreset_mode": AutoresetMode.SAME_STEP}, **kwargs)
 
 
 def _known_scores(env: VectorEnv[Any, Any, Any], limit: int | None) -> dict[str, float]:
-    """What is known exactly, which holds for the time limit that the environment is registered with."""
+    """The exact scores, if the time limit is the registered one, for which they hold."""
     if not isinstance(env, Batched) or env.max_episode_steps != limit:
         return {}
     optimum = env.dynamics.optimum()

@@ -6,7 +6,7 @@ import gymnasium as gym
 import pettingzoo
 
 _ENVS: dict[str, tuple[str, int | None]] = {
-    # id: module:class, whose vector version is module:classVector, and the time limit
+    # id: (module:class, time limit); the vector version is module:classVector.
     "pg/RPSMatch-v0": ("pg_envs.games.match:RPSMatch", None),
     "pg/PenaltyKick-v0": ("pg_envs.games.penalty_kick:PenaltyKick", None),
     "pg/TorqueBandit-v0": ("pg_envs.torque.bandit:TorqueBandit", None),
@@ -19,7 +19,7 @@ _ENVS: dict[str, tuple[str, int | None]] = {
 
 
 def register() -> None:
-    """Register the ids with Gymnasium and PettingZoo; again does nothing."""
+    """Register the ids with Gymnasium and PettingZoo. Further calls do nothing."""
     for env_id, (entry_point, limit) in _ENVS.items():
         if env_id not in gym.registry:
             gym.register(env_id, entry_point, max_episode_steps=limit, vector_entry_point=f"{entry_point}Vector")

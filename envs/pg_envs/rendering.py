@@ -1,6 +1,6 @@
 """Pictures of environments: a `Canvas` in the coordinates of the scene, and a `Window` for the mode `"human"`.
 
-Drawing needs pygame but no display; only a `Window` does.
+Drawing needs pygame; only a `Window` needs a display.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def _pygame() -> Any:
 
 
 class Canvas:
-    """A picture whose coordinates are the scene's: x to the right, y upwards.
+    """A picture in scene coordinates: x to the right, y upwards.
 
     Args:
-        width: In pixels.
-        height: In pixels.
+        width: Width in pixels.
+        height: Height in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -48,7 +48,7 @@ class Canvas:
         self.view((-1, -1), (1, 1))
 
     def view(self, low: Point, high: Point) -> None:
-        """Choose which rectangle of the scene is shown; it is centred, and both axes have the same scale."""
+        """Choose the rectangle of the scene to show. It is centred, and both axes have the same scale."""
         low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
         self.scale = float(np.min(self.size / (high - low)))
         self._centre = (low + high) / 2
@@ -63,7 +63,7 @@ class Canvas:
         self._pygame.draw.polygon(self.surface, colour, [self._pixel(point) for point in points])
 
     def circle(self, centre: Point, radius: float, colour: Colour, width: int = 0) -> None:
-        """A filled circle, or a ring `width` pixels thick; the radius is the scene's."""
+        """A filled circle, or a ring `width` pixels thick; the radius is in scene coordinates."""
         pixels = max(1, round(radius * self.scale))
         self._pygame.draw.circle(self.surface, colour, self._pixel(centre), pixels, width)
 
@@ -91,8 +91,8 @@ class Window:
     """A window that shows canvases.
 
     Args:
-        width: In pixels.
-        height: In pixels.
+        width: Width in pixels.
+        height: Height in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -102,7 +102,7 @@ class Window:
         self._clock = self._pygame.time.Clock()
 
     def show(self, canvas: Canvas, fps: int) -> None:
-        """Show a canvas, and wait until the last one has been on for 1/fps seconds."""
+        """Show a canvas, once the previous one has been visible for 1/fps seconds."""
         self._screen.blit(canvas.surface, (0, 0))
         self._pygame.event.pump()
         self._clock.tick(fps)

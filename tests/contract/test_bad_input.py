@@ -2,10 +2,10 @@
 
 from functools import partial
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from fakes import FaultyEnv, TinyEnv
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
@@ -20,6 +20,9 @@ SHORT = {
     A2C: {},
     PPO: {"n_steps": 16, "batch_size": 8},
 }
+
+
+NAN = np.float32([0, np.nan, 0])
 
 
 @pytest.mark.parametrize(
@@ -96,33 +99,6 @@ def test_normalised_advantages_of_one_sample_are_refused_in_sb3s_words():
         PPO("MlpPolicy", "CartPole-v1", batch_size=1)
 
 
-class Faulty(gym.Env):
-    """Does what it is told in its k-th step, and is a valid environment otherwise."""
-
-    observation_space = spaces.Box(-1, 1, (3,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, at=20, observation=None, reward=0.0, space=None, error=None, action_space=None):
-        self.at, self.observation, self.reward, self.error, self.steps = at, observation, reward, error, 0
-        self.observation_space = space or self.observation_space
-        self.action_space = action_space or self.action_space
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self._observe(), {}
-
-    def step(self, action):
-        self.steps += 1
-        if self.steps == self.at and self.error:
-            raise self.error
-        return self._observe(), self.reward if self.steps == self.at else 1.0, self.steps % 5 == 0, False, {}
-
-    def _observe(self):
-        if self.steps >= self.at and self.observation is not None:
-            return self.observation
-        return self.observation_space.sample()
-
-
 @pytest.mark.parametrize("cls", ALGORITHMS)
 @pytest.mark.parametrize(
     "action_space",
@@ -131,7 +107,7 @@ class Faulty(gym.Env):
 )
 def test_an_unsupported_action_space_is_refused_by_name(cls, action_space):
     with pytest.raises(AssertionError, match=rf"only supports .* but {action_space.__class__.__name__}"):
-        cls("MlpPolicy", Faulty(action_space=action_space))
+        cls("MlpPolicy", TinyEnv(action_space))
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS)
@@ -139,34 +115,34 @@ def test_an_unsupported_action_space_is_refused_by_name(cls, action_space):
     ("fault", "message"),
     [
         (
-            {"observation": np.float32([0, np.nan, 0])},
-            "observation of environment 0 is not finite, after 20 steps in all",
+            {"observation": NAN},
+            "observation of environment 0 is not finite, after 18 steps in all",
         ),
         (
             {"observation": np.float32([0, 0, np.inf])},
-            "observation of environment 0 is not finite, after 20 steps in all",
+            "observation of environment 0 is not finite, after 18 steps in all",
         ),
-        ({"reward": float("nan")}, "reward of environment 0 is not finite, after 20 steps in all: nan"),
-        ({"reward": -float("inf")}, "reward of environment 0 is not finite, after 20 steps in all: -inf"),
+        ({"reward": float("nan")}, "reward of environment 0 is not finite, after 18 steps in all: nan"),
+        ({"reward": -float("inf")}, "reward of environment 0 is not finite, after 18 steps in all: -inf"),
         (
             {"observation": np.zeros(4, np.float32)},
-            r"observation of environment 0 .*after 19 steps .*shape \(4,\), but the space is",
+            r"observation of environment 0 .*after 17 steps .*shape \(4,\), but the space is",
         ),
         (
             {"observation": {"a": 1}},
-            r"observation of environment 0 does not match its observation space, after 19 steps",
+            r"observation of environment 0 does not match its observation space, after 17 steps",
         ),
     ],
     ids=str,
 )
 def test_a_faulty_environment_is_named_with_the_step(cls, fault, message):
-    agent = cls("MlpPolicy", Faulty(**fault), seed=0, **SHORT[cls])
+    agent = cls("MlpPolicy", FaultyEnv(**fault), seed=0, **SHORT[cls])
     with pytest.raises(ValueError, match=message):
         agent.learn(100)
 
 
 def test_the_environment_among_several_is_named():
-    env = DummyVecEnv([Faulty, lambda: Faulty(reward=float("nan"), at=3), Faulty])
+    env = DummyVecEnv([TinyEnv, lambda: FaultyEnv(reward=float("nan"), at=3), TinyEnv])
     with pytest.raises(ValueError, match="reward of environment 1 is not finite, after 9 steps in all"):
         A2C("MlpPolicy", env).learn(100)
 
@@ -175,11 +151,11 @@ def test_a_wrong_first_observation_is_named():
     with pytest.raises(
         ValueError, match=r"observation of environment 0 .*after 0 steps .*shape \(4,\), but the space is"
     ):
-        A2C("MlpPolicy", Faulty(at=0, observation=np.zeros(4))).learn(10)
+        A2C("MlpPolicy", FaultyEnv(at=0, observation=np.zeros(4))).learn(10)
 
 
 def test_a_category_that_does_not_exist_is_named():
-    env = Faulty(space=spaces.Discrete(3), observation=3, at=7)
+    env = FaultyEnv(observation_space=spaces.Discrete(3), observation=3, at=7)
     with pytest.raises(
         ValueError, match=r"observation of environment 0 is 3, outside its space Discrete\(3\), after 7 steps"
     ):
@@ -188,20 +164,20 @@ def test_a_category_that_does_not_exist_is_named():
 
 def test_missing_keys_of_a_dict_observation_are_named():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(2)})
-    env = Faulty(space=space, observation={"a": np.zeros(2, np.float32)}, at=7)
+    env = FaultyEnv(observation_space=space, observation={"a": np.zeros(2, np.float32)}, at=7)
     with pytest.raises(ValueError, match=r"after 6 steps .*keys \['a'\], but the space is Dict"):
         A2C("MultiInputPolicy", env).learn(10)
 
 
 def test_nan_inside_a_dict_observation_is_named_with_its_key():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(2)})
-    env = Faulty(space=space, observation={"a": np.float32([np.nan, 0]), "b": 0}, at=7)
+    env = FaultyEnv(observation_space=space, observation={"a": np.float32([np.nan, 0]), "b": 0}, at=7)
     with pytest.raises(ValueError, match=r"observation 'a' of environment 0 is not finite, after 7 steps"):
         A2C("MultiInputPolicy", env).learn(10)
 
 
 def test_the_environment_of_another_process_that_gives_another_shape_is_named():
-    env = SubprocVecEnv([Faulty, partial(Faulty, observation=np.zeros(4, np.float32), at=2)])
+    env = SubprocVecEnv([TinyEnv, partial(FaultyEnv, observation=np.zeros(4, np.float32), at=2)])
     with pytest.raises(ValueError, match=r"observation of environment 1 .*shape \(4,\), but the space is"):
         A2C("MlpPolicy", env).learn(10)
     env.close()
@@ -220,34 +196,23 @@ def test_a_category_that_is_none_is_named(space, observation):
 def test_what_is_infinite_in_float32_is_not_finite():
     space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
     with pytest.raises(ValueError, match=r"observation of environment 0 is not finite, after 7 steps"):
-        A2C("MlpPolicy", Faulty(space=space, observation=np.array([0, 1e300, 0]), at=7)).learn(20)
-
-
-class NanAtTheEnd(Faulty):
-    """The last observation before a time limit is not a number."""
-
-    def step(self, action):
-        observation, reward, over, _, info = super().step(action)
-        return np.full(3, np.nan, np.float32) if over else observation, reward, False, over, info
+        A2C("MlpPolicy", FaultyEnv(observation_space=space, observation=np.array([0, 1e300, 0]), at=7)).learn(20)
 
 
 @pytest.mark.parametrize("cls", [A2C, PPO])
 def test_a_last_observation_that_is_not_finite_is_named(cls):
     with pytest.raises(ValueError, match=r"value of the last observation of environment 0 is nan, after 5 steps"):
-        cls("MlpPolicy", NanAtTheEnd(), **SHORT[cls]).learn(20)
+        cls("MlpPolicy", FaultyEnv(observation=NAN, at=5, time_limit=True), **SHORT[cls]).learn(20)
 
 
 def test_a_faulty_reset_between_rollouts_is_named():
-    class NanAtSecondReset(Faulty):
-        resets = 0
-
+    class NanAtThirdReset(TinyEnv):
         def reset(self, *, seed=None, options=None):
             observation, info = super().reset(seed=seed)
-            self.resets += 1
-            return observation * np.float32(np.nan if self.resets == 3 else 1), info
+            return (NAN if self.n_resets == 3 else observation), info
 
-    env = DummyVecEnv([NanAtSecondReset, lambda: Faulty(at=-1)])
-    env.envs[1].steps = 3  # so that one environment ends its first episode before the other, and is reset in its second
+    # The second ends its first episode before the other, and is reset in its second.
+    env = DummyVecEnv([NanAtThirdReset, lambda: TinyEnv(length=2)])
     with pytest.raises(ValueError, match=r"observation of environment 0 is not finite, after 10 steps in all"):
         REINFORCE("MlpPolicy", env, n_episodes=1).learn(20)
 
@@ -262,7 +227,7 @@ class WrongShape(DummyVecEnv):
 
 def test_a_vec_env_that_returns_another_shape_than_it_declares_is_named():
     with pytest.raises(ValueError, match=r"observation after 2 steps has shape \(2, 2\), but 2 environments"):
-        A2C("MlpPolicy", WrongShape([Faulty, Faulty])).learn(10)
+        A2C("MlpPolicy", WrongShape([TinyEnv, TinyEnv])).learn(10)
 
 
 def parameters(agent):
@@ -271,7 +236,7 @@ def parameters(agent):
 
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_a_loss_that_is_not_finite_is_named_and_leaves_the_parameters_alone(cls, tmp_path):
-    agent = cls("MlpPolicy", Faulty(reward=3e38, at=3), seed=0, gamma=1.0, learning_rate=0.1, **SHORT[cls])
+    agent = cls("MlpPolicy", FaultyEnv(reward=3e38, at=3), seed=0, gamma=1.0, learning_rate=0.1, **SHORT[cls])
     before = parameters(agent)
     with pytest.raises(FloatingPointError, match=r"The (loss|gradient's norm) is .* in the update after \d+ steps"):
         agent.learn(200)
@@ -284,13 +249,13 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_parameters_alone(cls,
 
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_ctrl_c_leaves_an_agent_that_can_be_saved_and_trained_on(cls, tmp_path):
-    env = Faulty(error=KeyboardInterrupt(), at=33)
+    env = FaultyEnv(error=KeyboardInterrupt(), at=33)
     agent = cls("MlpPolicy", env, seed=0, **SHORT[cls])
     with pytest.raises(KeyboardInterrupt):
         agent.learn(100)
     assert agent.num_timesteps == 32
     agent.save(tmp_path / "model")
-    loaded = cls.load(tmp_path / "model", env=Faulty())
+    loaded = cls.load(tmp_path / "model", env=TinyEnv())
     assert all(th.equal(value, parameters(loaded)[name]) for name, value in parameters(agent).items())
     loaded.learn(50)
     agent.learn(50, reset_num_timesteps=False)
@@ -298,13 +263,13 @@ def test_ctrl_c_leaves_an_agent_that_can_be_saved_and_trained_on(cls, tmp_path):
 
 def test_an_error_of_the_environments_own_is_passed_on_as_it_is():
     with pytest.raises(ValueError, match=r"^something else$"):
-        A2C("MlpPolicy", Faulty(error=ValueError("something else"))).learn(100)
+        A2C("MlpPolicy", FaultyEnv(error=ValueError("something else"))).learn(100)
 
 
 def test_observations_outside_the_bounds_of_their_box_are_trained_on():
     """Many environments leave theirs, and SB3 trains on them."""
-    A2C("MlpPolicy", Faulty(observation=np.float32([5, -7, 0]))).learn(50)
+    A2C("MlpPolicy", FaultyEnv(observation=np.float32([5, -7, 0]))).learn(50)
 
 
 def test_normalised_observations_of_vec_normalize_are_no_fault():
-    A2C("MlpPolicy", VecNormalize(DummyVecEnv([Faulty]))).learn(50)
+    A2C("MlpPolicy", VecNormalize(DummyVecEnv([TinyEnv]))).learn(50)

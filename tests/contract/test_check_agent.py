@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import stable_baselines3
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pg_agents import A2C
@@ -39,7 +40,14 @@ class Mixin:
 
 
 class Base(Mixin, A2C):
+    """Has one policy and acts in one kind of space: a fault is found in two cases as in twenty-four."""
+
     policy_aliases = {"MlpPolicy": ActorCriticPolicy}
+    acts_in = spaces.Discrete
+
+    def _setup_model(self):
+        assert isinstance(self.action_space, self.acts_in), f"only supports {self.acts_in}"
+        super()._setup_model()
 
 
 class NoPolicy(Base):
@@ -63,11 +71,15 @@ class StepsTooOften(Base):
 
 
 class SendsRawActions(Base):
+    acts_in = spaces.Box
+
     def _environment_actions(self, actions):
         return actions
 
 
 class PredictsFloat64(Base):
+    acts_in = spaces.Box
+
     def predict(self, *args, **kwargs):
         actions, state = super().predict(*args, **kwargs)
         return (actions.astype(np.float64) if actions.dtype == np.float32 else actions), state

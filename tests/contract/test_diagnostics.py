@@ -3,11 +3,11 @@
 import pickle
 from contextlib import nullcontext
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch as th
+from fakes import Spy, TinyEnv
 from gymnasium import spaces
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -85,25 +85,12 @@ def test_norm_and_cosine_are_those_of_the_steps_that_sb3_takes(env, normalised, 
 def test_of_whole_episodes_only_the_steps_that_are_trained_on_count():
     rate = 2.0**-9  # episodes have larger gradients than steps, and must not make the policy certain
     kwargs = {"learning_rate": rate, "n_episodes": 2, "policy_kwargs": SGD, "gamma": 0.9}
-    agent, record = run(REINFORCE, make_vec_env("CartPole-v1", 3), [GradientDiagnostics(1), Lengths()], 1, **kwargs)
+    lengths = Spy(rollout_end=lambda spy: np.mean([info["l"] for info in list(spy.model.ep_info_buffer)[-6:]]))
+    _, record = run(REINFORCE, make_vec_env("CartPole-v1", 3), [GradientDiagnostics(1), lengths], 1, **kwargs)
     gradients = np.diff(record.parameters, axis=0) / rate
     assert len(gradients) >= 2
     # REINFORCE sums over an episode's steps, where the diagnostics take the mean over all.
-    check_norms_and_cosines(record, gradients / np.array(agent.lengths)[:, None])
-
-
-class Lengths(BaseCallback):
-    """Keeps the mean length of the episodes in `agent.lengths`."""
-
-    def _on_training_start(self):
-        self.model.lengths = []
-
-    def _on_step(self):
-        return True
-
-    def _on_rollout_end(self):
-        counted = [info["l"] for info in list(self.model.ep_info_buffer)[-6:]]
-        self.model.lengths.append(np.mean(counted))
+    check_norms_and_cosines(record, gradients / np.array(lengths.seen)[:, None])
 
 
 def check_norms_and_cosines(record, gradients):
@@ -210,24 +197,20 @@ def test_a_uniform_policy_has_all_the_entropy_there_can_be(cls):
 
 @pytest.mark.parametrize("cls", [PPO, sb3.PPO, A2C, sb3.A2C])
 def test_kl_is_that_of_the_gaussians_before_and_after_the_update(cls):
-    kept = {}
 
-    class Keep(BaseCallback):
-        def _on_step(self):
-            return True
-
-        def _on_rollout_end(self):
-            kept["states"] = th.tensor(self.model.rollout_buffer.observations[:, 0].copy())
-            kept["old"] = moments(self.model.policy, kept["states"])
+    def keep(spy):
+        states = th.tensor(spy.model.rollout_buffer.observations[:, 0].copy())
+        return states, moments(spy.model.policy, states)
 
     def moments(policy, states):
         normal = policy.get_distribution(states).distribution
         return normal.mean.detach().double().numpy(), normal.stddev.detach().double().numpy()
 
     agent = cls("MlpPolicy", "Pendulum-v1", n_steps=64, learning_rate=1e-2, seed=0, device="cpu")
-    agent.learn(64, CallbackList([PolicyDiagnostics(), Keep()]), log_interval=None)
-    mean, std = kept["old"]
-    new_mean, new_std = moments(agent.policy, kept["states"])
+    kept = Spy(rollout_end=keep)
+    agent.learn(64, CallbackList([PolicyDiagnostics(), kept]), log_interval=None)
+    ((states, (mean, std)),) = kept.seen
+    new_mean, new_std = moments(agent.policy, states)
     # KL(N(μ, σ²) ‖ N(m, s²)) = log(s / σ) + (σ² + (μ - m)²) / (2 s²) - 1/2
     expected = np.mean(np.log(new_std / std) + (std**2 + (mean - new_mean) ** 2) / (2 * new_std**2) - 0.5)
     assert expected > 1e-3
@@ -329,17 +312,13 @@ def test_two_threads_arrive_at_the_same_when_watched(monkeypatch):
 
 @pytest.mark.parametrize("engine", ["autograd", "mlp"])
 def test_a_checkpoint_between_rollout_and_update_has_nothing_of_them(engine, tmp_path):
-    class Checkpoint(BaseCallback):
-        def _on_step(self):
-            return True
+    def copied(spy):
+        spy.model.save(tmp_path / "agent")
+        return pickle.loads(pickle.dumps(spy.model))
 
-        def _on_rollout_end(self):
-            self.model.save(tmp_path / "agent")
-            self.copy = pickle.loads(pickle.dumps(self.model))
-
-    checkpoint = Checkpoint()
+    checkpoint = Spy(rollout_end=copied)
     run(PPO, "CartPole-v1", [PolicyDiagnostics(), checkpoint], n_steps=64, engine=engine)
-    for agent in (checkpoint.copy, PPO.load(tmp_path / "agent")):
+    for agent in (*checkpoint.seen, PPO.load(tmp_path / "agent")):
         assert agent._on_epoch is None
         assert "get" not in vars(agent.rollout_buffer)
 
@@ -435,7 +414,7 @@ def test_who_goes_on_learning_goes_on_measuring():
 )
 def test_they_serve_every_action_space(cls, space):
     everything = [GradientDiagnostics(), AdvantageDiagnostics(), PolicyDiagnostics()]
-    agent = cls("MlpPolicy", FakeEnv(space), n_steps=64, device="cpu")
+    agent = cls("MlpPolicy", TinyEnv(space, length=16), n_steps=64, device="cpu")
     zero(agent)
     record = Record()
     agent.learn(64, CallbackList([*everything, record]), log_interval=None)
@@ -444,25 +423,6 @@ def test_they_serve_every_action_space(cls, space):
     assert record.logs[0]["policy/entropy"] == pytest.approx(entropy[type(space).__name__], rel=1e-5)
     assert ("policy/entropy_share" in record.logs[0]) == (not isinstance(space, spaces.Box))
     assert record.logs[0]["gradient/norm"] > 0
-
-
-class FakeEnv(gym.Env):
-    """Random observations and rewards, episodes of 16 steps."""
-
-    observation_space = spaces.Box(-1, 1, (3,))
-
-    def __init__(self, action_space):
-        self.action_space = action_space
-
-    def reset(self, seed=None, options=None):
-        super().reset(seed=seed)
-        self.n = 0
-        return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
-
-    def step(self, action):
-        self.n += 1
-        observation = self.np_random.uniform(-1, 1, 3).astype(np.float32)
-        return observation, float(self.np_random.normal()), self.n == 16, False, {}
 
 
 def test_a_rollout_is_measured_after_every_so_many_steps_and_the_first_one_always():

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
+from fakes import ALL, SB3S, TinyEnv, same, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
@@ -21,7 +22,6 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import FloatSchedule
-from tiny import ALL, SB3S, TinyEnv, same, short, tiny_vec_env, weights
 
 from pg_agents import A2C, PPO, ActorCritic, ReinforceBaseline
 

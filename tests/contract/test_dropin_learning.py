@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
+from fakes import ALL, SB3S, Spy, TinyEnv, same, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import EvalCallback, EveryNTimesteps, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.logger import HumanOutputFormat, configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
-from tiny import ALL, SB3S, Spy, TinyEnv, same, short, tiny_vec_env, weights
 
 from pg_agents import PPO, REINFORCE
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
+from fakes import ALL, CLIPPING, SB3S, SQUASHING, Spy, TinyEnv, same, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.envs import (
     BitFlippingEnv,
@@ -20,7 +21,6 @@ from stable_baselines3.common.envs import (
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
-from tiny import ALL, CLIPPING, SB3S, SQUASHING, Spy, TinyEnv, same, short, tiny_vec_env, weights
 
 from pg_agents import A2C, ReinforceBaseline
 

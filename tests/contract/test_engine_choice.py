@@ -11,11 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch as th
+from combinations import each_pair, each_value
+from fakes import ALL, SHORT, FaultyEnv, Spy, TinyEnv, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from tiny import ALL, SHORT, Spy, TinyEnv, short, tiny_vec_env, weights
 from torch import nn
 
 import pg_agents.engines
@@ -41,12 +42,10 @@ def why_not(printed):
 # What the engine is for
 
 
-@every_algorithm
-@pytest.mark.parametrize(
-    "action_space",
-    [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)],
-    ids=str,
-)
+KINDS = [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
+
+
+@pytest.mark.parametrize(("cls", "action_space"), each_value(ALL, KINDS))
 def test_small_networks_on_the_cpu_are_served_and_nobody_needs_to_know(cls, action_space, capsys):
     agent = short(cls, TinyEnv(action_space), verbose=1).learn(8)
     assert agent.engine == "auto"
@@ -573,17 +572,15 @@ NOT_FINITE = [
     ("return", np.inf),
     ("return", np.nan),
     ("return", 1e30),
-    ("log_prob", np.nan),
     ("parameter", np.nan),
     ("value parameter", np.nan),
     ("value parameter", np.inf),
 ]
 
 
+# A2C's loss has no old log-probabilities.
 @pytest.mark.parametrize(
-    ("cls", "what"),
-    [(PPO, what) for what in NOT_FINITE] + [(A2C, what) for what in NOT_FINITE if what[0] != "log_prob"],
-    ids=str,
+    ("what", "cls"), [*each_value(NOT_FINITE, [A2C, PPO]), pytest.param(("log_prob", np.nan), PPO, id="log_prob")]
 )
 def test_a_loss_that_is_not_finite_is_refused_in_the_same_words(cls, what):
     kwargs = {"batch_size": 32, "n_epochs": 1, "normalize_advantage": False} if cls is PPO else {}
@@ -627,22 +624,6 @@ def test_the_minibatches_before_one_that_is_not_finite_were_learnt_from():
         th.testing.assert_close(results[1][2][name], value, rtol=0, atol=1e-3 * agent.learning_rate)
 
 
-class Faulty(TinyEnv):
-    """One observation or reward, of its k-th step, is what it is told."""
-
-    def __init__(self, at=13, observation=None, reward=None, time_limit=False, **kwargs):
-        super().__init__(time_limit=time_limit, **kwargs)
-        self.at, self.observation, self.reward, self.steps = at, observation, reward, 0
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = super().step(action)
-        self.steps += 1
-        if self.steps == self.at:
-            observation = observation if self.observation is None else self.observation
-            reward = reward if self.reward is None else self.reward
-        return observation, reward, terminated, truncated, info
-
-
 FAULTS = {
     "NaN": {"observation": np.float32([0, np.nan, 0])},
     "infinity": {"observation": np.float32([0, 0, -np.inf])},
@@ -663,13 +644,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize("cls", [A2C, PPO, ReinforceBaseline])
+@pytest.mark.parametrize(("fault", "cls"), each_value(FAULTS, [A2C, PPO, ReinforceBaseline]))
 def test_a_faulty_environment_is_named_in_the_same_words_by_both_engines(cls, fault):
     space = fault.get("observation_space", BOX)
     messages = []
     for engine in ("autograd", "mlp"):
-        env = DummyVecEnv([lambda: TinyEnv(observation_space=space), lambda: Faulty(**fault)])
+        env = DummyVecEnv([lambda: TinyEnv(observation_space=space), lambda: FaultyEnv(**fault)])
         agent = short(cls, env, engine=engine)
         before = weights(agent)
         with pytest.raises(ValueError, match=r"environment 1.* after \d+ steps in all") as error:
@@ -679,12 +659,10 @@ def test_a_faulty_environment_is_named_in_the_same_words_by_both_engines(cls, fa
     assert messages[0] == messages[1]
 
 
-@pytest.mark.parametrize(
-    "activation_fn",
-    [nn.Identity, nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU],
-    ids=lambda cls: cls.__name__,
-)
-@pytest.mark.parametrize("action_space", [spaces.Discrete(2), BOX_ACTIONS, spaces.MultiBinary(2)], ids=str)
+ACTIVATIONS = [nn.Identity, nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.SiLU, nn.GELU]
+
+
+@pytest.mark.parametrize(("activation_fn", "action_space"), each_value(ACTIVATIONS, KINDS))
 def test_no_layer_hides_a_parameter_that_is_no_number(activation_fn, action_space):
     """It is found by who acts, and by who learns."""
     kwargs = {"policy_kwargs": {"activation_fn": activation_fn, "net_arch": [20, 4]}, "engine": "mlp", "n_steps": 8}
@@ -741,9 +719,9 @@ def test_torchs_threads_are_given_back(engine, error):
     assert th.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("engine", ["autograd", "mlp"])
-@pytest.mark.parametrize("when", ["step", "rollout_start", "rollout_end"])
-@every_algorithm
+@pytest.mark.parametrize(
+    ("cls", "when", "engine"), each_pair(ALL, ["step", "rollout_start", "rollout_end"], ["autograd", "mlp"])
+)
 def test_ctrl_c_in_a_callback_leaves_a_model_that_can_be_saved_and_trained_on(cls, when, engine, tmp_path):
     def interrupt(spy):
         if spy.model.num_timesteps >= 20:

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import pg_envs
 from pg_agents import A2C, make_vec
@@ -347,6 +348,27 @@ def test_the_environment_says_whether_its_optimum_is_stochastic(env_id):
     deterministic = env_id not in STOCHASTIC_OPTIMUM
     for env in (env_id, gym.spec(env_id), gym.make(env_id), gym.make_vec(env_id, 2), make_vec(env_id, 2)):
         assert deterministic_evaluation(env) is deterministic
+
+
+@every_case
+def test_the_environment_states_its_reference_scores(case):
+    env_id, kwargs = case
+    scores = pg_envs.reference_scores(env_id, **kwargs)
+    single, batch = gym.make(env_id, **kwargs), gym.make_vec(env_id, 2, **kwargs)
+    for env in (type(single.unwrapped), single, batch, make_vec(env_id, 2, env_kwargs=kwargs)):
+        stated = pickle.loads(pickle.dumps(env.metadata))["reference_scores"]
+        assert stated(**kwargs, render_mode="rgb_array") == scores
+
+
+def test_the_reference_scores_of_an_environment_in_another_process_can_be_read():
+    env = SubprocVecEnv([pg_envs.AliasedGridworld] * 2, start_method="forkserver")
+    stated = [metadata["reference_scores"] for metadata in env.get_attr("metadata")]
+    env.close()
+    assert [scores()["optimum"] for scores in stated] == pytest.approx([0.825, 0.825])
+
+
+def test_the_game_for_two_states_its_value():
+    assert pg_envs.RPS().metadata["reference_scores"] == {"value": pg_envs.nash(pg_envs.RPS()).value}
 
 
 @every_case

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from fakes import TinyEnv
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
@@ -121,22 +122,12 @@ def test_raw_return_needs_no_monitor():
     assert sum(agent._raw_returns) + agent._episode_returns.sum() == 400
 
 
-class Wide(gym.Env):
-    """Two dimensions, of which the first clips nearly every action and the second hardly any."""
-
-    observation_space = spaces.Box(-1, 1, (1,), np.float32)
-    action_space = spaces.Box(np.float32([-1e-4, -100]), np.float32([1e-4, 100]))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return np.zeros(1, dtype=np.float32), {}
-
-    def step(self, action):
-        return np.zeros(1, dtype=np.float32), 0.0, False, False, {}
+# The first dimension clips nearly every action, and the second hardly any.
+WIDE = spaces.Box(np.float32([-1e-4, -100]), np.float32([1e-4, 100]))
 
 
 def test_saturated_actions_are_those_that_were_clipped():
-    agent = A2C("MlpPolicy", Wide(), n_steps=500, seed=0, device="cpu").learn(500, log_interval=None)
+    agent = A2C("MlpPolicy", TinyEnv(WIDE), n_steps=500, seed=0, device="cpu").learn(500, log_interval=None)
     # Half the components: N(0, 1) is within 1e-4 once in 12,500 draws, and beyond 100 never.
     assert agent.logger.name_to_value["rollout/saturated_actions"] == pytest.approx(0.5, abs=0.004)
 
@@ -151,7 +142,7 @@ def test_saturated_actions_of_a_squashed_policy_are_those_near_the_bounds():
 
 
 def test_deviations_are_those_of_each_dimension():
-    agent = PPO("MlpPolicy", Wide(), learning_rate=0.0, seed=0, device="cpu", **TINY_PPO)
+    agent = PPO("MlpPolicy", TinyEnv(WIDE), learning_rate=0.0, seed=0, device="cpu", **TINY_PPO)
     with th.no_grad():
         agent.policy.log_std.copy_(th.tensor([0.5, 2.0]).log())
     agent.learn(64)

@@ -1,4 +1,4 @@
-"""Plugins in wheels of their own, installed beside our wheel into a fresh environment, need no change in our code."""
+"""Plugins in wheels of their own, installed beside our wheel in a fresh environment, need no change in our code."""
 
 import json
 import os
@@ -118,23 +118,36 @@ def wheels(tmp_path_factory):
     return {path.name.split("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
 
 
+@pytest.fixture(scope="module")
+def environment(wheels, tmp_path_factory):
+    """A fresh environment with our wheel. It is the same for all tests: kernels are compiled once for each place."""
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    venv.create(folder, symlinks=True)
+    pip(folder, "install", "--no-deps", "--no-index", wheels["pg-agents"])
+    return folder
+
+
+def pip(environment, *arguments):
+    # Torch and the like come from where these tests run. They stand behind the environment's own packages on the path,
+    # so that pg-agents there is found second, and the editable install's own .pth file is not read. While pip works
+    # they are away: it would take what is there for installed.
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (own / "outer.pth").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pip", "--python", environment / "bin/python", "--quiet", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+    (own / "outer.pth").write_text("\n".join(outer))
+
+
 @pytest.fixture
-def installed(wheels, tmp_path):
-    """A function that installs distributions into a fresh environment and returns how to run a command there."""
+def installed(wheels, environment, tmp_path):
+    """A function that installs distributions beside ours for a test and returns how to run a command there."""
+    for_this_test = []
 
     def installed(*names):
-        environment = tmp_path / "venv"
-        venv.create(environment, symlinks=True)
-        python = environment / "bin/python"
-        wheel_files = [wheels[name] for name in ("pg-agents", *names)]
-        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet"]
-        subprocess.run([*pip, *wheel_files], check=True, capture_output=True)
-        # Torch and the like from where these tests run. Behind the environment's own packages on the path, so that
-        # pg-agents there is found second; nor is the editable install's own .pth file read. Only now, because pip
-        # would take what is there for installed.
-        own = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-        outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-        (own / "outer.pth").write_text("\n".join(outer))
+        for_this_test.extend(names)
+        if names:
+            pip(environment, "install", "--no-deps", "--no-index", *(wheels[name] for name in names))
 
         def run(command, *arguments):
             variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -144,7 +157,9 @@ def installed(wheels, tmp_path):
 
         return run
 
-    return installed
+    yield installed
+    if for_this_test:
+        pip(environment, "uninstall", "--yes", *for_this_test)
 
 
 def rows(finished):
@@ -156,10 +171,10 @@ def config(folder):
     return dict(yaml.unsafe_load(path.read_text()))
 
 
-def test_the_wheel_alone_trains_and_is_what_runs(installed, tmp_path):
+def test_the_wheel_alone_trains_and_is_what_runs(installed, environment, tmp_path):
     run = installed()
     where = run("python", "-c", "import pg_agents, pg_zoo; print(pg_agents.__file__, pg_zoo.__file__)").stdout.split()
-    assert all(Path(path).is_relative_to(tmp_path / "venv") for path in where)
+    assert all(Path(path).is_relative_to(environment) for path in where)
     trained = run("pg-zoo", "train", "--algo", "a2c", "-n", "40")
     assert (trained.returncode, trained.stderr) == (0, "")
     ours = yaml.safe_load((ROOT / "zoo/pg_zoo/hyperparams/a2c.yml").read_text())

@@ -28,10 +28,9 @@ REFERENCES = sorted(
 )
 ENVS = ["CartPole-v1", "Pendulum-v1"]  # Discrete and Box actions
 ONLY_FOR = {"dqn": "CartPole-v1", "qrdqn": "CartPole-v1", **dict.fromkeys(("ddpg", "sac", "td3", "tqc"), "Pendulum-v1")}
-N_TRIALS = 50
 
 
-def drawn(algo, env, n_trials=N_TRIALS):
+def drawn(algo, env, n_trials):
     """Hyperparameters of random trials."""
     vec_env = make_vec_env(env)
     vec_env.close()
@@ -48,7 +47,7 @@ def quiet():
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("algo", OURS)
 def test_what_our_search_spaces_propose_is_accepted_and_survives_a_hyperparameter_file(algo, env, tmp_path):
-    for hyperparams in drawn(algo, env):
+    for hyperparams in drawn(algo, env, n_trials=10):
         assert not {"n_timesteps", "policy"} & {*hyperparams}
         assert ("use_sde" in hyperparams) <= (env == "Pendulum-v1")
         assert ("log_std_init" in hyperparams.get("policy_kwargs", "")) == (env == "Pendulum-v1")
@@ -71,7 +70,7 @@ def test_it_can_be_trained_with(algo, env, tmp_path):
     def size(hyperparams):
         return hyperparams["n_envs"] * hyperparams.get("n_steps", hyperparams.get("n_episodes", 0) * 200)
 
-    for number, hyperparams in enumerate(sorted(drawn(algo, env), key=size)[:3]):
+    for number, hyperparams in enumerate(sorted(drawn(algo, env, n_trials=50), key=size)[:3]):
         values = {"n_timesteps": 2 * size(hyperparams), **hyperparams}
         run_cell(
             resolved(Cell(algo, env, 0, values, eval_points=1, eval_episodes=1, final_episodes=1)),

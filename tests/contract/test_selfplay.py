@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pettingzoo
 import pytest
+from fakes import ALL, SHORT
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
@@ -14,7 +15,6 @@ from stable_baselines3 import PPO as SB3PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
-from tiny import ALL, SHORT
 
 from pg_agents import A2C, PPO
 from pg_envs.games.callbacks import SnapshotCallback
@@ -567,8 +567,8 @@ class Alone(Race):
         (lambda: SelfPlayVecEnv(RPS(), 0), ValueError, "`n_games` must be an integer at least 1"),
         (lambda: SelfPlayVecEnv(RPS(), seat=2, opponent=ROCK), ValueError, "`seat` must be one of"),
         (lambda: SelfPlayVecEnv(RPS(), seat="player", opponent=ROCK), ValueError, "Did you mean 'player_1'"),
-        (lambda: SelfPlayVecEnv(RPS(), seat=0), ValueError, "give both, or none"),
-        (lambda: SelfPlayVecEnv(RPS(), opponent=ROCK), ValueError, "give both, or none"),
+        (lambda: SelfPlayVecEnv(RPS(), seat=0), ValueError, "give both, or neither"),
+        (lambda: SelfPlayVecEnv(RPS(), opponent=ROCK), ValueError, "give both, or neither"),
         (lambda: SelfPlayVecEnv(RPS(), seat=0, opponent="snapshot"), ValueError, "Did you mean 'snapshots'"),
         (lambda: SelfPlayVecEnv(RPS(), seat=0, opponent=[0.5, 0.5]), ValueError, "probabilities of 3 actions"),
         (lambda: SelfPlayVecEnv(Tug(), seat=0, opponent=[0.5, 0.5]), ValueError, "`opponent` must be a model"),
@@ -577,7 +577,7 @@ class Alone(Race):
         (lambda: SelfPlayVecEnv("rps"), TypeError, "`game` must be a PettingZoo ParallelEnv"),
         (lambda: SelfPlayVecEnv(lambda: "rps"), TypeError, "must make a PettingZoo ParallelEnv"),
         (lambda: SelfPlayVecEnv(functools.cache(RPS)), ValueError, "another game each time"),
-        (lambda: SelfPlayVecEnv(RPS(), 2).step(np.zeros(2, dtype=int)), ValueError, "`actions` must be 4"),
+        (lambda: SelfPlayVecEnv(RPS(), 2).step(np.zeros(2, dtype=int)), ValueError, "`actions` must have 4"),
         (lambda: win_rates(ROCK, ROCK, RPS()), ValueError, "`opponents` must be several"),
         (lambda: win_rates(ROCK, [PAPER], RPS(), 0), ValueError, "`n_games`"),
         (lambda: SnapshotCallback(every=0), ValueError, "`every`"),

@@ -4,10 +4,11 @@ Scripted environments, which do not care for actions, and a policy whose learnin
 advantage and one right return.
 """
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from combinations import each_pair
+from fakes import ScriptedEnv
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback
@@ -19,36 +20,26 @@ from pg_agents.vec_env import VectorEnvAdapter
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
 SAME_STEP, NEXT_STEP, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
-every_mode = pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP, DISABLED])
-every_engine = pytest.mark.parametrize("engine", ["autograd", "mlp"])
+MODES, ENGINES = [SAME_STEP, NEXT_STEP, DISABLED], ["autograd", "mlp"]
+every_mode = pytest.mark.parametrize("mode", MODES)
+every_engine = pytest.mark.parametrize("engine", ENGINES)
 EPISODES = [REINFORCE, ReinforceBaseline]
 
 
-class Scripted(gym.Env):
-    """Episode k has `lengths[k]` steps and ends in turn by termination and by a time limit.
-
-    The observation is (environment, episode, t), the reward a number of its own in each step.
-    """
+class Scripted(ScriptedEnv):
+    """The observation is (environment, episode, t), the reward a number of its own in each step."""
 
     observation_space = spaces.Box(-1, np.inf, (3,), np.float32)
-    action_space = spaces.Discrete(2)
 
     def __init__(self, number, *lengths):
-        self.number, self.lengths, self.episode = number, lengths, -1
+        super().__init__(*lengths, time_limit=None)
+        self.number = number
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.episode, self.t = self.episode + 1, 0
-        return self._observation(), {}
-
-    def step(self, action):
-        self.t += 1
-        over = self.t == self.lengths[self.episode % len(self.lengths)]
-        reward = np.cos(self.number + 3 * self.episode + 0.7 * self.t)
-        return self._observation(), reward, over and self.episode % 2 == 0, over and self.episode % 2 == 1, {}
-
-    def _observation(self):
+    def observe(self):
         return np.array([self.number, self.episode, self.t], dtype=np.float32)
+
+    def reward(self):
+        return np.cos(self.number + 3 * self.episode + 0.7 * self.t)
 
 
 class TrainedOn(BaseCallback):
@@ -116,10 +107,7 @@ def test_rollouts_of_whole_episodes_give_the_same_to_learn_from(cls, mode, engin
         assert_same(given.of(number), wanted.of(number))
 
 
-@every_engine
-@every_mode
-@every_step_algorithm
-@pytest.mark.parametrize("n_steps", [4, 5, 7])
+@pytest.mark.parametrize(("mode", "n_steps", "engine", "cls"), each_pair(MODES, [4, 5, 7], ENGINES, [PPO, A2C]))
 def test_rollouts_that_end_anywhere_give_the_same_to_learn_from(cls, mode, engine, n_steps):
     """With λ = 0 an advantage does not depend on where its rollout ends, be it before, in or after a reset."""
     scripts = [[4], [1, 2], [5, 1, 1]]
@@ -141,11 +129,13 @@ OPTIONS = {
 }
 
 
-@every_engine
-@every_mode
-@pytest.mark.parametrize(("cls", "options"), OPTIONS.values(), ids=OPTIONS)
-def test_whole_episodes_give_the_same_to_learn_from(cls, options, mode, engine):
+every_episodic = pytest.mark.parametrize(("algorithm", "mode", "engine"), each_pair(OPTIONS, MODES, ENGINES))
+
+
+@every_episodic
+def test_whole_episodes_give_the_same_to_learn_from(algorithm, mode, engine):
     """While one waits for the others, it plays episodes that are not counted; after that it may be anywhere."""
+    cls, options = algorithm
     scripts = [[4, 2, 3], [1, 1, 6], [9, 1, 1]]
     kwargs = {"n_episodes": 3, "gamma": 0.8, "engine": engine, **options}
     wanted = trained_on(cls, None, scripts, 1, **kwargs)
@@ -155,11 +145,10 @@ def test_whole_episodes_give_the_same_to_learn_from(cls, options, mode, engine):
         assert_same(given.of(number), wanted.of(number))
 
 
-@every_engine
-@every_mode
-@pytest.mark.parametrize(("cls", "options"), OPTIONS.values(), ids=OPTIONS)
-def test_rollouts_of_whole_episodes_follow_each_other(cls, options, mode, engine):
+@every_episodic
+def test_rollouts_of_whole_episodes_follow_each_other(algorithm, mode, engine):
     """Nobody waits: the resets after the last episodes of a rollout are the beginning of the next."""
+    cls, options = algorithm
     scripts, kwargs = [[4, 2, 3]] * 2, {"n_episodes": 2, "gamma": 0.8, "engine": engine, **options}
     wanted = trained_on(cls, None, scripts, 45, **kwargs)
     given = trained_on(cls, mode, scripts, 45, **kwargs)

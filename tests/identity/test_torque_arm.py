@@ -205,10 +205,15 @@ def played(n, kind, copies, act):
     return total, infos["distance"].mean()
 
 
-def test_a_weak_jacobian_controller_has_the_published_score_at_20_joints():
-    score, distance = played(20, "geared", 1000, lambda dynamics, state: dynamics.pull_and_damp(state, 1.0, 0.1))
-    assert score == pytest.approx(-6.4, abs=3.0)  # published, of unknown precision; ours has a standard error of .55
-    assert distance == pytest.approx(0.040, abs=0.006)
+def test_a_weak_jacobian_controller_scores_about_what_was_published_at_20_joints():
+    """Of 160,000 other arms the mean return was -5.26 (standard error .04), and the last distance .0380 (.0002).
+
+    Those of 10,000 arms have standard errors of .17 and .0007: the tolerances are four of both together. Published are
+    -6.4 and .040 of an unknown number of arms; 1,000 would have standard errors of .55 and .0023.
+    """
+    score, distance = played(20, "geared", 10_000, lambda dynamics, state: dynamics.pull_and_damp(state, 1.0, 0.1))
+    assert score == pytest.approx(-5.26, abs=0.71)
+    assert distance == pytest.approx(0.0380, abs=0.0029)
 
 
 @pytest.mark.parametrize("n", [7, 20])

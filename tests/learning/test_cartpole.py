@@ -10,15 +10,16 @@ from stable_baselines3.common.vec_env import VecNormalize
 from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 
 
+# Of 10 to 30 other seeds of each, none had a mean return below 400: so a processor that rounds differently, which makes
+# another training of it, will hardly fail.
 @pytest.mark.parametrize(
     ("cls", "n_envs", "n_timesteps", "kwargs"),
     [
-        (PPO, 8, 30_000, {"n_steps": 32, "batch_size": 256, "n_epochs": 20, "gae_lambda": 0.8, "gamma": 0.98,
+        (PPO, 8, 50_000, {"n_steps": 128, "batch_size": 256, "gae_lambda": 0.95, "gamma": 0.98,
                           "learning_rate": LinearSchedule(1e-3, 0.0, 1.0)}),
-        (A2C, 8, 100_000, {"learning_rate": LinearSchedule(1.4e-3, 0.0, 1.0)}),
+        (A2C, 8, 100_000, {"n_steps": 16, "learning_rate": LinearSchedule(2e-3, 0.0, 1.0)}),
         (REINFORCE, 1, 30_000, {"baseline": "leave_one_out"}),
-        (ReinforceBaseline, 1, 30_000, {}),
-        # With rewards as they are and constant step sizes, some seeds collapse while the critic knows nothing.
+        (ReinforceBaseline, 1, 50_000, {"learning_rate": LinearSchedule(2e-3, 0.0, 1.0)}),
         (ActorCritic, 8, 100_000, {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0),
                                    "value_learning_rate": LinearSchedule(3e-3, 0.0, 1.0)}),
     ],
@@ -27,7 +28,8 @@ from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 def test_an_agent_learns_to_balance_the_pole(cls, n_envs, n_timesteps, kwargs):
     # A random policy's mean return is 22; 195 was the threshold of CartPole-v0.
     env = make_vec_env("CartPole-v1", n_envs, seed=0)
-    if cls is ActorCritic:
+    if cls in (A2C, ActorCritic):
+        # With rewards as they are, the step is too large while the critic knows nothing: some seeds collapse.
         env = VecNormalize(env, norm_obs=False)
     agent = cls("MlpPolicy", env, seed=0, device="cpu", **kwargs)
     agent.learn(n_timesteps)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch as th
+from prose import says
 
 import pg_agents
 from pg_agents.agent import PolicyGradient
@@ -159,14 +160,14 @@ def test_an_entry_that_fails_does_not_stop_the_others(check, capsys):
     assert status == 1
     ((failed, equal, missing),) = rows_of(page)
     assert failed[:2] == ["CartPole-v1", "ppo"]
-    assert "- exit status: 1. 0 says" in page
+    assert says(page, "exit status", 1)
     assert "**failed**" in failed[3]
     assert "`gamma` must be" in failed[3]
     assert equal == ["CartPole-v1", "a2c", "10", "equal"]
-    assert "Unknown environment 'No-v0'" in missing[3]
+    assert "'No-v0'" in missing[3]
     out = capsys.readouterr().out
-    assert "a2c on CartPole-v1: equal" in out
-    assert out.splitlines()[-2] == "Parameters: equal 1, different 0, failed 2."
+    assert says(out, "a2c", "CartPole-v1", "equal")
+    assert says(out.splitlines()[-2], "Parameters", "equal 1", "different 0", "failed 2")
 
 
 def die(entry, updates):
@@ -183,14 +184,14 @@ def test_scores_are_compared_and_stored(check, capsys):
     options = ["--seeds", "2", "--max-steps", "64", "--final-episodes", "3", "--margin", "1"]
     status, page = check([("ppo", "CartPole-v1", PPO)], *options)
     assert status == 0
-    assert capsys.readouterr().out.splitlines()[-3] == "Parameters: equal 1, different 0."
+    assert says(capsys.readouterr().out.splitlines()[-3], "Parameters", "equal 1", "different 0")
     ((parameters,), (scores,)) = rows_of(page)
     assert parameters[3] == "equal"
     stored = sorted(Path("runs/crosscheck/cells").glob("*/CartPole-v1/*/cell.json"))
     read = [json.loads(path.read_text()) for path in stored]
     assert [one["n_timesteps"] for one in read] == [64, 64, 0, 64, 64]
     assert [one["options"]["final_episodes"] for one in read] == [3, 3, 100, 3, 3]  # random: what the margin rests on
-    assert "mean return of 3 episodes after it" in page
+    assert says(page, "mean return", "3 episodes")
     ours, random, theirs = (
         [one["score"] for one in read if one["algo"] == algo] for algo in ("ppo", "random", "sb3/ppo")
     )
@@ -261,12 +262,10 @@ def test_the_help_says_what_the_exit_status_means(capsys):
 def test_a_page_that_cannot_be_written_is_one_line_that_names_the_option(check, capsys):
     Path("file").touch()
     assert check([("a2c", "CartPole-v1", A2C)], "--seeds", "0", "--write", "file/page.md")[0] == 2
-    said = "pg-zoo: error: --write file cannot be written: File exists; choose another --write.\n"
-    assert capsys.readouterr().err == said
+    assert says(capsys.readouterr().err, "pg-zoo: error: ", "--write", "file", "File exists")
     Path("runs/crosscheck/crosscheck.md").mkdir()
     assert check([("a2c", "CartPole-v1", A2C)], "--seeds", "0")[0] == 2
-    said = "-o/--output runs/crosscheck cannot be written: Is a directory; choose another -o/--output.\n"
-    assert capsys.readouterr().err == f"pg-zoo: error: {said}"
+    assert says(capsys.readouterr().err, "pg-zoo: error: ", "-o/--output", "runs/crosscheck", "Is a directory")
 
 
 def test_scores_of_another_version_prove_nothing(tmp_path):
@@ -298,19 +297,19 @@ def test_the_page_tells_how_it_was_made(check, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--algos", "reinforce"], "--algos: SB3 has no 'reinforce'. Known: a2c, ppo"),
-        (["--envs", "CartPol-v1"], "Did you mean 'CartPole-v1'?"),
-        (["--updates", "0"], "`--updates` must be an integer at least 1, but is 0."),
-        (["--seeds", "1"], "`--seeds` must be an integer at least 2, but is 1."),
-        (["--margin", "0"], "`--margin` must be a number greater than 0, but is 0.0."),
-        (["--max-steps", "0"], "`--max-steps` must be"),
-        (["--final-episodes", "0"], "`--final-episodes` must be"),
-        (["--jobs", "0"], "`--jobs` must be"),
+        (["--algos", "reinforce"], ["--algos", "'reinforce'", "a2c, ppo"]),
+        (["--envs", "CartPol-v1"], ["'CartPol-v1'", "'CartPole-v1'"]),
+        (["--updates", "0"], ["--updates", "at least 1", 0]),
+        (["--seeds", "1"], ["--seeds", "at least 2", 1]),
+        (["--margin", "0"], ["--margin", "greater than 0", "0.0"]),
+        (["--max-steps", "0"], ["--max-steps", 0]),
+        (["--final-episodes", "0"], ["--final-episodes", 0]),
+        (["--jobs", "0"], ["--jobs", 0]),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(argv, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["crosscheck", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert says(line, *said)
     assert not list(tmp_path.iterdir())

@@ -13,8 +13,9 @@ from pg_envs.games.hand_over import HandOver
 from pg_envs.games.match import MatchDynamics, RPSMatch
 from pg_envs.games.memoryless import Memoryless
 from pg_envs.games.observations import View
-from pg_envs.games.opponents import Match, Opponent, OracleOpponent, SnapshotsOpponent
+from pg_envs.games.opponents import Opponent, OracleOpponent, SnapshotsOpponent
 from pg_envs.games.payoffs import payoff_matrix
+from pg_envs.games.repeated import Match
 
 ROCK, PAPER, SCISSORS = range(3)
 

@@ -181,12 +181,36 @@ class FiveSteps(gym.Env):
         return np.zeros(1, np.float32), 1.0 + float(action.sum()), over, False, {}
 
 
-@pytest.fixture
-def five_steps(monkeypatch):
-    spec = gym.envs.registration.EnvSpec("FiveSteps-v0", entry_point=FiveSteps, disable_env_checker=True)
+def register(monkeypatch, env, **kwargs):
+    spec = gym.envs.registration.EnvSpec("FiveSteps-v0", entry_point=env, disable_env_checker=True, **kwargs)
     monkeypatch.setitem(gym.registry, "FiveSteps-v0", spec)
     monkeypatch.setattr(pg_envs.references, "_cache", {})
     return "FiveSteps-v0"
+
+
+@pytest.fixture
+def five_steps(monkeypatch):
+    return register(monkeypatch, FiveSteps)
+
+
+class StatesAMapping(FiveSteps):
+    metadata = {"render_modes": [], "reference_scores": {"optimum": 15.0, "random": 5.0}}
+
+
+def scores_from(low, never_ends=False):
+    return {"optimum": 15.0, "worst": 5 + 10 * low}
+
+
+class StatesAFunction(FiveSteps):
+    metadata = {"render_modes": [], "reference_scores": scores_from}
+
+
+class StatesASimulation(FiveSteps):
+    metadata = {"render_modes": [], "reference_scores": lambda n_episodes=7: {"random": float(n_episodes)}}
+
+
+class StatesNonsense(FiveSteps):
+    metadata = {"render_modes": [], "reference_scores": 15.0}
 
 
 def test_environments_of_others_are_simulated_with_random_and_zero_actions(five_steps):
@@ -196,6 +220,38 @@ def test_environments_of_others_are_simulated_with_random_and_zero_actions(five_
     # Ten uniform numbers: variance 10 / 3.
     assert abs(scores["random"] - 5) < 4 * (10 / 3 / 300) ** 0.5
     assert reference_scores("CartPole-v1", n_episodes=3).keys() == {"random"}
+
+
+def test_an_environment_of_others_states_its_scores_as_a_mapping(monkeypatch):
+    env_id = register(monkeypatch, StatesAMapping, max_episode_steps=5)
+    assert reference_scores(env_id) == reference_scores(env_id, max_episode_steps=5) == {"optimum": 15, "random": 5}
+    reference_scores(env_id).clear()
+    assert reference_scores(env_id) == {"optimum": 15, "random": 5}
+    assert normalised_score(10, gym.make(env_id).metadata["reference_scores"]) == 0.5
+
+
+def test_an_environment_of_others_states_its_scores_as_a_function_of_its_arguments(monkeypatch):
+    env_id = register(monkeypatch, StatesAFunction, kwargs={"low": 0.5})
+    assert reference_scores(env_id) == {"optimum": 15, "worst": 10}
+    assert reference_scores(env_id, low=-1, never_ends=True) == {"optimum": 15, "worst": -5}
+    with pytest.raises(TypeError, match="high"):
+        reference_scores(env_id, high=1)
+
+
+def test_a_function_that_simulates_is_told_how_many_episodes(monkeypatch):
+    env_id = register(monkeypatch, StatesASimulation)
+    assert (reference_scores(env_id), reference_scores(env_id, n_episodes=3)) == ({"random": 1000}, {"random": 3})
+
+
+def test_what_is_stated_does_not_hold_for_another_time_limit(monkeypatch):
+    env_id = register(monkeypatch, StatesAMapping, max_episode_steps=5)
+    scores = reference_scores(env_id, max_episode_steps=2, n_episodes=2)
+    assert (scores.keys(), scores["zero"]) == ({"random", "zero"}, 2)
+
+
+def test_reference_scores_that_are_neither_mapping_nor_function_are_refused(monkeypatch):
+    with pytest.raises(TypeError, match=r"FiveSteps-v0 must be a mapping or a function .* 15\.0"):
+        reference_scores(register(monkeypatch, StatesNonsense))
 
 
 def test_zero_action_is_none_where_it_is_not_in_the_box(five_steps):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from combinations import each_value
 from problems import Bandit, TabularPolicy, TwoStates, expected_return
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -67,40 +68,45 @@ def sampled_gradients(agent, n_batches):
     return np.array(gradients)
 
 
-def assert_unbiased(gradients, exact):
+def distance(gradients, exact):
+    """From the mean to the exact gradient, component by component, in standard errors that a tenth of it exceeds."""
     error = gradients.std(axis=0, ddof=1) / np.sqrt(len(gradients))
-    # Narrow enough to see a bias of a tenth of the gradient ...
-    assert (error < 0.025 * np.linalg.norm(exact)).all()
-    # ... and wide enough for four components at once: 4.4 standard errors are exceeded once in 20,000 runs.
-    assert (np.abs(gradients.mean(axis=0) - exact) < 4.4 * error).all()
+    assert (4 * error < 0.1 * np.linalg.norm(exact)).all()
+    return np.abs(gradients.mean(axis=0) - exact) / error
 
 
-@pytest.mark.parametrize("baseline", ["none", "constant", "time", "leave_one_out"])
-@pytest.mark.parametrize(
-    "kwargs",
-    [
-        {"estimator": "reward_to_go", "gamma": 1.0},
-        {"estimator": "total_return", "gamma": 1.0},
-        {"estimator": "reward_to_go", "gamma": 0.7, "discount_updates": True},
-        {"estimator": "total_return", "gamma": 0.7},
-    ],
-    ids=lambda kwargs: " ".join(map(str, kwargs.values())),
-)
+def assert_unbiased(gradients, exact):
+    # Of four components at once, 4.4 standard errors are exceeded once in 20,000 runs.
+    assert distance(gradients, exact).max() < 4.4
+
+
+ESTIMATORS = {
+    "reward to go": {"estimator": "reward_to_go", "gamma": 1.0},
+    "total return": {"estimator": "total_return", "gamma": 1.0},
+    "reward to go, discounted": {"estimator": "reward_to_go", "gamma": 0.7, "discount_updates": True},
+    "total return, discounted": {"estimator": "total_return", "gamma": 0.7},
+}
+
+
+# That no baseline biases either estimator, test_gradient_study.py shows on episodes of equal lengths.
+@pytest.mark.parametrize(("kwargs", "baseline"), each_value(ESTIMATORS, ["none", "constant", "time", "leave_one_out"]))
 def test_reinforce_has_the_exact_gradient_as_its_mean(kwargs, baseline):
     # Eight environments, whose episodes are of different lengths: a preference for short ones would show here.
     env = make_vec_env(TwoStates, 8)
     agent = REINFORCE(
         TabularPolicy, env, learning_rate=0.0, n_episodes=3, baseline=baseline, policy_kwargs=SGD, seed=1, **kwargs
     )
-    assert_unbiased(sampled_gradients(agent, 500), exact_gradient(kwargs["gamma"]))
+    assert_unbiased(sampled_gradients(agent, 300), exact_gradient(kwargs["gamma"]))
 
 
 def test_without_discounted_updates_the_mean_is_another_one():
-    """What `discount_updates` is for; and the confidence interval of these tests can tell the two apart."""
+    """What `discount_updates` is for; and these tests can tell the two apart.
+
+    A component that is not biased would be 7 standard errors off once in 10^11 runs.
+    """
     env = make_vec_env(TwoStates, 8)
     agent = REINFORCE(TabularPolicy, env, learning_rate=0.0, n_episodes=3, gamma=0.7, policy_kwargs=SGD, seed=1)
-    with pytest.raises(AssertionError):
-        assert_unbiased(sampled_gradients(agent, 500), exact_gradient(0.7))
+    assert distance(sampled_gradients(agent, 300), exact_gradient(0.7)).max() > 7
 
 
 class TabularActorCritic(ActorCriticPolicy):
@@ -120,11 +126,10 @@ def test_a_wrong_critic_leaves_the_mean_of_reinforce_with_baseline_exact():
     agent = ReinforceBaseline(
         TabularActorCritic, env, learning_rate=0.0, n_episodes=3, gamma=1.0, policy_kwargs=SGD, seed=1
     )
-    assert_unbiased(sampled_gradients(agent, 500), exact_gradient(1.0))
+    assert_unbiased(sampled_gradients(agent, 300), exact_gradient(1.0))
 
 
-@pytest.mark.parametrize("baseline", ["constant", "time", "leave_one_out"])
-def test_each_baseline_has_less_variance_than_none(baseline):
+def test_each_baseline_has_less_variance_than_none():
     """With all rewards raised by 10, which changes what is good by nothing."""
 
     class Raised(TwoStates):
@@ -137,7 +142,9 @@ def test_each_baseline_has_less_variance_than_none(baseline):
         )
         return sampled_gradients(agent, 60)[1:].var(axis=0).sum()
 
-    assert variance(baseline) < 0.5 * variance("none")
+    none = variance("none")
+    for baseline in ("constant", "time", "leave_one_out"):
+        assert variance(baseline) < 0.5 * none, baseline
 
 
 def test_value_learning_rate_moves_the_critic_alone():

@@ -108,15 +108,15 @@ def test_a_million_joint_actions_are_allowed_and_one_more_row_is_not():
 @pytest.mark.parametrize(
     ("bins", "message"),
     [
-        (1, "`bins` must be at least 2.*but is 1 in dimension 0"),
-        ([3, 0], "`bins` must be at least 2.*but is 0 in dimension 1"),
-        (2.5, "`bins` must be at least 2.*but is 2.5 in dimension 0"),
-        ([[0.5], 3], r"`bins` must be at least 2.*but is \[0.5\] in dimension 0"),
+        (1, "`bins` must be .*at least 2.*but is 1 in dimension 0"),
+        ([3, 0], "`bins` must be .*at least 2.*but is 0 in dimension 1"),
+        (2.5, "`bins` must be .*at least 2.*but is 2.5 in dimension 0"),
+        ([[0.5], 3], r"`bins` must be .*at least 2.*but is \[0.5\] in dimension 0"),
         ([3, [0, 5]], r"`bins` must have values from 0.0 to 4.0 in dimension 1, but has \[0, 5\]"),
         ([3, [0, float("nan")]], "`bins` must have values from 0.0 to 4.0"),
         ([3], r"`bins` must be a number or have 2 entries.*but is \[3\]"),
         ("xy", "`bins` must be a number or have 2 entries"),
-        (True, "`bins` must be at least 2"),
+        (True, "`bins` must be .*at least 2"),
     ],
 )
 def test_wrong_bins_are_named(bins, message):

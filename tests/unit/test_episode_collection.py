@@ -1,41 +1,14 @@
 """Whole episodes, the same number from every environment, however many steps that takes."""
 
-import gymnasium as gym
-import numpy as np
 import pytest
-from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
+from fakes import ScriptedEnv, Spy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from pg_agents import REINFORCE, ReinforceBaseline
 
 
-class Scripted(gym.Env):
-    """Episode k lasts `lengths[k]` steps; the reward of its t-th step is t, the observation (k, t)."""
-
-    observation_space = spaces.Box(-1, np.inf, (2,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, *lengths, time_limit=False):
-        self.lengths, self.time_limit, self.episode = lengths, time_limit, -1
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.episode += 1
-        self.t = 0
-        return self._observation(), {}
-
-    def step(self, action):
-        self.t += 1
-        over = self.t >= self.lengths[self.episode % len(self.lengths)]
-        return self._observation(), float(self.t), over and not self.time_limit, over and self.time_limit, {}
-
-    def _observation(self):
-        return np.array([self.episode, self.t], dtype=np.float32)
-
-
 def vec_env(*scripts, **kwargs):
-    return DummyVecEnv([lambda script=script: Scripted(*script, **kwargs) for script in scripts])
+    return DummyVecEnv([lambda script=script: ScriptedEnv(*script, **kwargs) for script in scripts])
 
 
 def collected(agent):
@@ -94,18 +67,13 @@ def test_minibatches_contain_each_counted_step_once():
     assert agent.rollout_buffer.mean_length == 7 / 4
 
 
-class StopAt(BaseCallback):
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def _on_step(self):
-        return self.num_timesteps < self.step
+def stop_at(step):
+    return Spy(lambda spy: spy.num_timesteps < step)
 
 
 def test_a_callback_can_stop_in_the_middle_of_an_episode_and_training_goes_on_later():
     agent = REINFORCE("MlpPolicy", vec_env([10]), n_episodes=1)
-    agent.learn(100, callback=StopAt(4))
+    agent.learn(100, callback=stop_at(4))
     assert agent.num_timesteps == 4
     assert agent._n_updates == 0
     agent.learn(10, reset_num_timesteps=False)
@@ -116,7 +84,7 @@ def test_a_callback_can_stop_in_the_middle_of_an_episode_and_training_goes_on_la
 @pytest.mark.parametrize("step", [1, 2])
 def test_stopping_in_an_episodes_first_steps_leaves_no_episode_without_its_beginning(step):
     agent = REINFORCE("MlpPolicy", vec_env([4]), n_episodes=1)
-    agent.learn(100, callback=StopAt(step))
+    agent.learn(100, callback=stop_at(step))
     agent.learn(1, reset_num_timesteps=False)
     assert collected(agent) == [(1, 0), (1, 1), (1, 2), (1, 3)]
 
@@ -162,7 +130,8 @@ def test_discounted_updates_weigh_step_t_with_gamma_to_the_t():
     plain = REINFORCE("MlpPolicy", vec_env([3, 2]), **kwargs).learn(1)
     discounted = REINFORCE("MlpPolicy", vec_env([3, 2]), discount_updates=True, **kwargs).learn(1)
     (plain,), (discounted,) = plain.rollout_buffer.get(), discounted.rollout_buffer.get()
-    assert (discounted.advantages / plain.advantages).tolist() == [1, 0.5, 0.25, 1, 0.5]
+    # float32: half an ulp of γ^t, of the product and of the ratio.
+    assert (discounted.advantages / plain.advantages).tolist() == pytest.approx([1, 0.5, 0.25, 1, 0.5], rel=1e-6)
 
 
 def test_arguments_that_are_changed_on_loading_take_effect(tmp_path):
@@ -182,7 +151,7 @@ def test_a_misspelt_argument_on_loading_is_refused(tmp_path):
 def test_an_agent_that_was_stopped_in_an_episode_knows_it_after_loading(tmp_path):
     env = vec_env([4])
     agent = REINFORCE("MlpPolicy", env, n_episodes=1)
-    agent.learn(100, callback=StopAt(1))
+    agent.learn(100, callback=stop_at(1))
     agent.save(tmp_path / "model")
     loaded = REINFORCE.load(tmp_path / "model", env=env, force_reset=False)
     loaded.learn(1, reset_num_timesteps=False)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
+from fakes import TinyEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common import callbacks, evaluation
 from stable_baselines3.common.env_util import make_vec_env
@@ -18,21 +18,7 @@ from pg_agents.evaluation import deterministic_evaluation
 from pg_agents.vec_env import VectorEnvAdapter
 
 
-class Plain(gym.Env):
-    """Three steps an episode; the reward is the action."""
-
-    observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        self.t = 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.t += 1
-        return np.zeros(2, np.float32), float(action), self.t == 3, False, {}
-
-
-class Stochastic(Plain):
+class Stochastic(TinyEnv):
     metadata: ClassVar = {"render_modes": [], "deterministic_evaluation": False}
 
 
@@ -41,7 +27,7 @@ class NeverBuilt(Stochastic):
         raise AssertionError("built")
 
 
-class OldMetadata(Plain):
+class OldMetadata(TinyEnv):
     metadata = None
 
 
@@ -74,7 +60,7 @@ FORMS = {
 @pytest.mark.filterwarnings("ignore:.*render_mode:UserWarning", "ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_an_environment_says_how_to_evaluate_it(form):
-    for cls, expected in ((Stochastic, False), (Plain, True)):
+    for cls, expected in ((Stochastic, False), (TinyEnv, True)):
         env = FORMS[form](cls)
         assert deterministic_evaluation(env) is expected
         getattr(env, "close", lambda: None)()
@@ -88,21 +74,21 @@ def test_an_id_says_it_without_building_the_environment(monkeypatch):
 
 def test_an_environment_that_says_nothing_is_evaluated_as_in_sb3():
     assert deterministic_evaluation(OldMetadata()) is True
-    assert deterministic_evaluation(gym.envs.registration.EnvSpec("F-v0", entry_point=lambda: Plain())) is True
+    assert deterministic_evaluation(gym.envs.registration.EnvSpec("F-v0", entry_point=lambda: TinyEnv())) is True
 
 
-@pytest.mark.parametrize("cls", [Plain, Stochastic])
+@pytest.mark.parametrize("cls", [TinyEnv, Stochastic])
 @pytest.mark.parametrize("deterministic", [None, True, False])
 def test_an_explicit_choice_wins_over_the_environment(cls, deterministic):
-    most_probable = cls is Plain if deterministic is None else deterministic
+    most_probable = cls is TinyEnv if deterministic is None else deterministic
     mean, _ = evaluate_policy(Asked(), Monitor(cls()), 4, deterministic)
-    assert mean == 3 * most_probable
+    assert mean == 5 * most_probable + 1 + 2 + 3 + 4 + 5  # an episode's actions, and the numbers of its steps
     assert EvalCallback(Monitor(cls()), deterministic=deterministic).deterministic is most_probable
 
 
 def test_vector_environments_are_evaluated_too():
-    assert evaluate_policy(Asked(), sync(Plain), 5, return_episode_rewards=True) == ([3.0] * 5, [3] * 5)
-    assert isinstance(EvalCallback(sync(Plain)).eval_env, VectorEnvAdapter)
+    assert evaluate_policy(Asked(), sync(TinyEnv), 5, return_episode_rewards=True) == ([20.0] * 5, [5] * 5)
+    assert isinstance(EvalCallback(sync(TinyEnv)).eval_env, VectorEnvAdapter)
 
 
 @pytest.mark.parametrize(

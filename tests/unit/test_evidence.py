@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from prose import says
 
 from pg_zoo import evidence
 from pg_zoo.cli import main
@@ -99,11 +100,9 @@ def test_seeds_that_have_scored_an_earlier_version_of_the_entry_are_no_evidence(
     before = path.read_bytes()
     add_cells(results, first_seed=first_seed)
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
-    assert capsys.readouterr().err.splitlines()[0] == (
-        "pg-zoo: warning: ppo on Pendulum-v1 is left out: seeds 1006-1008 have scored an earlier version of the entry "
-        "(gamma is None and not 0.9), which may be why it was changed: measure it on fresh seeds, with "
-        "`pg-zoo benchmark --first-seed 1009`, or say --same-seeds."
-    )
+    warning = capsys.readouterr().err.splitlines()[0]
+    facts = ["ppo", "Pendulum-v1", "1006-1008", "gamma", None, 0.9, "`pg-zoo benchmark --first-seed 1009`"]
+    assert says(warning, "pg-zoo: warning: ", *facts, "--same-seeds")
     assert path.read_bytes() == before
 
 
@@ -145,22 +144,22 @@ def test_best_and_random_scores_of_our_own_environments_are_the_known_ones():
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ([{"first_seed": 999}], "Seed 999 may have been seen by tuning: evidence needs seeds from 1000 on"),
-        ([{"scores": SCORES[:4]}], "at least 5 seeds, but"),
-        ([{}, {"first_seed": 1006}], "Seed 1005 is missing"),
-        ([{"hyperparams": {**ENTRY, "n_timesteps": 2e5}}], "n_timesteps is 200000.0 and not 100000.0"),
-        ([{"hyperparams": {**ENTRY, "gamma": 0.9}}], "gamma is 0.9 and not None"),
-        ([{}, {"first_seed": 1005, "versions": {"pg-agents": "0.2.0"}}], "differ in versions"),
-        ([{"algo": "a2c"}], "there is no entry"),
+        ([{"first_seed": 999}], [999, "tuning", 1000]),
+        ([{"scores": SCORES[:4]}], ["at least 5 seeds"]),
+        ([{}, {"first_seed": 1006}], [1005, "missing"]),
+        ([{"hyperparams": {**ENTRY, "n_timesteps": 2e5}}], ["n_timesteps", 200000.0, 100000.0]),
+        ([{"hyperparams": {**ENTRY, "gamma": 0.9}}], ["gamma", 0.9, None]),
+        ([{}, {"first_seed": 1005, "versions": {"pg-agents": "0.2.0"}}], ["differ", "versions"]),
+        ([{"algo": "a2c"}], ["no entry"]),
     ],
 )
 def test_what_is_no_evidence_is_left_out_and_says_why(results, zoo, capsys, cells, said):
     for some in cells:
         add_cells(results, **some)
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert said in errors[0]
-    assert errors[1:] == [f"pg-zoo: error: {results} holds no evidence of any entry."]
+    why, error = capsys.readouterr().err.splitlines()
+    assert says(why, *said)
+    assert says(error, "pg-zoo: error: ", results, "no evidence")
     assert not (zoo / "evidence").exists()
 
 
@@ -170,7 +169,7 @@ def test_a_grid_that_is_not_finished_is_no_evidence_yet(results, zoo, capsys):
         json.dumps({"format": 1, "cells": {"ppo": {"Pendulum-v1": [*range(1000, 1010)]}}})
     )
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
-    assert "Seed 1005 is missing" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, 1005, "missing")
 
 
 def test_what_is_missing_of_another_algorithm_is_not_missing_here(results, zoo):
@@ -185,7 +184,7 @@ def test_a_seed_that_failed_is_not_passed_over(results, zoo, capsys):
     (results / "failed").mkdir()
     (results / "failed/ppo-Pendulum-v1-seed_1005.txt").write_text("Traceback")
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
-    assert "seed_1005.txt failed: evidence without it would flatter" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "seed_1005.txt", "failed")
 
 
 def test_references_and_random_actions_need_no_entry(results, zoo, capsys):
@@ -199,16 +198,16 @@ def test_references_and_random_actions_need_no_entry(results, zoo, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["missing"], "missing holds no results of pg-zoo benchmark"),
-        (["--zoo", "missing"], "missing is no folder of <algo>.yml files"),
-        (["-o", "missing/zoo.md"], "there is no folder missing"),
+        (["missing"], ["missing", "results", "pg-zoo benchmark"]),
+        (["--zoo", "missing"], ["missing", "<algo>.yml"]),
+        (["-o", "missing/zoo.md"], ["no folder", "missing"]),
     ],
 )
 def test_a_mistake_is_one_line(argv, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["evidence", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert says(line, *said)
     assert not list(tmp_path.iterdir())
 
 
@@ -221,9 +220,9 @@ def test_results_of_another_version_are_refused(results):
 @pytest.mark.parametrize(
     ("contents", "said"),
     [
-        ('{"format": 1, "algo": "ppo", "env": "Pendulum-v1"}', "(KeyError: 'command, date, "),
-        ('{"format": 1, "al', "(JSONDecodeError: Unterminated string"),
-        ("[1]", "(TypeError: "),
+        ('{"format": 1, "algo": "ppo", "env": "Pendulum-v1"}', "KeyError: 'command, date, "),
+        ('{"format": 1, "al', "JSONDecodeError: Unterminated string"),
+        ("[1]", "TypeError: "),
     ],
 )
 def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents, said):
@@ -232,7 +231,7 @@ def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents
     path.write_text(contents)
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{path.parent} is damaged {said}" in line
+    assert says(line, path.parent, said)
 
 
 def test_a_file_that_is_no_evidence_is_named(tmp_path):
@@ -298,7 +297,6 @@ def test_the_table_has_one_row_for_each_entry(zoo, tmp_path):
         "| Pendulum-v1 | ppo | -150 [-166, -138] | 2 | 100 | 100,000 | 5.0 s | -1,172 |  | "
         "-172.2 ± 104.2, 100,000 steps | not shown | hard \\| slow |\n"
     ) in text
-    assert "Where other work ran on the machine meanwhile, it is an upper bound." in text
     assert "Student's t" in text
 
 

@@ -85,7 +85,7 @@ def test_sigma_depends_on_the_state_when_asked_and_only_then(cls):
             return agent.policy.get_distribution(observations).distribution.stddev.flatten()
 
     first, second = deviations()
-    assert first == second == 1
+    assert first == second == pytest.approx(1)
     first, second = deviations(**STATE_DEPENDENT)
     assert first != second
     # An orthogonal layer of gain 0.01 on 64 tanh units: |log σ| < 0.01 sqrt(64).

@@ -136,12 +136,12 @@ FIRST = "cells/ppo/A-v0/seed_0"
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "benchmark.json").unlink(), "runs is not a results folder: it has no benchmark.json"),
-        (lambda f: (f / "cells").rename(f / "kept"), "runs has no finished cell yet: let `pg-zoo benchmark"),
+        (lambda f: (f / "benchmark.json").unlink(), "runs .*no benchmark.json"),
+        (lambda f: (f / "cells").rename(f / "kept"), "runs has no finished cell"),
         (lambda f: changed(f / "benchmark.json", format=2), r"benchmark.json has format 2, .* reads 1"),
         (
             lambda f: changed(f / "benchmark.json", grid={}),
-            r"benchmark.json is damaged \(KeyError: 'algos'\). Delete it",
+            "benchmark.json .*KeyError: 'algos'.* Delete it",
         ),
         (lambda f: (f / "benchmark.json").write_text("[]"), "benchmark.json is damaged .* Delete it and run"),
         (lambda f: changed(f / FIRST / "cell.json", format=0), "seed_0/cell.json has format 0"),
@@ -153,23 +153,23 @@ FIRST = "cells/ppo/A-v0/seed_0"
         (lambda f: changed(f / FIRST / "cell.json", score="much"), "seed_0 is damaged"),
         (lambda f: (f / FIRST / "curve.csv").unlink(), "seed_0 is damaged .*FileNotFoundError"),
         (lambda f: (f / FIRST / "evaluation.csv").write_text("a,b\n1,2\n"), "seed_0 is damaged .*KeyError"),
-        (lambda f: changed(f / FIRST / "cell.json", score=float("nan")), "seed_0 has a return that is not a finite"),
-        (lambda f: changed(f / FIRST / "cell.json", score=-float("inf")), "seed_0 has a return that is not a finite"),
+        (lambda f: changed(f / FIRST / "cell.json", score=float("nan")), "seed_0 .*return .*not a finite"),
+        (lambda f: changed(f / FIRST / "cell.json", score=-float("inf")), "seed_0 .*return .*not a finite"),
         (
             lambda f: (f / FIRST / "curve.csv").write_text("timesteps,wall_time,mean_return\n1,1.0,nan\n"),
-            "seed_0 has a return that is not a finite",
+            "seed_0 .*return .*not a finite",
         ),
         (
             lambda f: (f / FIRST / "evaluation.csv").write_text("episode,return,length\n0,-inf,1\n"),
-            "seed_0 has a return that is not a finite",
+            "seed_0 .*return .*not a finite",
         ),
         (
             lambda f: changed(f / FIRST / "cell.json", hyperparams={"n_timesteps": 3}),
-            "ppo on A-v0 has other hyperparams with seed 1 than with seed 0: these are not repetitions",
+            "ppo .*A-v0 .*hyperparams .*seed 1 .*seed 0",
         ),
         (
             lambda f: changed(f / FIRST / "cell.json", options={"final_episodes": 3}),
-            "ppo on A-v0 has other options with seed 1 than with seed 0",
+            "ppo .*A-v0 .*options .*seed 1 .*seed 0",
         ),
     ],
 )

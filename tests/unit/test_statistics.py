@@ -187,7 +187,7 @@ def test_performance_profile_by_hand_and_as_rliable_has_it():
     thresholds = np.array([-0.1, 0.0, 0.5, 0.9, 1.0])
     profile = statistics.performance_profile(scores, thresholds)
     assert profile.value.tolist() == pytest.approx([1, 5 / 6, 3 / 6, 3 / 6, 0])
-    assert profile.value.tolist() == library.score_distributions(scores, thresholds).tolist()
+    assert profile.value.tolist() == pytest.approx(library.score_distributions(scores, thresholds).tolist())
 
 
 def test_bootstrap_intervals_are_rliables(monkeypatch):

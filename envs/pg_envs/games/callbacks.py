@@ -1,4 +1,4 @@
-"""Callbacks for games: `ExploitabilityCallback`, which measures a policy, and `SnapshotCallback`, which keeps it."""
+"""Callbacks for games: `ExploitabilityCallback` measures a policy, and `SnapshotCallback` keeps copies of it."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from pg_envs.games.solving import MatrixGame, exploitability, matrix_game, polic
 
 
 class ExploitabilityCallback(BaseCallback):
-    """Logs how far from an equilibrium the policy is, and its path, after each rollout and at the end.
+    """Logs the policy's distance from an equilibrium, and its path, after each rollout and at the end of training.
 
-    | key                           | what                                                                         |
-    |-------------------------------|------------------------------------------------------------------------------|
-    | `game/exploitability`         | what a seat can gain a round if it knows the other's policy: see `solving`   |
-    | `game/nash_conv`              | the same, of both seats together; not with `seat`                            |
-    | `game/average_exploitability` | of the mean of the policies of all rollouts so far; not in games with memory |
-    | `game/policy`                 | the policy's path as a figure, for TensorBoard                               |
+    | key                           | value                                                                           |
+    |-------------------------------|---------------------------------------------------------------------------------|
+    | `game/exploitability`         | gain per round of a seat that knows the other's policy: see `solving`           |
+    | `game/nash_conv`              | the sum of both seats' gains; not with `seat`                                   |
+    | `game/average_exploitability` | exploitability of the mean of all policies so far; not in games with memory     |
+    | `game/policy`                 | the path of the policy as a figure, for TensorBoard                             |
 
-    With three actions the figure shows the simplex and the equilibrium, else each action's probability over time; in
-    a game with memory it is the policy of a game's first round.
+    With three actions the figure shows the simplex and the equilibrium, otherwise the probability of each action over
+    time. In a game with memory it shows the policy in the first round.
 
     Args:
-        game: As for `exploitability`: a game with payoffs, or matrices.
-        every: Measure after every so many rollouts.
-        figure: Draw, if there is a TensorBoard log.
-        figure_every: Draw after every so many steps, and at the end; None: at the end only.
-        names: Of the actions, for the figure.
-        seat: The learner's seat, where it holds one only: see `exploitability`.
+        game: A game with payoffs, or matrices: as for `exploitability`.
+        every: Number of rollouts between measurements.
+        figure: Whether to draw the figure, if there is a TensorBoard log.
+        figure_every: Number of steps between figures. The last one is drawn at the end of training; None draws only
+            that one.
+        names: Names of the actions, for the figure.
+        seat: The learner's seat, if it holds only one: see `exploitability`.
 
     Attributes:
-        timesteps: When it was measured.
-        policies: Probabilities of the actions then (in the first round), of shape `(times, actions)`.
-        exploitabilities: Of these policies.
-        average_exploitabilities: Of their mean up to then.
+        timesteps: Time steps of the measurements.
+        policies: Action probabilities at these times (in the first round), of shape `(times, actions)`.
+        exploitabilities: Exploitability of each of these policies.
+        average_exploitabilities: Exploitability of the mean of the policies up to each time.
 
     Raises:
         ValueError: An argument is out of range, or the game cannot be solved.
-        ImportError: There is a figure to draw and matplotlib is not installed (when training starts).
+        ImportError: When training starts, there is a figure to draw and matplotlib is not installed.
     """
 
     def __init__(
@@ -68,13 +69,13 @@ class ExploitabilityCallback(BaseCallback):
         self.game: MatrixGame = matrix_game(game)
         shape = self.game.payoffs[0].shape
         if seat is None and shape[0] != shape[1]:
-            raise ValueError(f"`seat` must be given where the seats have different actions, here {shape}.")
+            raise ValueError(f"`seat` must be given if the seats have different numbers of actions, here {shape}.")
         self.n_actions = shape[seat or 0]
         if names is None:
             named = isinstance(getattr(game, "unwrapped", None), RPS)
             names = move_names(self.n_actions) if named else [f"action {i}" for i in range(self.n_actions)]
         if len(names) != self.n_actions:
-            raise ValueError(f"`names` must be {self.n_actions}, one for each action, but is {names!r}.")
+            raise ValueError(f"`names` must have {self.n_actions} entries, one per action, but is {names!r}.")
         self.names = list(names)
         self.every = every
         self.figure = figure
@@ -107,7 +108,7 @@ class ExploitabilityCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         logger = self.logger
-        # SB3 leaves the last update's metrics in the logger, where users look for them.
+        # SB3 leaves the metrics of the last update in the logger, where users look for them: they are put back below.
         stores: list[Any] = [logger.name_to_value, logger.name_to_count, logger.name_to_excluded]
         kept = [(store, dict(store)) for store in stores]
         for store, _ in kept:
@@ -125,7 +126,7 @@ class ExploitabilityCallback(BaseCallback):
         self.timesteps.append(self.num_timesteps)
         self.policies.append(table[0])
         self.exploitabilities.append(found)
-        logger = self.logger  # a property, which works out what was put off
+        logger = self.logger  # once: this property evaluates deferred metrics
         logger.record("game/exploitability", found)
         if self.seat is None:
             logger.record("game/nash_conv", 2 * found)
@@ -146,15 +147,15 @@ class ExploitabilityCallback(BaseCallback):
 class SnapshotCallback(BaseCallback):
     """Keeps versions of the learner for a `SelfPlayVecEnv` whose opponent is `"snapshots"`.
 
-    The first is taken when training starts. Games draw one of them each, with equal chances (fictitious play; Brown
-    1951, and with networks Heinrich & Silver 2016, arXiv:1603.01121).
+    The first is taken when training starts. Each game draws one of them uniformly (fictitious play: Brown 1951; with
+    networks: Heinrich & Silver 2016, arXiv:1603.01121).
 
     Args:
-        every: Take one after every so many steps.
-        keep: How many are kept, the oldest being dropped; None keeps all.
+        every: Number of steps between versions.
+        keep: Number of versions to keep; older ones are dropped. None keeps all.
 
     Raises:
-        ValueError: An argument is out of range, or (when training starts) the environment is no `SelfPlayVecEnv`.
+        ValueError: An argument is out of range, or, when training starts, the environment is not a `SelfPlayVecEnv`.
     """
 
     def __init__(self, every: int = 10_000, keep: int | None = None, verbose: int = 0) -> None:
@@ -170,8 +171,8 @@ class SnapshotCallback(BaseCallback):
             raise ValueError(f"SnapshotCallback must train in a SelfPlayVecEnv, but the environment is {env}.")
         if self.model.observation_space != env.observation_space:
             raise ValueError(
-                f"SnapshotCallback needs a model that sees what the game shows, {env.observation_space}, but it sees "
-                f"{self.model.observation_space}: leave out wrappers that change observations."
+                f"SnapshotCallback needs a model with the game's observation space, {env.observation_space}, but its "
+                f"space is {self.model.observation_space}: leave out wrappers that change observations."
             )
         self._snapshots = env.snapshots
         self._take()

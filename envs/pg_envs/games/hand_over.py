@@ -1,4 +1,4 @@
-"""`HandOver`: a callback that tells the opponents `oracle` and `snapshots` what the agent plays."""
+"""`HandOver`: a callback that hands the agent's policy to the opponents `oracle` and `snapshots`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pg_envs.games.players import Snapshot
 
 
 class HandOver(BaseCallback):
-    """Hands the agent's policy over to the opponents in its environments, when a rollout starts.
+    """Hands the agent's policy to the opponents in its environments when a rollout starts.
 
-    For SB3's algorithms and those of `pg_agents`, on any VecEnv of `RPSMatch`, behind `VecNormalize` too:
+    It works with the algorithms of SB3 and `pg_agents`, on any VecEnv of `RPSMatch`, also behind `VecNormalize`:
 
         PPO("MlpPolicy", "pg/RPSMatch-v0", ...).learn(100_000, callback=HandOver())
 
-    Another environment's opponent, such as an evaluation's, has to be told as well: `HandOver(eval_env=...)`, or
-    `env.unwrapped.hand_over(model)` for a Gymnasium environment. The oracle answers the policy as it is sampled: the
-    most probable actions alone may well beat it.
+    The opponents of an evaluation environment need the policy as well: `HandOver(eval_env=...)`, or
+    `env.unwrapped.hand_over(model)` for a Gymnasium environment. The oracle best-responds to the sampled policy; the
+    most probable action alone may well beat it.
 
     Args:
-        every: Number of rollouts from one time to the next.
-        eval_env: A further VecEnv whose opponents are told.
+        every: Number of rollouts between updates of the opponents.
+        eval_env: A further VecEnv whose opponents get the policy.
 
     Raises:
-        ValueError: `every` is less than 1, or (when training starts) an environment is no `RPSMatch`.
+        ValueError: `every` is less than 1, or, when training starts, an environment is not an `RPSMatch`.
     """
 
     def __init__(self, every: int = 1, eval_env: VecEnv | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,27 +14,29 @@ from gymnasium.vector import AutoresetMode
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
 from pg_envs.games.observations import NOT_YET, View
-from pg_envs.games.opponents import TIE, Match, Memory, Opponent, check_play, draw, make_opponent
+from pg_envs.games.opponents import Opponent, check_play, make_opponent
 from pg_envs.games.payoffs import payoff_matrix
 from pg_envs.games.pictures import IMAGE_SIZE, draw_round, round_text
 from pg_envs.games.players import Policy, action_probabilities, frozen
+from pg_envs.games.repeated import TIE, Match, Memory, draw
 from pg_envs.games.solving import nash
+from pg_envs.references import computed_scores
 from pg_envs.rendering import Canvas
 
 PLAYERS = ("agent", "opponent")
 
 
 class MatchState(NamedTuple):
-    """How each match stands.
+    """The state of each match.
 
     Attributes:
-        n_played: Rounds played, of shape `(copies,)`.
-        uniforms: What the opponent's moves are drawn with, in [0, 1), of shape `(copies, n_rounds)`.
+        n_played: Number of rounds played, of shape `(copies,)`.
+        uniforms: Numbers in [0, 1) from which the opponent's moves are drawn, of shape `(copies, n_rounds)`.
         last: The last moves of agent and opponent, of shape `(copies, 2)`.
-        counts: How often both have made each move, of shape `(copies, 2, n_actions)`.
-        score: What the agent has won, of shape `(copies,)`.
-        seen: The rounds that the agent looks back on.
-        memory: What the opponent remembers.
+        counts: Counts of each move of agent and opponent, of shape `(copies, 2, n_actions)`.
+        score: The agent's return so far, of shape `(copies,)`.
+        seen: The past rounds in the agent's view: see `View`.
+        memory: The opponent's memory.
     """
 
     n_played: np.ndarray
@@ -46,7 +49,7 @@ class MatchState(NamedTuple):
 
 
 class MatchDynamics(Dynamics[MatchState]):
-    """A match's rules: see `RPSMatch`, also for the arguments."""
+    """The rules of a match: `RPSMatch` documents them and the arguments."""
 
     image_size = IMAGE_SIZE
 
@@ -63,13 +66,13 @@ class MatchDynamics(Dynamics[MatchState]):
         matrix = payoff_matrix(payoff, n_actions)
         self.match = Match(matrix, n_rounds, View(observation, len(matrix)))
         self.opponent = make_opponent(opponent, p)
-        self.opponent.start(self.match, [])  # which complains, if it cannot play this game
+        self.opponent.start(self.match, [])  # raises if it cannot play this game
         self.observation_space = self.match.view.space
         self.action_space = spaces.Discrete(self.match.n_actions)
         self._pure = np.eye(self.match.n_actions)
 
     def start(self, rngs: Sequence[np.random.Generator]) -> MatchState:
-        """No rounds yet; draws what the opponent draws, and a number for each of its moves."""
+        """Before the first round. Draws the opponent's memory, and a number for each of its moves."""
         n = len(rngs)
         memory = self.opponent.start(self.match, rngs)
         uniforms = np.array([rng.random(self.match.n_rounds) for rng in rngs]).reshape(n, self.match.n_rounds)
@@ -84,7 +87,7 @@ class MatchDynamics(Dynamics[MatchState]):
         )
 
     def step(self, state: MatchState, actions: np.ndarray) -> Step[MatchState]:
-        """One round: the opponent's move does not depend on the agent's of the same round."""
+        """One round. The opponent's move does not depend on the agent's move in the same round."""
         rows = np.arange(len(actions))
         answer = self.opponent.play(self.match, state.memory)
         probabilities = check_play(self.opponent, answer, len(actions), self._pure)
@@ -106,7 +109,7 @@ class MatchDynamics(Dynamics[MatchState]):
         return after, rewards, after.n_played >= self.match.n_rounds
 
     def observe(self, state: MatchState) -> np.ndarray:
-        """What the agent sees of the rounds so far."""
+        """The agent's view of the past rounds."""
         return self.match.view(state.seen)
 
     def info(self, state: MatchState) -> dict[str, np.ndarray]:
@@ -114,18 +117,18 @@ class MatchDynamics(Dynamics[MatchState]):
         return {"opponent_move": state.last[:, 1]}
 
     def optimum(self) -> float | None:
-        """What the best policy wins that sees what the agent sees, where it can be computed.
+        """Mean return of the best policy with the agent's observations; None if it cannot be computed.
 
-        Against a fixed mixture, or the oracle, exactly (the game's value, 0, against the latter). Against
-        `"frequency"`, which is a little behind, by a search over mixtures, if the agent sees nothing: 0 in the
-        standard game, .43 a match of 50 rounds in the weighted one. Not against `"pattern"`, from which an equilibrium
-        wins 0 and the best policy nobody knows how much, nor against the agent's own `"snapshots"`.
+        It is exact against a fixed mixture and against the oracle (the value of the game, 0). Against `"frequency"`,
+        which lags slightly behind the agent's play, it is found by a search over mixtures, if the agent sees nothing:
+        0 in the standard game, .43 in a match of 50 rounds of the weighted one. It is unknown against `"pattern"`,
+        where an equilibrium gets 0, and against the agent's own `"snapshots"`.
         """
         value = self.opponent.value(self.match)
         return None if value is None else self.match.n_rounds * value
 
     def known_returns(self) -> dict[str, float]:
-        """0 against anybody: of an equilibrium that uses every move, `equilibrium`, and of `random` where it is one."""
+        """`equilibrium` and `random`, where their returns are the same against every opponent."""
         returns = {}
         mixture = nash(self.match.payoff).row
         if np.abs(mixture @ self.match.payoff).max() < TIE:
@@ -136,7 +139,7 @@ class MatchDynamics(Dynamics[MatchState]):
         return returns
 
     def hand_over(self, policy: Policy) -> None:
-        """Tell the opponent what the agent plays; a model is copied, or tabulated where it sees nothing."""
+        """Hand the agent's policy to the opponent. A model is copied; if it sees nothing, it is tabulated."""
         if self.match.view.n_rounds == 0:
             first = self.match.view(self.match.view.start(1))
             self.opponent.hand_over(action_probabilities(policy, first, self.match.n_actions)[0])
@@ -144,61 +147,64 @@ class MatchDynamics(Dynamics[MatchState]):
             self.opponent.hand_over(frozen(policy))
 
     def draw(self, state: MatchState, canvas: Canvas) -> None:
-        """The last round, the score, and how often both have made each move."""
+        """The last round, the score, and the counts of both players' moves."""
         rounds = int(state.n_played[0]), self.match.n_rounds
         draw_round(canvas, PLAYERS, state.last[0], state.counts[0], _scores(state), rounds)
 
 
 class RPSMatch(Single[MatchState]):
-    """Rock-paper-scissors against an opponent that punishes whatever is not random.
+    """Rock-paper-scissors against an opponent that exploits predictable play.
 
     ## Description
-    A match of many rounds. The default opponent counts what the agent plays and answers the move that would have won
-    most. It beats every deterministic policy in all rounds but the first; who plays each move a third of the time
-    loses nothing. What the agent sees is constant, so that it can do no better than to be random, and value-based
-    learning, whose policies are deterministic, loses.
+    A match of many rounds. The default opponent counts the agent's moves and plays the move that would have won most
+    against them. It beats every deterministic policy in all rounds but the first. A policy that plays each move a third
+    of the time loses nothing. The observation is constant, so the agent can do no better than to be random, and
+    value-based learning, whose policies are deterministic, loses.
 
     ## Action space
-    `Discrete(n)`: 0 rock, 1 paper, 2 scissors, 3 spock, 4 lizard, ... Which beats which: `payoff_matrix`.
+    `Discrete(n)`: 0 rock, 1 paper, 2 scissors, 3 spock, 4 lizard, ... `payoff_matrix` defines the winner.
 
     ## Observation space
-    By `observation`, for moves as one-hot vectors that are 0 before the first round:
-    `"none"` (a constant 1, `Box(0, 1, (1,))`), `"last"` (the opponent's last move, `Box(0, 1, (n,))`), or
-    `"history(k)"` (own and the opponent's moves of the last k rounds, the latest first, `Box(0, 1, (2kn,))`).
+    It depends on `observation`. Moves are one-hot vectors, all 0 before the first round:
+
+    * `"none"`: a constant 1, `Box(0, 1, (1,))`,
+    * `"last"`: the opponent's last move, `Box(0, 1, (n,))`,
+    * `"history(k)"`: the agent's and the opponent's move of each of the last k rounds, the latest first,
+      `Box(0, 1, (2kn,))`.
 
     ## Dynamics
-    Opponents, whose memory is cleared when a match starts; ties are broken at random:
+    The opponent's memory is cleared when a match starts, and ties are broken at random. The opponents:
 
     * `"frequency"` best-responds to the counts of the agent's moves in this match,
-    * `"pattern"` to the counts of what followed the last round's pair of moves,
-    * `"oracle"` to the agent's policy itself, which the callback `HandOver` tells it (until then: a uniform one),
-    * `"snapshots"` plays a past policy of the agent's, from the same callback, drawn anew for each match,
-    * `"uniform"` and `"fixed"` play the same mixture always,
+    * `"pattern"` best-responds to the counts of the agent's moves that followed the last round's pair of moves,
+    * `"oracle"` best-responds to the agent's policy, which the callback `HandOver` provides (until then: uniform),
+    * `"snapshots"` plays a past policy of the agent, from the same callback, drawn anew for each match,
+    * `"uniform"` and `"fixed"` always play the same mixture,
     * a function `(own past moves, agent's past moves, n) -> move or probabilities`, or an `Opponent`.
 
-    An agent that sees more than its opponent remembers exploits it: PPO that sees the opponent's last move wins .3 a
-    round from `"frequency"`, and 0 from `"pattern"`.
+    An agent that sees more than its opponent remembers can exploit it: PPO with the opponent's last move as observation
+    gets .3 per round against `"frequency"`, and 0 against `"pattern"`.
 
     ## Rewards
     A[i, j] in each round, for the agent's move i and the opponent's move j. `info["opponent_move"]` is j.
 
     ## Start and end
-    Terminates after `n_rounds` rounds. No time limit.
+    A match terminates after `n_rounds` rounds. There is no time limit.
 
     ## Evaluation
     Stochastic: `metadata["deterministic_evaluation"]` is False. Against `"frequency"` the greedy version of a perfect
-    agent loses about .98 a round.
+    agent loses about .98 per round.
 
     ## Version history
     * v0: first version.
 
     Args:
-        opponent: One of the above.
+        opponent: One of the opponents above.
         payoff: `"standard"`, `"weighted"`, `"rpsls"` or a skew-symmetric matrix: see `payoff_matrix`.
-        n_actions: Number of moves, odd for `"standard"`; None for what the payoff has (3 for `"standard"`).
-        n_rounds: Rounds of a match.
+        n_actions: Number of moves, odd for `"standard"`; None takes that of the payoff (3 for `"standard"`).
+        n_rounds: Number of rounds of a match.
         observation: `"none"`, `"last"` or `"history(k)"` with a number for k.
-        p: What the opponent `"fixed"` plays: the probability of each move.
+        p: Probability of each move, for the opponent `"fixed"`.
         render_mode: None, `"ansi"`, `"rgb_array"` or `"human"`.
 
     Raises:
@@ -210,6 +216,7 @@ class RPSMatch(Single[MatchState]):
         "render_modes": ["ansi", *Single.metadata["render_modes"]],
         "render_fps": 2,
         "deterministic_evaluation": False,
+        "reference_scores": partial(computed_scores, "pg/RPSMatch-v0"),
     }
     dynamics: MatchDynamics
 
@@ -226,11 +233,11 @@ class RPSMatch(Single[MatchState]):
         super().__init__(MatchDynamics(opponent, payoff, n_actions, n_rounds, observation, p), render_mode)
 
     def hand_over(self, policy: Policy) -> None:
-        """Tell the opponent what the agent plays: a model, a function of an observation, or probabilities."""
+        """Hand the agent's policy to the opponent: a model, a function of an observation, or probabilities."""
         self.dynamics.hand_over(policy)
 
     def render(self) -> Any:
-        """A line of text in the mode `"ansi"`; else as in any environment."""
+        """A line of text in the mode `"ansi"`; otherwise as `Single.render`."""
         if self.render_mode != "ansi":
             return super().render()
         if self.state is None:
@@ -261,7 +268,7 @@ class RPSMatchVector(Batched[MatchState]):
         super().__init__(dynamics, num_envs, max_episode_steps, autoreset_mode, render_mode, RPSMatch.metadata)
 
     def hand_over(self, policy: Policy) -> None:
-        """Tell the opponent what the agent plays: a model, a function of an observation, or probabilities."""
+        """Hand the agent's policy to the opponent: a model, a function of an observation, or probabilities."""
         self.dynamics.hand_over(policy)
 
 

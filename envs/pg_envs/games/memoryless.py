@@ -1,4 +1,4 @@
-"""What a policy without memory wins from the opponent `"frequency"`, exactly: a sum over all counts of its moves."""
+"""The exact return of a policy without memory against the opponent `"frequency"`: a sum over counts of moves."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from math import comb
 
 import numpy as np
 
-from pg_envs.games.opponents import Match, best_moves
+from pg_envs.games.repeated import Match, best_moves
 
-LARGEST = 25_000  # number of counts that are summed over
+LARGEST = 25_000  # counts in the sum
 
 
 class Memoryless:
-    """Matches of an agent that always plays the same mixture p, against `FrequencyOpponent`.
+    """Matches between an agent that always plays the same mixture p and `FrequencyOpponent`.
 
     J(p) = Σ_t Σ_c P(c | t, p) Σ_b π(b|c) (p A)_b,
 
-    over rounds t, the counts c of the agent's moves before them (multinomial), and the opponent's moves b, which are
-    the best responses to c.
+    summed over the rounds t, the counts c of the agent's moves before round t (multinomial), and the opponent's moves
+    b; π(b|c) is uniform over the best responses to c.
 
     Args:
         match: The match.
@@ -60,7 +60,7 @@ class Memoryless:
 
 
 def n_counts(match: Match) -> int:
-    """How many counts of moves there can be before a round."""
+    """Number of possible counts of the agent's moves before a round, summed over the rounds."""
     return comb(match.n_rounds - 1 + match.n_actions, match.n_actions)
 
 

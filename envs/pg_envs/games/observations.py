@@ -1,4 +1,4 @@
-"""What a player of a repeated game sees of the rounds so far: `View`."""
+"""A player's observation of the past rounds of a repeated game: `View`."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from gymnasium import spaces
 from pg_envs.checks import check_choice
 
 NOT_YET = -1
-"""The move in a round that was not played."""
+"""The move of a round that has not been played."""
 
 
 class View:
-    """A player's observation: nothing, the other's last move, or the last k rounds.
+    """A player's observation: nothing, the opponent's last move, or the last k rounds.
 
-    | `observation`  | space                              | what it is                                             |
-    |----------------|------------------------------------|--------------------------------------------------------|
-    | `"none"`       | `Box(0, 1, (1,), float32)`         | a constant 1                                           |
-    | `"last"`       | `Box(0, 1, (n,), float32)`         | the other's last move                                  |
-    | `"history(k)"` | `Box(0, 1, (2 k n,), float32)`     | own and the other's move of each round, the last first |
+    | `observation`  | space                          | contents                                              |
+    |----------------|--------------------------------|-------------------------------------------------------|
+    | `"none"`       | `Box(0, 1, (1,), float32)`     | a constant 1                                          |
+    | `"last"`       | `Box(0, 1, (n,), float32)`     | the opponent's last move                              |
+    | `"history(k)"` | `Box(0, 1, (2 k n,), float32)` | own and opponent's move of each round, latest first   |
 
-    Moves are one-hot vectors of n entries, all 0 for a round that was not played.
+    Moves are one-hot vectors of n entries, all 0 for a round that has not been played.
 
     Args:
-        observation: One of the three, `k` a number: `"history(3)"`.
-        n_actions: Number of moves.
+        observation: One of the three names, with a number for k: `"history(3)"`.
+        n_actions: Number of moves, n.
 
     Attributes:
-        n_rounds: How many rounds it looks back.
-        space: What it returns.
+        n_rounds: Number of past rounds in an observation.
+        space: The observation space.
 
     Raises:
-        ValueError: It is none of the three.
+        ValueError: `observation` is none of the three.
     """
 
     def __init__(self, observation: str, n_actions: int) -> None:
@@ -48,11 +48,11 @@ class View:
         self.space: spaces.Box = spaces.Box(0.0, 1.0, (width,), np.float32)
 
     def start(self, n: int) -> np.ndarray:
-        """The rounds that n players look back on before the first: integers, of shape `(n, n_rounds, 2)`."""
+        """The past rounds of n players before the first round: integers of shape `(n, n_rounds, 2)`."""
         return np.full((n, self.n_rounds, 2), NOT_YET)
 
     def after(self, rounds: np.ndarray, own: Any, others: Any) -> np.ndarray:
-        """The rounds that they look back on after another, in which they and the others made these moves."""
+        """The past rounds after one more round, with these moves of the players and their opponents."""
         if self.n_rounds == 0:
             return rounds
         latest = np.stack([own, others], axis=-1)[:, None]

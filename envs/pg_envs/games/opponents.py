@@ -1,84 +1,64 @@
-"""Opponents for repeated matrix games: the contract `Opponent`, six of them, and `make_opponent`.
+"""Opponents for repeated matrix games: the contract `Opponent`, its implementations, and `make_opponent`.
 
-To write one of your own, give `RPSMatch` a function of what both have played so far,
+For an opponent of your own, give `RPSMatch` a function of both players' past moves,
 
     def copycat(own_moves, agents_moves, n_actions):
         return agents_moves[-1] if len(agents_moves) else np.full(n_actions, 1 / n_actions)
 
-or, for many matches at once, a subclass of `Opponent`, of which `FixedOpponent` is the shortest.
+or, for many matches at once, a subclass of `Opponent`; `FixedOpponent` is the shortest example.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import logger
 
-from pg_envs.checks import check_choice
-from pg_envs.games.observations import View
+from pg_envs.checks import check_choice, is_distribution
+from pg_envs.games.memoryless import LARGEST, Memoryless, n_counts
 from pg_envs.games.players import Policy, action_probabilities
+from pg_envs.games.repeated import Match, Memory, best_moves
 
 NAMES = ("frequency", "pattern", "fixed", "uniform", "oracle", "snapshots")
-Memory = tuple[Any, ...]
-TIE = 1e-9  # sums of payoffs that differ by less do so by rounding
-
-
-class Match(NamedTuple):
-    """What an opponent is told about the match.
-
-    Attributes:
-        payoff: What the agent wins: a row for each of its moves, a column for each of the opponent's.
-        n_rounds: Rounds of a match.
-        view: What the agent sees.
-    """
-
-    payoff: np.ndarray
-    n_rounds: int
-    view: View
-
-    @property
-    def n_actions(self) -> int:
-        """Number of moves."""
-        return len(self.payoff)
 
 
 class Opponent(ABC):
-    """Somebody to play against, in any number of matches at once.
+    """An opponent in any number of matches at once.
 
-    What an opponent remembers of a match is a tuple of arrays whose first axis counts matches (or of such tuples).
-    It is not the opponent's own but is given to its methods, which may not change it: the same opponent plays in all
-    copies of an environment.
+    Its memory is a tuple of arrays whose first axis counts matches, or of such tuples. The memory is an argument of its
+    methods and not an attribute, because one opponent plays in all copies of an environment. No method may change it in
+    place.
     """
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """The memory at the start of `len(rngs)` matches, by default none.
+        """The memory at the start of `len(rngs)` matches, by default empty.
 
         Args:
             match: The match.
-            rngs: Match i draws from the i-th alone, here and nowhere else.
+            rngs: One generator per match. All randomness of match i is drawn here from the i-th.
         """
         return ()
 
     @abstractmethod
     def play(self, match: Match, memory: Memory) -> np.ndarray:
-        """The next move in each match, drawn by the match where it is random.
+        """The next move in each match. Random moves are returned as probabilities; the match draws from them.
 
         Returns:
-            Moves, integers of shape `(matches,)`, or probabilities `(matches, n_actions)`.
+            Moves, integers of shape `(matches,)`, or probabilities of shape `(matches, n_actions)`.
         """
 
     def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """The memory after a round in which the opponent and the agent made these moves, of shape `(matches,)`."""
+        """The memory after a round with these moves of opponent and agent, both of shape `(matches,)`."""
         return memory
 
     def hand_over(self, policy: Policy) -> None:  # noqa: B027 - most opponents have no use for it
-        """Take note of the policy that the agent plays from now on."""
+        """Receive the agent's current policy."""
 
     def value(self, match: Match) -> float | None:
-        """What the best policy wins a round against it, None where nobody knows."""
+        """Mean reward per round of the best policy against this opponent; None if unknown."""
         return None
 
     def __str__(self) -> str:
@@ -97,13 +77,13 @@ class FixedOpponent(Opponent):
             self.p = np.asarray(p, dtype=np.float64)
         except (TypeError, ValueError):
             self.p = np.empty(0)
-        if self.p.ndim != 1 or not (self.p >= 0).all() or not abs(self.p.sum() - 1) < 1e-6:
-            raise ValueError(f"`p` must be probabilities, one for each move, whose sum is 1, but is {p!r}.")
+        if self.p.ndim != 1 or not is_distribution(self.p):
+            raise ValueError(f"`p` must be probabilities, one per move, with sum 1, but is {p!r}.")
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """Nothing but how many matches there are."""
+        """`p`, once for each match."""
         if len(self.p) != match.n_actions:
-            raise ValueError(f"`p` must have {match.n_actions} probabilities, one for each move, but is {self.p!r}.")
+            raise ValueError(f"`p` must have {match.n_actions} probabilities, one per move, but is {self.p!r}.")
         return (np.tile(self.p, (len(rngs), 1)),)
 
     def play(self, match: Match, memory: Memory) -> np.ndarray:
@@ -134,9 +114,9 @@ class UniformOpponent(Opponent):
 
 
 class FrequencyOpponent(Opponent):
-    """Best-responds to how often the agent has made each move in this match, ties at random.
+    """Best-responds to the counts of the agent's moves in this match, with ties broken at random.
 
-    argmax_b Σ_s -A[a_s, b], the sum over the past rounds; the memory is that sum.
+    argmax_b Σ_s -A[a_s, b], summed over the past rounds s; the memory is that sum.
     """
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
@@ -144,50 +124,48 @@ class FrequencyOpponent(Opponent):
         return (np.zeros((len(rngs), match.n_actions)),)
 
     def play(self, match: Match, memory: Memory) -> np.ndarray:
-        """What would have won most."""
+        """The moves that would have won most."""
         return best_moves(memory[0])
 
     def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """Adds what each move would have won."""
+        """Add the payoff of each move against the agent's."""
         return (memory[0] - match.payoff[agents],)
 
     def value(self, match: Match) -> float | None:
-        """That of the best mixture, if the agent sees nothing and the sum over all counts is not too long."""
-        from pg_envs.games.memoryless import LARGEST, Memoryless, n_counts
-
+        """Value of the best mixture; None if the agent sees past rounds or the sum over all counts is too long."""
         if match.view.n_rounds > 0 or n_counts(match) > LARGEST:
             return None
         return Memoryless(match).best()[1] / match.n_rounds
 
 
 class PatternOpponent(Opponent):
-    """Best-responds to what the agent did after the last round's pair of moves in this match, ties at random.
+    """Best-responds to the agent's moves that followed the last pair of moves in this match; ties are broken at random.
 
-    argmax_b Σ_s -A[a_s, b], the sum over the past rounds before which the same was played as before this one.
+    argmax_b Σ_s -A[a_s, b], summed over the past rounds s that followed the same pair of moves as the next round does.
     """
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """Nothing has been won yet, and nothing was played before the first round: a pair of its own."""
+        """Zero sums for all pairs; the n²-th pair stands for no moves, before the first round."""
         n = match.n_actions
         return np.zeros((len(rngs), n * n + 1, n)), np.full(len(rngs), n * n)
 
     def play(self, match: Match, memory: Memory) -> np.ndarray:
-        """What would have won most after the last pair of moves."""
+        """The moves that would have won most after the last pair of moves."""
         won, pair = memory
         return best_moves(won[np.arange(len(won)), pair])
 
     def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """Adds what each move would have won to the sum of the pair before."""
+        """Add the payoff of each move against the agent's to the sums of the previous pair."""
         won, pair = memory[0].copy(), memory[1]
         won[np.arange(len(won)), pair] -= match.payoff[agents]
         return won, agents * match.n_actions + own
 
 
 class OracleOpponent(Opponent):
-    """Best-responds to the agent's policy, ties at random: J(π) is then min_b Σ_a π(a) A[a, b], which is concave.
+    """Best-responds to the agent's policy, with ties broken at random: J(π) = min_b Σ_a π(a) A[a, b], which is concave.
 
-    It has to be told the policy: see `pg_envs.games.hand_over.HandOver`. Until then it takes it to be uniform. Where
-    the agent sees past rounds, it responds to π(·|what the agent sees now), without thought for later rounds.
+    The policy comes from `hand_over`: see `pg_envs.games.hand_over.HandOver`. Until then the oracle assumes a uniform
+    policy. If the agent sees past rounds s, the oracle responds to π(·|s) of the current round, ignoring later ones.
     """
 
     def __init__(self) -> None:
@@ -199,7 +177,7 @@ class OracleOpponent(Opponent):
         self.policy = policy
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """What the agent looks back on."""
+        """The past rounds in the agent's view."""
         return (match.view.start(len(rngs)),)
 
     def play(self, match: Match, memory: Memory) -> np.ndarray:
@@ -211,43 +189,43 @@ class OracleOpponent(Opponent):
             if not self._warned:
                 self._warned = True
                 logger.warn(
-                    "The opponent 'oracle' has not been told the agent's policy and takes it to be uniform: train with "
+                    "The opponent 'oracle' has not been told the agent's policy and assumes a uniform one: train with "
                     "the callback pg_envs.HandOver(), or call env.unwrapped.hand_over(model)."
                 )
         agents = action_probabilities(policy, seen, match.n_actions)
         won = np.zeros((len(seen), match.n_actions))
-        for i in range(match.n_actions):  # not a product of matrices, whose rounding depends on how many rows there are
+        for i in range(match.n_actions):  # a matrix product would round differently for different numbers of rows
             won -= agents[:, i, None] * match.payoff[i]
         return best_moves(won)
 
     def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """What the agent looks back on."""
+        """The past rounds in the agent's view."""
         return (match.view.after(memory[0], agents, own),)
 
     def value(self, match: Match) -> float:
-        """That of the game: 0, because the agent's policy is known before the move is chosen, and A = -Aᵀ."""
+        """The value of the game: 0, because the oracle knows the agent's policy and A = -Aᵀ."""
         return 0.0
 
 
 class SnapshotsOpponent(Opponent):
-    """Plays a past policy of the agent's, drawn anew for each match: fictitious play.
+    """Plays a past policy of the agent, drawn anew for each match: fictitious play.
 
-    It has to be told them: see `pg_envs.games.hand_over.HandOver`. Until then it plays uniformly. A past policy sees
-    the match from the opponent's side.
+    The policies come from `hand_over`: see `pg_envs.games.hand_over.HandOver`. Until the first one it plays uniformly.
+    A past policy sees the match from the opponent's side.
     """
 
     def __init__(self) -> None:
         self.policies: list[Policy] = []
-        self._mixtures: np.ndarray | None = None  # the policies as a table, as long as they are nothing else
+        self._mixtures: np.ndarray | None = None  # the policies as a table, if all are fixed mixtures
 
     def hand_over(self, policy: Policy) -> None:
-        """Add a past policy: a model that does not change any more, a function of an observation, or probabilities."""
+        """Add a past policy: a model that no longer changes, a function of an observation, or probabilities."""
         self.policies.append(policy)
         tabular = all(isinstance(one, np.ndarray) for one in self.policies)
         self._mixtures = np.stack(self.policies) if tabular else None
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """Which policy plays, and what it looks back on."""
+        """The number of the policy in each match, and the past rounds in its view."""
         drawn = np.array([rng.integers(max(1, len(self.policies))) for rng in rngs])
         return drawn, match.view.start(len(rngs))
 
@@ -265,23 +243,23 @@ class SnapshotsOpponent(Opponent):
         return probabilities
 
     def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """What the policy looks back on, from its side."""
+        """The past rounds from the policy's side."""
         return memory[0], match.view.after(memory[1], own, agents)
 
 
 class FunctionOpponent(Opponent):
-    """Plays what a function says, match by match.
+    """Plays the answers of a function, which is called for one match at a time.
 
     Args:
-        function: Takes the opponent's own past moves, the agent's (integer arrays, the latest last), and the number of
-            moves; returns a move, or the probability of each.
+        function: A function of the opponent's own past moves, the agent's past moves (integer arrays, the latest last)
+            and the number of moves, which returns a move or the probability of each move.
     """
 
     def __init__(self, function: Callable[[np.ndarray, np.ndarray, int], Any]) -> None:
         self.function = function
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """No moves yet, and how many there are."""
+        """Space for the moves of all rounds, and the number of rounds played."""
         return np.zeros((len(rngs), match.n_rounds, 2), dtype=np.int64), np.zeros(len(rngs), dtype=np.int64)
 
     def play(self, match: Match, memory: Memory) -> np.ndarray:
@@ -294,7 +272,7 @@ class FunctionOpponent(Opponent):
         return np.stack([check_play(self, one[None], 1, pure)[0] for one in answers])
 
     def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """Both moves."""
+        """Add both moves."""
         moves, n = memory[0].copy(), memory[1]
         moves[np.arange(len(n)), np.minimum(n, match.n_rounds - 1)] = np.stack([own, agents], axis=1)
         return moves, n + 1
@@ -304,15 +282,15 @@ class FunctionOpponent(Opponent):
 
 
 def make_opponent(opponent: str | Opponent | Callable[..., Any], p: Sequence[float] | None = None) -> Opponent:
-    """An opponent by its name.
+    """An opponent from its name.
 
     Args:
-        opponent: `"frequency"`, `"pattern"`, `"fixed"`, `"uniform"`, `"oracle"`, `"snapshots"`; or an `Opponent`, or a
+        opponent: `"frequency"`, `"pattern"`, `"fixed"`, `"uniform"`, `"oracle"` or `"snapshots"`; an `Opponent`; or a
             function as for `FunctionOpponent`.
-        p: What `"fixed"` plays, the probability of each move; for no other.
+        p: Probability of each move, for `"fixed"` only.
 
     Raises:
-        ValueError: An unknown name, or `p` is missing or one too many.
+        ValueError: The name is unknown, or `p` is missing for `"fixed"` or given for another opponent.
     """
     if (p is not None) != (isinstance(opponent, str) and opponent == "fixed"):
         needed = "must be given with" if p is None else f"is {p!r}, but belongs to"
@@ -334,34 +312,20 @@ def make_opponent(opponent: str | Opponent | Callable[..., Any], p: Sequence[flo
     return makers[str(opponent)]()
 
 
-def best_moves(won: np.ndarray) -> np.ndarray:
-    """Equal probabilities for the moves that win most, of shape `(matches, n_actions)`."""
-    best = won >= won.max(axis=1, keepdims=True) - TIE
-    probabilities: np.ndarray = best / best.cumsum(axis=1)[:, -1:]
-    return probabilities
-
-
-def draw(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """The first i with u Σ w < w_0 + ... + w_i, for each row of weights w and its u in [0, 1)."""
-    below: np.ndarray = weights.cumsum(axis=1)
-    drawn: np.ndarray = (uniforms[:, None] * below[:, -1:] >= below).sum(axis=1)
-    return drawn
-
-
 def check_play(opponent: Opponent, played: Any, matches: int, pure: np.ndarray) -> np.ndarray:
     """An opponent's answer as probabilities.
 
     Args:
-        opponent: Whose it is.
-        played: Moves or probabilities, a row for each match.
+        opponent: The opponent, for error messages.
+        played: Moves or probabilities, one row per match.
         matches: Number of matches.
-        pure: The identity matrix of as many rows as there are moves.
+        pure: The identity matrix with one row per move.
 
     Returns:
-        Shape `(matches, n_actions)`.
+        Probabilities of shape `(matches, n_actions)`.
 
     Raises:
-        ValueError: A move is illegal, or probabilities are none; the message names the opponent.
+        ValueError: A move is illegal, or a row is not a distribution. The message names the opponent.
     """
     answer: np.ndarray = np.asarray(played)
     n = len(pure)
@@ -370,7 +334,7 @@ def check_play(opponent: Opponent, played: Any, matches: int, pure: np.ndarray) 
         if legal.all():
             return np.asarray(pure[answer])
     elif answer.shape == (matches, n) and answer.dtype.kind in "iuf":
-        legal = (answer >= 0).all(axis=1) & (np.abs(answer.sum(axis=1) - 1) < 1e-5)
+        legal = is_distribution(answer)
         if legal.all():
             return answer
     else:

@@ -26,10 +26,10 @@ def round_text(players: tuple[str, str], moves: Any, scores: Any, n_rounds: int,
     """A round in words: `round 3: player_0 rock, player_1 paper (score -1 : 1)`.
 
     Args:
-        players: Their names.
-        moves: What they did in the last round.
-        scores: What they have won.
-        n_rounds: How many rounds were played.
+        players: Names of the players.
+        moves: Their moves in the last round.
+        scores: Their returns so far.
+        n_rounds: Number of rounds played.
         n_actions: Number of moves.
     """
     if n_rounds == 0:
@@ -42,15 +42,15 @@ def round_text(players: tuple[str, str], moves: Any, scores: Any, n_rounds: int,
 def draw_round(
     canvas: Canvas, players: tuple[str, str], moves: Any, counts: np.ndarray, scores: Any, rounds: tuple[int, int]
 ) -> None:
-    """The last round of two players, the score, and how often each has made each move.
+    """Draw the last round of two players, the score, and the counts of their moves.
 
     Args:
-        canvas: What to draw on.
-        players: Their names.
-        moves: What they did in the last round, or `NOT_YET`.
-        counts: How often they did each, of shape `(2, n_actions)`.
-        scores: What they have won.
-        rounds: How many rounds were played, and how many there are.
+        canvas: The canvas.
+        players: Names of the players.
+        moves: Their moves in the last round, or `NOT_YET`.
+        counts: Counts of their moves, of shape `(2, n_actions)`.
+        scores: Their returns so far.
+        rounds: Number of rounds played, and of all rounds.
     """
     n = counts.shape[1]
     names = move_names(n)

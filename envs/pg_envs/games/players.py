@@ -1,4 +1,4 @@
-"""Whatever can hold a seat: models, functions and fixed mixtures, and what they play."""
+"""Policies that can hold a seat: models, functions and fixed mixtures, and their action probabilities."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from pg_envs.checks import is_distribution
+
 # Anything that acts: see `action_probabilities`.
 Policy = Any
 
-SMALL_OBSERVATION = 64  # numbers
-REMEMBERED = 10_000  # observations
+SMALL_OBSERVATION = 64  # numbers in an observation whose probabilities are cached
+REMEMBERED = 10_000  # observations in the cache
 
 
 class Snapshot:
-    """A model's policy as it was, with the statistics of `VecNormalize` if there are any; it plays like the model.
+    """A copy of a model's policy, with the statistics of `VecNormalize` if there are any; it plays as the model did.
 
     Args:
-        model: An SB3 model, which may go on learning.
+        model: An SB3 model. Its further training does not change the snapshot.
 
     Attributes:
-        num_timesteps: How long the model had been trained.
+        num_timesteps: Time steps that the model had been trained for.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,15 +36,15 @@ class Snapshot:
         self._known: dict[bytes, np.ndarray] = {}
 
     def predict(self, observation: Any, **kwargs: Any) -> Any:
-        """As the policy's."""
+        """The `predict` of the policy."""
         return self.policy.predict(observation, **kwargs)
 
     def get_vec_normalize_env(self) -> Any:
-        """The statistics by which observations are normalised, or None."""
+        """The statistics that normalise observations, or None."""
         return self._normalizer
 
     def action_probabilities(self, observations: Any, n_actions: int) -> np.ndarray:
-        """π(a|s), remembered: it never changes, and asking many networks about a few observations each is slow."""
+        """π(a|s), cached: it never changes, and many networks are slow to evaluate on a few observations each."""
         if isinstance(observations, dict) or observations[0].size > SMALL_OBSERVATION:
             return model_probabilities(self, observations, n_actions)
         if len(self._known) > REMEMBERED:
@@ -80,14 +82,14 @@ def _copied(policy: Any) -> Any:
 
 
 def choose(policy: Policy, observations: Any, space: spaces.Space[Any], rng: np.random.Generator) -> np.ndarray:
-    """An action for each of several observations, drawn at random where the policy is.
+    """One action per observation, sampled if the policy is stochastic.
 
     Args:
-        policy: As for `action_probabilities`; where `space` is not Discrete, a model or a function from an observation
-            to an action.
+        policy: A policy as for `action_probabilities`; if `space` is not Discrete, a model or a function from an
+            observation to an action.
         observations: Array, or dictionary of arrays, of shape `(copies, ...)`.
-        space: Of the actions.
-        rng: Draws from the probabilities.
+        space: The action space.
+        rng: Generator that draws from the probabilities.
 
     Returns:
         Actions of shape `(copies, ...)`.
@@ -111,9 +113,9 @@ def action_probabilities(policy: Policy, observations: Any, n_actions: int) -> n
     """π(a|s), as a table.
 
     Args:
-        policy: A model or policy of SB3 or of this package (one without action distribution, like DQN's, plays its
-            best action), a function from an observation to probabilities or to an action, or probabilities that do not
-            depend on what is seen.
+        policy: A model or policy of SB3 or of this package (one without an action distribution, such as DQN's, plays
+            its best action), a function from an observation to probabilities or to an action, or probabilities that do
+            not depend on the observation.
         observations: Array, or dictionary of arrays, of shape `(copies, ...)`.
         n_actions: Number of actions.
 
@@ -121,7 +123,7 @@ def action_probabilities(policy: Policy, observations: Any, n_actions: int) -> n
         Float64, of shape `(copies, n_actions)`.
 
     Raises:
-        ValueError: Not probabilities, of another number of actions, or of a policy that needs more than an observation.
+        ValueError: The policy does not give probabilities of `n_actions` actions, or needs more than an observation.
     """
     if hasattr(policy, "action_probabilities"):
         known: np.ndarray = policy.action_probabilities(observations, n_actions)
@@ -146,19 +148,26 @@ def model_probabilities(model: Any, observations: Any, n_actions: int) -> np.nda
         probabilities: np.ndarray = np.eye(n_actions)[np.asarray(greedy).reshape(-1)]
         return probabilities
     if "lstm_states" in inspect.signature(actor.get_distribution).parameters:
-        raise ValueError(f"{type(actor).__name__} has a memory: its actions do not follow from what it sees.")
+        raise ValueError(f"{type(actor).__name__} has a memory: its actions do not follow from the observation alone.")
     actor.set_training_mode(False)
     with torch.no_grad():
         distribution = actor.get_distribution(actor.obs_to_tensor(observations)[0]).distribution
         logits = distribution.logits.cpu().double().numpy()
-    # Not torch's own probabilities, whose sum is 1 to float32's precision only.
+    # The sum of torch's own probabilities is 1 only to the precision of float32.
     likelihoods = np.exp(logits)
     normed: np.ndarray = likelihoods / likelihoods.sum(axis=1, keepdims=True)
     return normed
 
 
+def stacked(observations: list[Any]) -> Any:
+    """Single observations as one batch: arrays, or dictionaries of arrays."""
+    if isinstance(observations[0], dict):
+        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
 def _normalised(model: Any, observations: Any) -> Any:
-    """As `VecNormalize` shows them to a model that was trained behind it."""
+    """Observations as `VecNormalize` shows them to a model that was trained behind it."""
     normalizer = model.get_vec_normalize_env() if hasattr(model, "get_vec_normalize_env") else None
     return observations if normalizer is None else normalizer.normalize_obs(observations)
 
@@ -169,8 +178,7 @@ def _checked(policy: Any, n_actions: int, verb: str = "is") -> np.ndarray:
         pure: np.ndarray = np.eye(n_actions)[probabilities]
         return pure
     fine = probabilities.shape == (n_actions,) and probabilities.dtype.kind in "iuf"
-    # float32's rounding is forgiven, a mistake is not; NaN is refused by both comparisons.
-    if not (fine and (probabilities >= 0).all() and abs(probabilities.sum() - 1) < 1e-5):
+    if not (fine and is_distribution(probabilities)):
         raise ValueError(
             f"A policy must be a model, a function that returns an action from 0 to {n_actions - 1} or the "
             f"probabilities of {n_actions} actions, or such probabilities, not negative and with sum 1, but {verb} "

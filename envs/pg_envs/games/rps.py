@@ -19,26 +19,28 @@ SEATS = ("player_0", "player_1")
 
 
 class RPS(ParallelEnv):  # type: ignore[misc]
-    """Rock-paper-scissors for two, as a PettingZoo `ParallelEnv`: any number of moves, any symmetric zero-sum payoff.
+    """Rock-paper-scissors for two as a PettingZoo `ParallelEnv`: any number of moves, any symmetric zero-sum payoff.
 
     ## Description
-    Two players choose a move at once; A[i, j] is what move i wins against move j, and A is skew-symmetric. The value
-    of the game is 0. Only a mixed strategy is safe: in the standard game each move a third of the time.
+    Two players move simultaneously. A[i, j] is the reward of move i against move j, and A is skew-symmetric. The value
+    of the game is 0. Only a mixed strategy is safe: in the standard game, each move a third of the time.
 
     ## Action space
     `Discrete(n)` for each of `player_0` and `player_1`: 0 rock, 1 paper, 2 scissors, 3 spock, 4 lizard, ...
 
     ## Observation space
-    By `observation`, for moves as one-hot vectors that are 0 before the first round:
-    `"none"` (a constant 1, `Box(0, 1, (1,))`), `"last"` (the other's last move, `Box(0, 1, (n,))`), or `"history(k)"`
-    (own and the other's moves of the last k rounds, the latest first, `Box(0, 1, (2kn,))`).
+    It depends on `observation`. Moves are one-hot vectors, all 0 before the first round:
+
+    * `"none"`: a constant 1, `Box(0, 1, (1,))`,
+    * `"last"`: the opponent's last move, `Box(0, 1, (n,))`,
+    * `"history(k)"`: own and opponent's move of each of the last k rounds, the latest first, `Box(0, 1, (2kn,))`.
 
     ## Rewards
-    In every round A[i, j] for move i against move j.
+    A[i, j] in each round, for move i against move j.
 
     ## Start and end
-    A game has `max_cycles` rounds and then terminates. (PettingZoo's `classic/rps` calls its end a truncation; here a
-    game's length is part of its rules, so that there is nothing left to bootstrap from.)
+    A game terminates after `max_cycles` rounds. (PettingZoo's `classic/rps` truncates it; here the length of a game is
+    part of its rules, so there is nothing to bootstrap from.)
 
     ## Evaluation
     Stochastic: `metadata["deterministic_evaluation"]` is False.
@@ -48,19 +50,19 @@ class RPS(ParallelEnv):  # type: ignore[misc]
 
     Args:
         payoff: `"standard"`, `"weighted"`, `"rpsls"` or a skew-symmetric matrix: see `payoff_matrix`.
-        n_actions: Number of moves, odd for `"standard"`; None for what the payoff has (3 for `"standard"`).
+        n_actions: Number of moves, odd for `"standard"`; None takes that of the payoff (3 for `"standard"`).
         observation: `"none"`, `"last"` or `"history(k)"` with a number for k.
-        max_cycles: Rounds of a game.
+        max_cycles: Number of rounds of a game.
         render_mode: None, `"ansi"`, `"rgb_array"` or `"human"`.
 
     Attributes:
-        payoffs: What the seats win: two matrices, both with a row for each move of `player_0` and a column for each
+        payoffs: Rewards of the seats: two matrices, both with a row for each move of `player_0` and a column for each
             of `player_1`.
 
     Raises:
         ValueError: An argument is out of range.
 
-    Source: the names, the order of moves and the rule of who beats whom are those of PettingZoo's `classic/rps`.
+    Source: the names, the order of moves and the rule for the winner are those of PettingZoo's `classic/rps`.
     """
 
     metadata: dict[str, Any] = {
@@ -69,6 +71,7 @@ class RPS(ParallelEnv):  # type: ignore[misc]
         "render_fps": 2,
         "is_parallelizable": True,
         "deterministic_evaluation": False,
+        "reference_scores": {"value": 0.0},
     }
 
     _rounds: np.ndarray
@@ -93,7 +96,7 @@ class RPS(ParallelEnv):  # type: ignore[misc]
         self._view = View(observation, self.n_actions)
         self._observation_spaces = {
             seat: spaces.Box(0.0, 1.0, self._view.space.shape, np.float32) for seat in SEATS
-        }  # one each, because each has its own random generator
+        }  # separate, because each space has a random generator
         self._action_spaces = {seat: spaces.Discrete(self.n_actions) for seat in SEATS}
         self._window: Window | None = None
         self._begin()
@@ -109,7 +112,7 @@ class RPS(ParallelEnv):  # type: ignore[misc]
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-        """Start a game. Nothing in it is random, so that the seed changes nothing; there are no options."""
+        """Start a game. Nothing is random, so the seed has no effect; there are no options."""
         self.agents = list(SEATS)
         self._begin()
         if self.render_mode == "human":
@@ -119,7 +122,7 @@ class RPS(ParallelEnv):  # type: ignore[misc]
     def step(
         self, actions: dict[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
-        """Play a round; after the last, as PettingZoo says, nothing is returned for anybody.
+        """Play a round. After the last one, all dictionaries are empty, as PettingZoo specifies.
 
         Raises:
             ValueError: A player's move is missing or illegal.
@@ -149,9 +152,9 @@ class RPS(ParallelEnv):  # type: ignore[misc]
         )
 
     def render(self) -> str | np.ndarray | None:
-        """A line of text, an image of shape `(height, width, 3)`, or, in the mode `"human"`, a window."""
+        """A line of text, or an image of shape `(height, width, 3)`; the mode `"human"` updates the window."""
         if self.render_mode is None:
-            logger.warn("There is nothing to render without a render_mode.")
+            logger.warn("Nothing to render without a render_mode.")
             return None
         if self.render_mode == "ansi":
             return round_text(SEATS, self._moves, self._scores, self._round, self.n_actions)
@@ -164,11 +167,11 @@ class RPS(ParallelEnv):  # type: ignore[misc]
         return None
 
     def state(self) -> np.ndarray:
-        """Both players' observations, one after the other."""
+        """Both players' observations, concatenated."""
         return np.concatenate(list(self._observations().values()))
 
     def close(self) -> None:
-        """Close the window, if there is one."""
+        """Close the window if there is one."""
         if self._window is not None:
             self._window.close()
             self._window = None
@@ -192,7 +195,7 @@ class RPS(ParallelEnv):  # type: ignore[misc]
 
 
 def aec_env(**kwargs: Any) -> AECEnv:
-    """The same game as a PettingZoo `AECEnv`, where the players answer one after the other without seeing more.
+    """The game as a PettingZoo `AECEnv`: the players move in turn, and the second does not see the first move.
 
     Args:
         **kwargs: Arguments of `RPS`.

@@ -1,4 +1,4 @@
-"""Many copies of a game for two, whose seats are an SB3 agent's environments: `SelfPlayVecEnv`, and `win_rates`."""
+"""Self-play: `SelfPlayVecEnv`, many copies of a two-player game as one SB3 `VecEnv`, and `win_rates`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from pg_envs.checks import check_choice, check_number
-from pg_envs.games.players import Policy, Snapshot, action_probabilities, choose
+from pg_envs.games.players import Policy, Snapshot, action_probabilities, choose, stacked
 
 _OPPONENT_STREAM = 0x6F70
 
 
 @dataclass
 class _Board:
-    """One copy of the game, and what is remembered of it."""
+    """One copy of the game, and its state."""
 
     game: Any
     observations: list[Any]
@@ -42,35 +42,35 @@ class _Board:
 class SelfPlayVecEnv(VecEnv):
     """Many copies of a two-seat PettingZoo game as one SB3 `VecEnv`.
 
-    With `seat=None` one learner holds all seats: slots 2k and 2k+1 are the seats of game k. With a seat given it holds
-    this one, slot k is that seat of game k, and an opponent holds the other.
+    With `seat=None` one learner holds both seats: slots 2k and 2k+1 are the seats of game k. With a seat given, the
+    learner holds that seat only: slot k is the seat in game k, and an opponent holds the other.
 
-    A game ends, and the next begins, when both agents are out of it, or, where one seat only is learnt, when the
-    learner's is. An agent that drops out before the other waits: until the game ends its slot's actions are ignored,
-    its reward is 0, it sees its last observation, and `infos[i]["waiting"]` is True. This is an absorbing state, so
-    that returns and their expectations are right for any algorithm.
+    A game ends, and the next begins, when both agents have finished or, if the learner holds one seat, when the learner
+    has. An agent that finishes before the other waits: until the game ends, the actions of its slot are ignored, its
+    reward is 0, it sees its last observation, and `infos[i]["waiting"]` is True. Waiting is an absorbing state, so
+    returns and their expectations are correct for any algorithm.
 
-    At a game's end `dones[i]` is true and `infos[i]` has `terminal_observation`, `TimeLimit.truncated`, `episode` as
-    `Monitor` writes it (`r`, `l`, `t`; no step in which the agent waited counts), and `opponent_return`.
+    At the end of a game `dones[i]` is true and `infos[i]` has `terminal_observation`, `TimeLimit.truncated`, `episode`
+    as `Monitor` writes it (`r`, `l`, `t`, without the steps in which the agent waited), and `opponent_return`.
 
     Evaluate with `deterministic=False`: `metadata["deterministic_evaluation"]` is False unless the game says otherwise.
 
     Args:
-        game: A PettingZoo `ParallelEnv` for two, of which deep copies are played, or a function or class that makes
-            one. Where the seats' spaces differ, `seat` must be given.
+        game: A PettingZoo `ParallelEnv` for two agents, which is deep-copied, or a function or class that makes one. If
+            the seats' spaces differ, `seat` must be given.
         n_games: Number of copies.
-        seat: None for both, or the learner's: 0, 1 or the agent's name.
-        opponent: Who holds the other seat: a model; a function from an observation to an action or, in a Discrete
-            space, to probabilities; probabilities; or `"snapshots"`, earlier versions of the learner as the
-            `SnapshotCallback` takes them, of which each game draws one.
+        seat: The learner's seat: 0, 1 or the agent's name; None for both.
+        opponent: The policy in the other seat: a model; a function from an observation to an action or, in a Discrete
+            space, to probabilities; probabilities; or `"snapshots"`, earlier versions of the learner from the
+            `SnapshotCallback`, one of which is drawn for each game.
 
     Attributes:
         games: The copies.
-        snapshots: The versions of the learner that may be drawn; a list that anybody may change.
+        snapshots: The versions of the learner to draw from. The list may be changed.
 
     Raises:
-        TypeError: `game` is not a `ParallelEnv` and makes none.
-        ValueError: An argument is out of range, or the game is not for two or not for one learner in both seats.
+        TypeError: `game` neither is a `ParallelEnv` nor makes one.
+        ValueError: An argument is out of range, the game is not for two agents, or one learner cannot hold both seats.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class SelfPlayVecEnv(VecEnv):
         check_choice("seat", seat, (None, 0, 1, *self._agents))
         if (seat is None) != (opponent is None):
             raise ValueError(
-                "`seat` says which seat is learnt and `opponent` who holds the other: give both, or none for one "
-                f"learner in both. Got seat={seat!r}, opponent={opponent!r}."
+                "`seat` is the learner's seat and `opponent` the policy in the other: give both, or neither for one "
+                f"learner in both seats. Got seat={seat!r}, opponent={opponent!r}."
             )
         self._seats: list[Any] = [0, 1] if seat is None else [seat]
         learnt = self._agents[self._seats[0]]
@@ -122,9 +122,9 @@ class SelfPlayVecEnv(VecEnv):
     # Playing
 
     def reset(self) -> VecEnvObs:
-        """Begin all games anew; game k with the k-th of the seeds and options that were set since the last reset."""
+        """Start all games; game k gets the k-th of the seeds and options that were set since the last reset."""
         if not self._boards and self._seeds[0] is None:
-            self.seed()  # deep copies would share the generator of what they are copies of
+            self.seed()  # otherwise deep copies would all draw the same numbers
         if self._seeds[0] is not None:
             self._rng = np.random.default_rng([self._seeds[0], _OPPONENT_STREAM])
         self._boards = [self._begin(k, self._seeds[k], self._options[k] or None) for k in range(len(self.games))]
@@ -133,14 +133,14 @@ class SelfPlayVecEnv(VecEnv):
         return self._observations()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take actions, one per slot, for `step_wait` to carry out.
+        """Store the actions, one per slot, for `step_wait`.
 
         Raises:
             ResetNeeded: No game has begun.
-            ValueError: There are too few or too many.
+            ValueError: The number of actions is wrong.
         """
         if len(actions) != self.num_envs:
-            raise ValueError(f"`actions` must be {self.num_envs}, one per slot, but are {len(actions)}.")
+            raise ValueError(f"`actions` must have {self.num_envs} entries, one per slot, but has {len(actions)}.")
         if not self._boards:
             raise gym.error.ResetNeeded("Call reset before step.")
         self._actions = np.asarray(actions)
@@ -173,7 +173,7 @@ class SelfPlayVecEnv(VecEnv):
 
     def _moves(self) -> list[list[Any]]:
         """Both seats' actions in each game."""
-        # A Python integer is quicker for a game to check than NumPy's.
+        # Games check Python integers faster than NumPy's.
         mine = self._actions.tolist() if isinstance(self.action_space, spaces.Discrete) else list(self._actions)
         if len(self._seats) == 2:
             return [mine[slot : slot + 2] for slot in range(0, self.num_envs, 2)]
@@ -186,7 +186,7 @@ class SelfPlayVecEnv(VecEnv):
                 k for k, board in enumerate(self._boards) if board.opponent is opponent and board.alive[self._other]
             ]
             if asked:
-                seen = _stack([self._boards[k].observations[self._other] for k in asked])
+                seen = stacked([self._boards[k].observations[self._other] for k in asked])
                 for k, action in zip(asked, choose(opponent, seen, self._other_space, self._rng), strict=True):
                     others[k] = action
         return [list(pair) if self._other else list(pair)[::-1] for pair in zip(mine, others, strict=True)]
@@ -199,7 +199,7 @@ class SelfPlayVecEnv(VecEnv):
         return self.snapshots[self._rng.integers(len(self.snapshots))]
 
     def _play(self, board: _Board, moves: list[Any]) -> tuple[list[float], dict[Any, dict[str, Any]]]:
-        """A round of one game: each seat's reward, and the infos that the game gives."""
+        """Play a round of one game; returns each seat's reward and the game's infos."""
         live = [seat for seat in (0, 1) if board.alive[seat]]
         observations, rewards, terminated, truncated, infos = board.game.step(
             {self._agents[seat]: moves[seat] for seat in live}
@@ -228,7 +228,7 @@ class SelfPlayVecEnv(VecEnv):
         )
 
     def _summary(self, board: _Board, seat: int) -> dict[str, Any]:
-        """What the infos have at a game's end."""
+        """The entries of the infos at the end of a game."""
         seconds = round(time.time() - self._t_start, 6)
         return {
             "terminal_observation": deepcopy(board.observations[seat]),
@@ -276,7 +276,7 @@ class SelfPlayVecEnv(VecEnv):
             game.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """One image per game; None, with a warning, in other render modes than `"rgb_array"`."""
+        """One image per game; None, with a warning, unless the render mode is `"rgb_array"`."""
         if self.render_mode != "rgb_array":
             warnings.warn(f"Images need the render mode 'rgb_array', but it is {self.render_mode!r}.", stacklevel=2)
             return [None for _ in self.games]
@@ -286,14 +286,14 @@ class SelfPlayVecEnv(VecEnv):
         """An attribute of each slot's game.
 
         Raises:
-            AttributeError: There is none.
+            AttributeError: A game has no such attribute.
         """
-        if attr_name == "render_mode":  # PettingZoo does not ask for one
+        if attr_name == "render_mode":  # PettingZoo does not require this one
             return [getattr(game, attr_name, None) for game in self._games_of(indices)]
         return [getattr(game, attr_name) for game in self._games_of(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of each slot's game: of the wrapper that has it, or else of the game itself."""
+        """Set an attribute of each slot's game, on the wrapper that has it or else on the game itself."""
         for game in self._games_of(indices):
             owner = game
             while not (attr_name in vars(owner) or hasattr(type(owner), attr_name)) and "env" in vars(owner):
@@ -314,7 +314,7 @@ class SelfPlayVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether each slot's game is in a wrapper; True for `Monitor`, whose statistics are given here."""
+        """Whether each slot's game has this wrapper. True for `Monitor`, whose statistics the infos contain."""
         return [wrapper_class is Monitor or _is_wrapped(game, wrapper_class) for game in self._games_of(indices)]
 
     def _games_of(self, indices: VecEnvIndices) -> list[Any]:
@@ -323,14 +323,14 @@ class SelfPlayVecEnv(VecEnv):
 
 @dataclass(frozen=True)
 class WinRate:
-    """How a policy did against an opponent.
+    """Results of a policy against an opponent.
 
     Attributes:
-        opponent: The opponent's name.
+        opponent: Name of the opponent.
         games: Number of games.
-        wins: In how many its return was the larger.
-        draws: In how many both were equal.
-        mean_return: Its mean return.
+        wins: Number of games in which the policy's return was larger.
+        draws: Number of games in which both returns were equal.
+        mean_return: Mean return of the policy.
     """
 
     opponent: str
@@ -341,7 +341,7 @@ class WinRate:
 
     @property
     def losses(self) -> int:
-        """In how many games the opponent's return was the larger."""
+        """Number of games in which the opponent's return was larger."""
         return self.games - self.wins - self.draws
 
     @property
@@ -376,19 +376,19 @@ def win_rates(
     seat: int | None = None,
     seed: int = 0,
 ) -> list[WinRate]:
-    """Play against each of a pool.
+    """Play against each opponent of a pool.
 
     Args:
-        policy: Whose win rates: a model, a function, or probabilities, as `SelfPlayVecEnv`'s opponent. Policies with
-            a distribution play at random from it, not their best action.
-        opponents: The others, by name or as a list, such as `SelfPlayVecEnv.snapshots`.
-        game: As for `SelfPlayVecEnv`.
-        n_games: Games against each.
-        seat: Where the policy plays; None for half of the games in each seat.
-        seed: Of games and players; models that draw continuous actions use torch's generator.
+        policy: The policy to rate: a model, a function, or probabilities, as `SelfPlayVecEnv`'s `opponent`. A policy
+            with an action distribution samples from it.
+        opponents: The opponents, by name or as a list, such as `SelfPlayVecEnv.snapshots`.
+        game: A game as for `SelfPlayVecEnv`.
+        n_games: Number of games against each opponent.
+        seat: The policy's seat; None plays half of the games in each seat.
+        seed: Seed of games and players. Models draw continuous actions from torch's generator.
 
     Returns:
-        A row for each opponent, with `rate`, `interval`, `draws`, `losses` and `mean_return`.
+        One row per opponent, with `rate`, `interval`, `draws`, `losses` and `mean_return`.
 
     Raises:
         ValueError: An argument is out of range, or a policy does not fit its seat.
@@ -418,7 +418,7 @@ def _results(policy: Policy, opponent: Policy, game: Any, n_games: int, seat: in
     env = SelfPlayVecEnv(game, min(n_games, 64), seat=seat, opponent=opponent)
     env.seed(seed)
     rng = np.random.default_rng([seed, seat])
-    # A fixed number for each copy: the first to end would be the short ones.
+    # A fixed number per copy: the first games to end would over-represent short games.
     due = np.full(env.num_envs, n_games // env.num_envs) + (np.arange(env.num_envs) < n_games % env.num_envs)
     results = []
     observations = env.reset()
@@ -444,7 +444,7 @@ def _copies(game: Any, n_games: int) -> list[Any]:
         if not all(isinstance(one, ParallelEnv) for one in made):
             raise TypeError(f"`game` must make a PettingZoo ParallelEnv, but makes {made[0]!r}.")
         if len({id(one) for one in made}) < n_games:
-            raise ValueError("`game` must make another game each time that it is called, but made the same again.")
+            raise ValueError("`game` must make another game each time, but made the same one again.")
         return made
     try:
         return [deepcopy(game) for _ in range(n_games)]
@@ -471,10 +471,4 @@ def _is_wrapped(game: Any, wrapper_class: type) -> bool:
 
 
 def _is_policy(one: Any) -> bool:
-    return not np.isscalar(one)  # as a word would be
-
-
-def _stack(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.stack(observations)
+    return not np.isscalar(one)  # a string is a scalar

@@ -1,4 +1,4 @@
-"""Pictures of mixed strategies: paths on the simplex of three actions, or probabilities over time of any number."""
+"""Figures of mixed strategies: paths on the simplex of three actions, or probabilities of any actions over time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 CORNERS = np.array([[0.0, 0.0], [0.5, np.sqrt(0.75)], [1.0, 0.0]])
-"""Where the pure strategies of three actions are drawn: the second one on top."""
+"""Places of the pure strategies of three actions, the second one on top."""
 
 
 def policy_figure(
     policies: np.ndarray, timesteps: Sequence[int], names: Sequence[str], equilibrium: np.ndarray | None = None
 ) -> Any:
-    """The path of a policy: on the simplex for three actions, else each action's probability over time.
+    """The path of a policy: on the simplex for three actions, otherwise each action's probability over time.
 
     Args:
-        policies: Of shape `(times, actions)`.
-        timesteps: Of shape `(times,)`.
-        names: Of the actions.
-        equilibrium: Shown for comparison.
+        policies: Action probabilities, of shape `(times, actions)`.
+        timesteps: Their times, of shape `(times,)`.
+        names: Names of the actions.
+        equilibrium: An equilibrium to compare with, of shape `(actions,)`.
 
     Returns:
         A matplotlib figure.
@@ -47,7 +47,7 @@ def policy_figure(
 
 
 def draw_simplex(axes: Any, names: Sequence[str], equilibrium: np.ndarray | None = None) -> None:
-    """The triangle of mixtures of three actions, with its corners' names and a star at the equilibrium."""
+    """The triangle of mixtures of three actions, with the names of its corners and a star at the equilibrium."""
     axes.plot(*on_simplex(np.eye(3)[[0, 1, 2, 0]]).T, color="0.3", linewidth=1, zorder=1)
     for middle in ((0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0)):
         axes.plot(*on_simplex([middle, (1 / 3, 1 / 3, 1 / 3)]).T, color="0.85", linewidth=0.8, zorder=0)
@@ -65,7 +65,7 @@ def draw_path(axes: Any, policies: np.ndarray, width: float = 1.2) -> Any:
     """A path on the simplex that turns from dark to bright, with a circle at its start and a square at its end.
 
     Returns:
-        What a colour bar can be made for: the colours say how far along the path.
+        The coloured line, from which a colour bar can be made.
     """
     from matplotlib.collections import LineCollection
 
@@ -85,10 +85,10 @@ def on_simplex(policies: Any) -> np.ndarray:
 
 
 def check_matplotlib() -> None:
-    """Refuse to go on without matplotlib.
+    """Check that matplotlib is installed.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: matplotlib is not installed.
     """
     _matplotlib()
 

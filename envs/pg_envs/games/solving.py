@@ -1,16 +1,16 @@
-"""How far from an equilibrium: `exploitability`, `nash_conv`, `best_response` and `nash`, exact for matrix games.
+"""Distance from an equilibrium: `exploitability`, `nash_conv`, `best_response` and `nash`, exact for matrix games.
 
 A game is given by the payoffs A (first seat) and B (second) of each pair of actions. If the seats play p and q,
 
     NashConv = max_i (A q)_i - pᵀA q  +  max_j (Bᵀp)_j - pᵀB q,    exploitability = NashConv / 2
 
-which is what a seat can gain, on average over both, if it knows how the other plays; 0 exactly in an equilibrium
-(Lanctot et al. 2017, arXiv:1711.00832, section 3.3; OpenSpiel's convention). If one policy p holds both seats of a
-symmetric zero-sum game, B = Aᵀ = -A, exploitability is max_i (A p)_i: what the best response wins a round.
+Exploitability is the gain of a seat that knows the other's policy, averaged over both seats. It is 0 exactly in an
+equilibrium (Lanctot et al. 2017, arXiv:1711.00832, section 3.3; OpenSpiel's convention). If one policy p holds both
+seats of a symmetric zero-sum game, B = Aᵀ = -A, it is max_i (A p)_i, the reward of the best response.
 
-Where a seat sees what was played before, policies are strategies of a repeated game. What its seats see is worked out
-by playing every line of play in copies of the game, and best responses by dynamic programming over observations and
-rounds, which is exact as well. All values are per round.
+If a seat sees past rounds, policies are strategies of a repeated game. The observations are found by playing every
+sequence of moves in copies of the game, and best responses by dynamic programming over observations and rounds, which
+is exact as well. All values are per round.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pg_envs.checks import check_choice
-from pg_envs.games.players import Policy, action_probabilities
+from pg_envs.games.players import Policy, action_probabilities, stacked
 
-LARGEST = 20_000  # number of (observations, action, action) that are played through
+LARGEST = 20_000  # triples (situation, action, action) to play through
 CHECKED_ROUNDS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class MatrixGame:
-    """A game of two seats in rounds whose payoffs depend on the round's actions alone.
+    """A game of two seats in rounds whose payoffs depend only on the actions of the round.
 
     Attributes:
         payoffs: A and B, of shape `(actions of the first seat, actions of the second)`.
-        rounds: How many are played; 1 where nothing that is seen depends on what was played.
-        observations: What each seat sees in each situation: batches of the same length, the first row being the
-            beginning; None for a game that is given as matrices.
-        successors: The situation that follows, of shape `(situations, *payoffs)`.
+        rounds: Number of rounds; 1 if the observations do not depend on past moves.
+        observations: Observations of each seat in each situation: two batches of the same length, whose first row is
+            the start of the game. None for a game that is given as matrices.
+        successors: Index of the next situation, of shape `(situations, *payoffs)`.
     """
 
     payoffs: tuple[np.ndarray, np.ndarray]
@@ -62,12 +62,12 @@ class MatrixGame:
 
 
 class BestResponse(NamedTuple):
-    """The best that a seat can do against a policy.
+    """A best response to a policy.
 
     Attributes:
         policy: A pure strategy as probabilities, of shape `(actions,)`; in a game with memory
-            `(rounds, situations, actions)`, situations being those of `matrix_game(game).observations`.
-        value: What it wins a round.
+            `(rounds, situations, actions)`, with the situations of `matrix_game(game).observations`.
+        value: Its reward per round.
     """
 
     policy: np.ndarray
@@ -75,7 +75,7 @@ class BestResponse(NamedTuple):
 
 
 class Equilibrium(NamedTuple):
-    """A Nash equilibrium: both seats' probabilities, and what the first seat wins a round."""
+    """A Nash equilibrium: both seats' probabilities, and the first seat's reward per round."""
 
     row: np.ndarray
     column: np.ndarray
@@ -83,19 +83,18 @@ class Equilibrium(NamedTuple):
 
 
 def exploitability(policy: Policy | tuple[Policy, Policy], game: Any, seat: int | None = None) -> float:
-    """What a seat can gain a round, on average over both, if it knows the other's policy: NashConv / 2.
+    """Gain per round of a seat that knows the other's policy, averaged over both seats: NashConv / 2.
 
     Args:
-        policy: A policy in both seats, or a pair of them: an SB3 model or policy (one without action distribution,
-            like DQN's, plays its best action), a function from an observation to probabilities or to an action, or
-            probabilities. Given a bare matrix, a model is asked at the observation 1.
-        game: A PettingZoo game with `unwrapped.payoffs`, one matrix (zero-sum: the other seat loses what it says), or
-            a pair of matrices.
-        seat: The policy holds this seat only: what it loses a round, against its best response, to an equilibrium of
-            a zero-sum game.
+        policy: A policy in both seats, or a pair of policies. A policy is an SB3 model or policy (one without an action
+            distribution, such as DQN's, plays its best action), a function from an observation to probabilities or to
+            an action, or probabilities. If the game is a matrix, a model is evaluated at the observation 1.
+        game: A PettingZoo game with `unwrapped.payoffs`, one matrix A (zero-sum: B = -A), or a pair of matrices.
+        seat: The policy's only seat in a zero-sum game. The result is then the loss per round, against its best
+            response, compared with an equilibrium.
 
     Raises:
-        ValueError: The game has no payoffs, its observations are too many, or a policy does not fit.
+        ValueError: The game has no payoffs or too many observations, or a policy does not fit.
     """
     if seat is None:
         return nash_conv(policy, game) / 2
@@ -106,11 +105,11 @@ def exploitability(policy: Policy | tuple[Policy, Policy], game: Any, seat: int 
 
 
 def nash_conv(policies: Policy | tuple[Policy, Policy], game: Any) -> float:
-    """What both seats together can gain a round by best responses.
+    """Sum of both seats' gains per round by best responses.
 
     Args:
-        policies: As for `exploitability`.
-        game: As for `exploitability`.
+        policies: A policy or a pair of policies, as for `exploitability`.
+        game: A game as for `exploitability`.
 
     Raises:
         ValueError: As `exploitability`.
@@ -127,12 +126,12 @@ def nash_conv(policies: Policy | tuple[Policy, Policy], game: Any) -> float:
 
 
 def best_response(policy: Policy, game: Any, seat: int) -> BestResponse:
-    """The best that a seat can do against the policy of the other seat.
+    """A best response to the policy of the other seat.
 
     Args:
-        policy: Of the other seat; as for `exploitability`.
-        game: As for `exploitability`.
-        seat: Whose best response it is, 0 or 1.
+        policy: The policy of the other seat, as for `exploitability`.
+        game: A game as for `exploitability`.
+        seat: The seat of the best response, 0 or 1.
 
     Raises:
         ValueError: As `exploitability`, or there is no such seat.
@@ -144,24 +143,25 @@ def best_response(policy: Policy, game: Any, seat: int) -> BestResponse:
 
 
 def nash(game: Any) -> Equilibrium:
-    """An equilibrium of a zero-sum game, by linear programs: each seat maximises the worst that can happen to it.
+    """An equilibrium of a zero-sum game, by linear programs: each seat maximises its worst case.
 
     maximise v  subject to  (Aᵀp)_j ≥ v for all j,  p ≥ 0,  Σ p = 1
 
     Args:
-        game: As for `exploitability`. One with memory has this equilibrium of a single round in every round.
+        game: A game as for `exploitability`. In a game with memory, playing this equilibrium of a single round in every
+            round is an equilibrium.
 
     Raises:
-        ValueError: The game is not zero-sum, for which there is no linear program, or as `exploitability`.
+        ValueError: The game is not zero-sum, so there is no linear program, or as `exploitability`.
     """
     return matrix_game(game).equilibrium
 
 
 def matrix_game(game: Any) -> MatrixGame:
-    """The payoffs of a game and what its seats see; work that need not be done for each policy again.
+    """The payoffs of a game and its seats' observations, found once for any number of policies.
 
     Args:
-        game: As for `exploitability`.
+        game: A game as for `exploitability`.
 
     Raises:
         ValueError: As `exploitability`.
@@ -171,7 +171,7 @@ def matrix_game(game: Any) -> MatrixGame:
     if not hasattr(game, "step"):
         return MatrixGame(_payoffs(game))
     if hasattr(game, "agent_iter"):
-        raise ValueError(f"`game` must be a ParallelEnv, in which both act at once, but {game} is an AECEnv.")
+        raise ValueError(f"`game` must be a ParallelEnv, in which both agents act at once, but {game} is an AECEnv.")
     try:
         payoffs = _payoffs(game.unwrapped.payoffs)
     except AttributeError:
@@ -182,12 +182,12 @@ def matrix_game(game: Any) -> MatrixGame:
 
 
 def policy_table(policy: Policy, game: MatrixGame, seat: int) -> np.ndarray:
-    """π(a|s) of a policy in a seat, for each situation: of shape `(situations, actions)`, the beginning first.
+    """π(a|s) of a policy in a seat for each situation, of shape `(situations, actions)`, the start of the game first.
 
     Args:
-        policy: As for `exploitability`.
-        game: What `matrix_game` returns.
-        seat: Which it holds.
+        policy: A policy as for `exploitability`.
+        game: A game from `matrix_game`.
+        seat: The policy's seat.
 
     Raises:
         ValueError: The policy does not fit the seat.
@@ -197,7 +197,7 @@ def policy_table(policy: Policy, game: MatrixGame, seat: int) -> np.ndarray:
         given = getattr(getattr(policy, "observation_space", None), "shape", None)
         if given is not None and given != np.shape(observations)[1:]:
             raise ValueError(
-                f"`policy` must see what the game shows, arrays of shape {np.shape(observations)[1:]}, but sees "
+                f"`policy` must have observations of the game's shape, {np.shape(observations)[1:]}, but has "
                 f"{policy.observation_space}."
             )
     elif hasattr(policy, "predict"):
@@ -225,9 +225,8 @@ def _maximin(payoffs: np.ndarray) -> np.ndarray:
     from scipy.optimize import linprog
 
     n, m = payoffs.shape
-    payoffs = payoffs / max(
-        np.abs(payoffs).max(), np.finfo(np.float64).tiny
-    )  # which the solver's tolerance is made for
+    # The solver's tolerance is absolute, for numbers of about 1.
+    payoffs = payoffs / max(np.abs(payoffs).max(), np.finfo(np.float64).tiny)
     found = linprog(  # over (p, v); it minimises
         c=np.append(np.zeros(n), -1.0),
         A_ub=np.hstack([-payoffs.T, np.ones((m, 1))]),
@@ -242,7 +241,9 @@ def _maximin(payoffs: np.ndarray) -> np.ndarray:
 
 
 def _play(game: MatrixGame, seat: int, other: np.ndarray, own: np.ndarray | None = None) -> tuple[float, np.ndarray]:
-    """Value of a seat per round, and its actions `(rounds, situations)`: those of `own`, or else the best.
+    """Value per round of a seat with the policy `own`, by default a best response, and the best actions.
+
+    The actions, of shape `(rounds, situations)`, maximise Q:
 
     Q_t(s, a) = Σ_b π_other(b|s) (payoff(a, b) + V_{t+1}(s'(s, a, b))),  V_t(s) = max_a Q_t(s, a)
     """
@@ -259,7 +260,7 @@ def _play(game: MatrixGame, seat: int, other: np.ndarray, own: np.ndarray | None
 
 
 def _is_pair(policies: Any) -> bool:
-    """Two policies, and not the probabilities of two actions."""
+    """Whether these are two policies, and not the probabilities of two actions."""
     return isinstance(policies, tuple | list | np.ndarray) and len(policies) == 2 and not np.isscalar(policies[0])
 
 
@@ -269,7 +270,7 @@ def _seat(seat: int) -> int:
 
 
 class _Node(NamedTuple):
-    """A situation: what the seats see in it, the game in it, and after how many rounds it is first reached."""
+    """A situation: the seats' observations, a copy of the game, and the number of rounds before it is first reached."""
 
     observations: list[Any]
     game: Any
@@ -277,19 +278,19 @@ class _Node(NamedTuple):
 
 
 def _explored(game: Any, payoffs: tuple[np.ndarray, np.ndarray]) -> MatrixGame:
-    """Situations, told apart by what both seats see, in the order in which they are first reached."""
+    """Situations, distinguished by both seats' observations, in the order in which they are first reached."""
     seats = list(game.possible_agents)
     first = deepcopy(game)
     nodes = [_Node(_seen(first.reset(seed=0)[0], seats), first, 0)]
     index = {_key(nodes[0].observations): 0}
     successors: list[np.ndarray] = []
     ends: set[int] = set()
-    for node in nodes:  # which grows
+    for node in nodes:  # grows in the loop
         after = np.zeros(payoffs[0].shape, dtype=np.int64)
         for actions in np.ndindex(payoffs[0].shape):
             copy = deepcopy(node.game)
             observations, ended = _round(copy, seats, actions, payoffs)
-            if ended:  # nobody acts on what is seen then, and what follows does not matter
+            if ended:  # no action follows, so the successor does not matter
                 ends.add(node.depth + 1)
             else:
                 after[actions] = index.setdefault(_key(observations), len(nodes))
@@ -298,14 +299,14 @@ def _explored(game: Any, payoffs: tuple[np.ndarray, np.ndarray]) -> MatrixGame:
         successors.append(after)
         if len(nodes) * payoffs[0].size > LARGEST:
             raise ValueError(
-                f"`game` must have at most {LARGEST} situations and pairs of actions in them to be solved, but has "
-                f"more than {len(nodes)} situations. Let its seats see less, or estimate with `win_rates`."
+                f"`game` must have at most {LARGEST} combinations of situation and actions to be solved, but has more "
+                f"than {len(nodes)} situations. Let its seats see less, or estimate with `win_rates`."
             )
-    batches = (_batch([node.observations[0] for node in nodes]), _batch([node.observations[1] for node in nodes]))
+    batches = (stacked([node.observations[0] for node in nodes]), stacked([node.observations[1] for node in nodes]))
     table = np.stack(successors)
     rounds = _rounds(deepcopy(game), seats, payoffs, table, index)
     if len(nodes) == 1:
-        return MatrixGame(payoffs, 1, batches)  # all rounds are the same, however many there are
+        return MatrixGame(payoffs, 1, batches)  # all rounds are alike
     if rounds is None or ends - {rounds}:
         raise ValueError(
             f"`game` must always end after the same number of rounds, at most {CHECKED_ROUNDS}, to be solved, but "
@@ -317,7 +318,7 @@ def _explored(game: Any, payoffs: tuple[np.ndarray, np.ndarray]) -> MatrixGame:
 def _rounds(
     game: Any, seats: list[Any], payoffs: tuple[np.ndarray, np.ndarray], table: np.ndarray, index: dict[Any, int]
 ) -> int | None:
-    """Length of a game, which is played through once at random to see whether the table foretells it, if it ends."""
+    """Number of rounds, None if the game does not end; one random game is played to check the table."""
     rng = np.random.default_rng(0)
     game.reset(seed=0)
     situation = 0
@@ -329,8 +330,8 @@ def _rounds(
         situation = int(table[situation][actions])
         if index.get(_key(observations)) != situation:
             raise ValueError(
-                f"`game` cannot be solved, because what the seats of {game} see does not follow from what they saw "
-                "and played before. Estimate with `win_rates`."
+                f"`game` cannot be solved, because an observation in {game} does not follow from the observations and "
+                "moves before it. Estimate with `win_rates`."
             )
     return None
 
@@ -338,7 +339,7 @@ def _rounds(
 def _round(
     game: Any, seats: list[Any], actions: tuple[int, ...], payoffs: tuple[np.ndarray, np.ndarray]
 ) -> tuple[list[Any], bool]:
-    """Play a round; what is seen after it, and whether it was the last."""
+    """Play a round; returns the observations after it, and whether it was the last."""
     observations, rewards, terminated, truncated, _ = game.step(dict(zip(seats, actions, strict=True)))
     expected = [matrix[actions] for matrix in payoffs]
     if not np.allclose([rewards[seat] for seat in seats], expected):
@@ -358,9 +359,3 @@ def _key(observations: list[Any]) -> Any:
         tuple(np.asarray(part).tobytes() for part in (one.values() if isinstance(one, dict) else [one]))
         for one in observations
     )
-
-
-def _batch(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.stack(observations)

@@ -1,9 +1,10 @@
-"""A planar arm whose tip is to reach a goal: continuous torque on 2, 7, 20 or any number of joints."""
+"""A planar arm whose tip must reach a goal: continuous torque on 2, 7, 20 or any number of joints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -11,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice, check_number
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, LIGHT, ORANGE, Canvas
 
 DT = 0.05
@@ -19,16 +21,16 @@ Motion = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
 
 
 class ArmState(NamedTuple):
-    """The arms' state, and what follows from it but is needed several times.
+    """The state of the arms, with derived quantities that are needed several times.
 
-    Joints come first in memory, because sums along an arm are then sums of long rows: the arrays are transposes.
+    Joints come first in memory, so that sums along an arm are sums of long rows: the arrays are transposed views.
 
     Attributes:
-        q: Angles of the joints, each relative to the link before, of shape `(copies, n_joints)`.
-        speed: Their speeds, of the same shape.
-        goal: `(copies, 2)`.
-        tip: Where the last link ends, `(copies, 2)`.
-        pull: Jᵀ(goal - tip), the torques by which a force towards the goal acts on the joints, `(copies, n_joints)`.
+        q: Angles of the joints, each relative to the previous link, of shape `(copies, n_joints)`.
+        speed: Speeds of the joints, of the same shape.
+        goal: Position of the goal, of shape `(copies, 2)`.
+        tip: Position of the end of the last link, of shape `(copies, 2)`.
+        pull: Jᵀ(goal - tip), the joint torques of a force on the tip towards the goal, of shape `(copies, n_joints)`.
     """
 
     q: np.ndarray
@@ -52,9 +54,9 @@ class ArmDynamics(Dynamics[ArmState]):
             fastest = 2.5
             self.stiffness, self.damping = np.full(n, 30.0), 1.0
         else:
-            from pg_envs.torque.chain import Chain  # compiled: not before it is wanted
+            from pg_envs.torque.chain import Chain  # imported on demand, because it is compiled
 
-            chain = Chain(n)
+            chain = Chain(n, DT)
             self._move = chain.move
             fastest = chain.fastest()
             self.stiffness, self.damping = 16 / (n * chain.inertia), 0.6
@@ -64,7 +66,7 @@ class ArmDynamics(Dynamics[ArmState]):
         self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
 
     def start(self, rngs: Sequence[np.random.Generator]) -> ArmState:
-        """At rest and almost straight, with a goal in the half disc before it."""
+        """At rest and almost straight, with a goal in the half disc in front."""
         q = 0.1 * np.stack([rng.standard_normal(self.n_joints) for rng in rngs], axis=1)
         base, radius, angle = np.stack([rng.random(3) for rng in rngs], axis=1)
         q[0] = 0.2 * base - 0.1
@@ -74,7 +76,7 @@ class ArmDynamics(Dynamics[ArmState]):
 
     def step(self, state: ArmState, actions: np.ndarray) -> Step[ArmState]:
         """The joints move; the reward is -|goal - tip| - .05 mean(a²) + .5 [|goal - tip| < .05]."""
-        # A copy only after some of the arms were reset.
+        # These are copies only if some arms have just been reset.
         q, speed, forward = (np.ascontiguousarray(part.T) for part in (state.q, state.speed, actions))
         new = self._state(*self._move(q, speed, forward), state.goal)
         distance = self._distance(new)
@@ -102,8 +104,8 @@ class ArmDynamics(Dynamics[ArmState]):
 
         Args:
             state: The arms' state.
-            stiffness: One for all joints, or one for each.
-            damping: One for all joints.
+            stiffness: Stiffness, one for all joints or one per joint.
+            damping: Damping, the same for all joints.
         """
         actions: np.ndarray = np.clip(stiffness * state.pull - damping * state.speed, -1.0, 1.0)
         return actions
@@ -112,7 +114,7 @@ class ArmDynamics(Dynamics[ArmState]):
         """A state from angles and speeds with joints first, `(n_joints, copies)`."""
         # In float32, the observation's precision, NumPy's cos and sin are sixteen times as fast.
         angle = running_sum(q).astype(np.float32)
-        # From link i's base to the tip, in links: the sum of links i, i + 1, ...
+        # The vector from the base of link i to the tip, in lengths of a link: the sum of the links i, i + 1, ...
         x, y = (running_sum(part[::-1])[::-1] for part in (np.cos(angle), np.sin(angle)))
         tip = np.stack([x[0], y[0]], axis=1) / np.float32(self.n_joints)
         to_goal = np.ascontiguousarray((goal - tip).T / self.n_joints, dtype=np.float32)
@@ -148,7 +150,7 @@ def running_sum(rows: np.ndarray) -> np.ndarray:
 
 
 def geared(q: np.ndarray, speed: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step of joints whose rotors' inertia hides the links': q'' = 5a - 2q', with implicit damping.
+    """One step of joints whose rotor inertia dominates that of the links: q'' = 5a - 2q', with implicit damping.
 
     q' ← (q' + 5a dt) / (1 + 2 dt), then q ← q + q' dt.
     """
@@ -157,50 +159,52 @@ def geared(q: np.ndarray, speed: np.ndarray, actions: np.ndarray) -> tuple[np.nd
 
 
 class TorqueArm(Single[ArmState]):
-    """A planar arm of n joints whose tip is to reach a goal and stay there.
+    """A planar arm of n joints whose tip must reach a goal and stay there.
 
     ## Description
-    Continuous torque at scale: n joints, of which n - 2 are redundant. Bins for all joints together are hopeless (100
-    bins on 20 joints are 10⁴⁰ actions), a Gaussian or bins for each joint are not.
+    Continuous torque at scale: n joints, of which n - 2 are redundant. Joint bins for all joints are hopeless (100 bins
+    on 20 joints are 10⁴⁰ actions); a Gaussian, or separate bins for each joint, are not.
 
     ## Action space
-    `Box(-1, 1, (n,), float32)`: the motors' torques, as parts of the largest.
+    `Box(-1, 1, (n,), float32)`: the torques of the motors, as fractions of their maximum.
 
     ## Observation space
     `Box(-b, b, (4n + 4,), float32)`:
 
-    | entries | what |
+    | entries | value |
     |---|---|
-    | n | cos q, with q the joints' angles, each relative to the link before |
+    | n | cos q, with the angles q of the joints, each relative to the previous link |
     | n | sin q |
-    | n | .2 q', their speeds |
+    | n | .2 q', with the speeds q' |
     | 2 | the tip |
     | 2 | goal - tip |
-    | n | 3 Jᵀ(goal - tip), the torques by which a force from tip to goal acts on the joints |
+    | n | 3 Jᵀ(goal - tip), the joint torques of a force on the tip towards the goal |
 
     ## Dynamics
     Links of length 1/n; no gravity; steps of .05.
 
-    * `"geared"`: the rotors' inertia, times the square of the gears' ratio, hides the links': q'' = 5a - 2q', with
-      implicit damping, q' ← (q' + .25a) / 1.1, q ← q + .05 q'.
+    * `"geared"`: the inertia of the rotors, times the squared gear ratio, dominates that of the links: q'' = 5a - 2q',
+      with implicit damping, q' ← (q' + .25a) / 1.1, q ← q + .05 q'.
     * `"chain"`: uniform rods of mass 1/n with their true mass matrix (`pg_envs.torque.chain`), rotors of inertia .02,
-      torques of at most 20 I_i and damping 8 I_i, with I_i = .02 + ((n - i + 1)/n)³/3 the inertia that joint i turns
-      when the arm is straight. Two substeps; without damping, from speeds of about 1 rad/s, energy stays within 2 % for
-      100 steps (20 joints; .1 % on average).
+      torques of at most 20 I_i and damping 8 I_i, where I_i = .02 + ((n - i + 1)/n)³/3 is the inertia about joint i of
+      the straight arm. A step has two substeps. Without damping, from speeds of about 1 rad/s, the energy stays within
+      2 % for 100 steps (20 joints; .1 % on average).
 
-    Angles and speeds are float64; what is seen of them, the tip, and so the reward are computed in float32.
+    Angles and speeds are float64; the observation, the tip, and hence the reward are computed in float32.
 
     ## Rewards
     -|goal - tip| - .05 mean(a²) + .5 [|goal - tip| < .05], after the step.
 
     ## Start and end
-    At rest; the angle of the base is uniform in ±.1, the others are normal with standard deviation .1. The goal's
-    radius is uniform in (.3, .9) and its angle in ±π/2. Truncated after 100 steps (`gym.make`'s `max_episode_steps`),
-    never terminated. The info has `distance` and `is_success`, whether it is less than .05.
+    The arm starts at rest. The angle of its base is uniform in ±.1; the other angles are normal with standard deviation
+    .1. The goal's radius is uniform in (.3, .9) and its angle in ±π/2. An episode is truncated after 100 steps
+    (`gym.make`'s `max_episode_steps`) and never terminates. The info has `distance`, between tip and goal, and
+    `is_success`, whether it is less than .05.
 
     ## Evaluation
-    Deterministic. Reference is a controller that knows the Jacobian, a = k Jᵀ(goal - tip) - d q', with k = 30, d = 1
-    (geared), or k = 16 / (n I_i), d = .6 (chain): among the best of a coarse grid at 2, 7 and 20 joints.
+    Deterministic. The reference is a controller that knows the Jacobian, a = k Jᵀ(goal - tip) - d q', with k = 30,
+    d = 1 (geared), or k = 16 / (n I_i), d = .6 (chain). These gains are among the best of a coarse grid at 2, 7 and 20
+    joints.
 
     ## Version history
     * v0: first version.
@@ -210,6 +214,11 @@ class TorqueArm(Single[ArmState]):
         dynamics: `"geared"` or `"chain"`.
         render_mode: None, `"rgb_array"` or `"human"`.
     """
+
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "reference_scores": partial(computed_scores, "pg/TorqueArm-v0"),
+    }
 
     def __init__(self, n_joints: int = 2, dynamics: str = "geared", render_mode: str | None = None) -> None:
         super().__init__(ArmDynamics(n_joints, dynamics), render_mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,12 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREY, ORANGE, Canvas
 
 
 class Peak(NamedTuple):
-    """A peak of the reward: its `height`, the torque `at` which it is, and its `width`, a standard deviation."""
+    """A peak of the reward: its `height`, its torque `at`, and its `width`, a standard deviation."""
 
     height: float
     at: float
@@ -36,10 +38,10 @@ def reward(torques: Any, kind: str) -> np.ndarray:
         kind: `"narrow"` or `"unequal"`.
 
     Returns:
-        Of the same shape.
+        The rewards, of the same shape.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: `kind` is neither of these.
     """
     check_choice("kind", kind, tuple(PEAKS))
     torques = np.asarray(torques, dtype=np.float64)
@@ -49,7 +51,7 @@ def reward(torques: Any, kind: str) -> np.ndarray:
 
 
 class BanditState(NamedTuple):
-    """The torque that was chosen, NaN before, of shape `(copies,)`."""
+    """The chosen `torque`, NaN before the step, of shape `(copies,)`."""
 
     torque: np.ndarray
 
@@ -91,7 +93,7 @@ class BanditDynamics(Dynamics[BanditState]):
         return np.full((len(state.torque), 1), max(PEAKS[self.kind]).at)
 
     def draw(self, state: BanditState, canvas: Canvas) -> None:
-        """The reward over torques, and the one that was chosen."""
+        """The reward as a function of the torque, and the chosen torque."""
         canvas.view((-1.2, -0.25), (1.2, 1.15))
         torques = np.linspace(-1, 1, 401)
         canvas.line([(-1, 0), (1, 0)], GREY, 2)
@@ -108,13 +110,13 @@ class BanditDynamics(Dynamics[BanditState]):
 
 
 class TorqueBandit(Single[BanditState]):
-    """One torque and its reward, which has two peaks: where a Gaussian policy fails though the best action is simple.
+    """One torque, and a reward with two peaks: a Gaussian policy fails although the best action is simple.
 
     ## Description
     `"narrow"`: two peaks of height 1 and width .05 at ±.6. A Gaussian policy with a large step size finds one, narrows,
-    and is thrown off it and out of the box, where clipping makes all torques equal, so that there is no gradient any
-    more. `"unequal"`: a wide peak of height .6 at -.4, and a narrow one of height 1 at .7, for which a Gaussian does
-    not leave the wide one. Bins find it.
+    and is thrown off it and out of the box, where clipping makes all torques equal and the gradient vanishes.
+    `"unequal"`: a wide peak of height .6 at -.4, and a narrow one of height 1 at .7. A Gaussian stays on the wide peak;
+    bins find the narrow one.
 
     ## Action space
     `Box(-1, 1, (1,), float32)`.
@@ -123,10 +125,10 @@ class TorqueBandit(Single[BanditState]):
     `Box(0, 1, (1,), float32)`, always 1.
 
     ## Rewards
-    r(a) = max_i h_i exp(-(a - m_i)² / 2 w_i²) over two peaks of heights h, at torques m, of widths w: `PEAKS`.
+    r(a) = max_i h_i exp(-(a - m_i)² / 2 w_i²) over two peaks with heights h, torques m and widths w: see `PEAKS`.
 
     ## Start and end
-    Terminates after the only step.
+    An episode terminates after its only step.
 
     ## Version history
     * v0: first version.
@@ -136,10 +138,14 @@ class TorqueBandit(Single[BanditState]):
         render_mode: None, `"rgb_array"` or `"human"`.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: An argument is out of range.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 4}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 4,
+        "reference_scores": partial(computed_scores, "pg/TorqueBandit-v0"),
+    }
 
     def __init__(self, kind: str = "narrow", render_mode: str | None = None) -> None:
         super().__init__(BanditDynamics(kind), render_mode)

@@ -6,13 +6,14 @@ gravity. For rods of mass m = 1/n and length l = 1/n, with W_ij = m l² a_ij, a_
 
     Σ_j W_ij (cos(φ_i - φ_j) φ_j'' + sin(φ_i - φ_j) φ_j'²) = t_i - t_{i+1},    t_i = τ_i - d_i q_i' - A q_i'',
 
-where t_i is the torque that passes joint i: the motor's, less damping and what turns its rotor of inertia A = .02.
+where t_i is the torque through joint i: that of the motor, less damping and the acceleration of its rotor, of inertia
+A = .02.
 
-The functions are compiled, because NumPy needs some 3,000 calls for a step of 20 joints. They treat one chain after the
-other, so that a chain's motion does not depend on how many there are.
+The functions are compiled, because NumPy needs some 3,000 calls for a step of 20 joints. They treat the chains one by
+one, so the motion of a chain does not depend on the number of chains.
 """
 
-# ruff: noqa: N803, N806 - inertias have the capital letters that every book gives them
+# ruff: noqa: N803, N806 - inertias have the capital letters of the literature
 
 from __future__ import annotations
 
@@ -27,18 +28,19 @@ compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 class Chain:
-    """A chain of n rods on motors, each as strong as the inertia that it turns when the arm is straight.
+    """A chain of n rods with motors, each as strong as the inertia about its joint when the arm is straight.
 
     Args:
-        n_joints: n.
-        dt: Time of a step.
-        substeps: Into how many parts a step is divided.
-        damping: Of a joint, as a multiple of that inertia. 8 gives a joint alone the top speed of the geared arm, 2.5.
+        n_joints: Number of joints, n.
+        dt: Duration of a step.
+        substeps: Number of parts of a step.
+        damping: Damping of a joint, as a multiple of that inertia. 8 gives a single joint the top speed of the geared
+            arm, 2.5.
 
     Attributes:
-        inertia: That each joint turns when the arm is straight, `(n,)`.
-        max_torque: Of the motors, 20 times that.
-        damping: `(n,)`.
+        inertia: Inertia about each joint when the arm is straight, of shape `(n,)`.
+        max_torque: Largest torque of each motor, 20 times the inertia, of shape `(n,)`.
+        damping: Damping of each joint, of shape `(n,)`.
     """
 
     def __init__(self, n_joints: int, dt: float = 0.05, substeps: int = 2, damping: float = 8.0) -> None:
@@ -53,9 +55,9 @@ class Chain:
         """Angles and speeds of the joints after one step.
 
         Args:
-            q: Angles before it, `(n, copies)`.
-            speed: Speeds before it, likewise.
-            actions: Torques as parts of the largest, likewise.
+            q: Angles before the step, of shape `(n, copies)`.
+            speed: Speeds before the step, of the same shape.
+            actions: Torques as fractions of the largest, of the same shape.
         """
         new_q, new_speed = np.empty_like(q), np.empty_like(speed)
         torques = self.max_torque[:, None] * actions
@@ -63,15 +65,16 @@ class Chain:
         return new_q, new_speed
 
     def fastest(self) -> float:
-        """A speed that no joint can reach, because before it the damping takes more power than the motors have.
+        """A bound on the speed of the joints: below it, damping already takes more power than the motors supply.
 
-        Energy grows only while Σ d_i q_i'² < Σ τ_i |q_i'|, so only where Σ I_i q_i'² ≤ (20 / 8)² Σ I_i; there it is at
-        most n / 2 times that sum, as the mass matrix is at most n diag(I), and A q_i'² / 2 cannot be more.
+        Energy grows only while Σ d_i q_i'² < Σ τ_i |q_i'|, hence only where Σ I_i q_i'² ≤ (20 / 8)² Σ I_i. There the
+        energy is at most n / 2 times that sum, because the mass matrix is at most n diag(I). A q_i'² / 2 is at most the
+        energy.
         """
         return float(20 / 8 * np.sqrt(self.n * self.inertia.sum() / ROTOR))
 
     def mass_matrix(self, angles: np.ndarray) -> np.ndarray:
-        """W_ij cos(φ_i - φ_j) with what the rotors add, from the rods' angles `(n,)`."""
+        """W_ij cos(φ_i - φ_j) plus the inertia of the rotors, for rod angles of shape `(n,)`."""
         outer = np.arange(self.n, 0, -1)
         a = np.minimum.outer(outer, outer) - 0.5 - np.eye(self.n) / 6
         joints = np.eye(self.n) - np.eye(self.n, k=-1)
@@ -79,7 +82,7 @@ class Chain:
         return matrix
 
     def energy(self, q: np.ndarray, speed: np.ndarray) -> float:
-        """Kinetic energy φ'·Mφ' / 2 of one chain; there is no other."""
+        """Kinetic energy φ'·Mφ' / 2 of one chain, which is its total energy."""
         turn = np.cumsum(speed)
         return float(turn @ self.mass_matrix(np.cumsum(q)) @ turn) / 2
 
@@ -97,17 +100,17 @@ class Chain:
 def factor(x: np.ndarray, y: np.ndarray, A: np.ndarray, factors: np.ndarray) -> None:
     """Factorise the mass matrix by the articulated-body recursion (Featherstone, 1983), from the tip to the base.
 
-    The rods from i on, whose joint is accelerated by a while rod i gets α, answer with the torque Jα + h·a and the
-    force hα + Ma. Joint i's own equation, (J + A) α + h·a = A α' with α' of the rod before, fixes α. So they answer a
-    and α' in the same form, with J A / (J + A), h A / (J + A) and M - hhᵀ / (J + A), and from the other end of the rod
-    before with J + 2 r·h + r·Mr, h + Mr and M, where r is that rod turned by a right angle. A rod is as good as half
-    its mass at either end and the inertia -m l² / 6.
+    If joint i has the linear acceleration a and rod i the angular acceleration α, the rods from i on react with the
+    torque Jα + h·a and the force hα + Ma. The equation of joint i, (J + A) α + h·a = A α', with α' of the previous rod,
+    determines α. The reaction to a and α' therefore has the same form, with J A / (J + A), h A / (J + A) and
+    M - hhᵀ / (J + A). At the other end of the previous rod it becomes J + 2 r·h + r·Mr, h + Mr and M, where r is that
+    rod rotated by a right angle. A rod is equivalent to half its mass at either end and the inertia -m l² / 6.
 
     Args:
-        x: The rods' x components, `(n,)`.
-        y: The rods' y components, `(n,)`.
-        A: Inertia of each joint's rotor, with what stands for it, `(n,)`.
-        factors: Receives 1 / (J + A), (A - r·h) / (J + A), the parts of h, and those of h / (J + A), `(6, n)`.
+        x: The rods' x components, of shape `(n,)`.
+        y: The rods' y components, of shape `(n,)`.
+        A: Inertia of each joint's rotor, including implicit damping, of shape `(n,)`.
+        factors: Receives 1 / (J + A), (A - r·h) / (J + A), the parts of h, and those of h / (J + A), of shape `(6, n)`.
     """
     n = len(x)
     m = 1 / n
@@ -119,7 +122,7 @@ def factor(x: np.ndarray, y: np.ndarray, A: np.ndarray, factors: np.ndarray) -> 
         J += rx * (hx + gx) + ry * (hy + gy) - m / n**2 / 6
         inverse = 1 / (J + A[i])
         kx, ky, left = gx * inverse, gy * inverse, A[i] * inverse
-        passed_on = left + kx * y[i - 1] - ky * x[i - 1]  # without a meaning for the first rod
+        passed_on = left + kx * y[i - 1] - ky * x[i - 1]  # meaningless for the first rod
         factors[0, i], factors[1, i] = inverse, passed_on
         factors[2, i], factors[3, i], factors[4, i], factors[5, i] = gx, gy, kx, ky
         xx, xy, yy = xx - gx * kx + m, xy - gx * ky, yy - gy * ky + m
@@ -128,17 +131,17 @@ def factor(x: np.ndarray, y: np.ndarray, A: np.ndarray, factors: np.ndarray) -> 
 
 @compiled
 def solve(x: np.ndarray, y: np.ndarray, factors: np.ndarray, torques: np.ndarray, result: np.ndarray) -> None:
-    """The accelerations φ'' that torques on the rods give: torques on to the base, accelerations back to the tip.
+    """The accelerations φ'' from torques on the rods: torques pass down to the base, accelerations back up to the tip.
 
-    The mass matrix is symmetric: what part of a torque goes on to the rod before, that part of the rod's acceleration
-    comes back.
+    The mass matrix is symmetric, so a rod passes on the same fraction of its torque to the previous rod as it receives
+    of that rod's acceleration.
 
     Args:
-        x: As in `factor`.
-        y: As in `factor`.
-        factors: What `factor` gave.
-        torques: `(n,)`.
-        result: Receives the accelerations, `(n,)`.
+        x: The rods' x components, of shape `(n,)`.
+        y: The rods' y components, of shape `(n,)`.
+        factors: The result of `factor`.
+        torques: Torques on the rods, of shape `(n,)`.
+        result: Receives the accelerations, of shape `(n,)`.
     """
     n = len(x)
     inverse, passed_on, hx, hy, kx, ky = factors
@@ -158,7 +161,7 @@ def solve(x: np.ndarray, y: np.ndarray, factors: np.ndarray, torques: np.ndarray
 def subtract_centrifugal(x: np.ndarray, y: np.ndarray, turn: np.ndarray, torques: np.ndarray) -> None:
     """Subtract Σ_j W_ij sin(φ_i - φ_j) φ_j'² from torques, by two running sums.
 
-    a_ij = Σ_{k ≥ i} [j ≤ k] - 1/2, except where i = j, which does not matter.
+    a_ij = Σ_{k ≥ i} [j ≤ k] - 1/2, except for i = j, where the sine is 0.
     """
     n = len(x)
     m = 1 / n
@@ -194,18 +197,19 @@ def move(
 ) -> None:
     """One step of chains, in substeps by the midpoint rule.
 
-    A substep takes the forces where the chain would be after half of it, at the mean of the speeds before and after,
-    which a first solution predicts. Damping is by the speed after the substep, so that it may be as stiff as it likes.
+    A substep takes the forces at the chain's predicted position after half of it, with the mean of the speeds before
+    and after, which a first solution predicts. Damping acts on the speed after the substep, so it may be arbitrarily
+    stiff.
 
     Args:
-        q: Angles of the joints, `(copies, n)`.
-        speed: Their speeds, likewise.
-        torques: Their motors', likewise.
-        damping: d, `(n,)`.
-        dt: Time of the step.
-        substeps: How many.
-        new_q: Receives the angles after the step, `(copies, n)`.
-        new_speed: Receives the speeds, likewise.
+        q: Angles of the joints, of shape `(copies, n)`.
+        speed: Speeds of the joints, of the same shape.
+        torques: Torques of the motors, of the same shape.
+        damping: Damping d of the joints, of shape `(n,)`.
+        dt: Duration of the step.
+        substeps: Number of substeps.
+        new_q: Receives the angles after the step, of shape `(copies, n)`.
+        new_speed: Receives the speeds after the step, of the same shape.
     """
     copies, n = q.shape
     h = dt / substeps

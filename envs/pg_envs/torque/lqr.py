@@ -1,12 +1,12 @@
 """Linear-quadratic control of a torsional chain: continuous torque on many joints, with an exact optimum."""
 
-# ruff: noqa: N803, N806 - matrices have the capital letters that every book gives them
+# ruff: noqa: N803, N806 - matrices have the capital letters of the literature
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
+from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREY, LIGHT, Canvas
 
 STIFFNESS, DAMPING = 4.0, 0.2
@@ -24,7 +25,7 @@ HORIZON = 100
 
 
 class LQRState(NamedTuple):
-    """`x`: the angles and then the speeds of each copy's joints, of shape `(copies, 2 n_joints)`."""
+    """`x`: the angles, then the speeds, of each copy's joints, of shape `(copies, 2 n_joints)`."""
 
     x: np.ndarray
 
@@ -33,10 +34,10 @@ class LQRDynamics(Dynamics[LQRState]):
     """The chain's equations, x' = Ax + Ba with the cost x·Qx + a·Ra, and their solution: see `TorqueLQR`.
 
     Attributes:
-        A: From state to next state, `(2n, 2n)`.
-        B: From action to next state, `(2n, n)`.
-        Q: The state's cost, diagonal, `(2n, 2n)`.
-        R: The action's cost, diagonal, `(n, n)`.
+        A: Matrix from state to next state, of shape `(2n, 2n)`.
+        B: Matrix from action to next state, of shape `(2n, n)`.
+        Q: Cost of the state, diagonal, of shape `(2n, 2n)`.
+        R: Cost of the action, diagonal, of shape `(n, n)`.
     """
 
     def __init__(self, n_joints: int = 1) -> None:
@@ -47,9 +48,8 @@ class LQRDynamics(Dynamics[LQRState]):
         K = STIFFNESS * (2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1))
         K[-1, -1] = STIFFNESS
         zero, one = np.zeros((n, n)), np.eye(n)
-        flow = expm(
-            DT * np.block([[zero, one, zero], [-K, -DAMPING * one, MAX_TORQUE * one], [zero, zero, zero]])
-        )  # of (x, a), where a is held for the step
+        # Of (x, a), where a is constant during the step.
+        flow = expm(DT * np.block([[zero, one, zero], [-K, -DAMPING * one, MAX_TORQUE * one], [zero, zero, zero]]))
         self.A, self.B = flow[: 2 * n, : 2 * n], flow[: 2 * n, 2 * n :]
         self.Q = DT / n * np.diag([1.0] * n + [0.1] * n)
         self.R = DT / n * 0.1 * MAX_TORQUE**2 * one
@@ -69,7 +69,7 @@ class LQRDynamics(Dynamics[LQRState]):
     def step(self, state: LQRState, actions: np.ndarray) -> Step[LQRState]:
         """The next state Ax + Ba, and the reward -(x·Qx + a·Ra)."""
         xa = np.concatenate([state.x, actions], axis=1)
-        # One matrix-vector product per copy: a product of matrices would add in an order that depends on their number.
+        # One matrix-vector product per copy: a matrix product would add in an order that depends on their number.
         x = np.matmul(self._flow, xa[..., None])[..., 0]
         return LQRState(x), -(xa * xa * self._costs).sum(axis=1), np.zeros(len(x), dtype=np.bool_)
 
@@ -78,7 +78,7 @@ class LQRDynamics(Dynamics[LQRState]):
         return state.x.astype(np.float32)
 
     def optimal_gain(self, gamma: float = 0.99) -> np.ndarray:
-        """K of the optimal actions a = -Kx for the discount gamma, `(n, 2n)`.
+        """K of the optimal actions a = -Kx for the discount gamma, of shape `(n, 2n)`.
 
         K = (R + γ BᵀPB)⁻¹ γ BᵀPA.
         """
@@ -87,15 +87,15 @@ class LQRDynamics(Dynamics[LQRState]):
     def optimal_cost(self, gamma: float = 0.99) -> float:
         """Mean discounted cost J* of an endless episode under the best policy.
 
-        J* = E x₀·Px₀ = tr(P) / 3, because x₀ is uniform in [-1, 1]. Exact as long as no optimal action is clipped,
-        which does not happen up to 20 joints.
+        J* = E x₀·Px₀ = tr(P) / 3, because x₀ is uniform in [-1, 1]. It is exact if no optimal action is clipped, which
+        holds up to 20 joints.
         """
         return float(np.trace(self._riccati(gamma))) / 3
 
     def cost_of_gain(self, gain: np.ndarray, gamma: float = 0.99, offset: np.ndarray | None = None) -> float:
-        """Mean discounted cost of an endless episode under a = offset - gain x, were actions never clipped.
+        """Mean discounted cost of an endless episode under a = offset - gain x, without clipping.
 
-        J = E x₀·Px₀ with P = Q + KᵀRK + γ (A - BK)ᵀ P (A - BK), a Lyapunov equation. Infinite if that diverges.
+        J = E x₀·Px₀ with P = Q + KᵀRK + γ (A - BK)ᵀ P (A - BK), a Lyapunov equation; infinite if the cost diverges.
 
         Args:
             gain: K, of shape `(n, 2n)`.
@@ -105,7 +105,7 @@ class LQRDynamics(Dynamics[LQRState]):
         from scipy.linalg import block_diag, solve_discrete_lyapunov
 
         n = self.n_joints
-        # x with a constant 1 below it, so that a = -Lx and the offset is a column of L.
+        # x is extended by a constant 1, so that a = -Lx and the offset is a column of L.
         L = np.column_stack([gain, np.zeros(n) if offset is None else -np.asarray(offset)])
         A, B = block_diag(self.A, 1.0), np.vstack([self.B, np.zeros(n)])
         spread = np.append(np.full(2 * n, 1 / 3), 1.0)
@@ -119,7 +119,7 @@ class LQRDynamics(Dynamics[LQRState]):
         return float(P.diagonal() @ spread)
 
     def optimum(self) -> float:
-        """Minus the mean cost of 100 steps under the best policy, which knows how many are left: Riccati's recursion.
+        """Minus the mean cost of 100 steps under the best policy, which knows the time left: Riccati's recursion.
 
         P ← Q + AᵀPA - AᵀPB (R + BᵀPB)⁻¹ BᵀPA, from 0.
         """
@@ -129,7 +129,7 @@ class LQRDynamics(Dynamics[LQRState]):
         return -float(np.trace(P)) / 3
 
     def known_returns(self) -> dict[str, float]:
-        """Those of zero and random actions and of the controller, exactly.
+        """Exact returns of zero actions, random actions and the controller.
 
         E xxᵀ ← (A - BK) E xxᵀ (A - BK)ᵀ + s BBᵀ under a = noise - Kx, where the noise has the variance s.
         """
@@ -154,13 +154,13 @@ class LQRDynamics(Dynamics[LQRState]):
         return self.optimal_gain()
 
     def _reach(self) -> float:
-        """No angle or speed can ever be larger: the sum over time of what the start and each action can do at most."""
+        """A bound on all angles and speeds: the sum over time of the largest effects of the start and the actions."""
         start, forced, flow = np.zeros(2 * self.n_joints), np.zeros(2 * self.n_joints), np.eye(2 * self.n_joints)
         while np.abs(flow).sum(axis=1).max() > 0.01:
             start = np.maximum(start, np.abs(flow).sum(axis=1))
             forced += np.abs(flow @ self.B).sum(axis=1)
             flow = self.A @ flow
-        return float(math.ceil((start + forced).max() / 0.99))  # what follows is at most a hundredth of the whole
+        return float(math.ceil((start + forced).max() / 0.99))  # the rest is at most a hundredth of the total
 
     def _riccati(self, gamma: float) -> np.ndarray:
         from scipy.linalg import solve_discrete_are
@@ -189,31 +189,32 @@ class LQRDynamics(Dynamics[LQRState]):
 
 
 class TorqueLQR(Single[LQRState]):
-    """A chain of discs joined by springs, to be brought to rest with little torque; its optimum is known exactly.
+    """A chain of discs joined by springs that must be brought to rest with little torque; its optimum is known exactly.
 
     ## Description
-    The linear-quadratic regulator: linear dynamics and a quadratic cost, so that the best policy is linear and its cost
-    the solution of a Riccati equation. How far a learnt policy is from the optimum is a number, whatever the number of
-    joints.
+    The linear-quadratic regulator: the dynamics are linear and the cost is quadratic, so the best policy is linear and
+    its cost solves a Riccati equation. The distance of a learnt policy from the optimum is known exactly for any number
+    of joints.
 
     ## Action space
-    `Box(-1, 1, (n,), float32)`: the joints' torques, as parts of 6. Wherever an episode starts, the
-    best policy never asks for more than .94 (n up to 20), so that clipping does not bind.
+    `Box(-1, 1, (n,), float32)`: the torques of the joints, as fractions of 6. The actions of the best policy are at
+    most .94 from any start (n up to 20), so they are never clipped.
 
     ## Observation space
-    `Box(-b, b, (2n,), float32)`: the angles θ and then the speeds θ'. No sequence of actions can exceed b, which is 41
-    for one joint; the best policy stays below 2.
+    `Box(-b, b, (2n,), float32)`: the angles θ, then the speeds θ'. No sequence of actions can exceed b, which is 41 for
+    one joint; the best policy stays below 2.
 
     ## Dynamics
     θ'' = -Kθ - .2 θ' + 6a with K = 4 tridiag(-1, 2, -1) whose last diagonal entry is 4: discs of inertia 1, springs of
-    stiffness 4 between them and from the first to a wall, the last one free. Solved exactly for steps of .1 in which
-    the torque is held: the next state x = (θ, θ') is Ax + Ba.
+    stiffness 4 between them and from the first to a wall; the last one is free. The solution is exact for steps of .1
+    with constant torque: the next state x = (θ, θ') is Ax + Ba.
 
     ## Rewards
     -(.1/n) (θ·θ + .1 θ'·θ' + .1 τ·τ), with the torque τ = 6a, the state before the step, and n the number of joints.
 
     ## Start and end
-    θ and θ' are uniform in [-1, 1]. Truncated after 100 steps (`gym.make`'s `max_episode_steps`), never terminated.
+    θ and θ' are uniform in [-1, 1]. An episode is truncated after 100 steps (`gym.make`'s `max_episode_steps`) and
+    never terminates.
 
     ## Evaluation
     Deterministic. `env.unwrapped.dynamics` has the exact answers: `optimal_cost(gamma)`, `optimal_gain(gamma)`,
@@ -227,7 +228,11 @@ class TorqueLQR(Single[LQRState]):
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
-    metadata: dict[str, Any] = {**Single.metadata, "render_fps": 10}
+    metadata: dict[str, Any] = {
+        **Single.metadata,
+        "render_fps": 10,
+        "reference_scores": partial(computed_scores, "pg/TorqueLQR-v0"),
+    }
 
     def __init__(self, n_joints: int = 1, render_mode: str | None = None) -> None:
         super().__init__(LQRDynamics(n_joints), render_mode)

@@ -1,4 +1,4 @@
-"""Agents and environments small enough that a contract can be checked in a moment."""
+"""Environments and agents small enough that a claim can be checked in a moment, and a callback that looks on."""
 
 import gymnasium as gym
 import numpy as np
@@ -46,8 +46,75 @@ class TinyEnv(gym.Env):
         return self.observation_space.sample(), reward, over and not self.time_limit, over and self.time_limit, info
 
 
+class FaultyEnv(TinyEnv):
+    """Does what it is told in its k-th step, counted over all episodes, and nothing else wrong.
+
+    Args:
+        at: k; 0 is the first reset.
+        observation: What is then observed.
+        reward: What is then paid.
+        error: What is then raised.
+    """
+
+    def __init__(self, action_space=None, observation_space=None, *, at=18, observation=None, reward=None, error=None,
+                 **kwargs):  # fmt: skip
+        super().__init__(action_space, observation_space, **kwargs)
+        self.at, self.observation, self.reward, self.error = at, observation, reward, error
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return self._told(self.observation, observation, self.at == 0), info
+
+    def step(self, action):
+        observation, reward, *ends, info = super().step(action)
+        now = len(self.actions) == self.at
+        if now and self.error is not None:
+            raise self.error
+        return self._told(self.observation, observation, now), self._told(self.reward, reward, now), *ends, info
+
+    def _told(self, told, usual, now):
+        return told if now and told is not None else usual
+
+
+class ScriptedEnv(gym.Env):
+    """Episode k has `lengths[k]` steps, and so again from the first; the observation is (k, t), the reward t.
+
+    Args:
+        lengths: Of the episodes.
+        time_limit: Whether all end by a time limit; None lets them do so in turn, after a termination.
+    """
+
+    observation_space = spaces.Box(-1, np.inf, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, *lengths, time_limit=False):
+        self.lengths, self.time_limit, self.episode = lengths, time_limit, -1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.t = self.episode + 1, 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t >= self.lengths[self.episode % len(self.lengths)]
+        cut = self.episode % 2 == 1 if self.time_limit is None else self.time_limit
+        return self.observe(), self.reward(), over and not cut, over and cut, {}
+
+    def observe(self):
+        return np.array([self.episode, self.t], dtype=np.float32)
+
+    def reward(self):
+        return float(self.t)
+
+
 class Spy(BaseCallback):
-    """Notes the events in order and what the functions given for them see; `answer` is what `on_step` returns."""
+    """Notes the events in order and what the functions given for them see.
+
+    Args:
+        answer: What `on_step` returns, a function of the spy.
+        **at: By event, a function of the spy; what it returns is appended to `seen`.
+    """
 
     def __init__(self, answer=lambda spy: True, **at):
         super().__init__()

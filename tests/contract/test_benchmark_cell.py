@@ -359,12 +359,12 @@ def test_resolving_names_the_policy_and_the_steps():
 @pytest.mark.parametrize(
     ("algo", "env", "hyperparams", "message"),
     [
-        ("ppo", "Constant-v0", {"n_step": 8}, r"ppo on Constant-v0: .* 'n_step'. Did you mean 'n_steps'\?"),
-        ("ppo", "Constant-v0", {"n_timesteps": 0}, "`n_timesteps` must be a number at least 1, but is 0"),
-        ("ppo", "Constant-v0", {"gamma": 2}, "`gamma` must be a number at least 0 and at most 1, but is 2"),
-        ("ppo", "Constant-v0", {"policy_kwargs": "open('x')"}, "policy_kwargs is .* which is code"),
-        ("ppo", "CartPole", {}, "Unknown environment 'CartPole'. Did you mean 'CartPole-v"),
-        ("pp", "Constant-v0", {}, "Unknown algorithm 'pp'. Did you mean 'ppo'"),
+        ("ppo", "Constant-v0", {"n_step": 8}, "ppo .*Constant-v0.* 'n_step'.* 'n_steps'"),
+        ("ppo", "Constant-v0", {"n_timesteps": 0}, "`n_timesteps` .*at least 1, .* 0"),
+        ("ppo", "Constant-v0", {"gamma": 2}, "`gamma` .*at most 1, .* 2"),
+        ("ppo", "Constant-v0", {"policy_kwargs": "open('x')"}, "policy_kwargs .* code"),
+        ("ppo", "CartPole", {}, "'CartPole'.* 'CartPole-v"),
+        ("pp", "Constant-v0", {}, "'pp'.* 'ppo'"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(algo, env, hyperparams, message):
