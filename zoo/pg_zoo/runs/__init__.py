@@ -1,0 +1,1 @@
+"""Trainings: recipes, benchmark cells, and the folders that `pg-zoo train` writes."""
