@@ -19,7 +19,6 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
-from rl_zoo3.exp_manager import ExperimentManager
 from typing_extensions import Self
 
 from pg_agents import registry
@@ -29,6 +28,7 @@ from pg_zoo.cell import MAX_SEED, Cell, command_line, defaults, resolved
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
+from pg_zoo.runs.recipe import is_atari
 from pg_zoo.storage import (
     FORMAT,
     RANDOM,
@@ -156,7 +156,7 @@ def _option(name: str) -> str:
 
 def _trained(args: argparse.Namespace, algo: str, env: str, options: dict[str, Any]) -> Cell:
     with plugin_warnings(), one_line(registry.PluginError):
-        hyperparams, origin = find_entry(args.same_hyperparams or algo, env, atari=ExperimentManager.is_atari(env))
+        hyperparams, origin = find_entry(args.same_hyperparams or algo, env, atari=is_atari(env))
     if args.n_timesteps is not None:
         hyperparams["n_timesteps"] = args.n_timesteps
         origin += ", with --n-timesteps"

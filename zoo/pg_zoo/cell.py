@@ -12,8 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, redirect_stdout, suppress
-from copy import deepcopy
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -39,11 +38,10 @@ from pg_agents import registry
 from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.checks import check_number, constructor_arguments
 from pg_agents.engines.mlp import MLPEngine
-from pg_agents.evaluation import evaluate_policy
-from pg_zoo.cli import train_options
+from pg_agents.evaluation import deterministic_evaluation, evaluate_policy
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.experiment import Experiment
 from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
 from pg_zoo.storage import COMMIT, FORMAT, RANDOM, new_folder
 
 MAX_SEED = 2**30  # evaluations take the seeds above
@@ -135,11 +133,10 @@ def resolved(cell: Cell) -> Cell:
         if cell.algo == RANDOM:
             _random_env(cell).close()
             return cell
-        with closing(Training(cell)) as training:
-            training.set_up()
-            check_number("n_timesteps", training.n_timesteps, at_least=1, integer=True)
+        with built(cell) as training:
             # What YAML has and JSON has not is told now, not after the training.
-            stored = json.loads(json.dumps({**training.saved, "n_timesteps": training.n_timesteps}, allow_nan=False))
+            entry = {**training.recipe.entry, "n_timesteps": training.recipe.n_timesteps}
+            stored = json.loads(json.dumps(entry, allow_nan=False))
     return replace(cell, hyperparams=stored)
 
 
@@ -202,44 +199,46 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-class Training(Experiment):
-    """An `Experiment` that takes its hyperparameters from a cell and writes no files of its own."""
+@dataclass(frozen=True)
+class Built:
+    """What a cell trains with.
 
-    remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
-    saved: dict[str, Any]
+    Attributes:
+        recipe: Its recipe, with the policy named.
+        model: The model, with the training environments.
+        eval_envs: Environments of evaluations.
+        vec_env: The kind of all environments: `"dummy"` or `"native"`.
+    """
 
-    def __init__(self, cell: Cell) -> None:
-        options = ["--algo", cell.algo, "--env", cell.env, "--seed", str(cell.seed), "--device", cell.device]
-        options += ["--verbose", "0", "--eval-freq", "-1", "--vec-env", _vec_env(cell)]
-        super().__init__(train_options(*options), find_algorithm(cell.algo))
-        self.cell = cell
-
-    def find_entry(self) -> tuple[dict[str, Any], str]:
-        """The cell's."""
-        # rl_zoo3 changes dictionaries inside.
-        return deepcopy(self.cell.hyperparams), self.cell.origin
-
-    def create_log_folder(self) -> None:
-        """None is needed."""
-
-    def create_callbacks(self) -> None:
-        """None, but an environment for evaluations.
-
-        It is made before the model is: making it seeds its action space, which may be the one of all environments of
-        its class.
-        """
-        with _own_random_state(self.cell.seed):
-            self.evaluation_env = self.create_envs(min(N_EVAL_ENVS, self.cell.final_episodes), eval_env=True)
-
-    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """As `Experiment`'s, without files of `Monitor`."""
-        return super().create_envs(n_envs, eval_env, no_log=True)
-
-    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        self.saved = dict(saved_hyperparams)
+    recipe: Recipe
+    model: BaseAlgorithm
+    eval_envs: VecEnv
+    vec_env: VecEnvKind
 
 
-def _vec_env(cell: Cell) -> str:
+@contextmanager
+def built(cell: Cell) -> Iterator[Built]:
+    """Make a cell's environments and its model, which writes no files of its own; close them at the end.
+
+    Raises:
+        UserError: Algorithm or environment is unknown, or a hyperparameter is wrong.
+    """
+    algorithm, remedy = (
+        find_algorithm(cell.algo),
+        "Such an entry cannot be used here, only by pg-zoo train with --trust.",
+    )
+    recipe = resolve(cell.algo, algorithm, cell.env, cell.hyperparams, cell.origin, remedy=remedy)
+    vec_env, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
+    with ExitStack() as stack:
+        # Evaluation environments come first: making them seeds their action space, which may be one for all
+        # environments of a class, those of training included.
+        with _own_random_state(cell.seed):
+            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, vec_env)))
+        envs = stack.enter_context(closing_envs(recipe.make_envs(cell.seed, vec_env)))
+        yield Built(recipe.settled(envs), recipe.make_model(envs, cell.seed, device=cell.device), eval_envs, vec_env)
+
+
+def _vec_env(cell: Cell) -> VecEnvKind:
     """`native` where all environments can be stepped at once and, as SB3 expects it, episodes follow without a gap."""
     if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys() or gym.spec(cell.env).vector_entry_point is None:
         return "dummy"
@@ -264,9 +263,9 @@ class _Run:
 
 def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run:
     set_random_seed(cell.seed)  # as `pg-zoo train` does
-    with closing(Training(cell)) as training:
-        model = training.set_up()
-        env, deterministic = training.evaluation_env, training.deterministic_eval
+    with built(cell) as training:
+        model, env, recipe = training.model, training.eval_envs, training.recipe
+        deterministic = recipe.deterministic_evaluation and deterministic_evaluation(env)
 
         def evaluate(number: int, n_episodes: int) -> tuple[list[float], list[int]]:
             sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type] # a model that trains has one
@@ -276,7 +275,7 @@ def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run
         if cell.tensorboard:
             model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
         try:
-            model.learn(training.n_timesteps, callback=[*training.callbacks, curve])
+            model.learn(recipe.n_timesteps, [*recipe.callbacks, curve])
             curve.end()
         finally:
             if cell.tensorboard:
@@ -293,7 +292,7 @@ def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run
         deterministic,
         _engine_name(model),
         str(model.device),
-        training.args.vec_env,
+        training.vec_env,
         model.num_timesteps,
         curve.wall_time,
         curve.rows,

@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -34,7 +34,7 @@ from pg_agents.agent import CommonArguments
 from pg_agents.checks import check_number, constructor_arguments, suggestion
 from pg_zoo import statistics
 from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, Training, command_line, resolved
+from pg_zoo.cell import Cell, built, command_line, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import Entry, entries, published, read_cells, references
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
@@ -157,10 +157,9 @@ def _learnt(cell: Cell, updates: int) -> tuple[dict[str, np.ndarray], int]:
     stop = _Stop(updates)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         set_random_seed(cell.seed)
-        with closing(Training(cell)) as training:
-            model = training.set_up()
-            model.learn(training.n_timesteps, callback=[*training.callbacks, stop])
-            return _arrays(model), stop.done
+        with built(cell) as training:
+            training.model.learn(training.recipe.n_timesteps, [*training.recipe.callbacks, stop])
+            return _arrays(training.model), stop.done
 
 
 def _arrays(model: BaseAlgorithm) -> dict[str, np.ndarray]:

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -189,6 +189,12 @@ class Recipe:
         return replace(self, entry=entry, arguments=arguments)
 
     @property
+    def statistics(self) -> Path | None:
+        """The file of the trained agent's normalisation, which comes before `normalization`; None if there is none."""
+        path = Path(self.trained_agent).parent / EnvironmentName(self.env) / "vecnormalize.pkl"
+        return path if self.trained_agent and path.is_file() else None
+
+    @property
     def deterministic_evaluation(self) -> bool:
         """Whether rl_zoo3 evaluates on this kind of environment with the most probable actions."""
         return not (is_atari(self.env) or _is_from(self.env, "minigrid"))
@@ -229,9 +235,8 @@ class Recipe:
         return env
 
     def _normalized(self, env: VecEnv, evaluates: bool) -> VecEnv:
-        statistics = Path(self.trained_agent).parent / EnvironmentName(self.env) / "vecnormalize.pkl"
-        if self.trained_agent and statistics.is_file():
-            normalized = VecNormalize.load(str(statistics), env)
+        if self.statistics:
+            normalized = VecNormalize.load(str(self.statistics), env)
         elif self.normalization is not None:
             normalized = VecNormalize(env, **self.normalization)
         else:
@@ -300,6 +305,17 @@ def resolve(
         frame_stack=values.get("frame_stack"),
         trained_agent=trained_agent,
     )
+
+
+@contextmanager
+def closing_envs(env: VecEnv) -> Iterator[VecEnv]:
+    """Close environments at the end."""
+    try:
+        yield env
+    finally:
+        # Ctrl-C reaches environments in other processes too: they may be gone.
+        with suppress(EOFError, OSError):
+            env.close()
 
 
 def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> str:
