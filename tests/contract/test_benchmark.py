@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 
-import pg_zoo
 from pg_agents import registry
-from pg_zoo import benchmark
+from pg_zoo import benchmark, pages
 from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, run_cell
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.storage import COMMIT
+from pg_zoo.results.storage import COMMIT
+from pg_zoo.runs.cell import Cell, run_cell
 
 GRID = ["--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "2", "-n", "2000", "--first-seed", "5"]
 GRID += ["--eval-points", "3", "--eval-episodes", "2", "--final-episodes", "10", "--jobs", "2"]
@@ -377,9 +376,8 @@ def test_algorithms_that_would_be_given_different_tasks_are_refused(monkeypatch,
 
 
 def test_without_the_packages_of_the_report_a_line_says_so_before_any_training(monkeypatch, capsys, tmp_path):
-    for name in ("report", "statistics"):
-        monkeypatch.delitem(sys.modules, f"pg_zoo.{name}", raising=False)
-        monkeypatch.delattr(pg_zoo, name, raising=False)
+    monkeypatch.delitem(sys.modules, "pg_zoo.pages.report", raising=False)
+    monkeypatch.delattr(pages, "report", raising=False)
     monkeypatch.setitem(sys.modules, "rliable", None)
     said = []
     monkeypatch.setattr(benchmark, "run_grid", lambda cells, folder, **_: said.append(capsys.readouterr()) or [])

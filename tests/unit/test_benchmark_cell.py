@@ -22,11 +22,11 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 
 import pg_agents
 from pg_envs.references import reference_scores
-from pg_zoo import cell as cell_module
-from pg_zoo.cell import RANDOM, Cell, defaults, evaluation_seed, resolved, run_cell
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.storage import COMMIT
+from pg_zoo.results.storage import COMMIT
+from pg_zoo.runs import cell as cell_module
+from pg_zoo.runs.cell import RANDOM, Cell, defaults, evaluation_seed, resolved, run_cell
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "n_timesteps": 64, "policy": "MlpPolicy"}
 FEW = {"eval_points": 2, "eval_episodes": 2, "final_episodes": 4}
@@ -139,7 +139,7 @@ def test_defaults_are_not_told_in_part_where_keyword_arguments_hide_the_others(m
             super().__init__(policy, env)
 
     for cls, known in ((Mine, {}), (Yours, {"rule": "Constant", "shape": "same_policy"})):
-        monkeypatch.setattr("pg_zoo.cell.find_algorithm", lambda name, cls=cls: cls)
+        monkeypatch.setattr("pg_zoo.runs.cell.find_algorithm", lambda name, cls=cls: cls)
         assert defaults(Cell("x", "Constant-v0", 0, {})) == known
 
 

@@ -10,7 +10,7 @@ from pg_zoo import evidence
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
 from pg_zoo.evidence import Evidence
-from pg_zoo.storage import COMMIT
+from pg_zoo.results.storage import COMMIT
 
 ENTRY = {"n_timesteps": 1e5, "policy": "MlpPolicy", "learning_rate": "lin_0.001"}
 SCORES = [-120.0, -180.0, -170.0, -160.0, -150.0]

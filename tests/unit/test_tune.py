@@ -13,11 +13,12 @@ import yaml
 from gymnasium import spaces
 from optuna.trial import TrialState
 
-from pg_zoo import benchmark, evidence, search, tune
+from pg_zoo import benchmark, evidence, tune
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.search import Search, Task
-from pg_zoo.spaces import as_text, search_space
+from pg_zoo.tuning import search
+from pg_zoo.tuning.search import Search, Task
+from pg_zoo.tuning.spaces import as_text, search_space
 
 BEST_GAMMA = 0.93
 TASK = Task("ppo", "CartPole-v1", 100, seeds=2, eval_points=4, eval_episodes=1, final_episodes=1, device="cpu")
@@ -532,7 +533,7 @@ def test_a_plugins_algorithm_has_its_parents_space_or_its_own_and_any_other_is_t
         pass
 
     classes = {"child": Child, "own": Own, "foreign": Foreign}
-    monkeypatch.setattr("pg_zoo.spaces.find_algorithm", classes.__getitem__)
+    monkeypatch.setattr("pg_zoo.tuning.spaces.find_algorithm", classes.__getitem__)
 
     def drawn(algo):
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()

@@ -24,12 +24,10 @@ from typing_extensions import Self
 
 from pg_agents import registry
 from pg_agents.checks import check_number
-from pg_zoo.backends import BACKENDS, Backend, connected_to_ray
-from pg_zoo.cell import MAX_SEED, Cell, command_line, defaults, resolved
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
-from pg_zoo.storage import (
+from pg_zoo.results.storage import (
     FORMAT,
     RANDOM,
     RECORD,
@@ -40,6 +38,8 @@ from pg_zoo.storage import (
     resumable,
     write_whole,
 )
+from pg_zoo.runs.backends import BACKENDS, Backend, connected_to_ray
+from pg_zoo.runs.cell import MAX_SEED, Cell, command_line, defaults, resolved
 
 
 def benchmark(args: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def benchmark(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     cells = _cells(args)
     try:
-        importlib.import_module("pg_zoo.report")
+        importlib.import_module("pg_zoo.pages.report")
     except UserError as error:  # says which package is missing, and how to get it
         warn(f"{error} Without it, this stores results but writes no report.")
     with connected_to_ray(args.ray_address) if args.backend == "ray" else nullcontext():
@@ -69,7 +69,7 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
         print(f"pg-zoo: failed: {cell}: {_last_line(path.read_text(encoding='utf-8'))} ({path})", file=sys.stderr)
     if len(failed) < len(cells):
         try:
-            from pg_zoo.report import write_report
+            from pg_zoo.pages.report import write_report
         except UserError:
             print(f"Results: {folder}. Not yet a report: `pg-zoo report {folder}` writes it.")
         else:

@@ -32,13 +32,13 @@ from stable_baselines3.common.utils import set_random_seed
 from pg_agents import registry
 from pg_agents.agent import CommonArguments
 from pg_agents.checks import check_number, constructor_arguments, suggestion
-from pg_zoo import statistics
 from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, Training, command_line, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import Entry, entries, published, read_cells, references
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
-from pg_zoo.storage import RANDOM, write_whole, writing
+from pg_zoo.results import statistics
+from pg_zoo.results.storage import RANDOM, write_whole, writing
+from pg_zoo.runs.cell import Cell, Training, command_line, resolved
 
 SEED = 0  # of the comparison of parameters; the first one of that of scores
 MIN_STEPS = 5000  # of the comparison of parameters: a few updates of A2C are over before any episode is

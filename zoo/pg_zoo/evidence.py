@@ -19,12 +19,12 @@ import yaml
 
 from pg_agents import registry
 from pg_envs.references import BEST, is_batched, reference_scores
-from pg_zoo import statistics
-from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.hyperparameters import File, files
 from pg_zoo.lookup import plugin_warnings
-from pg_zoo.storage import COMMIT, RANDOM, RECORD, asked_for, read_cell, read_record, write_whole, writing
+from pg_zoo.results import statistics
+from pg_zoo.results.storage import COMMIT, RANDOM, RECORD, asked_for, read_cell, read_record, write_whole, writing
+from pg_zoo.runs.cell import Cell, run_cell
 from pg_zoo.words import count, different, duration, interval, number, ranges
 
 FIRST_SEED = 1000  # of evidence; tuning has those below

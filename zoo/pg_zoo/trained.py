@@ -118,7 +118,7 @@ def ship(
 def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Path]:
     from huggingface_sb3 import EnvironmentName
 
-    from pg_zoo.cell import Cell
+    from pg_zoo.runs.cell import Cell
 
     source = results / Cell(cell["algo"], cell["env"], cell["seed"], {}).path
     if not (source / "agent.zip").is_file():

@@ -32,9 +32,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
 from pg_agents.checks import check_number
-from pg_zoo import statistics
 from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, resolved
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import (
     FIRST_SEED,
@@ -49,9 +47,11 @@ from pg_zoo.evidence import (
 )
 from pg_zoo.hyperparameters import find_entry
 from pg_zoo.lookup import find_device, find_env, plugin_warnings
-from pg_zoo.search import Search, Task, measure
-from pg_zoo.spaces import search_space
-from pg_zoo.storage import RANDOM, resumable, write_whole
+from pg_zoo.results import statistics
+from pg_zoo.results.storage import RANDOM, resumable, write_whole
+from pg_zoo.runs.cell import Cell, resolved
+from pg_zoo.tuning.search import Search, Task, measure
+from pg_zoo.tuning.spaces import search_space
 from pg_zoo.words import interval, number
 
 FORMAT = 1

@@ -40,11 +40,11 @@ from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.checks import check_number, constructor_arguments
 from pg_agents.engines.mlp import MLPEngine
 from pg_agents.evaluation import evaluate_policy
-from pg_zoo.cli import train_options
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.experiment import Experiment
 from pg_zoo.lookup import find_algorithm, find_env
-from pg_zoo.storage import COMMIT, FORMAT, RANDOM, new_folder
+from pg_zoo.options import train_options
+from pg_zoo.results.storage import COMMIT, FORMAT, RANDOM, new_folder
 
 MAX_SEED = 2**30  # evaluations take the seeds above
 N_EVAL_ENVS = 10  # environments of an evaluation, at most

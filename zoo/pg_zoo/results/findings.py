@@ -14,12 +14,12 @@ import numpy as np
 
 from pg_agents import registry
 from pg_envs.references import BEST, is_batched, reference_scores
-from pg_zoo import statistics
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import plugin_warnings
-from pg_zoo.results import Results
-from pg_zoo.statistics import MIN_SEEDS, Difference, Estimate
-from pg_zoo.storage import COMMIT, RANDOM
+from pg_zoo.results import statistics
+from pg_zoo.results.statistics import MIN_SEEDS, Difference, Estimate
+from pg_zoo.results.storage import COMMIT, RANDOM
+from pg_zoo.results.tables import Results
 from pg_zoo.words import count, different, interval, listed, number, ranges
 
 CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be concluded")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from pg_zoo import figures
+from pg_zoo.pages import figures
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ import numpy as np
 import yaml
 
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.storage import RANDOM, write_whole, writing
+from pg_zoo.results.storage import RANDOM, write_whole, writing
 
 try:
     import rliable  # noqa: F401  # which the statistics take when they need it
 
-    from pg_zoo import figures, statistics
-    from pg_zoo.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
-    from pg_zoo.findings import Findings, Scale, Selection, pairs
-    from pg_zoo.results import Results, read
+    from pg_zoo.pages import figures
+    from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
+    from pg_zoo.results import statistics
+    from pg_zoo.results.findings import Findings, Scale, Selection, pairs
+    from pg_zoo.results.tables import Results, read
     from pg_zoo.words import count, different, duration, interval, listed, number, ranges
 except ModuleNotFoundError as error:
     raise UserError(f"A report needs the package {error.name}: pip install 'pg-agents[report]'.") from error
@@ -43,7 +44,7 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
     Args:
         folder: The results of `pg-zoo benchmark`.
         output: The folder to write into; by default the results' own.
-        baseline: The algorithm that all others are compared with; by default, see `pg_zoo.findings.pairs`.
+        baseline: The algorithm that all others are compared with; by default, see `pg_zoo.results.findings.pairs`.
 
     Returns:
         What to tell the user: what to know first, one line for each comparison, and where the report is.

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from pg_zoo.statistics import Estimate
+from pg_zoo.results.statistics import Estimate
 
 Arguments = ParamSpec("Arguments")
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch as th
 
-from pg_zoo.cell import Cell, command_line, run_cell
 from pg_zoo.errors import UserError
-from pg_zoo.storage import NO_ROOM, new_folder
+from pg_zoo.results.storage import NO_ROOM, new_folder
+from pg_zoo.runs.cell import Cell, command_line, run_cell
 
 Outcome = tuple[Cell, "str | None"]
 Backend = Callable[[Sequence[Cell], Path, "int | None"], Generator[Outcome, None, None]]

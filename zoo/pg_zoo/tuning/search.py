@@ -27,9 +27,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pg_zoo.backends import become_worker
-from pg_zoo.cell import Cell, run_cell
-from pg_zoo.storage import NO_ROOM, write_whole
+from pg_zoo.results.storage import NO_ROOM, write_whole
+from pg_zoo.runs.backends import become_worker
+from pg_zoo.runs.cell import Cell, run_cell
 from pg_zoo.words import duration, number
 
 _FINAL_SHARE = 0.75

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pg_zoo.errors import UserError
-from pg_zoo.storage import RANDOM, RECORD, asked_for, damaged, read_cell, read_record
+from pg_zoo.results.storage import RANDOM, RECORD, asked_for, damaged, read_cell, read_record
 
 CELLS = [
     *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),
