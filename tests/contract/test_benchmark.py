@@ -15,11 +15,12 @@ import pytest
 
 from pg_agents import registry
 from pg_zoo import benchmark, pages
-from pg_zoo.benchmark import run_grid
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
 from pg_zoo.results.storage import COMMIT
-from pg_zoo.runs.cell import Cell, run_cell
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import run_cell
 
 GRID = ["--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "2", "-n", "2000", "--first-seed", "5"]
 GRID += ["--eval-points", "3", "--eval-episodes", "2", "--final-episodes", "10", "--jobs", "2"]

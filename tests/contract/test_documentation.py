@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pg_zoo.benchmark import run_grid
 from pg_zoo.cli import main
-from pg_zoo.hyperparameters import data_only
 from pg_zoo.options import make_parser
 from pg_zoo.pages.report import write_report
+from pg_zoo.recipes.trust import data_only
 from pg_zoo.runs import backends
-from pg_zoo.runs.cell import Cell, run_cell
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import run_cell
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -14,10 +14,11 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
-from pg_zoo.hyperparameters import FILES_OF_RL_ZOO3
 from pg_zoo.lookup import find_algorithm, plugin_warnings
-from pg_zoo.runs.cell import Cell, resolved, run_cell
-from pg_zoo.tune import with_entry
+from pg_zoo.recipes.files import FILES_OF_RL_ZOO3
+from pg_zoo.recipes.writing import with_entry
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import resolved, run_cell
 from pg_zoo.tuning.spaces import search_space
 
 OURS = sorted(registry.plugins(registry.ALGORITHMS))

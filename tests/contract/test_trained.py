@@ -18,11 +18,13 @@ from pg_agents import registry
 from pg_agents.evaluation import evaluate_policy
 from pg_zoo import trained
 from pg_zoo.cli import main
+from pg_zoo.commands.enjoy import _find_model, _make_env
 from pg_zoo.errors import UserError
 from pg_zoo.lookup import find_env
 from pg_zoo.options import make_parser
-from pg_zoo.replay import _find_model, _make_env, takes_most_probable
-from pg_zoo.runs.cell import Cell, run_cell
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.evaluating import takes_most_probable
+from pg_zoo.runs.training import run_cell
 
 N_EPISODES = 20
 SHORT = {"n_timesteps": 64, "n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 1, "policy": "MlpPolicy"}

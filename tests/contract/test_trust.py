@@ -15,8 +15,10 @@ from rl_zoo3.utils import get_saved_hyperparams
 import pg_agents
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.hyperparameters import data_only, files, find_entry
-from pg_zoo.runs.cell import Cell, resolved
+from pg_zoo.recipes.files import files, find_entry
+from pg_zoo.recipes.trust import data_only
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import resolved
 
 SHORT = {"n_timesteps": 16, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
 EVALUATED = ("monitor_kwargs", "normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")

@@ -13,11 +13,12 @@ import torch as th
 import pg_agents
 from pg_agents.agent import PolicyGradient
 from pg_zoo import crosscheck, evidence
-from pg_zoo.benchmark import run_grid
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
 from pg_zoo.lookup import find_env
-from pg_zoo.runs.cell import Cell, run_cell
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import run_cell
 
 PPO = {"n_timesteps": 256, "n_envs": 2, "n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy": "MlpPolicy"}
 A2C = {"n_timesteps": 160, "n_envs": 2, "n_steps": 8, "policy": "MlpPolicy"}

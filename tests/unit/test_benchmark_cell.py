@@ -24,9 +24,11 @@ import pg_agents
 from pg_envs.references import reference_scores
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.results.storage import COMMIT
+from pg_zoo.results.storage import COMMIT, RANDOM
 from pg_zoo.runs import cell as cell_module
-from pg_zoo.runs.cell import RANDOM, Cell, defaults, evaluation_seed, resolved, run_cell
+from pg_zoo.runs.cell import Cell, defaults
+from pg_zoo.runs.evaluating import evaluation_seed
+from pg_zoo.runs.training import resolved, run_cell
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "n_timesteps": 64, "policy": "MlpPolicy"}
 FEW = {"eval_points": 2, "eval_episodes": 2, "final_episodes": 4}

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from pg_zoo import benchmark
-from pg_zoo.benchmark import run_grid
 from pg_zoo.errors import UserError
 from pg_zoo.results.storage import RANDOM, asked_for, new_folder
 from pg_zoo.runs import backends
 from pg_zoo.runs.backends import local
 from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
 
 CELLS = [Cell(algo, "pg/X-v0", seed, {"n_timesteps": 100, "gamma": 0.5}) for seed in (0, 1) for algo in ("a", "sb3/b")]
 

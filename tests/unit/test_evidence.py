@@ -9,7 +9,7 @@ import yaml
 from pg_zoo import evidence
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.evidence import Evidence
+from pg_zoo.evidence.scored import Evidence
 from pg_zoo.results.storage import COMMIT
 
 ENTRY = {"n_timesteps": 1e5, "policy": "MlpPolicy", "learning_rate": "lin_0.001"}

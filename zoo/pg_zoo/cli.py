@@ -63,31 +63,31 @@ def _main(argv: Sequence[str] | None) -> int:
 def _run(args: argparse.Namespace) -> int | None:
     # Imported only now: torch and rl_zoo3 take seconds, which nobody should wait for to read a help text.
     if args.subcommand == "train":
-        from pg_zoo.experiment import train
+        from pg_zoo.commands.train import train
 
         train(args)
     elif args.subcommand == "enjoy":
-        from pg_zoo.replay import enjoy
+        from pg_zoo.commands.enjoy import enjoy
 
         enjoy(args)
     elif args.subcommand == "benchmark":
-        from pg_zoo.benchmark import benchmark
+        from pg_zoo.commands.benchmark import benchmark
 
         return benchmark(args)
     elif args.subcommand == "report":
-        from pg_zoo.pages.report import report
+        from pg_zoo.commands.report import report
 
         report(args)
     elif args.subcommand == "crosscheck":
-        from pg_zoo.crosscheck import crosscheck
+        from pg_zoo.commands.crosscheck import crosscheck
 
         return crosscheck(args)
     elif args.subcommand == "tune":
-        from pg_zoo.tune import tune
+        from pg_zoo.commands.tune import tune
 
         tune(args)
     elif args.subcommand == "evidence":
-        from pg_zoo.evidence import evidence
+        from pg_zoo.commands.evidence import evidence
 
         evidence(args)
     else:

@@ -36,7 +36,7 @@ class _StoreDict(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        from pg_zoo.hyperparameters import parse_value
+        from pg_zoo.recipes.trust import parse_value
 
         stored = dict(getattr(namespace, self.dest) or {})
         for text in values or ():

@@ -12,9 +12,9 @@ from rich.table import Table
 from pg_agents import registry
 from pg_agents.checks import suggestion
 from pg_zoo.errors import UserError, one_line, warn
-from pg_zoo.hyperparameters import files
+from pg_zoo.evidence.agents import agents
 from pg_zoo.lookup import find_algorithm, plugin_warnings
-from pg_zoo.trained import agents
+from pg_zoo.recipes.files import files
 
 MANY = 12  # environments of one hyperparameter file: more are counted
 

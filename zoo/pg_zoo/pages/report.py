@@ -1,8 +1,7 @@
-"""`pg-zoo report`: what a benchmark shows, in plain words, tables and figures, from what is stored."""
+"""What a benchmark shows, in plain words, tables and figures, from what is stored."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pg_zoo.errors import UserError, one_line
+from pg_zoo.errors import UserError
 from pg_zoo.results.storage import RANDOM, write_whole, writing
 
 try:
@@ -24,18 +23,6 @@ try:
     from pg_zoo.words import count, different, duration, interval, listed, number, ranges
 except ModuleNotFoundError as error:
     raise UserError(f"A report needs the package {error.name}: pip install 'pg-agents[report]'.") from error
-
-
-def report(args: argparse.Namespace) -> None:
-    """Run `pg-zoo report`.
-
-    Raises:
-        UserError: There are no results that can be read, the baseline is not among them, or a file cannot be written.
-    """
-    with one_line(OSError, verbose=args.verbose):
-        lines = write_report(args.folder, output=args.output, baseline=args.baseline)
-    if args.verbose:
-        print(*lines, sep="\n")
 
 
 def write_report(folder: str | Path, *, output: str | Path | None = None, baseline: str | None = None) -> list[str]:

@@ -33,7 +33,7 @@ _BEST_IN_WORDS = {
     "value": "the game's value",
     "equilibrium": "what an equilibrium wins",
 }
-# As `pg_zoo.hyperparameters` tells the origin of what was not tuned for the environment.
+# As `pg_zoo.recipes.files` tells the origin of what was not tuned for the environment.
 _UNTUNED = re.compile(r"'default' in \S+ of (?P<whose>\S+)|the algorithm's own defaults")
 _UNEQUAL_STEPS = 1.1  # the ratio from which on a comparison mentions them
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy import stats
 
 MIN_SEEDS = 3  # with fewer, there is no interval
 CONFIDENCE = 0.95
+EQUIVALENCE_CONFIDENCE = 0.9  # of an interval whose either end is a one-sided test at 5 %
 N_RESAMPLES = 2000
 
 _QUANTILE = (1 + CONFIDENCE) / 2
@@ -42,6 +44,39 @@ class Difference(NamedTuple):
     def conclusion(self) -> str:
         """What the interval says of the first one: "better", "worse" or "no difference shown"."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests (TOST; Schuirmann 1987) with Welch's degrees of freedom.
+
+    Attributes:
+        difference: Our mean minus theirs.
+        low: Lower end of its 90 % interval: a one-sided test at 5 % rejects all below.
+        high: Upper end.
+        margin: How large a difference would matter.
+        n: Seeds of each.
+    """
+
+    difference: float
+    low: float
+    high: float
+    margin: float
+    n: int
+
+    @property
+    def answer(self) -> str:
+        """Whether the interval lies within the margin, beyond it, or across one of its ends."""
+        if -self.margin < self.low and self.high < self.margin:
+            return "equivalent"
+        return "different" if self.low > self.margin or self.high < -self.margin else "not shown"
+
+    @property
+    def verdict(self) -> str:
+        """The same, for the table."""
+        return {"different": "**different**", "not shown": f"not shown with {self.n} seeds"}.get(
+            self.answer, self.answer
+        )
 
 
 def mean(scores: np.ndarray) -> Estimate:
@@ -115,6 +150,24 @@ def welch(means: Sequence[float], deviations: Sequence[float], ns: Sequence[int]
         half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(squares.sum()))
     value = float(means[0] - means[1])
     return Estimate(value, value - half, value + half)
+
+
+def equivalence(ours: Sequence[float], theirs: Sequence[float], margin: float) -> Equivalence:
+    """Test whether the means of two independent samples are closer to each other than a margin: `welch`.
+
+    Args:
+        ours: x, at least two numbers; they need not vary.
+        theirs: y.
+        margin: Greater than 0, chosen beforehand.
+    """
+    samples = (ours, theirs)
+    found = welch(
+        [float(np.mean(sample)) for sample in samples],
+        [float(np.std(sample, ddof=1)) for sample in samples],
+        [len(sample) for sample in samples],
+        EQUIVALENCE_CONFIDENCE,
+    )
+    return Equivalence(*found, margin, min(len(ours), len(theirs)))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

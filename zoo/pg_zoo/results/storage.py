@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,3 +206,24 @@ def _claim(descriptor: int, folder: Path) -> None:
         raise UserError(f"Another command is writing to {folder} at this moment.") from None
     except (ImportError, OSError):  # Windows, or a file system without locks
         pass
+
+
+_OF_A_CELL = (
+    *("algo", "env", "seed", "hyperparams", "options", "deterministic", "score", "wall_time", "steps_per_second"),
+    *("versions", "machine", "date", "command"),
+)
+
+
+def read_cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The finished cells of a results folder, by algorithm and environment, in the order of their seeds.
+
+    Raises:
+        UserError: There are none, or they are damaged or of another version of pg-zoo.
+    """
+    cells = defaultdict(list)
+    for path in folder.glob("cells/*/*/seed_*/cell.json"):
+        cell = read_cell(path, _OF_A_CELL)
+        cells[cell["algo"], cell["env"]].append(cell)
+    if not cells:
+        raise UserError(f"{folder} holds no results of pg-zoo benchmark.")
+    return {key: sorted(group, key=lambda cell: cell["seed"]) for key, group in sorted(cells.items())}

@@ -21,7 +21,9 @@ import torch as th
 
 from pg_zoo.errors import UserError
 from pg_zoo.results.storage import NO_ROOM, new_folder
-from pg_zoo.runs.cell import Cell, command_line, run_cell
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.provenance import command_line
+from pg_zoo.runs.training import run_cell
 
 Outcome = tuple[Cell, "str | None"]
 Backend = Callable[[Sequence[Cell], Path, "int | None"], Generator[Outcome, None, None]]

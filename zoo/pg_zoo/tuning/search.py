@@ -29,7 +29,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pg_zoo.results.storage import NO_ROOM, write_whole
 from pg_zoo.runs.backends import become_worker
-from pg_zoo.runs.cell import Cell, run_cell
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import run_cell
 from pg_zoo.words import duration, number
 
 _FINAL_SHARE = 0.75

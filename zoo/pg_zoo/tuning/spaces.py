@@ -13,8 +13,8 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 
 from pg_agents import registry
 from pg_zoo.errors import UserError
-from pg_zoo.hyperparameters import FILES_OF_RL_ZOO3
 from pg_zoo.lookup import find_algorithm
+from pg_zoo.recipes.files import FILES_OF_RL_ZOO3
 
 SearchSpace = Callable[[Trial, "spaces.Space[Any]", "spaces.Space[Any]"], dict[str, Any]]
 """Draws hyperparameters in rl_zoo3's schema, given the spaces of observations and actions."""

@@ -1,14 +1,12 @@
-"""`pg-zoo evidence`: what the entries of hyperparameter files score, on seeds that no tuning saw, and the table of it.
+"""What the entries of hyperparameter files score, on seeds that no tuning saw.
 
 Beside `<algo>.yml`, `evidence/<algo>/<environment>.json` holds what the entry of one environment scored.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,25 @@ import yaml
 from pg_agents import registry
 from pg_envs.references import BEST, is_batched, reference_scores
 from pg_zoo.errors import UserError, one_line, warn
-from pg_zoo.hyperparameters import File, files
+from pg_zoo.evidence.entries import entries, evidence_path
 from pg_zoo.lookup import plugin_warnings
 from pg_zoo.results import statistics
-from pg_zoo.results.storage import COMMIT, RANDOM, RECORD, asked_for, read_cell, read_record, write_whole, writing
-from pg_zoo.runs.cell import Cell, run_cell
-from pg_zoo.words import count, different, duration, interval, number, ranges
+from pg_zoo.results.storage import (
+    COMMIT,
+    RANDOM,
+    RECORD,
+    asked_for,
+    read_cells,
+    read_record,
+    write_whole,
+    writing,
+)
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import run_cell
+from pg_zoo.words import different, ranges
 
 FIRST_SEED = 1000  # of evidence; tuning has those below
 MIN_SEEDS = 5
-
-_OF_A_CELL = (
-    *("algo", "env", "seed", "hyperparams", "options", "deterministic", "score", "wall_time", "steps_per_second"),
-    *("versions", "machine", "date", "command"),
-)
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,6 @@ def read(path: Path) -> Evidence:
         ) from error
 
 
-def evidence_path(zoo: Path, algo: str, env: str) -> Path:
-    """Where a hyperparameter folder has the evidence of an entry."""
-    return zoo / "evidence" / algo.replace("/", "-") / f"{env.replace('/', '-')}.json"
-
-
 def from_cells(folder: Path, algo: str, env: str, entry: Mapping[str, Any]) -> Evidence:
     """Evidence of an entry, from a results folder.
 
@@ -133,21 +131,6 @@ def from_cells(folder: Path, algo: str, env: str, entry: Mapping[str, Any]) -> E
         UserError: They are not, or not enough, or from seeds that tuning may have seen, or some failed.
     """
     return _from_cells(folder, read_cells(folder), algo, env, entry)
-
-
-def read_cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The finished cells of a results folder, by algorithm and environment, in the order of their seeds.
-
-    Raises:
-        UserError: There are none, or they are damaged or of another version of pg-zoo.
-    """
-    cells = defaultdict(list)
-    for path in folder.glob("cells/*/*/seed_*/cell.json"):
-        cell = read_cell(path, _OF_A_CELL)
-        cells[cell["algo"], cell["env"]].append(cell)
-    if not cells:
-        raise UserError(f"{folder} holds no results of pg-zoo benchmark.")
-    return {key: sorted(group, key=lambda cell: cell["seed"]) for key, group in sorted(cells.items())}
 
 
 def _from_cells(
@@ -275,56 +258,6 @@ def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
     return record
 
 
-# Entries and their evidence
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An entry of a hyperparameter file, and the folder of that file."""
-
-    algo: str
-    env: str
-    hyperparams: dict[str, Any]
-    zoo: Path
-
-    @property
-    def path(self) -> Path:
-        """The file of its evidence."""
-        return evidence_path(self.zoo, self.algo, self.env)
-
-
-def entries(zoo: Path | None = None) -> list[Entry]:
-    """All entries that may have evidence: not `default`, nor those of rl_zoo3.
-
-    Args:
-        zoo: A folder of `<algo>.yml` files, instead of those that are installed.
-
-    Raises:
-        UserError: The folder has no such file.
-    """
-    found = {}
-    with plugin_warnings(), one_line(registry.PluginError):
-        for file in files() if zoo is None else files_in(zoo):
-            # A package may be in a zip archive; then its evidence is out of reach.
-            if file.algo not in registry.reference_algorithms() and isinstance(file.path, Path):
-                for env, hyperparams in file.entries().items():
-                    if env != "default":
-                        found[file.algo, env] = Entry(file.algo, env, hyperparams, file.path.parent)
-    return sorted(found.values(), key=lambda entry: (entry.env.lower(), entry.algo))
-
-
-def files_in(zoo: Path) -> list[File]:
-    """The hyperparameter files of a folder.
-
-    Raises:
-        UserError: It has none.
-    """
-    found = [File(path.stem, str(zoo), path) for path in sorted(zoo.glob("*.yml"))]
-    if not found:
-        raise UserError(f"{zoo} is no folder of <algo>.yml files.")
-    return found
-
-
 def collect(zoo: Path | None = None) -> list[Evidence]:
     """The evidence of all entries that have it; entries that were changed since are left out, with a warning.
 
@@ -398,165 +331,8 @@ def succeeding(new: Evidence, old: Evidence, same_seeds: bool) -> Evidence:
     return replace(new, note=old.note, fresh=fresh)
 
 
-# The table
-
-
 def published() -> dict[str, Any]:
     """rl_zoo3's scores of SB3's agents: by algorithm and environment, and their `source`."""
     text = Path(__file__).with_name("published.yml").read_text(encoding="utf-8")
     scores: dict[str, Any] = yaml.safe_load(text)
     return scores
-
-
-HIGHER, NOT_SHOWN, LOWER = "higher", "not shown", "lower"
-OLDER, MORE_STEPS = "older environment", "more steps"
-REACHED, NOT_REACHED = "reached", "not reached"
-
-
-def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
-    """Whether a score is higher or lower than a published one, or why the two cannot be compared.
-
-    Welch's 95 % interval of the difference says so. Theirs is one run, whose standard error is that of the mean over
-    its evaluation's episodes; ours is over seeds.
-
-    Args:
-        evidence: Ours.
-        theirs: An entry of `published`, or None.
-    """
-    if theirs is None:
-        return ""
-    if evidence.n_timesteps > theirs["steps"]:
-        return MORE_STEPS
-    difference = statistics.welch(
-        [evidence.mean, theirs["mean"]],
-        [float(np.std(evidence.scores, ddof=1)), theirs["std"]],
-        [len(evidence.scores), theirs["episodes"]],
-        statistics.CONFIDENCE,
-    )
-    answer = HIGHER if difference.low > 0 else LOWER if difference.high < 0 else NOT_SHOWN
-    return f"{answer} ({OLDER})" if "env" in theirs else answer
-
-
-_HEAD = f"""\
-<!-- Written by `pg-zoo evidence`. -->
-# What the zoo's hyperparameters reach
-
-Each row is an entry of `<algo>.yml` in a folder of hyperparameters. Its score is the mean return of an evaluation after
-training, averaged over training seeds that tuning did not see, with the 95 % interval of this mean over seeds
-(Student's t). Single scores, versions, machine, date and command are in
-`evidence/<algo>/<environment>.json` there.
-
-- *seeds*: trainings. *episodes*: those of the evaluation after each of them.
-- *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
-  Where other work ran on the machine meanwhile, it is an upper bound.
-- *random*: actions drawn uniformly; of several measurements on an environment, the one of most episodes.
-- *best known*: the exact optimum, a game's value, or a reference controller's score, where there is one; *solved*: the
-  return at which Gymnasium calls the environment solved, and whether the interval of the score lies above it
-  (*{REACHED}*), below it (*{NOT_REACHED}*), or holds it (*{NOT_SHOWN}*).
-- *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})
-  of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
-  its steps. Where it is of an older version of the environment, that is named.
-- *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*, by the 95 % interval of the difference
-  (Welch), with the standard error over seeds here, and over the episodes of their one run there. Where it holds 0, a
-  difference is *{NOT_SHOWN}*, which does not mean that there is none. Not compared is what had *{MORE_STEPS}* than
-  theirs. Where the published score is of an *{OLDER}*, rewards and episodes differ, and the answer says little.
-"""
-_NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
-_COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
-
-
-def table(all_evidence: Iterable[Evidence]) -> str:
-    """The page of all scores, in Markdown."""
-    scores = published()
-    rows: list[tuple[str, ...]] = [_COLUMNS, tuple("---:" if column in _NUMBERS else "---" for column in _COLUMNS)]
-    answers = []
-    shown = list(all_evidence)
-    random = _random(shown)
-    for evidence in shown:
-        theirs = scores.get(evidence.algo, {}).get(evidence.env)
-        answer = comparison(evidence, theirs)
-        answers.append(answer)
-        notes = [evidence.note] * bool(evidence.note) + [_NOT_FRESH] * (not evidence.fresh)
-        note = " ".join("; ".join(notes).replace("|", "\\|").split())
-        rows.append((*_row(evidence, random[_task(evidence)]), _published_score(theirs), answer, note))
-    parts = [_HEAD.replace("{source}", scores["source"])]
-    summary = []
-    for suffix, where in (("", ""), (f" ({OLDER})", f" of an {OLDER}")):
-        counts = {answer: answers.count(answer + suffix) for answer in (HIGHER, NOT_SHOWN, LOWER)}
-        if n := sum(counts.values()):
-            said = ", ".join(f"{answer}: {many}" for answer, many in counts.items())
-            summary.append(
-                f"{count(n, 'score')} can be compared with SB3's in rl_zoo3{where}, at no more steps. {said}."
-            )
-    if summary:
-        parts.append("\n".join(summary) + "\n")
-    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
-    return "\n".join(parts)
-
-
-_NOT_FRESH = "an earlier version of the entry was scored with some of these seeds"
-
-
-def _task(evidence: Evidence) -> tuple[str, str]:
-    """An environment with its arguments."""
-    return evidence.env, json.dumps(evidence.hyperparams.get("env_kwargs") or {}, sort_keys=True)
-
-
-def _random(all_evidence: Sequence[Evidence]) -> dict[tuple[str, str], float | None]:
-    """What random actions score, one number for each task: that of the evidence with most episodes."""
-    found: dict[tuple[str, str], float | None] = {}
-    for evidence in sorted(all_evidence, key=lambda one: len(one.seeds) * one.final_episodes):
-        if evidence.random is not None:
-            found[_task(evidence)] = evidence.random
-    return {_task(evidence): found.get(_task(evidence)) for evidence in all_evidence}
-
-
-def _row(evidence: Evidence, random: float | None) -> tuple[str, ...]:
-    best = ""
-    if evidence.best is not None:
-        value, kind = evidence.best
-        best = number(value)
-        if kind == "solved":
-            low, high = evidence.interval
-            best = f"solved: {best}, {REACHED if low >= value else NOT_REACHED if high < value else NOT_SHOWN}"
-    return (
-        evidence.env,
-        evidence.algo,
-        interval([evidence.mean, *evidence.interval]),
-        str(len(evidence.seeds)),
-        str(evidence.final_episodes),
-        f"{evidence.n_timesteps:,}",
-        duration(evidence.wall_time),
-        "" if random is None else number(random),
-        best,
-    )
-
-
-def _published_score(theirs: Mapping[str, Any] | None) -> str:
-    if theirs is None:
-        return ""
-    older = f" ({theirs['env']})" if "env" in theirs else ""
-    return f"{number(theirs['mean'])} ± {number(theirs['std'])}, {theirs['steps']:,} steps{older}"
-
-
-def evidence(args: argparse.Namespace) -> None:
-    """Run `pg-zoo evidence`.
-
-    Raises:
-        UserError: Something that was asked for cannot be done.
-    """
-    zoo = None if args.zoo is None else Path(args.zoo)
-    output = None if args.output is None else Path(args.output)
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"-o/--output is {args.output}, but there is no folder {output.parent}.")
-    if args.results is not None:
-        written = list(update(Path(args.results), zoo, same_seeds=args.same_seeds))
-        print("\n".join(map(str, written)))
-        if not written:
-            raise UserError(f"{args.results} holds no evidence of any entry.")
-    if output is not None:
-        with one_line(OSError), writing(output, "-o/--output"):
-            write_whole(output, table(collect(zoo)))
-        print(output)
-    elif args.results is None:
-        print(table(collect(zoo)), end="")

@@ -1,6 +1,6 @@
 """The trained agents that come with the zoo, in folders as `pg-zoo train` writes them; `pg-zoo enjoy` finds them.
 
-`python -m pg_zoo.trained runs/x` takes new ones from the results of `pg-zoo benchmark --keep-agents`.
+`python -m pg_zoo.evidence.agents runs/x` takes new ones from the results of `pg-zoo benchmark --keep-agents`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import yaml
 
 from pg_agents import registry
 from pg_zoo.errors import UserError, one_line
+from pg_zoo.results.storage import read_cells
+from pg_zoo.runs.cell import Cell
 
-AGENTS = Path(__file__).with_name("agents")
+AGENTS = Path(__file__).parents[1] / "agents"
 RECORD = "agent.json"
 
 # What only a training that goes on at once would need, and which is about an environment that is gone.
@@ -100,8 +102,6 @@ def ship(
     Raises:
         UserError: There is no such result, or agents were not kept.
     """
-    from pg_zoo.evidence import read_cells  # which the list of agents does not need
-
     chosen = {
         (algo, env): group
         for (algo, env), group in read_cells(results).items()
@@ -117,8 +117,6 @@ def ship(
 
 def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Path]:
     from huggingface_sb3 import EnvironmentName
-
-    from pg_zoo.runs.cell import Cell
 
     source = results / Cell(cell["algo"], cell["env"], cell["seed"], {}).path
     if not (source / "agent.zip").is_file():
@@ -163,12 +161,12 @@ def _save_slim(algo: str, source: Path, target: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `python -m pg_zoo.trained`.
+    """Run `python -m pg_zoo.evidence.agents`.
 
     Args:
         argv: Its arguments; by default those of the process.
     """
-    parser = argparse.ArgumentParser(prog="python -m pg_zoo.trained", description="Take agents into the zoo.")
+    parser = argparse.ArgumentParser(prog="python -m pg_zoo.evidence.agents", description="Take agents into the zoo.")
     parser.add_argument("results", type=Path, help="results of `pg-zoo benchmark --keep-agents`")
     parser.add_argument("--algos", nargs="+", help="by default, all but the references")
     parser.add_argument("--envs", nargs="+", help="by default, all")

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,31 +24,23 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import optuna
-import yaml
 from optuna.trial import Trial
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
 from pg_agents.checks import check_number
-from pg_zoo.benchmark import run_grid
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.evidence import (
-    FIRST_SEED,
-    MIN_SEEDS,
-    Entry,
-    Evidence,
-    entries,
-    evidence_path,
-    from_cells,
-    read,
-    succeeding,
-)
-from pg_zoo.hyperparameters import find_entry
+from pg_zoo.evidence.entries import Entry, entries, evidence_path
+from pg_zoo.evidence.scored import FIRST_SEED, MIN_SEEDS, Evidence, from_cells, read, succeeding
 from pg_zoo.lookup import find_device, find_env, plugin_warnings
+from pg_zoo.recipes.files import find_entry
+from pg_zoo.recipes.writing import with_entry
 from pg_zoo.results import statistics
 from pg_zoo.results.storage import RANDOM, resumable, write_whole
-from pg_zoo.runs.cell import Cell, resolved
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import resolved
 from pg_zoo.tuning.search import Search, Task, measure
 from pg_zoo.tuning.spaces import search_space
 from pg_zoo.words import interval, number
@@ -313,9 +304,6 @@ def _seeds(first: int, args: argparse.Namespace) -> str:
     return f"seeds {first} to {first + args.score_seeds - 1}"
 
 
-# Writing
-
-
 def _write(found: Evidence, zoo: Path) -> None:
     """Put an entry and its evidence into a hyperparameter folder."""
     path = zoo / f"{found.algo.replace('/', '-')}.yml"
@@ -328,50 +316,3 @@ def _write(found: Evidence, zoo: Path) -> None:
     write_whole(path, new)
     print(f"Entry: {found.env} in {path}")
     print(f"Evidence: {found.write(zoo)}")
-
-
-def with_entry(text: str, env: str, hyperparams: dict[str, Any], path: Path) -> str:
-    """The text of a hyperparameter file with one entry set, and all else as it is.
-
-    Args:
-        text: The file's text.
-        env: Key of the entry.
-        hyperparams: The entry.
-        path: The file, for messages.
-
-    Raises:
-        UserError: The file is no such file, or the entry is written in a way that keeps it from being changed alone.
-    """
-    expected = {**_entries(text, path), env: hyperparams}
-    written = yaml.safe_dump({env: hyperparams}, sort_keys=False, width=1000)
-    lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    key = re.compile(rf"""(['"]?){re.escape(env)}\1\s*:""")
-    start = next((index for index, line in enumerate(lines) if key.match(line)), None)
-    if start is None:
-        lines += ["\n"] * bool(lines) + [written]
-    else:
-        end = start
-        # What is indented belongs to it; blank lines and comments before the next key do not.
-        for index in range(start + 1, len(lines)):
-            if lines[index].strip():
-                if not lines[index][0].isspace():
-                    break
-                end = index
-        lines[start : end + 1] = [written]
-    new = "".join(lines)
-    with suppress(UserError):
-        if _entries(new, path) == expected:
-            return new
-    raise UserError(f"{path}: the entry {env} cannot be changed on its own (is it an anchor?): change it by hand.")
-
-
-def _entries(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} must hold a mapping of environment ids to hyperparameters.")
-    return found

@@ -21,11 +21,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
 
-from pg_agents.evaluation import deterministic_evaluation
-from pg_zoo import trained
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.hyperparameters import TRUST, data_only, yaml_problem
+from pg_zoo.evidence import agents
 from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.recipes.files import yaml_problem
+from pg_zoo.recipes.trust import TRUST, data_only
+from pg_zoo.runs.evaluating import takes_most_probable
 
 FOLDER = "logs"  # of all runs, where the user does not say another
 
@@ -78,28 +79,6 @@ def enjoy(args: argparse.Namespace) -> None:
     print(f"Mean episode length: {lengths.mean():.2f} +/- {lengths.std():.2f}")
 
 
-def takes_most_probable(args: argparse.Namespace, env: VecEnv, default: bool = True) -> bool:
-    """Whether an evaluation takes the most probable actions; if it draws them, a line says so and why.
-
-    Args:
-        args: The user's `--deterministic` or `--stochastic`, which always win.
-        env: The environment, whose metadata may ask for drawn actions.
-        default: What is done if neither says anything.
-    """
-    if args.deterministic:
-        return True
-    if args.stochastic:
-        reason = "--stochastic"
-    elif not deterministic_evaluation(env):
-        reason = "as the environment asks, whose best policy is stochastic; --deterministic takes the most probable"
-    elif not default:
-        reason = "as rl_zoo3 has it for this kind of environment; --deterministic takes the most probable"
-    else:
-        return True
-    print(f"Evaluation draws actions from the policy ({reason}).")
-    return False
-
-
 def _choose_rendering(args: argparse.Namespace) -> None:
     """Numbers alone where nothing can be shown, unless the user has asked for pictures."""
     moviepy = importlib.util.find_spec("moviepy") is not None
@@ -124,19 +103,19 @@ def _choose_rendering(args: argparse.Namespace) -> None:
 
 def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
     """Name and path of the model, and the folder of its run."""
-    folder, shipped = getattr(args, "folder", FOLDER), trained.find(args.algo, args.env)
+    folder, shipped = getattr(args, "folder", FOLDER), agents.find(args.algo, args.env)
     own = _latest_run(FOLDER, args)
     if args.shipped:
         if "folder" in args or args.exp_id:
             raise UserError("--shipped takes the agent that comes with pg-agents: leave out --folder and --exp-id.")
         if not shipped:
             raise UserError(f"No agent of {args.algo} on {args.env} comes with pg-agents; `pg-zoo list` has those.")
-        folder = str(trained.AGENTS)
+        folder = str(agents.AGENTS)
         print(f"This is the agent that comes with pg-agents ({shipped}).")
     elif own:
         shipped = None  # a run of the user's own goes first
     elif shipped and not _names_a_run(args):
-        folder = str(trained.AGENTS)
+        folder = str(agents.AGENTS)
         print(
             f"{FOLDER} has no run of {args.algo} on {args.env}: this is the agent that comes with pg-agents "
             f"({shipped}). Train your own: pg-zoo train --algo {args.algo} --env {args.env}"
@@ -175,7 +154,7 @@ def _names_a_run(args: argparse.Namespace) -> bool:
 
 
 def _is_shipped(run_folder: str) -> bool:
-    return Path(run_folder).is_relative_to(trained.AGENTS)
+    return Path(run_folder).is_relative_to(agents.AGENTS)
 
 
 def _what_is_there(args: argparse.Namespace, folder: Path) -> str:
