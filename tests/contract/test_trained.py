@@ -16,10 +16,10 @@ from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
 import pg_agents
 from pg_agents import registry
 from pg_agents.evaluation import evaluate_policy
-from pg_zoo import trained
 from pg_zoo.cli import main
 from pg_zoo.commands.enjoy import _find_model, _make_env
 from pg_zoo.errors import UserError
+from pg_zoo.evidence import agents as trained
 from pg_zoo.lookup import find_env
 from pg_zoo.options import make_parser
 from pg_zoo.runs.cell import Cell
