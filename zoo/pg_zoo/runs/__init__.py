@@ -1,1 +1,1 @@
-"""Trainings: recipes, benchmark cells, and the folders that `pg-zoo train` writes."""
+"""Trainings and evaluations: one cell, a grid of them, where they run and what made them."""

@@ -17,7 +17,6 @@ wrappers in the same order, with the same seeds, and a model with the same argum
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -51,7 +50,7 @@ from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.checks import check_number, constructor_arguments, suggestion
 from pg_agents.vec_env import make_vec
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.hyperparameters import TRUST, data_only
+from pg_zoo.recipes.trust import TRUST, data_only, evaluated
 
 N_TIMESTEPS = 100_000  # without a number in the entry
 
@@ -279,7 +278,7 @@ def resolve(
     """
     entry = {"n_timesteps": N_TIMESTEPS, "policy": "auto", **entry}
     _check(algo, algorithm, entry)
-    values = _evaluated(entry) if trust else data_only(entry, origin, remedy)
+    values = evaluated(entry) if trust else data_only(entry, origin, remedy)
     # A constructor may change a dictionary that it is given.
     arguments = {name: _argument(value) for name, value in values.items() if name not in _MANAGED}
     if isinstance(arguments.get("train_freq"), list):
@@ -415,14 +414,3 @@ def _action_noise(kind: str, std: float, space: spaces.Space[Any]) -> ActionNois
     if "ornstein-uhlenbeck" in kind:
         return OrnsteinUhlenbeckActionNoise(mean, sigma)
     raise UserError(f"`noise_type` must be normal or ornstein-uhlenbeck, but is {kind!r}.")
-
-
-# What rl_zoo3 evaluates as Python where it is a string.
-_EXPRESSIONS = ("monitor_kwargs", "normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
-
-
-def _evaluated(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A trusted entry with the values of its expressions, in which rl_zoo3's own names may be used."""
-    names = dict(vars(importlib.import_module("rl_zoo3.exp_manager")))
-    code = {name: entry[name] for name in _EXPRESSIONS if isinstance(entry.get(name), str)}
-    return {**entry, **{name: eval(text, names) for name, text in code.items()}}
