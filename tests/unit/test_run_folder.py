@@ -6,7 +6,7 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 import pg_agents
-from pg_zoo.options import train_options
+from pg_zoo.options import make_parser
 from pg_zoo.runs.folder import set_up
 from pg_zoo.runs.recipe import resolve
 
@@ -29,11 +29,11 @@ class Told(BaseCallback):
         self.ends += 1
 
 
-def training(folder, *options, callbacks=()):
+def training(folder, *options, callbacks=(), trained_agent=""):
     """A training of PPO on CartPole that is about to be set up."""
-    args = train_options("--seed", "1", "--eval-freq", "-1", "--verbose", "0", "-f", str(folder), *options)
-    recipe = resolve("ppo", pg_agents.PPO, "CartPole-v1", ENTRY, "a test")
-    return set_up(replace(recipe, callbacks=[*callbacks]), args)
+    argv = ["train", "--seed", "1", "--eval-freq", "-1", "--verbose", "0", "-f", str(folder), *options]
+    recipe = resolve("ppo", pg_agents.PPO, "CartPole-v1", ENTRY, "a test", trained_agent=trained_agent)
+    return set_up(replace(recipe, callbacks=[*callbacks]), make_parser().parse_args(argv))
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), ValueError("out of order")])
@@ -86,9 +86,7 @@ def test_a_trained_agent_goes_on_in_a_folder_of_its_own(tmp_path):
     with training(tmp_path) as run:
         run.learn()
         run.save()
-    recipe = resolve("ppo", pg_agents.PPO, "CartPole-v1", ENTRY, "a test", trained_agent=str(run.model_path))
-    args = train_options("--seed", "1", "--eval-freq", "-1", "--verbose", "0", "-f", str(tmp_path))
-    with set_up(recipe, args) as further:
+    with training(tmp_path, trained_agent=str(run.model_path)) as further:
         assert further.folder.name == "CartPole-v1_2"
         for name, value in further.model.policy.state_dict().items():
             assert value.equal(run.model.policy.state_dict()[name])

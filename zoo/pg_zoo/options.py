@@ -50,11 +50,6 @@ class _StoreDict(argparse.Action):
         setattr(namespace, self.dest, stored)
 
 
-def train_options(*argv: str) -> argparse.Namespace:
-    """The options of `pg-zoo train`, for commands that train too."""
-    return make_parser().parse_args(["train", *argv])
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line; what it cannot parse is a `UserError`."""
     parser = _Parser(prog="pg-zoo", description="Train and replay policy-gradient agents.")

@@ -81,7 +81,7 @@ def _recipe(args: argparse.Namespace, algorithm: type[BaseAlgorithm]) -> Recipe:
         trained_agent=args.trained_agent,
         trust=args.trust,
     )
-    print(f"Hyperparameters: {origin}")
+    print(f"Hyperparameters: {recipe.origin}")
     pprint(recipe.entry)
     if args.n_timesteps > 0:
         print(f"Overwriting n_timesteps with n={recipe.n_timesteps}")
@@ -111,10 +111,10 @@ def _on_one_path(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _written_into(folder: str, verbose: int) -> Iterator[None]:
-    """Say which folder it was that could not be written into, and what helps.
+    """Name the folder that cannot be written into, and the remedy.
 
     Raises:
-        UserError: The disk is full or read-only, or the folder somebody else's.
+        UserError: The disk is full or read-only, or this user may not write into the folder.
     """
     try:
         yield

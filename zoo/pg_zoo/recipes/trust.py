@@ -72,7 +72,7 @@ def data_only(entry: dict[str, Any], origin: str, remedy: str = TRUST) -> dict[s
 
 
 def evaluated(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry that is trusted, with the values of its expressions, in which all names of rl_zoo3's may be used.
+    """A trusted entry, with the values of its expressions, which may use all names of `rl_zoo3.exp_manager`.
 
     Args:
         entry: The hyperparameters as a file has them.

@@ -79,7 +79,7 @@ class Recipe:
         n_timesteps: Environment steps of the training.
         n_envs: Number of training environments.
         arguments: Arguments of the algorithm's constructor, schedules and classes included.
-        callbacks: Callbacks of the training.
+        callbacks: Callbacks of one training.
         env_kwargs: Arguments of training environments.
         eval_env_kwargs: Arguments of evaluation environments.
         monitor_kwargs: Arguments of `Monitor`.
@@ -154,12 +154,8 @@ class Recipe:
             UserError: As for `settled`.
         """
         arguments = self.settled(env).arguments
-        options: dict[str, Any] = {
-            "seed": seed,
-            "device": device,
-            "tensorboard_log": tensorboard_log,
-            "verbose": verbose,
-        }
+        options: dict[str, Any] = {"seed": seed, "device": device, "verbose": verbose}
+        options["tensorboard_log"] = tensorboard_log
         if not self.trained_agent:
             return self.algorithm(env=env, **options, **arguments)
         kept = {name: value for name, value in arguments.items() if name not in ("policy", "policy_kwargs")}

@@ -116,10 +116,10 @@ def run_cell(
 
 @dataclass(frozen=True)
 class Built:
-    """What a cell trains with.
+    """The environments and the model of a cell.
 
     Attributes:
-        recipe: Its recipe, with the policy named.
+        recipe: Their recipe, with the policy named.
         model: The model, with the training environments.
         eval_envs: Environments of evaluations.
         vec_env: The kind of all environments: `"dummy"` or `"native"`.
@@ -133,15 +133,13 @@ class Built:
 
 @contextmanager
 def built(cell: Cell) -> Iterator[Built]:
-    """Make a cell's environments and its model, which writes no files of its own; close them at the end.
+    """Make the environments and the model of a cell, which write no files, and close the environments at the end.
 
     Raises:
         UserError: Algorithm or environment is unknown, or a hyperparameter is wrong.
     """
-    algorithm, remedy = (
-        find_algorithm(cell.algo),
-        "Such an entry cannot be used here, only by pg-zoo train with --trust.",
-    )
+    remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
+    algorithm = find_algorithm(cell.algo)
     recipe = resolve(cell.algo, algorithm, cell.env, cell.hyperparams, cell.origin, remedy=remedy)
     vec_env, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
     with ExitStack() as stack:
