@@ -25,7 +25,7 @@ from pg_agents import A2C
 from pg_agents.objectives import Weight
 from pg_agents.testing import check_agent
 from pg_zoo.cli import main as pg_zoo
-from pg_zoo.results import read
+from pg_zoo.results.tables import read
 
 ENV, N_TIMESTEPS = "CartPole-v1", 100_000
 

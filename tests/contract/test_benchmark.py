@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from prose import says
 
-import pg_zoo
 from pg_agents import registry
-from pg_zoo import benchmark
-from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, run_cell
+from pg_zoo import pages
 from pg_zoo.cli import main
+from pg_zoo.commands import benchmark
 from pg_zoo.errors import UserError
-from pg_zoo.storage import COMMIT
+from pg_zoo.results.storage import COMMIT
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import run_cell
 
 GRID = ["--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "2", "-n", "2000", "--first-seed", "5"]
 GRID += ["--eval-points", "3", "--eval-episodes", "2", "--final-episodes", "10", "--jobs", "2"]
@@ -341,14 +342,14 @@ def test_options_reach_the_cells(monkeypatch):
 
 def test_the_exit_status_tells_of_failed_cells(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "run_grid", lambda cells, folder, **_: cells)
-    monkeypatch.setattr(benchmark, "_failure_report", lambda cell, folder: Path(__file__))
+    monkeypatch.setattr(benchmark, "failure_report", lambda cell, folder: Path(__file__))
     assert main(["benchmark", "--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "1", "-o", str(tmp_path)]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_failed_cells_are_named_even_if_the_report_fails(monkeypatch, capsys, tmp_path):
     ok, failed = Cell("random", "CartPole-v1", 0, {}), Cell("ppo", "CartPole-v1", 0, {})
-    report = benchmark._failure_report(failed, tmp_path)
+    report = benchmark.failure_report(failed, tmp_path)
     report.parent.mkdir()
     report.write_text("Traceback\nValueError: no\n")
     with pytest.raises(UserError, match="is not a results folder"):  # so there can be no report
@@ -375,9 +376,8 @@ def test_algorithms_that_would_be_given_different_tasks_are_refused(monkeypatch,
 
 
 def test_without_the_packages_of_the_report_a_line_says_so_before_any_training(monkeypatch, capsys, tmp_path):
-    for name in ("report", "statistics"):
-        monkeypatch.delitem(sys.modules, f"pg_zoo.{name}", raising=False)
-        monkeypatch.delattr(pg_zoo, name, raising=False)
+    monkeypatch.delitem(sys.modules, "pg_zoo.pages.report", raising=False)
+    monkeypatch.delattr(pages, "report", raising=False)
     monkeypatch.setitem(sys.modules, "rliable", None)
     said = []
     monkeypatch.setattr(benchmark, "run_grid", lambda cells, folder, **_: said.append(capsys.readouterr()) or [])

@@ -22,11 +22,13 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 
 import pg_agents
 from pg_envs.references import reference_scores
-from pg_zoo import cell as cell_module
-from pg_zoo.cell import RANDOM, Cell, defaults, evaluation_seed, resolved, run_cell
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.storage import COMMIT
+from pg_zoo.results.storage import COMMIT, RANDOM
+from pg_zoo.runs import evaluating, provenance, training
+from pg_zoo.runs.cell import Cell, defaults
+from pg_zoo.runs.evaluating import evaluation_seed
+from pg_zoo.runs.training import resolved, run_cell
 
 SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "n_timesteps": 64, "policy": "MlpPolicy"}
 FEW = {"eval_points": 2, "eval_episodes": 2, "final_episodes": 4}
@@ -139,7 +141,7 @@ def test_defaults_are_not_told_in_part_where_keyword_arguments_hide_the_others(m
             super().__init__(policy, env)
 
     for cls, known in ((Mine, {}), (Yours, {"rule": "Constant", "shape": "same_policy"})):
-        monkeypatch.setattr("pg_zoo.cell.find_algorithm", lambda name, cls=cls: cls)
+        monkeypatch.setattr("pg_zoo.runs.cell.find_algorithm", lambda name, cls=cls: cls)
         assert defaults(Cell("x", "Constant-v0", 0, {})) == known
 
 
@@ -219,14 +221,14 @@ def test_the_last_evaluation_sees_the_last_update_and_early_ones_the_steps_asked
 
 def test_the_time_of_evaluations_does_not_count(tmp_path, monkeypatch):
     clock = iter(range(10**6))
-    evaluate = cell_module.evaluate_policy
+    evaluate = evaluating.evaluate_policy
 
     def slow(*args, **kwargs):
         [next(clock) for _ in range(1000)]
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(cell_module, "evaluate_policy", slow)
-    monkeypatch.setattr(cell_module.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(evaluating, "evaluate_policy", slow)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
     folder = run(tmp_path, hyperparams=SMALL)
     # Whoever else reads this clock in training does so a few times each step.
     assert record(folder)["wall_time"] < 1000
@@ -251,32 +253,32 @@ def checkout(tmp_path):
 
 def test_the_commit_of_a_checkout_is_told_with_its_changes(checkout):
     first = checkout.git("rev-parse", "HEAD")[:12]
-    assert cell_module.commit(checkout.folder) == first
+    assert provenance.commit(checkout.folder) == first
     checkout.file.write_text("x = 1\n")
-    assert cell_module.commit(checkout.folder) == f"{first}+changes"
+    assert provenance.commit(checkout.folder) == f"{first}+changes"
     checkout.git("commit", "-am", "second")
     second = checkout.git("rev-parse", "HEAD")[:12]
-    assert cell_module.commit(checkout.folder) == second != first
+    assert provenance.commit(checkout.folder) == second != first
     checkout.file.with_name("new.py").touch()
-    assert cell_module.commit(checkout.folder) == f"{second}+changes"
+    assert provenance.commit(checkout.folder) == f"{second}+changes"
 
 
 def test_changes_of_other_files_than_the_packages_are_none(checkout):
     (checkout.folder / "README.md").touch()
     (checkout.folder / "zoo/pg_zoo/evidence.json").touch()
-    assert cell_module.commit(checkout.folder) == checkout.git("rev-parse", "HEAD")[:12]
+    assert provenance.commit(checkout.folder) == checkout.git("rev-parse", "HEAD")[:12]
 
 
 def test_without_a_checkout_or_git_no_commit_is_told(checkout, monkeypatch):
     # An environment for packages may lie in a checkout of something else.
-    assert cell_module.commit(checkout.folder / "zoo") is None
+    assert provenance.commit(checkout.folder / "zoo") is None
     monkeypatch.setenv("PATH", "")
-    assert cell_module.commit(checkout.folder) is None
+    assert provenance.commit(checkout.folder) is None
 
 
 @pytest.mark.parametrize("commit", ["0123456789ab+changes", None])
 def test_a_cell_says_of_which_commit_it_is(tmp_path, monkeypatch, commit):
-    monkeypatch.setattr(cell_module, "_LOADED", commit)
+    monkeypatch.setattr(provenance, "_LOADED", commit)
     assert record(run(tmp_path, RANDOM, hyperparams={}))["versions"].get(COMMIT) == commit
 
 

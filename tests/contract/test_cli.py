@@ -110,8 +110,7 @@ def test_a_run_is_laid_out_as_rl_zoo3_lays_it_out(trained):
 
 
 def test_a_second_run_gets_the_next_number_even_if_another_took_it_meanwhile(empty_folder, monkeypatch):
-    monkeypatch.setattr("rl_zoo3.exp_manager.get_latest_run_id", lambda *_: 0)
-    monkeypatch.setattr("pg_zoo.experiment.get_latest_run_id", lambda *_: 0)
+    monkeypatch.setattr("pg_zoo.runs.folder.get_latest_run_id", lambda *_: 0)
     for _ in range(2):
         assert main(["train", "-n", "32", "--eval-freq", "-1", *SMALL]) == 0
     assert {path.parent.name for path in empty_folder.rglob("CartPole-v1.zip")} == {"CartPole-v1_1", "CartPole-v1_2"}

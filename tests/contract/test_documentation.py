@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pg_zoo import backends
-from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, run_cell
-from pg_zoo.cli import _parser, main
-from pg_zoo.hyperparameters import data_only
-from pg_zoo.report import write_report
+from pg_zoo.cli import main
+from pg_zoo.options import make_parser
+from pg_zoo.pages.report import write_report
+from pg_zoo.recipes.trust import data_only
+from pg_zoo.runs import backends
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import run_cell
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -108,7 +110,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypa
         elif [name, *argv] in elsewhere:
             continue  # the same words are run there
         elif argv[0] in ONLY_READ:
-            assert _parser().parse_args(argv).subcommand == argv[0]
+            assert make_parser().parse_args(argv).subcommand == argv[0]
         else:
             argv = [STAND_INS.get(word, word) for word in argv]
             assert main([*argv, *SHORT[argv[0]].split()]) == 0, argv

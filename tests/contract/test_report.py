@@ -14,16 +14,17 @@ import pytest
 from prose import saying, says
 from synthetic import spread, write_cell, write_grid, write_results
 
-from pg_zoo import figures, statistics
 from pg_zoo.cli import main
-from pg_zoo.document import Bullets, Details, Heading, Table, Text, markdown, page
 from pg_zoo.errors import UserError
-from pg_zoo.findings import Findings, find_scale, pairs
-from pg_zoo.hyperparameters import find_entry
-from pg_zoo.report import write_report
-from pg_zoo.results import read
-from pg_zoo.statistics import Estimate
-from pg_zoo.storage import COMMIT
+from pg_zoo.pages import figures
+from pg_zoo.pages.document import Bullets, Details, Heading, Table, Text, markdown, page
+from pg_zoo.pages.report import write_report
+from pg_zoo.recipes.files import find_entry
+from pg_zoo.results import statistics
+from pg_zoo.results.findings import Findings, find_scale, pairs
+from pg_zoo.results.statistics import Estimate
+from pg_zoo.results.storage import COMMIT
+from pg_zoo.results.tables import read
 from pg_zoo.words import count, duration, interval, listed, number, ranges
 
 

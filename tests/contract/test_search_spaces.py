@@ -14,11 +14,12 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
-from pg_zoo.cell import Cell, resolved, run_cell
-from pg_zoo.hyperparameters import FILES_OF_RL_ZOO3
 from pg_zoo.lookup import find_algorithm, plugin_warnings
-from pg_zoo.spaces import search_space
-from pg_zoo.tune import with_entry
+from pg_zoo.recipes.files import FILES_OF_RL_ZOO3
+from pg_zoo.recipes.writing import with_entry
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import resolved, run_cell
+from pg_zoo.tuning.spaces import search_space
 
 OURS = sorted(registry.plugins(registry.ALGORITHMS))
 REFERENCES = sorted(
@@ -123,7 +124,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     n_ended = sum(trial.state.is_finished() for trial in study.trials)
     assert 2 <= n_ended < 40
     # The last trials: one is enough to see that those of before are kept and counted.
-    from pg_zoo.search import Search, Task
+    from pg_zoo.tuning.search import Search, Task
 
     task = Task("a2c", "pg/TorqueBandit-v0", 2000, 1, 2, 5, 30, "cpu")
     again = Search(folder, task, lambda trial: {"n_timesteps": 100}, {}, seed=0)

@@ -17,12 +17,15 @@ from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
 import pg_agents
 from pg_agents import registry
 from pg_agents.evaluation import evaluate_policy
-from pg_zoo import trained
-from pg_zoo.cell import Cell, run_cell
-from pg_zoo.cli import _parser, main
+from pg_zoo.cli import main
+from pg_zoo.commands.enjoy import _find_model, _make_env
 from pg_zoo.errors import UserError
+from pg_zoo.evidence import agents as trained
 from pg_zoo.lookup import find_env
-from pg_zoo.replay import _find_model, _make_env, takes_most_probable
+from pg_zoo.options import make_parser
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.evaluating import takes_most_probable
+from pg_zoo.runs.training import run_cell
 
 N_EPISODES = 20
 SHORT = {"n_timesteps": 64, "n_envs": 2, "n_steps": 16, "batch_size": 16, "n_epochs": 1, "policy": "MlpPolicy"}
@@ -38,7 +41,7 @@ def empty_folder(tmp_path, monkeypatch):
 def test_an_agent_that_comes_with_the_zoo_scores_what_is_recorded(agent):
     find_env(agent.env)
     options = ["--algo", agent.algo, "--env", agent.env, "--no-render", "--seed", "7", "--n-envs", "10"]
-    args = _parser().parse_args(["enjoy", *options])
+    args = make_parser().parse_args(["enjoy", *options])
     _, path, folder = _find_model(args)
     assert Path(path).is_relative_to(trained.AGENTS)
     model = registry.algorithm(agent.algo).load(path, device="cpu")

@@ -15,10 +15,12 @@ from prose import says
 from rl_zoo3.utils import get_saved_hyperparams
 
 import pg_agents
-from pg_zoo.cell import Cell, resolved
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.hyperparameters import data_only, files, find_entry
+from pg_zoo.recipes.files import files, find_entry
+from pg_zoo.recipes.trust import data_only
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import resolved
 
 SHORT = {"n_timesteps": 16, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
 EVALUATED = ("monitor_kwargs", "normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
@@ -153,7 +155,7 @@ def test_wrappers_are_named(name):
 
 
 def test_our_parser_makes_data_of_what_rl_zoo3_would_evaluate(monkeypatch):
-    monkeypatch.setattr(rl_zoo3.exp_manager, "eval", pytest.fail, raising=False)
+    monkeypatch.setattr("pg_zoo.recipes.trust.eval", pytest.fail, raising=False)
     entry = {
         "monitor_kwargs": "dict(info_keywords=())",
         "normalize": "{'norm_obs': True, 'norm_reward': False}",

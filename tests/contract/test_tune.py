@@ -14,11 +14,15 @@ from gymnasium import spaces
 from optuna.trial import TrialState
 from prose import saying, says
 
-from pg_zoo import benchmark, evidence, search, tune
 from pg_zoo.cli import main
+from pg_zoo.commands import tune
 from pg_zoo.errors import UserError
-from pg_zoo.search import Search, Task
-from pg_zoo.spaces import as_text, search_space
+from pg_zoo.evidence import entries, scored
+from pg_zoo.recipes.writing import with_entry
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.tuning import search
+from pg_zoo.tuning.search import Search, Task
+from pg_zoo.tuning.spaces import as_text, search_space
 
 BEST_GAMMA = 0.93
 TASK = Task("ppo", "CartPole-v1", 100, seeds=2, eval_points=4, eval_episodes=1, final_episodes=1, device="cpu")
@@ -87,7 +91,7 @@ def trainings(monkeypatch):
 
     monkeypatch.setattr(search, "run_cell", trainings)
     monkeypatch.setattr(search, "_Worker", ThreadWorker)
-    monkeypatch.setattr(tune, "run_grid", partial(benchmark.run_grid, backend=in_this_process))
+    monkeypatch.setattr(tune, "run_grid", partial(run_grid, backend=in_this_process))
     return trainings
 
 
@@ -258,7 +262,7 @@ def test_the_winner_is_scored_on_seeds_that_did_not_choose_it(trainings, zoo, tm
     assert by_stage[1000] == {(seed, gamma) for seed in range(1000, 1005) for gamma in (winner, None)}
     for folder in (out, zoo):
         entry = yaml.safe_load((folder / "ppo.yml").read_text())["CartPole-v1"]
-        stored = evidence.read(folder / "evidence/ppo/CartPole-v1.json")
+        stored = scored.read(folder / "evidence/ppo/CartPole-v1.json")
         assert entry["gamma"] == winner
         assert (stored.hyperparams, stored.seeds) == (entry, [1000, 1001, 1002, 1003, 1004])
         assert stored.mean == pytest.approx(100 - 100 * abs(winner - BEST_GAMMA), abs=0.02)
@@ -270,13 +274,13 @@ def put_evidence(zoo, *seeds):
     known = dict.fromkeys(["n_timesteps", "final_episodes", "deterministic", "steps_per_second", "wall_time"], 1)
     known |= {"versions": {}, "machine": {}, "date": "", "command": "", "mean": 0.0, "interval": [0.0, 0.0]}
     known |= {"hyperparams": {"n_timesteps": 100, "gamma": 0.5}, "seeds": [*seeds], "scores": [0.0] * len(seeds)}
-    return evidence.Evidence("ppo", "CartPole-v1", **known).write(zoo)
+    return scored.Evidence("ppo", "CartPole-v1", **known).write(zoo)
 
 
 def test_the_winner_is_scored_on_seeds_above_those_of_the_evidence_that_there_was(trainings, zoo, tmp_path):
     path, out = put_evidence(zoo, *range(1000, 1010)), tmp_path / "out"
     assert tuned(out, "--write", zoo) == 0
-    assert evidence.read(path).seeds == [1010, 1011, 1012, 1013, 1014]
+    assert scored.read(path).seeds == [1010, 1011, 1012, 1013, 1014]
     assert min(cell.seed for cell in trainings.begun if cell.seed >= 1000) == 1010
     # The evidence that it has written itself does not move them.
     trainings.begun.clear()
@@ -351,7 +355,7 @@ def test_whether_it_is_better_is_decided_by_the_paired_difference_on_seeds_of_it
 
 
 def test_without_write_the_entry_is_not_touched_and_is_not_said_to_be(trainings, zoo, tmp_path, capsys, monkeypatch):
-    entry = evidence.Entry("ppo", "CartPole-v1", {"n_timesteps": 100, "gamma": BEST_GAMMA}, zoo)
+    entry = entries.Entry("ppo", "CartPole-v1", {"n_timesteps": 100, "gamma": BEST_GAMMA}, zoo)
     monkeypatch.setattr(tune, "entries", lambda zoo: [entry])
     assert tuned(tmp_path / "out") == 0
     assert (zoo / "ppo.yml").read_text() == ZOO
@@ -374,7 +378,7 @@ def test_run_again_it_compares_with_the_entry_of_the_start_and_trains_nothing_mo
     # And with more trials, it is still that entry that the winner has to beat.
     assert tuned(out, "--write", zoo, trials=30) == 0
     # If another one wins, it is scored with the seeds that the first one was scored with, which the evidence says.
-    found = evidence.read(zoo / "evidence/ppo/CartPole-v1.json")
+    found = scored.read(zoo / "evidence/ppo/CartPole-v1.json")
     assert (zoo / "ppo.yml").read_text() != written
     assert not found.fresh
     assert found.seeds == [1000, 1001, 1002, 1003, 1004]
@@ -403,14 +407,14 @@ def test_ended_between_entry_and_evidence_it_is_repaired_by_running_it_again(tra
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evidence.Evidence, "write", end)
+        patch.setattr(scored.Evidence, "write", end)
         with suppress(KeyboardInterrupt):
             tuned(tmp_path / "out", "--write", zoo)
-    (entry,) = evidence.entries(zoo)
+    (entry,) = entries.entries(zoo)
     assert entry.hyperparams["gamma"] != 0.5
     assert not entry.path.exists()
     assert tuned(tmp_path / "out", "--write", zoo) == 0
-    assert [found.hyperparams for found in evidence.collect(zoo)] == [entry.hyperparams]
+    assert [found.hyperparams for found in scored.collect(zoo)] == [entry.hyperparams]
 
 
 def test_without_an_entry_a_new_one_is_written(trainings, tmp_path):
@@ -494,7 +498,7 @@ def test_a_search_space_that_fails_is_one_line_before_any_work(drawn, said, caps
     ],
 )
 def test_one_entry_is_set_and_nothing_else_changes(old, new, tmp_path):
-    assert tune.with_entry(old, "E-v1", {"gamma": 0.9}, tmp_path) == new
+    assert with_entry(old, "E-v1", {"gamma": 0.9}, tmp_path) == new
 
 
 @pytest.mark.parametrize(
@@ -508,7 +512,7 @@ def test_one_entry_is_set_and_nothing_else_changes(old, new, tmp_path):
 )
 def test_a_file_in_which_one_entry_cannot_be_set_alone_is_refused(text, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        tune.with_entry(text, "E-v1", {"gamma": 0.9}, tmp_path / "ppo.yml")
+        with_entry(text, "E-v1", {"gamma": 0.9}, tmp_path / "ppo.yml")
 
 
 # Search spaces
@@ -531,7 +535,7 @@ def test_a_plugins_algorithm_has_its_parents_space_or_its_own_and_any_other_is_t
         pass
 
     classes = {"child": Child, "own": Own, "foreign": Foreign}
-    monkeypatch.setattr("pg_zoo.spaces.find_algorithm", classes.__getitem__)
+    monkeypatch.setattr("pg_zoo.tuning.spaces.find_algorithm", classes.__getitem__)
 
     def drawn(algo):
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()

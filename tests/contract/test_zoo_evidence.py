@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pg_zoo.evidence import FIRST_SEED, collect, entries, read, replay, table
+from pg_zoo.evidence.entries import entries
+from pg_zoo.evidence.scored import FIRST_SEED, collect, read, replay
+from pg_zoo.pages.scores import table
 from pg_zoo.words import interval
 
 ROOT = Path(__file__).parents[2]

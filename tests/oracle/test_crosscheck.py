@@ -13,12 +13,19 @@ from prose import says
 
 import pg_agents
 from pg_agents.agent import PolicyGradient
-from pg_zoo import crosscheck, evidence
-from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, run_cell
 from pg_zoo.cli import main
+from pg_zoo.commands import crosscheck
+from pg_zoo.crosscheck import parameters
+from pg_zoo.crosscheck.scores import Scores, compare_scores
 from pg_zoo.errors import UserError
+from pg_zoo.evidence.entries import Entry
 from pg_zoo.lookup import find_env
+from pg_zoo.pages.crosscheck import Row, document, tallies
+from pg_zoo.results import storage
+from pg_zoo.results.statistics import Equivalence
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import run_cell
 
 PPO = {"n_timesteps": 256, "n_envs": 2, "n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy": "MlpPolicy"}
 A2C = {"n_timesteps": 160, "n_envs": 2, "n_steps": 8, "policy": "MlpPolicy"}
@@ -47,17 +54,17 @@ def cell(algo="ppo", env="CartPole-v1", **hyperparams):
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
 def test_an_entry_of_any_kind_is_compared(algo, hyperparams):
     one = cell(algo, **hyperparams)
-    found = crosscheck.compare_parameters(one, 2)
+    found = parameters.compare_parameters(one, 2)
     assert str(found) == "equal"
     # All of this short training, because it ends before 5000 steps.
     assert found.updates == np.ceil(one.n_timesteps / (one.hyperparams["n_steps"] * 2))
 
 
 def test_as_many_updates_are_compared_as_were_asked_for(monkeypatch):
-    monkeypatch.setattr(crosscheck, "MIN_STEPS", 100)
-    assert crosscheck.compare_parameters(cell("ppo"), 3).updates == 3
-    assert crosscheck.compare_parameters(cell("ppo"), 1).updates == 2  # 64 steps are less than 100
-    assert crosscheck.compare_parameters(cell("ppo", n_timesteps=10_000), 5).updates == 5
+    monkeypatch.setattr(parameters, "MIN_STEPS", 100)
+    assert parameters.compare_parameters(cell("ppo"), 3).updates == 3
+    assert parameters.compare_parameters(cell("ppo"), 1).updates == 2  # 64 steps are less than 100
+    assert parameters.compare_parameters(cell("ppo", n_timesteps=10_000), 5).updates == 5
 
 
 def one_epoch_less(monkeypatch):
@@ -89,13 +96,13 @@ def other_clip_range(monkeypatch):
 @pytest.mark.parametrize("fault", [one_epoch_less, other_lambda, slightly_other_learning_rate, other_clip_range])
 def test_a_broken_ppo_is_found(fault, monkeypatch):
     fault(monkeypatch)
-    found = crosscheck.compare_parameters(cell(learning_rate=0.01), 2)
+    found = parameters.compare_parameters(cell(learning_rate=0.01), 2)
     assert found.contradicts
     assert str(found).startswith("**different**: up to ")
 
 
 def test_other_statistics_of_the_normalisation_are_found(monkeypatch):
-    learnt = crosscheck._learnt
+    learnt = parameters._learnt
 
     def shifted(one, updates):
         arrays, done = learnt(one, updates)
@@ -104,8 +111,8 @@ def test_other_statistics_of_the_normalisation_are_found(monkeypatch):
             arrays["normalisation..mean"] = np.nextafter(arrays["normalisation..mean"], 9)
         return arrays, done
 
-    monkeypatch.setattr(crosscheck, "_learnt", shifted)
-    assert set(crosscheck.compare_parameters(cell(normalize=True), 2).differences) == {"normalisation..mean"}
+    monkeypatch.setattr(parameters, "_learnt", shifted)
+    assert set(parameters.compare_parameters(cell(normalize=True), 2).differences) == {"normalisation..mean"}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,7 @@ def test_other_statistics_of_the_normalisation_are_found(monkeypatch):
     ids=str,
 )
 def test_what_sb3_does_not_have_is_named(hyperparams, named):
-    found = crosscheck.compare_parameters(cell(**hyperparams), 2)
+    found = parameters.compare_parameters(cell(**hyperparams), 2)
     assert str(found).startswith("cannot be compared: ")
     assert named in str(found)
     assert not found.contradicts
@@ -139,7 +146,7 @@ def check(tmp_path, monkeypatch):
     monkeypatch.setattr(crosscheck, "run_grid", partial(run_grid, backend=here))
 
     def check(entries, *options):
-        own = [evidence.Entry(*one, tmp_path) for one in entries]
+        own = [Entry(*one, tmp_path) for one in entries]
         monkeypatch.setattr(crosscheck, "entries", lambda: own)
         status = main(["crosscheck", "--jobs", "1", *options])
         page = Path("runs/crosscheck/crosscheck.md")
@@ -177,7 +184,7 @@ def die(entry, updates):
 def test_a_process_that_dies_is_a_row(monkeypatch):
     monkeypatch.setattr(crosscheck, "_examine", die)
     found = crosscheck._examine_apart(3, 0)
-    assert found == (None, crosscheck.Parameters(reason="**failed**: its process ended with status 3", failed=True))
+    assert found == (None, parameters.Parameters(reason="**failed**: its process ended with status 3", failed=True))
 
 
 def test_scores_are_compared_and_stored(check, capsys):
@@ -219,7 +226,7 @@ def test_scores_are_compared_and_stored(check, capsys):
 )
 def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_path):
     store(tmp_path, ours, theirs)
-    found = crosscheck.compare_scores(cell(), tmp_path, 3, 100_000, 0.1)
+    found = compare_scores(cell(), tmp_path, 3, 100_000, 0.1)
     assert (found.verdict, found.contradicts) == (verdict, contradicts)
     if found.result:
         assert (found.result.margin, found.speedup, found.steps, found.engine) == (45, 6, 256, "mlp")
@@ -227,26 +234,26 @@ def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_pa
 
 def test_output_and_page_tell_how_many_are_shown_and_how_many_are_not():
     def scores(difference, half, failed=0):
-        result = crosscheck.Equivalence(difference, difference - half, difference + half, margin=1.0, n=3)
-        return crosscheck.Scores([0.0] * 3, [0.0] * 3, 10, result=None if half is None else result, failed=failed)
+        result = Equivalence(difference, difference - half, difference + half, margin=1.0, n=3)
+        return Scores([0.0] * 3, [0.0] * 3, 10, result=None if half is None else result, failed=failed)
 
-    entry, equal = evidence.Entry("ppo", "CartPole-v1", PPO, Path()), crosscheck.Parameters(3, {})
+    entry, equal = Entry("ppo", "CartPole-v1", PPO, Path()), parameters.Parameters(3, {})
     rows = [
-        crosscheck.Row(entry, equal, one)
+        Row(entry, equal, one)
         for one in (scores(0, 0.5), scores(0, 0.9), scores(0, 1.5), scores(-1, 0.5), scores(0, 2), scores(-3, 1))
     ]
     rows += [
-        crosscheck.Row(entry, equal, crosscheck.Scores([0.0] * 2, [0.0] * 3, 10, failed=1)),
-        crosscheck.Row(entry, equal, crosscheck.Scores([0.0] * 3, [0.0] * 3, 10)),
-        crosscheck.Row(entry, crosscheck.Parameters(3, {"x": 0.1})),
-        crosscheck.Row(entry, crosscheck.Parameters(reason="SB3 has no y")),
+        Row(entry, equal, Scores([0.0] * 2, [0.0] * 3, 10, failed=1)),
+        Row(entry, equal, Scores([0.0] * 3, [0.0] * 3, 10)),
+        Row(entry, parameters.Parameters(3, {"x": 0.1})),
+        Row(entry, parameters.Parameters(reason="SB3 has no y")),
     ]
     said = [
         "Parameters: equal 8, different 1, not compared 1",
         "Scores: equivalent 2, not shown 3, different 1, no margin 1, failed 1",
     ]
-    assert crosscheck.tallies(rows) == said
-    page = crosscheck.document(rows, SimpleNamespace(updates=3, seeds=3, max_steps=10, final_episodes=7, margin=0.1))
+    assert tallies(rows) == said
+    page = document(rows, SimpleNamespace(updates=3, seeds=3, max_steps=10, final_episodes=7, margin=0.1))
     assert all(f"\n**{line}.**\n" in page for line in said)
     # That something is not shown contradicts nothing.
     assert [row.contradicts for row in rows] == [False] * 5 + [True, True, False, True, False]
@@ -271,7 +278,7 @@ def test_a_page_that_cannot_be_written_is_one_line_that_names_the_option(check, 
 def test_scores_of_another_version_prove_nothing(tmp_path):
     store(tmp_path, [500, 500], [500, 500], torch_version="1.0")
     with pytest.raises(UserError, match="has scores made with another version of torch: choose another -o"):
-        crosscheck.compare_scores(cell(), tmp_path, 2, 100_000, 0.1)
+        compare_scores(cell(), tmp_path, 2, 100_000, 0.1)
 
 
 def store(tmp_path, ours, theirs, torch_version=th.__version__):
@@ -281,7 +288,7 @@ def store(tmp_path, ours, theirs, torch_version=th.__version__):
             # The rest of what a cell tells does not matter here.
             path = tmp_path / "cells" / algo.replace("/", "-") / "CartPole-v1" / f"seed_{seed}/cell.json"
             path.parent.mkdir(parents=True)
-            record = dict.fromkeys(evidence._OF_A_CELL) | {"format": 1, "algo": algo, "env": "CartPole-v1"}
+            record = dict.fromkeys(storage._OF_A_CELL) | {"format": 1, "algo": algo, "env": "CartPole-v1"}
             record |= {"versions": {"torch": torch_version}, "engine": "mlp"}
             path.write_text(json.dumps({**record, "seed": seed, "score": score, "steps_per_second": speed}))
 

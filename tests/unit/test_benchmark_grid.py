@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from prose import saying, says
 
-from pg_zoo import backends, benchmark
-from pg_zoo.backends import local
-from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell
 from pg_zoo.errors import UserError
-from pg_zoo.storage import RANDOM, asked_for, new_folder
+from pg_zoo.results.storage import RANDOM, asked_for, new_folder
+from pg_zoo.runs import backends, grid
+from pg_zoo.runs.backends import local
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
 
 CELLS = [Cell(algo, "pg/X-v0", seed, {"n_timesteps": 100, "gamma": 0.5}) for seed in (0, 1) for algo in ("a", "sb3/b")]
 
@@ -146,7 +146,7 @@ def test_a_cell_that_was_made_otherwise_is_neither_kept_nor_overwritten(tmp_path
 
 def test_seeds_made_with_another_default_of_the_algorithm_are_refused(tmp_path, monkeypatch):
     run(tmp_path, CELLS[:1])
-    monkeypatch.setattr("pg_zoo.benchmark.defaults", lambda cell: {"n_steps": 2048})
+    monkeypatch.setattr("pg_zoo.runs.grid.defaults", lambda cell: {"n_steps": 2048})
     run(tmp_path, CELLS[2:3])  # results of before there was a record of defaults
     path = tmp_path / CELLS[0].path / "cell.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "defaults": {"n_steps": 64}}))
@@ -247,14 +247,14 @@ def test_a_full_disk_stops_the_grid_with_what_is_stored(tmp_path):
 
 
 def test_a_traceback_that_cannot_be_stored_stops_the_grid(tmp_path, monkeypatch):
-    write = benchmark.write_whole
+    write = grid.write_whole
 
     def full(path, text):
         if path.parent.name == "failed":
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, text)
 
-    monkeypatch.setattr(benchmark, "write_whole", full)
+    monkeypatch.setattr(grid, "write_whole", full)
     with pytest.raises(UserError, match="No space left"):
         run(tmp_path, fails={CELLS[0]: "error"})
     assert not any("failed" in name for name in files(tmp_path))
@@ -304,7 +304,7 @@ def test_two_grids_do_not_write_to_one_folder_at_once(tmp_path):
 
 def test_time_left_counts_steps_and_not_cells(tmp_path, monkeypatch, capsys):
     now = 0.0
-    monkeypatch.setattr(benchmark.time, "monotonic", lambda: now)
+    monkeypatch.setattr(grid.time, "monotonic", lambda: now)
     cells = [
         Cell(RANDOM, "X", 0, {}),
         *(Cell("a", "X", seed, {"n_timesteps": steps}) for seed, steps in enumerate((100, 700, 200))),
@@ -333,7 +333,7 @@ def test_time_left_counts_steps_and_not_cells(tmp_path, monkeypatch, capsys):
     ("seconds", "words"), [(0.4, "0 s"), (119, "119 s"), (121, "2 min"), (7199, "120 min"), (7201, "2 h"), (-5, "0 s")]
 )
 def test_time_left_in_words(seconds, words):
-    assert benchmark.time_left(seconds) == f"about {words} left"
+    assert grid.time_left(seconds) == f"about {words} left"
 
 
 # The processes of the local backend, which do something else than a training here

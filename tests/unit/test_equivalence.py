@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pg_zoo.crosscheck import Parameters, differences, equivalence, reference_range
+from pg_zoo.crosscheck.parameters import Parameters, differences
+from pg_zoo.crosscheck.scores import reference_range
+from pg_zoo.results.statistics import equivalence
 
 
 @pytest.mark.parametrize(

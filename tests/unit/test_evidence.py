@@ -7,11 +7,12 @@ import pytest
 import yaml
 from prose import says
 
-from pg_zoo import evidence
 from pg_zoo.cli import main
 from pg_zoo.errors import UserError
-from pg_zoo.evidence import Evidence
-from pg_zoo.storage import COMMIT
+from pg_zoo.evidence import scored
+from pg_zoo.evidence.scored import Evidence
+from pg_zoo.pages.scores import comparison, table
+from pg_zoo.results.storage import COMMIT, read_cells
 
 ENTRY = {"n_timesteps": 1e5, "policy": "MlpPolicy", "learning_rate": "lin_0.001"}
 SCORES = [-120.0, -180.0, -170.0, -160.0, -150.0]
@@ -66,18 +67,18 @@ def test_evidence_says_what_the_cells_say(results, zoo, capsys):
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
     path = zoo / "evidence/ppo/Pendulum-v1.json"
     assert capsys.readouterr().out == f"{path}\n"
-    found = evidence.read(path)
+    found = scored.read(path)
     assert (found.algo, found.env, found.hyperparams, found.n_timesteps) == ("ppo", "Pendulum-v1", ENTRY, 100_000)
     assert (found.seeds, found.scores, found.mean) == ([1000, 1001, 1002, 1003, 1004], SCORES, -156.0)
     assert (found.steps_per_second, found.wall_time, found.final_episodes) == (1e4, 10.0, 100)
     assert (found.date, found.command) == ("2026-01-02T00:00:00+00:00", "pg-zoo again")
     assert (found.random, found.best) == (-1100.0, None)
-    assert found == evidence.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
+    assert found == scored.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
 
 
 def test_the_interval_is_students(results):
     add_cells(results)
-    found = evidence.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
+    found = scored.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
     # Deviations from -156 are 36, -24, -14, -4, 6: s = sqrt(2120 / 4), and t has its 97.5 % quantile at 2.776445.
     half = 2.776445 * (2120 / 4) ** 0.5 / 5**0.5
     assert found.interval == pytest.approx([-156 - half, -156 + half], rel=1e-6)
@@ -87,7 +88,7 @@ def test_a_note_stays_when_the_evidence_is_measured_again(results, zoo):
     add_cells(results)
     some_evidence(note="out of reach").write(zoo)
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
-    found = evidence.read(zoo / "evidence/ppo/Pendulum-v1.json")
+    found = scored.read(zoo / "evidence/ppo/Pendulum-v1.json")
     assert (found.note, found.fresh) == ("out of reach", True)
 
 
@@ -110,7 +111,7 @@ def test_fresh_seeds_after_a_change_are_evidence(results, zoo):
     some_evidence(**OLD, seeds=[1006, 1007, 1008], scores=[1.0] * 3).write(zoo)
     add_cells(results, first_seed=1009)
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
-    found = evidence.read(zoo / "evidence/ppo/Pendulum-v1.json")
+    found = scored.read(zoo / "evidence/ppo/Pendulum-v1.json")
     assert (found.hyperparams, found.seeds[0], found.note, found.fresh) == (ENTRY, 1009, "old", True)
 
 
@@ -121,10 +122,10 @@ def test_seeds_that_are_not_fresh_need_an_option_and_the_table_says_so_until_the
     # Measured once more, they are no fresher.
     assert main(["evidence", str(results), "--zoo", str(zoo)]) == 0
     said = "an earlier version of the entry was scored with some of these seeds |"
-    assert f" | old; {said}\n" in evidence.table(evidence.collect(zoo))
+    assert f" | old; {said}\n" in table(scored.collect(zoo))
     add_cells(results.with_name("fresh"), first_seed=1005)
     assert main(["evidence", str(results.with_name("fresh")), "--zoo", str(zoo)]) == 0
-    assert said not in evidence.table(evidence.collect(zoo))
+    assert said not in table(scored.collect(zoo))
     assert capsys.readouterr().err == ""
 
 
@@ -132,13 +133,13 @@ def test_evidence_names_all_commits_that_it_is_of_and_they_need_not_be_the_same(
     add_cells(results, scores=SCORES[:2], versions={"pg-agents": "0.1.0"})  # as they were stored at first
     add_cells(results, scores=SCORES[2:4], first_seed=1002, versions={"pg-agents": "0.1.0", COMMIT: "1a"})
     add_cells(results, scores=SCORES[4:], first_seed=1004, versions={"pg-agents": "0.1.0", COMMIT: "2b+changes"})
-    found = evidence.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
+    found = scored.from_cells(results, "ppo", "Pendulum-v1", ENTRY)
     assert found.versions == {"pg-agents": "0.1.0", COMMIT: "1a, 2b+changes"}
 
 
 def test_best_and_random_scores_of_our_own_environments_are_the_known_ones():
-    assert evidence.references("pg/ShortCorridor-v0", None, []) == (-12.0, (pytest.approx(-11.65685), "optimum"))
-    assert evidence.references("CartPole-v1", None, [{"score": 20.0}, {"score": 24.0}]) == (22.0, (475.0, "solved"))
+    assert scored.references("pg/ShortCorridor-v0", None, []) == (-12.0, (pytest.approx(-11.65685), "optimum"))
+    assert scored.references("CartPole-v1", None, [{"score": 20.0}, {"score": 24.0}]) == (22.0, (475.0, "solved"))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_a_mistake_is_one_line(argv, said, capsys, tmp_path, monkeypatch):
 def test_results_of_another_version_are_refused(results):
     add_cells(results, format=2)
     with pytest.raises(UserError, match=r"has format 2, but this version of pg-agents reads 1"):
-        evidence.read_cells(results)
+        read_cells(results)
 
 
 @pytest.mark.parametrize(
@@ -237,14 +238,14 @@ def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents
 def test_a_file_that_is_no_evidence_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"algo": "ppo"}')
     with pytest.raises(UserError, match=r"x\.json is no evidence"):
-        evidence.read(tmp_path / "x.json")
+        scored.read(tmp_path / "x.json")
 
 
 def test_evidence_of_an_entry_that_was_changed_is_not_shown(zoo, capsys):
     some_evidence().write(zoo)
-    assert [found.env for found in evidence.collect(zoo)] == ["Pendulum-v1"]
+    assert [found.env for found in scored.collect(zoo)] == ["Pendulum-v1"]
     (zoo / "ppo.yml").write_text(yaml.safe_dump({"Pendulum-v1": {**ENTRY, "gamma": 0.9}}))
-    assert evidence.collect(zoo) == []
+    assert scored.collect(zoo) == []
     assert "the entry has changed since (gamma is None and not 0.9)" in capsys.readouterr().err
 
 
@@ -272,11 +273,11 @@ def with_mean(mean, **changed):
 )
 def test_the_comparison_claims_only_what_the_interval_of_the_difference_says(mean, n_timesteps, answer):
     ours = with_mean(mean, n_timesteps=n_timesteps)
-    assert evidence.comparison(ours, THEIRS) == answer
-    assert evidence.comparison(ours, None) == ""
+    assert comparison(ours, THEIRS) == answer
+    assert comparison(ours, None) == ""
     # Of an older environment, the direction is told too, but more steps are none to compare with.
     older = answer if answer == "more steps" else f"{answer} (older environment)"
-    assert evidence.comparison(ours, {**THEIRS, "env": "Pendulum-v0"}) == older
+    assert comparison(ours, {**THEIRS, "env": "Pendulum-v0"}) == older
 
 
 def test_a_difference_is_shown_where_the_two_intervals_overlap_but_that_of_the_difference_leaves_out_0():
@@ -284,7 +285,7 @@ def test_a_difference_is_shown_where_the_two_intervals_overlap_but_that_of_the_d
     scores = [-192.7 + 6.3 * 10**0.5 * d * (0.9**0.5) for d in (-1, 1) * 5]
     ours = some_evidence(scores=scores, seeds=[*range(1000, 1010)], mean=-192.7, interval=[-207.0, -178.4])
     assert np.std(scores, ddof=1) / 10**0.5 == pytest.approx(6.3)
-    assert evidence.comparison(ours, evidence.published()["ppo"]["Pendulum-v1"]) == "lower"
+    assert comparison(ours, scored.published()["ppo"]["Pendulum-v1"]) == "lower"
 
 
 def test_the_table_has_one_row_for_each_entry(zoo, tmp_path):
@@ -307,7 +308,7 @@ def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_
     more = with_mean(500.0, env="CartPole-v1", n_timesteps=100_001)
     older = with_mean(290.0, env="LunarLander-v3")
     unpublished = some_evidence(env="pg/RPSMatch-v0")
-    text = evidence.table([*pendulum, acrobot, more, older, unpublished])
+    text = table([*pendulum, acrobot, more, older, unpublished])
     assert (
         "4 scores can be compared with SB3's in rl_zoo3, at no more steps. higher: 1, not shown: 1, lower: 2.\n"
         "1 score can be compared with SB3's in rl_zoo3 of an older environment, at no more steps. higher: 1, "
@@ -315,7 +316,7 @@ def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_
     ) in text
     assert "| 242.1 ± 31.82, 1,000,000 steps (LunarLander-v2) | higher (older environment) |" in text
     assert "| more steps |" in text
-    assert "can be compared" not in evidence.table([more, unpublished])
+    assert "can be compared" not in table([more, unpublished])
 
 
 def test_random_actions_score_one_number_on_an_environment_that_of_most_episodes():
@@ -323,12 +324,12 @@ def test_random_actions_score_one_number_on_an_environment_that_of_most_episodes
     many = with_mean(0.0, random=-184.4, final_episodes=101)
     unknown = with_mean(0.0, algo="reinforce")
     other_task = with_mean(0.0, algo="mine", random=-5.0, hyperparams={"env_kwargs": {"g": 9.0}})
-    rows = evidence.table([few, many, unknown, other_task]).splitlines()[-4:]
+    rows = table([few, many, unknown, other_task]).splitlines()[-4:]
     assert [row.split(" | ")[7] for row in rows] == ["-184.4", "-184.4", "-184.4", "-5"]
 
 
 def test_the_row_says_of_how_many_episodes_each_score_is():
-    *_, head, _, row = evidence.table([with_mean(0.0, final_episodes=50)]).splitlines()
+    *_, head, _, row = table([with_mean(0.0, final_episodes=50)]).splitlines()
     assert dict(zip(head.split(" | "), row.split(" | "), strict=True))["episodes"] == "50"
 
 
@@ -336,12 +337,12 @@ def test_the_row_says_of_how_many_episodes_each_score_is():
     ("interval", "said"), [([200.0, 204.0], "reached"), ([190.0, 210.0], "not shown"), ([180.0, 199.0], "not reached")]
 )
 def test_the_table_says_whether_a_task_is_solved_where_the_interval_does(interval, said):
-    *_, row = evidence.table([with_mean(sum(interval) / 2, interval=interval, best=(200.0, "solved"))]).splitlines()
+    *_, row = table([with_mean(sum(interval) / 2, interval=interval, best=(200.0, "solved"))]).splitlines()
     assert f"| solved: 200, {said} |" in row
 
 
 def test_published_scores_are_rl_zoo3s():
-    published = evidence.published()
+    published = scored.published()
     older = published["ppo"]["LunarLander-v3"]
     assert older == {"env": "LunarLander-v2", "mean": 242.119, "std": 31.823, "steps": 1_000_000, "episodes": 369}
     assert published["a2c"]["Pendulum-v1"]["mean"] == -162.965

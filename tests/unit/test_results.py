@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 from synthetic import write_cell, write_grid, write_results
 
-from pg_zoo import results
-from pg_zoo.benchmark import run_grid
-from pg_zoo.cell import Cell, run_cell
 from pg_zoo.errors import UserError
-from pg_zoo.storage import UNFINISHED
+from pg_zoo.results import tables as results
+from pg_zoo.results.storage import UNFINISHED
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import run_cell
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from rliable import library, metrics
 from scipy import stats
 
-from pg_zoo import statistics
+from pg_zoo.results import statistics
 
 # Scores as trainings give them, each with mean 0 (for `capped`, to three digits).
 DRAWS = {

@@ -8,50 +8,9 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
-from typing import Any, NoReturn
 
 from pg_zoo.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Complains in one line, like every other failure."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells defaults, where there are any to tell."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.default in ("", []):
-            return action.help
-        return super()._get_help_string(action)
-
-
-class _StoreDict(argparse.Action):
-    """`name:value ...` as a dictionary, like rl_zoo3's, which however evaluates any Python."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        from pg_zoo.hyperparameters import parse_value
-
-        stored = dict(getattr(namespace, self.dest) or {})
-        for text in values or ():
-            name, colon, value = text.partition(":")
-            if not colon:
-                parser.error(f"{option_string} takes name:value, but was given {text!r}")
-            try:
-                stored[name] = parse_value(value)
-            except ValueError as error:
-                parser.error(f"{option_string} {name}: {error}")
-        setattr(namespace, self.dest, stored)
+from pg_zoo.options import make_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +42,7 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
-        parser = _parser()
+        parser = make_parser()
         args, unknown = parser.parse_known_args(argv)
         if unknown:
             command = f"pg-zoo {args.subcommand}" if args.subcommand else "pg-zoo"
@@ -104,249 +63,35 @@ def _main(argv: Sequence[str] | None) -> int:
 def _run(args: argparse.Namespace) -> int | None:
     # Imported only now: torch and rl_zoo3 take seconds, which nobody should wait for to read a help text.
     if args.subcommand == "train":
-        from pg_zoo.experiment import train
+        from pg_zoo.commands.train import train
 
         train(args)
     elif args.subcommand == "enjoy":
-        from pg_zoo.replay import enjoy
+        from pg_zoo.commands.enjoy import enjoy
 
         enjoy(args)
     elif args.subcommand == "benchmark":
-        from pg_zoo.benchmark import benchmark
+        from pg_zoo.commands.benchmark import benchmark
 
         return benchmark(args)
     elif args.subcommand == "report":
-        from pg_zoo.report import report
+        from pg_zoo.commands.report import report
 
         report(args)
     elif args.subcommand == "crosscheck":
-        from pg_zoo.crosscheck import crosscheck
+        from pg_zoo.commands.crosscheck import crosscheck
 
         return crosscheck(args)
     elif args.subcommand == "tune":
-        from pg_zoo.tune import tune
+        from pg_zoo.commands.tune import tune
 
         tune(args)
     elif args.subcommand == "evidence":
-        from pg_zoo.evidence import evidence
+        from pg_zoo.commands.evidence import evidence
 
         evidence(args)
     else:
-        from pg_zoo.listing import show
+        from pg_zoo.commands.list import show
 
         show(args.algo, args.env)
     return None
-
-
-def train_options(*argv: str) -> argparse.Namespace:
-    """The options of `pg-zoo train`, for commands that train too."""
-    return _parser().parse_args(["train", *argv])
-
-
-def _parser() -> _Parser:
-    parser = _Parser(prog="pg-zoo", description="Train and replay policy-gradient agents.")
-    parser.add_argument("--version", action="version", version=f"pg-agents {version('pg-agents')}")
-    commands = parser.add_subparsers(dest="subcommand", metavar="command")
-    _add_list(commands.add_parser("list", help="show algorithms, environments, tuned values and trained agents"))
-    _add_train(commands.add_parser("train", help="train an agent", formatter_class=_Help))
-    _add_enjoy(commands.add_parser("enjoy", help="replay a trained agent", formatter_class=_Help))
-    _add_benchmark(commands.add_parser("benchmark", help="compare algorithms over seeds", formatter_class=_Help))
-    _add_report(commands.add_parser("report", help="what a benchmark shows, as stored", formatter_class=_Help))
-    _add_tune(commands.add_parser("tune", help="search hyperparameters and score the best", formatter_class=_Help))
-    _add_evidence(commands.add_parser("evidence", help="what tuned values score: the table, or new results for it"))
-    _add_crosscheck(
-        commands.add_parser("crosscheck", help="compare our PPO and A2C with SB3's own", formatter_class=_Help)
-    )
-    return parser
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--algo", default="ppo", help="algorithm; `pg-zoo list` shows all")
-    parser.add_argument("--env", default="CartPole-v1", help="Gymnasium environment id")
-    parser.add_argument("--device", default="auto", help="torch device")
-    parser.add_argument("--num-threads", type=int, default=-1, help="threads of torch; -1: torch's default")
-    parser.add_argument("--verbose", type=int, default=1, help="0, 1, or 2, which shows tracebacks of errors")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="modules to import: they register environments")
-    parser.add_argument("--env-kwargs", nargs="+", action=_StoreDict, help="environment arguments, name:value ...")
-
-
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--algo", help="only of this algorithm")
-    parser.add_argument("--env", help="only of environments whose id has this in it, as Torque or cartpole")
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    _add_common(parser)
-    add = parser.add_argument
-    add("-n", "--n-timesteps", type=int, default=-1, help="environment steps; -1: as the hyperparameter file says")
-    add("--seed", type=int, default=-1, help="random seed; -1: a random one")
-    add(
-        "-params",
-        "--hyperparams",
-        nargs="+",
-        action=_StoreDict,
-        help="hyperparameters, name:value ...; lin_0.01 falls to 0",
-    )
-    add("-conf", "--conf-file", help="hyperparameter file (YAML or Python) or module, instead of those installed")
-    add(
-        "--trust",
-        action="store_true",
-        help="let hyperparameter files run code: Python files, expressions, any function as wrapper or callback",
-    )
-    add("-f", "--log-folder", default="logs", help="folder of all runs")
-    add("-tb", "--tensorboard-log", default="", help="TensorBoard folder; none is written by default")
-    add("-i", "--trained-agent", default="", help="saved agent (.zip) to train on; a pickle, which runs as code")
-    add("--eval-freq", type=int, default=25000, help="evaluate every so many steps; negative: never")
-    add("--eval-episodes", type=int, default=5, help="episodes of an evaluation")
-    add("--n-eval-envs", type=int, default=1, help="environments of an evaluation")
-    add("--eval-env-kwargs", nargs="+", action=_StoreDict, help="as --env-kwargs, for evaluation")
-    _add_actions(parser)
-    add("--save-freq", type=int, default=-1, help="save a checkpoint every so many steps; negative: never")
-    add(
-        "--log-interval", type=int, default=-1, help="log every so many updates; -1: the algorithm's default, -2: never"
-    )
-    add(
-        "--vec-env",
-        choices=["dummy", "subproc", "native"],
-        default="dummy",
-        help="environments one by one in this process, each in one of its own, or the environment's own vector version",
-    )
-    add("-P", "--progress", action="store_true", help="show a progress bar")
-    add("-uuid", "--uuid", action="store_true", help="give the run's folder a unique name")
-
-
-def _add_actions(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_mutually_exclusive_group()
-    actions.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="evaluate with the most probable actions; by default, unless the environment asks for the other",
-    )
-    actions.add_argument("--stochastic", action="store_true", help="evaluate with actions drawn from the policy")
-
-
-def _add_enjoy(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Replay a trained agent. Its files NAME.zip and vecnormalize.pkl are pickles, which run as code when they are "
-        "loaded, whatever you say here: replay only agents of people whom you trust."
-    )
-    _add_common(parser)
-    add = parser.add_argument
-    add(
-        "-f",
-        "--folder",
-        default=argparse.SUPPRESS,
-        help="folder of all runs (default: logs, and where it has no such run, the agents that come with pg-agents)",
-    )
-    add("-n", "--n-timesteps", type=int, default=1000, help="steps in each environment")
-    add("--n-envs", type=int, default=1, help="number of environments")
-    add("--seed", type=int, default=0, help="random seed")
-    add("--exp-id", type=int, default=0, help="number of the run; 0: the latest, -1: no folder for each run")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--shipped", action="store_true", help="the agent that comes with pg-agents, even if there is a run of your own"
-    )
-    which.add_argument("--load-best", action="store_true", help="the best model of the evaluations, not the last")
-    which.add_argument("--load-checkpoint", type=int, help="the checkpoint after so many steps")
-    which.add_argument("--load-last-checkpoint", action="store_true", help="the last checkpoint")
-    _add_actions(parser)
-    add("--no-render", action="store_true", help="show nothing but numbers, as is done without a display")
-    add("--video", nargs="?", const="", metavar="FOLDER", help="record an mp4, by default into the run's folder")
-    add(
-        "--trust",
-        action="store_true",
-        help="let the run's config.yml and args.yml run code: Python objects, expressions, any function as wrapper",
-    )
-
-
-def _add_benchmark(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--algos", nargs="+", required=True, metavar="ALGO", help="algorithms; random actions are always added")
-    add("--envs", nargs="+", required=True, metavar="ENV", help="Gymnasium environment ids")
-    add("--seeds", type=int, default=10, help="number of seeds")
-    add("--first-seed", type=int, default=0, help="the first of them")
-    add(
-        "--same-hyperparams",
-        metavar="ALGO",
-        help="all algorithms take this one's hyperparameters, not their own; for those that share them: ppo, sb3/ppo",
-    )
-    add("-n", "--n-timesteps", type=int, help="environment steps of each training, not what the hyperparameters say")
-    add("--eval-points", type=int, default=20, help="evaluations along each learning curve, evenly spaced")
-    add("--eval-episodes", type=int, default=10, help="episodes of each")
-    add("--final-episodes", type=int, default=100, help="episodes after training; their mean return is the score")
-    add("--tensorboard", action="store_true", help="keep a TensorBoard log of each training")
-    add("--keep-agents", action="store_true", help="keep the trained agents")
-    add("--device", default="cpu", help="torch device")
-    add("--jobs", type=int, help="trainings at a time; by default, one for each core (of the Ray cluster)")
-    add("--backend", choices=["local", "ray"], default="local", help="run on this machine or on a Ray cluster")
-    add("--ray-address", help="of the Ray cluster; by default RAY_ADDRESS, or a new one on this machine")
-    add("-o", "--output", required=True, metavar="FOLDER", help="results; a second start goes on with what is missing")
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("folder", help="results of `pg-zoo benchmark`, finished or not")
-    add(
-        "--baseline",
-        metavar="ALGO",
-        help="compare all others with this one; by default, each with its own in SB3, where there is one",
-    )
-    add("-o", "--output", metavar="FOLDER", help="where the report goes; by default into the results")
-    add("--verbose", type=int, default=1, help="0, 1, or 2, which shows tracebacks of errors")
-
-
-def _add_tune(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--algo", default="ppo", help="algorithm; `pg-zoo list` shows all")
-    add("--env", default="CartPole-v1", help="Gymnasium environment id")
-    add("-o", "--output", required=True, metavar="FOLDER", help="folder of the search; an unfinished one goes on")
-    add("-n", "--n-timesteps", type=int, help="steps of each training; by default as the entry says")
-    add("--trials", type=int, default=50, help="trials in all, those included that the folder has")
-    add("--seeds", type=int, default=2, help="trainings of each trial")
-    add("--top", type=int, default=3, help="best trials that are scored on other seeds")
-    add("--score-seeds", type=int, default=10, help="trainings of each of these, and of the evidence; 5 to 250")
-    add("--eval-points", type=int, default=10, help="evaluations along each training of a trial")
-    add("--eval-episodes", type=int, default=5, help="episodes of each")
-    add("--final-episodes", type=int, default=30, help="episodes after each training of a trial")
-    add("--jobs", type=int, default=1, help="trainings at a time")
-    add("--seed", type=int, default=0, help="random seed of the search")
-    add("--device", default="cpu", help="torch device")
-    add("--write", metavar="FOLDER", help="folder of <algo>.yml files that gets the entry if it is better")
-    add("--replace", action="store_true", help="with --write: also if it is not shown to be better")
-
-
-def _add_evidence(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("results", nargs="?", help="results of `pg-zoo benchmark --first-seed 1000`, to be stored beside the entries")
-    add("--zoo", metavar="FOLDER", help="folder of <algo>.yml files; by default all that are installed")
-    add(
-        "--same-seeds",
-        action="store_true",
-        help="replace evidence of other hyperparameters even by results with the same seeds: the score then is not of "
-        "fresh seeds, which the table says",
-    )
-    add("-o", "--output", metavar="FILE", help="write the table into this file; without results, it is printed")
-
-
-def _add_crosscheck(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Compare our PPO and A2C with SB3's own. Exit status 0: nothing contradicts that they are the same, because no "
-        "parameters and no scores were found different, and nothing failed. It does not say that all scores are shown "
-        "to be equivalent: the last lines say of how many that is shown. 1: something differs or failed."
-    )
-    add = parser.add_argument
-    add("--algos", nargs="+", default=["ppo", "a2c"], help="algorithms that SB3 has too")
-    add("--envs", nargs="+", help="environments; by default, all that the hyperparameter files have entries for")
-    add("--updates", type=int, default=3, help="updates after which parameters are compared, at least")
-    add("--seeds", type=int, default=5, help="seeds that scores are compared over; 0: compare the parameters alone")
-    add("--max-steps", type=int, default=100_000, help="steps of each training, if the entry does not say less")
-    add("--final-episodes", type=int, default=100, help="episodes after training; their mean return is the score")
-    add(
-        "--margin",
-        type=float,
-        default=0.1,
-        help="differences of scores below this part of the range from random actions to the best known do not matter",
-    )
-    add("--jobs", type=int, help="trainings at a time; by default, as many as there are cores")
-    add("-o", "--output", default="runs/crosscheck", help="folder of the results; the command goes on where it stopped")
-    add("--write", metavar="FILE", help="write the table into this file instead of the results folder")

@@ -1,0 +1,133 @@
+"""`pg-zoo benchmark`: algorithms x environments x seeds, every cell stored when it is done, and a report at the end."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pg_agents import registry
+from pg_agents.checks import check_number
+from pg_zoo.errors import UserError, one_line, warn
+from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
+from pg_zoo.recipes.files import find_entry
+from pg_zoo.results.storage import (
+    RANDOM,
+)
+from pg_zoo.runs.backends import connected_to_ray
+from pg_zoo.runs.cell import MAX_SEED, Cell
+from pg_zoo.runs.grid import failure_report, run_grid
+from pg_zoo.runs.recipe import is_atari
+from pg_zoo.runs.training import resolved
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Run `pg-zoo benchmark`.
+
+    Returns:
+        The exit status: 1 if cells have failed.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    folder = Path(args.output)
+    cells = _cells(args)
+    try:
+        importlib.import_module("pg_zoo.pages.report")
+    except UserError as error:  # says which package is missing, and how to get it
+        warn(f"{error} Without it, this stores results but writes no report.")
+    with connected_to_ray(args.ray_address) if args.backend == "ray" else nullcontext():
+        failed = run_grid(cells, folder, jobs=args.jobs, backend=args.backend)
+    return _finish(cells, failed, folder)
+
+
+def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
+    """Name the cells that failed, and write the report."""
+    for cell in failed:
+        path = failure_report(cell, folder)
+        print(f"pg-zoo: failed: {cell}: {_last_line(path.read_text(encoding='utf-8'))} ({path})", file=sys.stderr)
+    if len(failed) < len(cells):
+        try:
+            from pg_zoo.pages.report import write_report
+        except UserError:
+            print(f"Results: {folder}. Not yet a report: `pg-zoo report {folder}` writes it.")
+        else:
+            with one_line(OSError):
+                print(*write_report(folder), sep="\n")
+    return 1 if failed else 0
+
+
+def _cells(args: argparse.Namespace) -> list[Cell]:
+    """The grid, after a look at whether every part of it can be trained."""
+    with one_line(ValueError):
+        for name, least in (("seeds", 1), ("first_seed", 0), ("eval_points", 0)):
+            check_number(_option(name), getattr(args, name), at_least=least, integer=True)
+        for name in ("eval_episodes", "final_episodes"):
+            check_number(_option(name), getattr(args, name), at_least=1, integer=True)
+        for name in ("jobs", "n_timesteps"):
+            check_number(_option(name), getattr(args, name), at_least=1, integer=True, optional=True)
+        check_number("the last seed", args.first_seed + args.seeds - 1, at_most=MAX_SEED - 1)
+    if args.backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError("--backend ray needs the package ray: pip install 'pg-agents[ray]'.")
+    if args.ray_address and args.backend != "ray":
+        raise UserError("--ray-address is for --backend ray.")
+    algos = [algo for algo in dict.fromkeys(args.algos) if algo != RANDOM]
+    for algo in [*algos, *([args.same_hyperparams] if args.same_hyperparams else [])]:
+        find_algorithm(algo)
+    for env in args.envs:
+        find_env(env)
+    options = {name: getattr(args, name) for name in ("eval_points", "eval_episodes", "final_episodes", "tensorboard")}
+    # A cluster may have devices that this machine has not.
+    device = find_device(args.device) if args.backend == "local" or args.device == "auto" else args.device
+    options |= {"keep_agent": args.keep_agents, "device": device}
+    firsts = []
+    for env in dict.fromkeys(args.envs):
+        trained = [_trained(args, algo, env, options) for algo in algos]
+        firsts += [*trained, _random(trained, env, args.first_seed, options)]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    # Seed by seed: what has been done at any moment is the whole grid, with fewer seeds.
+    return [replace(first, seed=seed) for seed in seeds for first in firsts]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _trained(args: argparse.Namespace, algo: str, env: str, options: dict[str, Any]) -> Cell:
+    with plugin_warnings(), one_line(registry.PluginError):
+        hyperparams, origin = find_entry(args.same_hyperparams or algo, env, atari=is_atari(env))
+    if args.n_timesteps is not None:
+        hyperparams["n_timesteps"] = args.n_timesteps
+        origin += ", with --n-timesteps"
+    try:
+        return resolved(Cell(algo, env, args.first_seed, hyperparams, origin, **options))
+    except UserError as error:
+        if args.same_hyperparams in (None, algo):
+            raise
+        raise UserError(
+            f"--same-hyperparams {args.same_hyperparams}: {error} Leave {algo} out here, and add it in a second run "
+            "into the same folder, without --same-hyperparams."
+        ) from error
+
+
+def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -> Cell:
+    """Random actions in the environment as the algorithms have it."""
+    kwargs = [cell.hyperparams.get("env_kwargs") or {} for cell in trained]
+    for cell, own in zip(trained, kwargs, strict=True):
+        if own != kwargs[0]:
+            raise UserError(
+                f"{env} would not be the same task for all: {trained[0].algo} has env_kwargs {kwargs[0]}, but "
+                f"{cell.algo} has {own}."
+            )
+    hyperparams = {"env_kwargs": kwargs[0]} if kwargs and kwargs[0] else {}
+    return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **options))
+
+
+def _last_line(text: str) -> str:
+    return (text.strip() or "no message").splitlines()[-1]

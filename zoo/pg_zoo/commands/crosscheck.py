@@ -1,0 +1,158 @@
+"""`pg-zoo crosscheck`: the standing proof that our PPO and A2C are SB3's, for every entry of the zoo.
+
+Parameters after a few updates are compared bit for bit on the engine that reproduces SB3. The scores of whole trainings
+on the default engine are put to an equivalence test, which shows that two means lie close together, where an ordinary
+test only fails to show that they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from pg_agents import registry
+from pg_agents.checks import check_number, suggestion
+from pg_zoo.crosscheck.parameters import SEED, Parameters, compare_parameters
+from pg_zoo.crosscheck.scores import compare_scores, score_cells
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.evidence.entries import Entry, entries
+from pg_zoo.lookup import find_env, plugin_warnings
+from pg_zoo.pages.crosscheck import Row, document, tallies
+from pg_zoo.results.storage import write_whole, writing
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import resolved
+
+
+def crosscheck(args: argparse.Namespace) -> int:
+    """Run `pg-zoo crosscheck`.
+
+    Returns:
+        The exit status: 1 if anything differs or could not be run. 0 says that nothing contradicts the claim, not that
+        all is shown.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    with one_line(ValueError):
+        check_number("--updates", args.updates, at_least=1, integer=True)
+        check_number("--max-steps", args.max_steps, at_least=1, integer=True)
+        check_number("--final-episodes", args.final_episodes, at_least=1, integer=True)
+        check_number("--margin", args.margin, above=0)
+        check_number("--jobs", args.jobs, at_least=1, integer=True, optional=True)
+        if args.seeds != 0:
+            check_number("--seeds", args.seeds, at_least=2, integer=True)
+    selected = _selected(args.algos, args.envs)
+    folder, written = Path(args.output), Path(args.write or Path(args.output, "crosscheck.md"))
+    for path, option in ((folder, "-o/--output"), (written.parent, "--write")):
+        with one_line(OSError), writing(path, option):
+            path.mkdir(parents=True, exist_ok=True)
+    print(f"Entries: {len(selected)}. Parameters after {args.updates} updates or more:", flush=True)
+    rows, cells = [], []
+    for entry, cell, parameters in _parameters(selected, args.updates, args.jobs):
+        print(f"{entry.algo} on {entry.env}: {parameters}", flush=True)
+        rows.append(Row(entry, parameters))
+        cells.append(cell)
+    comparable = [
+        (row, cell) for row, cell in zip(rows, cells, strict=True) if cell and row.parameters.differences is not None
+    ]
+    if args.seeds and comparable:
+        print(
+            f"Margin of the scores: {args.margin:g} of the range from random actions to the best known score, else to "
+            "what counts as solved, else to SB3's published score"
+        )
+        grid = score_cells([cell for _, cell in comparable], args.seeds, args.max_steps, args.final_episodes)
+        run_grid(grid, folder, jobs=args.jobs)
+        for row, cell in comparable:
+            row.scores = compare_scores(cell, folder, args.seeds, args.max_steps, args.margin)
+            print(f"{row.entry.algo} on {row.entry.env}: {row.scores.verdict}", flush=True)
+    option = "--write" if args.write else "-o/--output"
+    with one_line(OSError), writing(written if args.write else folder, option):
+        write_whole(written, document(rows, args))
+    print(*(f"{line}." for line in tallies(rows)), f"Result: {written}", sep="\n")
+    return 1 if any(row.contradicts for row in rows) else 0
+
+
+def _selected(algos: Sequence[str], envs: Sequence[str] | None) -> list[Entry]:
+    """The entries that were asked for."""
+    with one_line(registry.PluginError):
+        counterparts = [name for name in registry.algorithms() if f"sb3/{name}" in registry.reference_algorithms()]
+    for algo in algos:
+        if algo not in counterparts:
+            raise UserError(f"--algos: SB3 has no {algo!r}. Known: {', '.join(counterparts)}.")
+    found = [entry for entry in entries() if entry.algo in algos]
+    known = {entry.env for entry in found}
+    for env in envs or ():
+        if env not in known:
+            raise UserError(f"--envs: {' and '.join(algos)} have no entry {env!r}.{suggestion(env, known)}")
+    return [entry for entry in found if not envs or entry.env in envs]
+
+
+def _parameters(
+    selected: Sequence[Entry], updates: int, jobs: int | None
+) -> Iterator[tuple[Entry, Cell | None, Parameters]]:
+    """Compare the parameters of all entries, several at a time, each in a process of its own."""
+    threads = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=_leave_interrupts_to_the_main_thread)
+    try:
+        found = threads.map(_examine_apart, selected, [updates] * len(selected))
+        for entry, (cell, parameters) in zip(selected, found, strict=True):
+            yield entry, cell, parameters
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    threads.shutdown()
+
+
+def _leave_interrupts_to_the_main_thread() -> None:
+    # Processes that this thread starts inherit it: Ctrl-C is for the command, which then ends them.
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        resource_tracker.ensure_running()  # the first process would start it, and it would let interrupts through
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
+def _examine_apart(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
+    """`_examine` in another process, whose end would be no end of this one."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_send, args=(sender, _examine, entry, updates))
+    process.start()
+    sender.close()
+    try:
+        result: tuple[Cell | None, Parameters] = receiver.recv()
+    except EOFError:
+        process.join()
+        result = None, _failed(f"its process ended with status {process.exitcode}")
+    process.join()
+    return result
+
+
+def _send(sender: Connection, function: Callable[..., Any], *args: Any) -> None:
+    th.set_num_threads(1)  # several would add in another order, and be slower
+    sender.send(function(*args))
+
+
+def _examine(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
+    """The training that an entry describes, and what `compare_parameters` says of it."""
+    try:
+        with plugin_warnings():
+            find_env(entry.env)
+        cell = resolved(Cell(entry.algo, entry.env, SEED, entry.hyperparams, f"the zoo's {entry.algo}.yml"))
+        return cell, compare_parameters(cell, updates)
+    except Exception as error:  # whatever it is, the others go on
+        return None, _failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+
+
+def _failed(reason: str) -> Parameters:
+    return Parameters(reason=f"**failed**: {' '.join(reason.split())}", failed=True)

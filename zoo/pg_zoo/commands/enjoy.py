@@ -1,0 +1,265 @@
+"""`pg-zoo enjoy`: replay a trained agent, on the screen, into a video or into numbers alone."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch as th
+import yaml
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import create_test_env, get_model_path
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
+
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.evidence import agents
+from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.recipes.files import yaml_problem
+from pg_zoo.recipes.trust import TRUST, data_only
+from pg_zoo.runs.evaluating import takes_most_probable
+
+FOLDER = "logs"  # of all runs, where the user does not say another
+
+# With the last one, SDL draws without a display.
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+
+# What a replay needs of a run's hyperparameters, beside `env_kwargs`.
+_OF_THE_ENV = ("env_wrapper", "frame_stack", "normalize", "vec_env_wrapper")
+
+_PYTHON = "tag:yaml.org,2002:python/"
+
+
+def enjoy(args: argparse.Namespace) -> None:
+    """Run `pg-zoo enjoy`.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    _choose_rendering(args)
+    algorithm = find_algorithm(args.algo, args.verbose)
+    find_env(args.env, args.gym_packages, args.verbose)
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    name, model_path, run_folder = _find_model(args)
+    print(f"Loading {model_path}")
+    with one_line(Exception, verbose=args.verbose):
+        set_random_seed(args.seed)
+        # A replay buffer of full size would take gigabytes for nothing.
+        buffer: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
+        model = algorithm.load(model_path, device=args.device, **buffer)
+        env = _make_env(args, run_folder)
+        if args.video is not None:
+            env = VecVideoRecorder(
+                env,
+                args.video or os.path.join("" if _is_shipped(run_folder) else run_folder, "videos"),
+                record_video_trigger=lambda step: step == 0,
+                video_length=args.n_timesteps,
+                name_prefix=name.replace("/", "-"),
+            )
+        with closing(env):
+            episodes = _replay(model, env, args.n_timesteps, deterministic=takes_most_probable(args, env))
+    if isinstance(env, VecVideoRecorder):
+        print(f"Video: {env.video_path}")
+    if not episodes:
+        print(f"No episode ended within {args.n_timesteps} steps.")
+        return
+    rewards, lengths = np.array(episodes).T
+    print(f"{len(episodes)} episodes")
+    print(f"Mean reward: {rewards.mean():.2f} +/- {rewards.std():.2f}")
+    print(f"Mean episode length: {lengths.mean():.2f} +/- {lengths.std():.2f}")
+
+
+def _choose_rendering(args: argparse.Namespace) -> None:
+    """Numbers alone where nothing can be shown, unless the user has asked for pictures."""
+    moviepy = importlib.util.find_spec("moviepy") is not None
+    if args.video is not None:
+        if not moviepy:
+            raise UserError("--video needs the package moviepy: pip install 'pg-agents[video]'.")
+        return
+    if args.no_render:
+        return
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, _DISPLAYS)):
+        video = "--video" if moviepy else "--video, after pip install 'pg-agents[video]'"
+        lacking, remedy = "There is no display to render on", f"For pictures, record them: {video}."
+    elif importlib.util.find_spec("pygame") is None:
+        lacking, remedy = "The package pygame-ce is not installed", "For pictures: pip install pygame-ce."
+    else:
+        return
+    if (args.env_kwargs or {}).get("render_mode") == "human":
+        raise UserError(f"{lacking}, but --env-kwargs render_mode:human asks for it. {remedy}")
+    print(f"{lacking}: numbers only. {remedy}")
+    args.no_render = True
+
+
+def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
+    """Name and path of the model, and the folder of its run."""
+    folder, shipped = getattr(args, "folder", FOLDER), agents.find(args.algo, args.env)
+    own = _latest_run(FOLDER, args)
+    if args.shipped:
+        if "folder" in args or args.exp_id:
+            raise UserError("--shipped takes the agent that comes with pg-agents: leave out --folder and --exp-id.")
+        if not shipped:
+            raise UserError(f"No agent of {args.algo} on {args.env} comes with pg-agents; `pg-zoo list` has those.")
+        folder = str(agents.AGENTS)
+        print(f"This is the agent that comes with pg-agents ({shipped}).")
+    elif own:
+        shipped = None  # a run of the user's own goes first
+    elif shipped and not _names_a_run(args):
+        folder = str(agents.AGENTS)
+        print(
+            f"{FOLDER} has no run of {args.algo} on {args.env}: this is the agent that comes with pg-agents "
+            f"({shipped}). Train your own: pg-zoo train --algo {args.algo} --env {args.env}"
+        )
+    try:
+        found: tuple[str, str, str] = get_model_path(
+            args.exp_id or _latest_run(folder, args),
+            folder,
+            args.algo,
+            EnvironmentName(args.env),
+            args.load_best,
+            args.load_checkpoint,
+            args.load_last_checkpoint,
+        )
+    except (AssertionError, ValueError) as error:
+        hint, which = "", f"--algo {args.algo} --env {args.env}"
+        if shipped:
+            hint = f" One comes with pg-agents: pg-zoo enjoy {which}"
+        elif not (own or _latest_run(folder, args)):
+            hint = f" Train one: pg-zoo train {which}; agents that come along: pg-zoo list"
+        raise UserError(f"{error}. {_what_is_there(args, Path(folder))}{hint}") from error
+    return found
+
+
+def _latest_run(folder: str, args: argparse.Namespace) -> int:
+    """Number of the latest run that has a model; 0 where none has."""
+    prefix = f"{EnvironmentName(args.env)}_"
+    runs = {path.parent.name.removeprefix(prefix) for path in Path(folder, args.algo).glob(f"{prefix}*/*.zip")}
+    return max((int(number) for number in runs if number.isdecimal()), default=0)
+
+
+def _names_a_run(args: argparse.Namespace) -> bool:
+    """Whether the user wants a certain model, which no other one may stand in for."""
+    checkpoint = args.load_last_checkpoint or args.load_checkpoint is not None
+    return bool("folder" in args or args.exp_id or args.load_best or checkpoint)
+
+
+def _is_shipped(run_folder: str) -> bool:
+    return Path(run_folder).is_relative_to(agents.AGENTS)
+
+
+def _what_is_there(args: argparse.Namespace, folder: Path) -> str:
+    """Models of this algorithm and environment; of all runs, the names alone."""
+    env_name = EnvironmentName(args.env)
+    models = [path.relative_to(folder) for path in sorted(folder.rglob("*.zip"))]
+    near = [path for path in models if path.is_relative_to(args.algo) and path.parent.name.startswith(env_name)]
+    there = near or sorted({path.parent for path in models})
+    return f"In {folder} there is {', '.join(map(str, there)) or 'no model at all'}."
+
+
+class _RunLoader(yaml.SafeLoader):
+    """Knows what runs are written with beside plain YAML: ordered dictionaries, tuples, and names of networks."""
+
+    def ordered_dict(self, node: yaml.SequenceNode) -> dict[Any, Any]:
+        return dict(*self.construct_sequence(node, deep=True))
+
+    def tuple_(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
+        return tuple(self.construct_sequence(node, deep=True))
+
+    def class_(self, name: str, node: yaml.Node) -> type:
+        """`nn.ReLU` and the like, which are there already: nothing is imported."""
+        module, _, attribute = name.rpartition(".")
+        if name.partition(".")[0] in ("torch", "stable_baselines3", "sb3_contrib") and module in sys.modules:
+            found = vars(sys.modules[module]).get(attribute)
+            if isinstance(found, type) and issubclass(found, (th.nn.Module, th.optim.Optimizer, BaseBuffer)):
+                return found
+        return self.refuse(node)
+
+    def refuse(self, node: yaml.Node) -> NoReturn:
+        problem = f"{node.tag.replace('tag:yaml.org,2002:', '!!')} is not plain data and could run code"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_RunLoader.add_constructor(f"{_PYTHON}object/apply:collections.OrderedDict", _RunLoader.ordered_dict)
+_RunLoader.add_constructor(f"{_PYTHON}tuple", _RunLoader.tuple_)
+_RunLoader.add_multi_constructor(f"{_PYTHON}name:", _RunLoader.class_)
+_RunLoader.add_constructor(None, _RunLoader.refuse)
+
+
+def _read(path: Path, trust: bool) -> dict[str, Any]:
+    """A file of a run; nothing where there is none.
+
+    Raises:
+        UserError: It cannot be read, or has Python objects that could be code, and is not trusted.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = yaml.load(file, yaml.UnsafeLoader if trust else _RunLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(f"{path}, {yaml_problem(error)}. {'' if trust else TRUST}") from error
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {yaml_problem(error)}.") from error
+    if not isinstance(found, dict) or not isinstance(found.get("env_kwargs") or {}, dict):
+        raise UserError(f"{path} must hold a mapping, and so must env_kwargs in it.")
+    return found
+
+
+def _make_env(args: argparse.Namespace, run_folder: str) -> VecEnv:
+    """The environment as it was in training: same arguments, wrappers, frame stack and normalisation."""
+    folder = Path(run_folder, EnvironmentName(args.env))
+    config, options = _read(folder / "config.yml", args.trust), _read(folder / "args.yml", args.trust)
+    hyperparams = {name: config[name] for name in _OF_THE_ENV if config.get(name) is not None}
+    if not args.trust:
+        hyperparams = data_only(hyperparams, str(folder / "config.yml"))
+    # rl_zoo3 prints the second one; the statistics have been saved with it.
+    hyperparams["normalize_kwargs"] = hyperparams.setdefault("normalize", False)
+    env_kwargs = {**(config.get("env_kwargs") or {}), **(options.get("env_kwargs") or {})}
+    env_kwargs |= args.env_kwargs or {}
+    if args.video is not None:
+        env_kwargs["render_mode"] = "rgb_array"
+    elif args.no_render:
+        env_kwargs.pop("render_mode", None)
+    env: VecEnv = create_test_env(
+        args.env,
+        n_envs=args.n_envs,
+        stats_path=str(folder) if folder.is_dir() else None,
+        seed=args.seed,
+        should_render=not args.no_render,
+        hyperparams=hyperparams,
+        env_kwargs=env_kwargs,
+        vec_env_cls=DummyVecEnv,
+    )
+    return env
+
+
+def _replay(model: BaseAlgorithm, env: VecEnv, n_timesteps: int, *, deterministic: bool) -> list[tuple[float, int]]:
+    """Act for so many steps, printing each episode's reward.
+
+    Returns:
+        Reward, not normalised, and length of each episode that ended.
+    """
+    episodes: list[tuple[float, int]] = []
+    observations, state, starts = env.reset(), None, np.ones(env.num_envs, dtype=bool)
+    try:
+        for _ in range(n_timesteps):
+            actions, state = model.predict(observations, state, starts, deterministic)  # type: ignore[arg-type]
+            observations, _, starts, infos = env.step(actions)
+            for index in np.flatnonzero(starts):
+                # Monitor's numbers: those of the environment itself, under all wrappers.
+                episode = infos[index]["episode"]
+                episodes.append((episode["r"], episode["l"]))
+                print(f"Episode {len(episodes)}: reward {episode['r']:.2f}, length {episode['l']}")
+    except KeyboardInterrupt:
+        pass
+    return episodes

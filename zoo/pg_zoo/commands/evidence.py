@@ -1,0 +1,34 @@
+"""`pg-zoo evidence`: the table of evidence, or new results for it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.evidence.scored import collect, update
+from pg_zoo.pages.scores import table
+from pg_zoo.results.storage import write_whole, writing
+
+
+def evidence(args: argparse.Namespace) -> None:
+    """Run `pg-zoo evidence`.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    zoo = None if args.zoo is None else Path(args.zoo)
+    output = None if args.output is None else Path(args.output)
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"-o/--output is {args.output}, but there is no folder {output.parent}.")
+    if args.results is not None:
+        written = list(update(Path(args.results), zoo, same_seeds=args.same_seeds))
+        print("\n".join(map(str, written)))
+        if not written:
+            raise UserError(f"{args.results} holds no evidence of any entry.")
+    if output is not None:
+        with one_line(OSError), writing(output, "-o/--output"):
+            write_whole(output, table(collect(zoo)))
+        print(output)
+    elif args.results is None:
+        print(table(collect(zoo)), end="")

@@ -1,0 +1,20 @@
+"""`pg-zoo report`: what a stored benchmark shows."""
+
+from __future__ import annotations
+
+import argparse
+
+from pg_zoo.errors import one_line
+from pg_zoo.pages.report import write_report
+
+
+def report(args: argparse.Namespace) -> None:
+    """Run `pg-zoo report`.
+
+    Raises:
+        UserError: There are no results that can be read, the baseline is not among them, or a file cannot be written.
+    """
+    with one_line(OSError, verbose=args.verbose):
+        lines = write_report(args.folder, output=args.output, baseline=args.baseline)
+    if args.verbose:
+        print(*lines, sep="\n")

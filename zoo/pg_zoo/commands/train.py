@@ -1,0 +1,129 @@
+"""`pg-zoo train`: rl_zoo3's options, hyperparameter files and folders, for every registered algorithm."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from pprint import pprint
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+from pg_zoo.recipes.files import find_entry
+from pg_zoo.runs.folder import Run, set_up
+from pg_zoo.runs.recipe import Recipe, is_atari, resolve
+
+# Errors of a disk that takes nothing, and of a folder that this user may not write into.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run `pg-zoo train`.
+
+    Raises:
+        UserError: An option cannot be followed.
+    """
+    algorithm = find_algorithm(args.algo, args.verbose)
+    find_env(args.env, args.gym_packages, args.verbose)
+    if args.trained_agent and not (args.trained_agent.endswith(".zip") and os.path.isfile(args.trained_agent)):
+        raise UserError(f"--trained-agent must be an existing .zip file, but is {args.trained_agent!r}.")
+    if args.n_timesteps < 1 and args.n_timesteps != -1:
+        raise UserError(f"--n-timesteps must be at least 1, but is {args.n_timesteps}.")
+    if args.seed < -1:
+        raise UserError(f"--seed must be at least 0, or -1 for a random one, but is {args.seed}.")
+    if args.seed < 0:
+        args.seed = int(np.random.default_rng().integers(2**32 - 1))
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    print(f"{args.algo} ({algorithm.__module__}.{algorithm.__name__}) on {args.env}, seed {args.seed}")
+
+    with ExitStack() as stack:
+        # Anything can be wrong in files, plugins and environments, and it is for the user to mend.
+        with one_line(Exception, verbose=args.verbose), _written_into(args.log_folder, args.verbose):
+            set_random_seed(args.seed)
+            run = stack.enter_context(set_up(_recipe(args, algorithm), args))
+        with (
+            one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose),
+            _written_into(args.log_folder, args.verbose),
+        ):
+            _train(run)
+    if args.tensorboard_log:
+        print(f"TensorBoard: {run.model.tensorboard_log}")
+
+
+def _recipe(args: argparse.Namespace, algorithm: type[BaseAlgorithm]) -> Recipe:
+    """The entry of the merged files, with the user's own values over it."""
+    with plugin_warnings():
+        entry, origin = find_entry(
+            args.algo, args.env, conf_file=args.conf_file, trust=args.trust, atari=is_atari(args.env)
+        )
+    if args.hyperparams:
+        entry, origin = {**entry, **args.hyperparams}, f"{origin}, changed by --hyperparams"
+    if args.env_kwargs:
+        entry["env_kwargs"] = args.env_kwargs
+    recipe = resolve(
+        args.algo,
+        algorithm,
+        args.env,
+        entry,
+        origin,
+        n_timesteps=args.n_timesteps if args.n_timesteps > 0 else None,
+        eval_env_kwargs=args.eval_env_kwargs,
+        trained_agent=args.trained_agent,
+        trust=args.trust,
+    )
+    print(f"Hyperparameters: {recipe.origin}")
+    pprint(recipe.entry)
+    if args.n_timesteps > 0:
+        print(f"Overwriting n_timesteps with n={recipe.n_timesteps}")
+    for path in (recipe.trained_agent, recipe.statistics):
+        if path:
+            print(f"Loading {path}")
+    return recipe
+
+
+def _train(run: Run) -> None:
+    model, n_timesteps = run.model, run.recipe.n_timesteps
+    print(f"Log path: {run.folder}")
+    try:
+        run.learn()
+    finally:
+        # What was learnt is kept, whatever has stopped the training.
+        if model.num_timesteps < n_timesteps:
+            print(f"Stopped after {model.num_timesteps} of {n_timesteps} steps.")
+        if model.num_timesteps > 0:
+            run.save()
+            print(f"Model: {run.model_path}")
+
+
+def _on_one_path(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+@contextmanager
+def _written_into(folder: str, verbose: int) -> Iterator[None]:
+    """Name the folder that cannot be written into, and the remedy.
+
+    Raises:
+        UserError: The disk is full or read-only, or this user may not write into the folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "Free space or choose another -f."
+        if error.errno in _CLOSED and error.filename and _on_one_path(Path(folder), Path(str(error.filename))):
+            remedy = "Choose another -f."
+        elif error.errno not in _FULL:
+            raise
+        if verbose > 1:
+            raise
+        raise UserError(f"The run cannot be written into the folder {folder}: {error.strerror}. {remedy}") from error

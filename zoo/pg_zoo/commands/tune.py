@@ -1,0 +1,318 @@
+"""`pg-zoo tune`: search hyperparameters with Optuna, score the best of them on fresh seeds, write entry and evidence.
+
+1. *Search.* Each trial trains with the seeds 0, 1, ..., the same for all trials. The objective is the mean of
+   `search.measure` over these seeds; a trial that lags behind the median of the others is given up.
+2. *Choice.* The best trials are trained again with the seeds 500, 501, ...; the one with the best mean measure wins.
+3. *Decision.* Where there was an entry when the search began, the winner and that entry are trained with the seeds 750,
+   751, .... The winner is better if the 95 % interval of the difference (Student's t, paired by seed) is above 0.
+   Otherwise the entry stays.
+4. *Score.* The best of several is biased upwards, so the winner is trained once more, with the seeds 1000, 1001, ...,
+   or above those of the evidence that there was when the search began, by which nothing was chosen or decided: this is
+   its evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import optuna
+from optuna.trial import Trial
+from rl_zoo3.utils import get_wrapper_class
+from stable_baselines3.common.env_util import make_vec_env
+
+from pg_agents import registry
+from pg_agents.checks import check_number
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.evidence.entries import Entry, entries, evidence_path
+from pg_zoo.evidence.scored import FIRST_SEED, MIN_SEEDS, Evidence, from_cells, read, succeeding
+from pg_zoo.lookup import find_device, find_env, plugin_warnings
+from pg_zoo.recipes.files import find_entry
+from pg_zoo.recipes.writing import with_entry
+from pg_zoo.results import statistics
+from pg_zoo.results.storage import RANDOM, resumable, write_whole
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.training import resolved
+from pg_zoo.tuning.search import Search, Task, measure
+from pg_zoo.tuning.spaces import search_space
+from pg_zoo.words import interval, number
+
+FORMAT = 1
+RECORD = "tune.json"
+CHOICE_SEED, DECISION_SEED, SCORE_SEED = FIRST_SEED // 2, FIRST_SEED * 3 // 4, FIRST_SEED
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Run `pg-zoo tune`.
+
+    Raises:
+        UserError: Something that was asked for cannot be done.
+    """
+    _check(args)
+    folder, zoo = Path(args.output), None if args.write is None else Path(args.write)
+    space, kept = search_space(args.algo)
+    find_env(args.env)
+    # Of the first run: by now, the entry that there is may be one that this search has written.
+    start = _stored(folder).get("start")
+    if start is None:
+        start = _start(zoo, args)
+    score_seed = start.get("score_seed", SCORE_SEED)
+    entry, origin, old = start["hyperparams"], start["origin"], start["is_entry"]
+    n_timesteps = args.n_timesteps or int(entry.get("n_timesteps", 0))
+    if n_timesteps < 1:
+        raise UserError(f"No entry of {args.algo} says how many steps to train for: say -n/--n-timesteps.")
+    given = {name: entry[name] for name in kept if name in entry}
+    # What cannot be trained is told before any work.
+    device = find_device(args.device)
+    first = resolved(
+        Cell(args.algo, args.env, 0, {**entry, "n_timesteps": n_timesteps}, origin, device=device)
+    ).hyperparams
+    given = {"n_timesteps": n_timesteps, "policy": first["policy"], **given}
+    spaces = _spaces(args.env, given)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _drawn(optuna.create_study().ask(), args.algo, given, space, spaces)  # what cannot be drawn is told now, too
+    names = ("seeds", "eval_points", "eval_episodes", "final_episodes", "device")
+    task = Task(args.algo, args.env, n_timesteps, **{name: getattr(args, name) for name in names})
+
+    with resumable(folder), _interruptible(folder):
+        _claim(folder, task, start)
+        search = Search(
+            folder,
+            task,
+            lambda trial: _drawn(trial, args.algo, given, space, spaces),
+            baselines={"the entry": first, "defaults": given} if old else {"defaults": given},
+            seed=args.seed,
+        )
+        begins = "the entry, the second the algorithm's defaults" if old else "the algorithm's defaults"
+        print(
+            f"{args.trials} trials of {n_timesteps:,} steps and {args.seeds} seeds, the first of which is {begins}; "
+            f"then the best {args.top} and the winner, {args.score_seeds} seeds each time.",
+            flush=True,
+        )
+        search.run(args.trials, args.jobs)
+        winner, hyperparams = _choose(search, folder, args)
+        better = not old or _is_better(winner, hyperparams, entry, folder, args)
+        found = _score(winner, hyperparams, score_seed, folder, args)
+        if not better:
+            print(f"{winner} is not shown to be better than the entry, but is here as what was found:")
+        if zoo is not None and (better or args.replace):
+            there, written = (one and one.hyperparams for one in (_entry_in(where, args) for where in (zoo, folder)))
+            if there not in (None, entry, written, hyperparams):
+                raise UserError(
+                    f"{zoo} has another entry of {args.env} than when the search began, so what was found is not "
+                    "written there: choose another -o."
+                )
+            _write(found, zoo)
+        _write(found, folder)
+
+
+def _drawn(
+    trial: Trial,
+    algo: str,
+    given: dict[str, Any],
+    space: Callable[..., dict[str, Any]],
+    spaces: tuple[gym.Space[Any], gym.Space[Any]],
+) -> dict[str, Any]:
+    """The hyperparameters of a trial."""
+    try:
+        found = {**given, **space(trial, *spaces)}
+        json.dumps(found, allow_nan=False)
+    except Exception as error:  # it may be a plugin's
+        raise UserError(f"The search space of {algo} cannot be used: {type(error).__name__}: {error}") from error
+    return found
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.replace and args.write is None:
+        raise UserError("--replace is only for use with --write.")
+    with one_line(ValueError):
+        limits = {"trials": 1, "jobs": 1, "seeds": 1, "top": 1, "score_seeds": MIN_SEEDS, "seed": 0}
+        limits |= {"eval_points": 1, "eval_episodes": 1, "final_episodes": 1}
+        for name, least in limits.items():
+            most = {"seeds": CHOICE_SEED, "score_seeds": DECISION_SEED - CHOICE_SEED}.get(name)
+            check_number(f"--{name.replace('_', '-')}", getattr(args, name), at_least=least, at_most=most, integer=True)
+        check_number("--n-timesteps", args.n_timesteps, at_least=1, integer=True, optional=True)
+    if args.write is not None:
+        if not Path(args.write).is_dir():
+            raise UserError(f"--write must be a folder of <algo>.yml files, but {args.write} is none.")
+        if args.algo in registry.reference_algorithms():
+            raise UserError(f"--write is not for {args.algo}, whose entries are rl_zoo3's.")
+
+
+def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Of observations and of actions, under the wrappers that the entry has."""
+    with one_line(Exception):
+        wrapper = get_wrapper_class({"env_wrapper": given.get("env_wrapper")})
+        vec_env = make_vec_env(env, env_kwargs=given.get("env_kwargs"), wrapper_class=wrapper)
+    vec_env.close()
+    return vec_env.observation_space, vec_env.action_space
+
+
+def _start(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any]:
+    """What the search begins with, whether that is the environment's own entry, which may be replaced, and fresh seeds.
+
+    Whoever tunes an entry may do so because of its score: the seeds of this are not fresh any more.
+    """
+    old = _entry_in(zoo, args)
+    if old is not None:
+        hyperparams, origin = old.hyperparams, str(zoo or "the zoo")
+    else:
+        with plugin_warnings(), one_line(registry.PluginError):
+            hyperparams, origin = find_entry(args.algo, args.env)
+    path = old.path if old is not None else zoo and evidence_path(zoo, args.algo, args.env)
+    seen = read(path).seeds if path and path.is_file() else []
+    score_seed = max([SCORE_SEED, *(seed + 1 for seed in seen)])
+    return {"hyperparams": hyperparams, "origin": origin, "is_entry": old is not None, "score_seed": score_seed}
+
+
+def _entry_in(zoo: Path | None, args: argparse.Namespace) -> Entry | None:
+    there = entries(zoo) if zoo is None or any(zoo.glob("*.yml")) else []
+    return next((one for one in there if (one.algo, one.env) == (args.algo, args.env)), None)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """What an earlier run has recorded of the search; nothing in a new folder."""
+    path = folder / RECORD
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): choose another -o.") from error
+
+
+def _claim(folder: Path, task: Task, start: dict[str, Any]) -> None:
+    """Refuse a folder in which something else was tuned."""
+    theirs, ours = _stored(folder), {"format": FORMAT, **asdict(task)}
+    if not theirs:
+        write_whole(folder / RECORD, json.dumps({**ours, "start": start}, indent=1) + "\n")
+        return
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise UserError(
+                f"{folder} holds a search with {name} {theirs.get(name)!r}, not {value!r}: choose another -o."
+            )
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"What has finished is stored in {folder}; the same command goes on from there.", flush=True)
+        raise
+
+
+# Choice and score
+
+
+def _choose(search: Search, folder: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The winner of the best trials, by name, and its hyperparameters."""
+    candidates: dict[str, dict[str, Any]] = {}
+    for trial in search.ranked():
+        hyperparams = trial.user_attrs["hyperparams"]
+        if trial.user_attrs.get("name") != "the entry" and hyperparams not in candidates.values():
+            candidates[f"trial_{trial.number}"] = hyperparams
+    if not candidates:
+        raise UserError(f"No trial has succeeded: {folder / 'failed'} has the reasons, or give it more --trials.")
+    candidates = dict(list(candidates.items())[: args.top])
+    measures = {}
+    for name, hyperparams in candidates.items():
+        cells = _train(name, hyperparams, folder / "choice" / name, CHOICE_SEED, args)
+        if cells:
+            measures[name] = float(np.mean([measure(cell) for cell in cells]))
+    if not measures:
+        raise UserError(f"All of the best trials failed on other seeds: {folder / 'choice'} has the reasons.")
+    for name, value in measures.items():
+        print(f"{name}: {number(value)}")
+    winner = max(measures, key=measures.__getitem__)
+    return winner, candidates[winner]
+
+
+def _score(name: str, hyperparams: dict[str, Any], score_seed: int, folder: Path, args: argparse.Namespace) -> Evidence:
+    results = folder / "score" / name
+    if not _train(name, hyperparams, results, score_seed, args, with_random=True):
+        raise UserError(f"{name}, which was the best, failed on other seeds: {results / 'failed'} has the reasons.")
+    with plugin_warnings():
+        registry.register_envs()
+    found = from_cells(results, args.algo, args.env, hyperparams)
+    print(f"{name} scores {interval([found.mean, *found.interval])} on {_seeds(score_seed, args)}.")
+    return found
+
+
+def _is_better(
+    name: str, hyperparams: dict[str, Any], entry: dict[str, Any], folder: Path, args: argparse.Namespace
+) -> bool:
+    """Whether what was found is better than the entry that there was when the search began; says so."""
+    scores = {}
+    for who, what, results in ((name, hyperparams, name), ("the entry", entry, "entry")):
+        cells = _train(who, what, folder / "decision" / results, DECISION_SEED, args)
+        scores[who] = [json.loads((cell / "cell.json").read_text(encoding="utf-8"))["score"] for cell in cells]
+    if not scores[name]:
+        reasons = folder / "decision" / name / "failed"
+        raise UserError(f"{name}, which was the best, failed on other seeds: {reasons} has the reasons.")
+    if not scores["the entry"]:
+        print(f"The entry failed on {_seeds(DECISION_SEED, args)}.")
+        return True
+    for (who, all_scores), what in zip(scores.items(), (hyperparams, entry), strict=True):
+        after = f"after {int(what['n_timesteps']):,} steps, on {_seeds(DECISION_SEED, args)}"
+        print(f"{who} scores {number(float(np.mean(all_scores)))} {after}.")
+    found = statistics.difference(np.array(scores[name]), np.array(scores["the entry"]))
+    print(f"The difference is {interval([found.value, found.low, found.high])}: {found.conclusion}.")
+    if args.write is None:
+        print("The entry stays: without --write, it is not touched.")
+    elif found.low <= 0:
+        print(f"The entry {'is replaced all the same' if args.replace else 'stays; --replace writes anyway'}.")
+    return found.low > 0
+
+
+def _train(
+    name: str,
+    hyperparams: dict[str, Any],
+    results: Path,
+    first_seed: int,
+    args: argparse.Namespace,
+    *,
+    with_random: bool = False,
+) -> list[Path]:
+    """Train with as many seeds as evidence needs.
+
+    Returns:
+        The folders of the cells, or none if one has failed.
+    """
+    print(f"{name} on {_seeds(first_seed, args)}:", flush=True)
+    # Evaluated as `pg-zoo benchmark` does by default.
+    cell = resolved(
+        Cell(args.algo, args.env, first_seed, hyperparams, f"{name} of pg-zoo tune", device=find_device(args.device))
+    )
+    cells = [replace(cell, seed=seed) for seed in range(first_seed, first_seed + args.score_seeds)]
+    kwargs = {"env_kwargs": hyperparams["env_kwargs"]} if "env_kwargs" in hyperparams else {}
+    others = [replace(one, algo=RANDOM, hyperparams=kwargs, origin="random actions") for one in cells * with_random]
+    failed = run_grid([*cells, *others], results, jobs=args.jobs)
+    return [] if failed else [results / one.path for one in cells]
+
+
+def _seeds(first: int, args: argparse.Namespace) -> str:
+    return f"seeds {first} to {first + args.score_seeds - 1}"
+
+
+def _write(found: Evidence, zoo: Path) -> None:
+    """Put an entry and its evidence into a hyperparameter folder."""
+    path = zoo / f"{found.algo.replace('/', '-')}.yml"
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    new = with_entry(old, found.env, found.hyperparams, path)
+    evidence = evidence_path(zoo, found.algo, found.env)
+    if evidence.is_file():
+        found = replace(succeeding(found, read(evidence), same_seeds=True), note=found.note)
+    # In this order: an entry without its evidence is noticed, evidence without its entry is not.
+    write_whole(path, new)
+    print(f"Entry: {found.env} in {path}")
+    print(f"Evidence: {found.write(zoo)}")

@@ -1,0 +1,156 @@
+"""Our parameters and SB3's after a few updates, compared bit for bit on the engine that reproduces SB3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.utils import set_random_seed
+
+from pg_agents.agent import CommonArguments
+from pg_agents.checks import constructor_arguments
+from pg_zoo.errors import UserError
+from pg_zoo.lookup import find_algorithm
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import built, resolved
+
+SEED = 0  # of the comparison of parameters; the first one of that of scores
+MIN_STEPS = 5000  # of the comparison of parameters: a few updates of A2C are over before any episode is
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What all that was learnt says about two trainings from the same seed.
+
+    Attributes:
+        updates: Updates that both have done.
+        differences: The largest difference of each array that is not the same bit for bit; infinite where only one of
+            the two has it, or where the difference is no number.
+        reason: Why there is nothing to compare, in words.
+        failed: Whether that is a failure of the check, rather than an entry that SB3 cannot take.
+    """
+
+    updates: int = 0
+    differences: Mapping[str, float] | None = None
+    reason: str = ""
+    failed: bool = False
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether it is anything but equal, for an entry that SB3 can take."""
+        return self.failed or bool(self.differences)
+
+    @property
+    def answer(self) -> str:
+        """In a word or two."""
+        if self.differences is None:
+            return "failed" if self.failed else "not compared"
+        return "different" if self.differences else "equal"
+
+    def __str__(self) -> str:
+        if self.differences is None:
+            return self.reason
+        if not self.differences:
+            return "equal"
+        largest, name = max((difference, name) for name, difference in self.differences.items())
+        return f"**different**: up to {largest:.2g} ({name})"
+
+
+def compare_parameters(cell: Cell, updates: int) -> Parameters:
+    """Train our class and SB3's from the same seed, one after the other, and compare all that they have learnt.
+
+    Args:
+        cell: Ours. They are the first updates of the training that it describes: schedules fall as slowly.
+        updates: How many at least; more until there were `MIN_STEPS` steps; fewer if the training is over before.
+
+    Raises:
+        Exception: One of the two cannot be trained.
+    """
+    names = missing_in_sb3(cell)
+    if names:
+        return Parameters(reason=f"cannot be compared: SB3 has no {', '.join(names)}")
+    try:
+        resolved(counterpart(cell))
+    except UserError as error:
+        return Parameters(reason=f"cannot be compared: {error}")
+    ours, done = _learnt(replace(cell, hyperparams={**cell.hyperparams, "engine": "autograd"}), updates)
+    theirs, done_by_sb3 = _learnt(counterpart(cell), updates)
+    assert done == done_by_sb3
+    return Parameters(done, differences(ours, theirs))
+
+
+def counterpart(cell: Cell) -> Cell:
+    """The same training with SB3's class, which has no engines."""
+    hyperparams = {name: value for name, value in cell.hyperparams.items() if name != "engine"}
+    return replace(cell, algo=f"sb3/{cell.algo}", hyperparams=hyperparams)
+
+
+def missing_in_sb3(cell: Cell) -> list[str]:
+    """The hyperparameters of a cell that our class has and SB3's has not."""
+    ours, theirs = (
+        constructor_arguments(find_algorithm(algo), CommonArguments) or [] for algo in (cell.algo, f"sb3/{cell.algo}")
+    )
+    return sorted(set(cell.hyperparams) & set(ours) - {*theirs, "engine"})
+
+
+def differences(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The largest difference of each array that is not the same bit for bit."""
+    found = {}
+    for name in ours.keys() | theirs.keys():
+        a, b = ours.get(name), theirs.get(name)
+        if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
+            found[name] = np.inf
+        elif a.tobytes() != b.tobytes():
+            difference = np.abs(a.astype(float) - b.astype(float)).max()
+            found[name] = float(difference) if np.isfinite(difference) else np.inf
+    return found
+
+
+class _Stop(BaseCallback):
+    """Ends a training after so many updates and `MIN_STEPS`, in the first step after the last of them."""
+
+    def __init__(self, updates: int) -> None:
+        super().__init__()
+        self.updates, self.done, self.steps = updates, 0, 0
+
+    def _on_rollout_end(self) -> None:
+        self.done += 1
+        self.steps = self.num_timesteps
+
+    def _on_step(self) -> bool:
+        return self.done < self.updates or self.steps < MIN_STEPS
+
+
+def _learnt(cell: Cell, updates: int) -> tuple[dict[str, np.ndarray], int]:
+    """All arrays that a training has changed after so many updates or more, and how many these were."""
+    stop = _Stop(updates)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        set_random_seed(cell.seed)
+        with built(cell) as training:
+            training.model.learn(training.recipe.n_timesteps, [*training.recipe.callbacks, stop])
+            return _arrays(training.model), stop.done
+
+
+def _arrays(model: BaseAlgorithm) -> dict[str, np.ndarray]:
+    optimizer = model.policy.optimizer.state_dict()
+    found: dict[str, Any] = {f"policy.{name}": value for name, value in model.policy.state_dict().items()}
+    for index, state in optimizer["state"].items():
+        found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    found |= {f"optimizer.lr.{index}": group["lr"] for index, group in enumerate(optimizer["param_groups"])}
+    normalisation = model.get_vec_normalize_env()
+    if normalisation is not None:
+        of_observations = normalisation.obs_rms if normalisation.norm_obs else {}
+        if isinstance(of_observations, RunningMeanStd):
+            of_observations = {"": of_observations}
+        for name, running in {**of_observations, "returns": normalisation.ret_rms}.items():
+            for moment in ("mean", "var", "count"):
+                found[f"normalisation.{name}.{moment}"] = getattr(running, moment)
+    return {name: th.as_tensor(value).numpy(force=True) for name, value in found.items() if value is not None}

@@ -1,0 +1,153 @@
+"""Our scores and SB3's after whole trainings, put to an equivalence test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from pg_zoo.crosscheck.parameters import SEED, counterpart
+from pg_zoo.errors import UserError
+from pg_zoo.evidence.scored import published, references
+from pg_zoo.results.statistics import Equivalence, equivalence
+from pg_zoo.results.storage import RANDOM, read_cells
+from pg_zoo.runs.cell import Cell
+
+PACKAGES = ("pg-agents", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "numpy", "numba")
+
+
+def reference_range(
+    random: float | None, best: tuple[float, str] | None, sb3: float | None
+) -> tuple[float, str] | None:
+    """What a difference of scores is measured by: how far above random actions one can, or SB3 does, get.
+
+    Nothing here is of the scores that are compared, by which a margin could move with what it judges.
+
+    Args:
+        random: Mean return of random actions.
+        best: The best known score and what it is, such as the return at which the task counts as solved.
+        sb3: The score that rl_zoo3 publishes of SB3, where there is one.
+
+    Returns:
+        The range and where it ends; None where nothing is known to be better than random.
+    """
+    if random is None:
+        return None
+    for end, what in ([best] if best else []) + ([] if sb3 is None else [(sb3, "SB3's published score")]):
+        if end > random:
+            return end - random, what
+    return None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of both on one entry.
+
+    Attributes:
+        ours: One for each seed.
+        theirs: The same.
+        steps: Of each training.
+        random: Mean return of random actions.
+        end: What the range that the margin is a part of ends with.
+        result: None where nothing is better than random.
+        engine: Ours.
+        speedup: Our steps per second over SB3's, medians.
+        failed: How many trainings have failed.
+    """
+
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    steps: int
+    random: float | None = None
+    end: str = ""
+    result: Equivalence | None = None
+    engine: str = ""
+    speedup: float = np.nan
+    failed: int = 0
+
+    @property
+    def answer(self) -> str:
+        """In a word or two."""
+        return "failed" if self.failed else self.result.answer if self.result else "no margin"
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.failed:
+            return f"**failed trainings: {self.failed}**"
+        if self.result is None:
+            return "no margin: nothing is known to be better than random"
+        near = "; both are that close to random actions too" * (self.answer == "equivalent" and self._is_near_random)
+        return self.result.verdict + near
+
+    @property
+    def _is_near_random(self) -> bool:
+        """Whether neither side is a margin away from random actions yet: then they would be equivalent to these too."""
+        if self.result is None or self.random is None:
+            return False
+        return all(abs(np.mean(scores) - self.random) < self.result.margin for scores in (self.ours, self.theirs))
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether trainings failed or the scores are shown to differ."""
+        return self.answer in ("failed", "different")
+
+
+def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episodes: int) -> list[Cell]:
+    """The trainings that show what entries score: ours and SB3's in turn, and random actions once on each environment.
+
+    Args:
+        cells: One of ours for each entry.
+        seeds: How many of each.
+        max_steps: Longer trainings are cut to so many steps.
+        final_episodes: Episodes after each training, whose mean return is its score.
+    """
+    found = {}
+    for cell in cells:
+        kwargs = cell.hyperparams.get("env_kwargs")
+        # The margin is a part of what this is the one end of: not of a few episodes.
+        random = Cell(RANDOM, cell.env, SEED, {"env_kwargs": kwargs} if kwargs else {}, "random actions")
+        found[random.path] = random
+        cell = replace(cell, hyperparams={**cell.hyperparams, "n_timesteps": min(cell.n_timesteps, max_steps)})
+        for seed in range(SEED, SEED + seeds):
+            for one in (cell, counterpart(cell)):
+                one = replace(one, seed=seed, eval_points=0, final_episodes=final_episodes)
+                found[one.path] = one
+    return list(found.values())
+
+
+def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin: float) -> Scores:
+    """Compare what is stored of an entry.
+
+    Args:
+        cell: One of ours.
+        folder: The results of `score_cells`.
+        seeds: As for `score_cells`.
+        max_steps: As for `score_cells`.
+        margin: A difference matters if it is this part of the range from random actions to the best known score.
+    """
+    steps = min(cell.n_timesteps, max_steps)
+    stored = read_cells(folder)
+    ours, theirs = (
+        [one for one in stored.get((algo, cell.env), []) if SEED <= one["seed"] < SEED + seeds]
+        for algo in (cell.algo, f"sb3/{cell.algo}")
+    )
+    failed = 2 * seeds - len(ours) - len(theirs)
+    for one in (*ours, *theirs):
+        if old := [name for name in PACKAGES if one["versions"].get(name, version(name)) != version(name)]:
+            raise UserError(f"{folder} has scores made with another version of {', '.join(old)}: choose another -o.")
+    scores = Scores([one["score"] for one in ours], [one["score"] for one in theirs], steps, failed=failed)
+    if failed:
+        return scores
+    random, best = references(cell.env, cell.hyperparams.get("env_kwargs"), stored.get((RANDOM, cell.env), []))
+    speeds = [np.median([one["steps_per_second"] for one in group]) for group in (ours, theirs)]
+    engine = ", ".join(sorted({one["engine"] for one in ours}))
+    scores = replace(scores, random=random, engine=engine, speedup=float(speeds[0] / speeds[1]))
+    sb3 = published().get(cell.algo, {}).get(cell.env)
+    span = reference_range(random, best, None if sb3 is None else float(sb3["mean"]))
+    if span is None:
+        return scores
+    return replace(scores, end=span[1], result=equivalence(scores.ours, scores.theirs, margin * span[0]))

@@ -1,0 +1,1 @@
+"""What the zoo's entries score, and the trained agents that come with it."""

@@ -1,0 +1,186 @@
+"""The trained agents that come with the zoo, in folders as `pg-zoo train` writes them; `pg-zoo enjoy` finds them.
+
+`python -m pg_zoo.evidence.agents runs/x` takes new ones from the results of `pg-zoo benchmark --keep-agents`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pg_agents import registry
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.results.storage import read_cells
+from pg_zoo.runs.cell import Cell
+
+AGENTS = Path(__file__).parents[1] / "agents"
+RECORD = "agent.json"
+
+# What only a training that goes on at once would need, and which is about an environment that is gone.
+_OF_THE_TRAINING = ("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer")
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A trained agent that comes with the zoo.
+
+    Attributes:
+        algo: The algorithm's registered name.
+        env: The Gymnasium id.
+        seed: Of its training.
+        n_timesteps: Steps of its training.
+        score: Mean return of the evaluation after training.
+        std: Standard deviation of the return over these episodes.
+        episodes: How many they were.
+        deterministic: Whether the most probable actions were taken.
+        versions: Of the packages that took part.
+        date: When it was trained, UTC.
+        command: What trained it.
+    """
+
+    algo: str
+    env: str
+    seed: int
+    n_timesteps: int
+    score: float
+    std: float
+    episodes: int
+    deterministic: bool
+    versions: dict[str, str]
+    date: str
+    command: str
+
+    def __str__(self) -> str:
+        return (
+            f"mean return {self.score:.2f} +/- {self.std:.2f} over {self.episodes} episodes, "
+            f"after {self.n_timesteps:,} steps of training"
+        )
+
+
+def agents(folder: Path | None = None) -> list[Agent]:
+    """All agents in a folder, by environment and algorithm.
+
+    Args:
+        folder: By default, those that come with the zoo.
+    """
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (folder or AGENTS).rglob(RECORD)]
+    return sorted((Agent(**record) for record in records), key=lambda agent: (agent.env.lower(), agent.algo))
+
+
+def find(algo: str, env: str) -> Agent | None:
+    """The agent of an algorithm on an environment that comes with the zoo, if there is one."""
+    return next((agent for agent in agents() if (agent.algo, agent.env) == (algo, env)), None)
+
+
+def ship(
+    results: Path, folder: Path = AGENTS, *, algos: Sequence[str] | None = None, envs: Sequence[str] | None = None
+) -> Iterator[tuple[Agent, Path]]:
+    """Take one agent of each algorithm and environment: that with the median score, neither the luckiest nor the worst.
+
+    Of an even number, it is the lower of the two in the middle.
+
+    Args:
+        results: Results of `pg-zoo benchmark --keep-agents`.
+        folder: Where the agents go; one that is there already is replaced.
+        algos: Which algorithms; by default all but the references.
+        envs: Which environments; by default all.
+
+    Yields:
+        Each agent with its run's folder.
+
+    Raises:
+        UserError: There is no such result, or agents were not kept.
+    """
+    chosen = {
+        (algo, env): group
+        for (algo, env), group in read_cells(results).items()
+        if algo in (algos or registry.plugins(registry.ALGORITHMS)) and env in (envs or [env])
+    }
+    if not chosen:
+        raise UserError(f"{results} has no results of {', '.join(algos or ['ours'])} on {', '.join(envs or ['any'])}.")
+    for group in chosen.values():
+        median = sorted(group, key=lambda cell: cell["score"])[(len(group) - 1) // 2]
+        with one_line(OSError):
+            yield _ship(median, results, folder)
+
+
+def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Path]:
+    from huggingface_sb3 import EnvironmentName
+
+    source = results / Cell(cell["algo"], cell["env"], cell["seed"], {}).path
+    if not (source / "agent.zip").is_file():
+        raise UserError(f"{source} has no agent.zip: run pg-zoo benchmark with --keep-agents.")
+    with open(source / "evaluation.csv", encoding="utf-8", newline="") as rows:
+        returns = [float(row["return"]) for row in csv.DictReader(rows)]
+    kept = ("algo", "env", "seed", "n_timesteps", "score", "deterministic", "versions", "date", "command")
+    std = (sum((value - cell["score"]) ** 2 for value in returns) / len(returns)) ** 0.5
+    record = {**{name: cell[name] for name in kept}, "std": std, "episodes": len(returns)}
+    hyperparams, name = cell["hyperparams"], EnvironmentName(cell["env"])
+    options = {name: cell[name] for name in ("algo", "env", "seed")} | {"env_kwargs": hyperparams.get("env_kwargs")}
+    target = folder / cell["algo"] / f"{name}_1"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as unfinished:
+        run = Path(unfinished, target.name)
+        (run / name).mkdir(parents=True)
+        _save_slim(cell["algo"], source / "agent.zip", run / f"{name}.zip")
+        if (source / "vecnormalize.pkl").is_file():
+            shutil.copy(source / "vecnormalize.pkl", run / name)
+        (run / name / "config.yml").write_text(yaml.safe_dump(hyperparams), encoding="utf-8")
+        (run / name / "args.yml").write_text(yaml.safe_dump(options), encoding="utf-8")
+        (run / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        run.rename(target)
+    return Agent(**record), target
+
+
+def _save_slim(algo: str, source: Path, target: Path) -> None:
+    """Save an agent that plays as before, with an optimiser that starts anew, which is two thirds of a file."""
+    model = registry.algorithm(algo).load(source, device="cpu")
+    model.policy.optimizer.state.clear()
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder, "agent.zip")
+        model.save(stored, exclude=_OF_THE_TRAINING)
+        with (
+            zipfile.ZipFile(stored) as whole,
+            zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as slim,
+        ):
+            for name in whole.namelist():
+                slim.writestr(name, whole.read(name))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `python -m pg_zoo.evidence.agents`.
+
+    Args:
+        argv: Its arguments; by default those of the process.
+    """
+    parser = argparse.ArgumentParser(prog="python -m pg_zoo.evidence.agents", description="Take agents into the zoo.")
+    parser.add_argument("results", type=Path, help="results of `pg-zoo benchmark --keep-agents`")
+    parser.add_argument("--algos", nargs="+", help="by default, all but the references")
+    parser.add_argument("--envs", nargs="+", help="by default, all")
+    parser.add_argument("-o", "--output", type=Path, default=AGENTS, help="folder of the agents")
+    args = parser.parse_args(argv)
+    try:
+        for agent, folder in ship(args.results, args.output, algos=args.algos, envs=args.envs):
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            print(f"{folder}: {agent}; {size / 1024:.0f} KiB")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

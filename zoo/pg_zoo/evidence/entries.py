@@ -1,0 +1,64 @@
+"""The entries of hyperparameter files that may have evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pg_agents import registry
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.lookup import plugin_warnings
+from pg_zoo.recipes.files import File, files
+
+
+def evidence_path(zoo: Path, algo: str, env: str) -> Path:
+    """Where a hyperparameter folder has the evidence of an entry."""
+    return zoo / "evidence" / algo.replace("/", "-") / f"{env.replace('/', '-')}.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a hyperparameter file, and the folder of that file."""
+
+    algo: str
+    env: str
+    hyperparams: dict[str, Any]
+    zoo: Path
+
+    @property
+    def path(self) -> Path:
+        """The file of its evidence."""
+        return evidence_path(self.zoo, self.algo, self.env)
+
+
+def entries(zoo: Path | None = None) -> list[Entry]:
+    """All entries that may have evidence: not `default`, nor those of rl_zoo3.
+
+    Args:
+        zoo: A folder of `<algo>.yml` files, instead of those that are installed.
+
+    Raises:
+        UserError: The folder has no such file.
+    """
+    found = {}
+    with plugin_warnings(), one_line(registry.PluginError):
+        for file in files() if zoo is None else files_in(zoo):
+            # A package may be in a zip archive; then its evidence is out of reach.
+            if file.algo not in registry.reference_algorithms() and isinstance(file.path, Path):
+                for env, hyperparams in file.entries().items():
+                    if env != "default":
+                        found[file.algo, env] = Entry(file.algo, env, hyperparams, file.path.parent)
+    return sorted(found.values(), key=lambda entry: (entry.env.lower(), entry.algo))
+
+
+def files_in(zoo: Path) -> list[File]:
+    """The hyperparameter files of a folder.
+
+    Raises:
+        UserError: It has none.
+    """
+    found = [File(path.stem, str(zoo), path) for path in sorted(zoo.glob("*.yml"))]
+    if not found:
+        raise UserError(f"{zoo} is no folder of <algo>.yml files.")
+    return found

@@ -1,0 +1,338 @@
+"""What the entries of hyperparameter files score, on seeds that no tuning saw.
+
+Beside `<algo>.yml`, `evidence/<algo>/<environment>.json` holds what the entry of one environment scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import yaml
+
+from pg_agents import registry
+from pg_envs.references import BEST, is_batched, reference_scores
+from pg_zoo.errors import UserError, one_line, warn
+from pg_zoo.evidence.entries import entries, evidence_path
+from pg_zoo.lookup import plugin_warnings
+from pg_zoo.results import statistics
+from pg_zoo.results.storage import (
+    COMMIT,
+    RANDOM,
+    RECORD,
+    asked_for,
+    read_cells,
+    read_record,
+    write_whole,
+    writing,
+)
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import run_cell
+from pg_zoo.words import different, ranges
+
+FIRST_SEED = 1000  # of evidence; tuning has those below
+MIN_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one entry scored.
+
+    Attributes:
+        algo: The algorithm's registered name.
+        env: The Gymnasium id.
+        hyperparams: The entry.
+        n_timesteps: Steps that each training was asked for.
+        seeds: One training each.
+        scores: Mean return of the evaluation after each training.
+        mean: Their mean.
+        interval: 95 % interval of the mean over seeds (Student's t).
+        final_episodes: Episodes of each evaluation.
+        deterministic: Whether it took the most probable actions.
+        steps_per_second: Median over the trainings.
+        wall_time: Median, in seconds, evaluations excluded.
+        versions: Of the packages that took part, and the commits of ours, where they are known.
+        machine: Where the trainings ran.
+        date: When the last of them ended, UTC.
+        command: What ran them.
+        random: Mean return of random actions, where it is known.
+        best: The best known score or the return at which the environment counts as solved, and which of these it is.
+        note: Free text for the table.
+        fresh: Whether an earlier version of the entry is not known to have been scored with these seeds.
+    """
+
+    algo: str
+    env: str
+    hyperparams: dict[str, Any]
+    n_timesteps: int
+    seeds: list[int]
+    scores: list[float]
+    mean: float
+    interval: list[float]
+    final_episodes: int
+    deterministic: bool
+    steps_per_second: float
+    wall_time: float
+    versions: dict[str, str]
+    machine: Any
+    date: str
+    command: str
+    random: float | None = None
+    best: tuple[float, str] | None = None
+    note: str = ""
+    fresh: bool = True
+
+    def write(self, zoo: Path) -> Path:
+        """Put it into a hyperparameter folder.
+
+        Args:
+            zoo: The folder of `<algo>.yml`.
+
+        Returns:
+            The file.
+        """
+        path = evidence_path(zoo, self.algo, self.env)
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items()]
+        write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
+        return path
+
+
+def read(path: Path) -> Evidence:
+    """The evidence in a file.
+
+    Raises:
+        UserError: It holds none.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Evidence(**{**stored, "best": stored["best"] and tuple(stored["best"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is no evidence of this version of pg-zoo ({type(error).__name__}: {error}). "
+            "Delete it and run `pg-zoo evidence` with its results again."
+        ) from error
+
+
+def from_cells(folder: Path, algo: str, env: str, entry: Mapping[str, Any]) -> Evidence:
+    """Evidence of an entry, from a results folder.
+
+    Args:
+        folder: Results of `pg-zoo benchmark`.
+        algo: Which of them.
+        env: Which of them.
+        entry: The entry that they must be results of.
+
+    Raises:
+        UserError: They are not, or not enough, or from seeds that tuning may have seen, or some failed.
+    """
+    return _from_cells(folder, read_cells(folder), algo, env, entry)
+
+
+def _from_cells(
+    folder: Path,
+    cells: Mapping[tuple[str, str], list[dict[str, Any]]],
+    algo: str,
+    env: str,
+    entry: Mapping[str, Any],
+) -> Evidence:
+    group = cells.get((algo, env), [])
+    seeds = [cell["seed"] for cell in group]
+    if seeds and seeds[0] < FIRST_SEED:
+        raise UserError(
+            f"Seed {seeds[0]} may have been seen by tuning: evidence needs seeds from {FIRST_SEED} on "
+            f"(pg-zoo benchmark --first-seed {FIRST_SEED})."
+        )
+    if len(seeds) < MIN_SEEDS:
+        raise UserError(f"Evidence needs at least {MIN_SEEDS} seeds, but {folder} has {len(seeds)}.")
+    missing = sorted({*range(seeds[0], seeds[-1]), *_asked_for(folder, algo, env)} - {*seeds})
+    failed = sorted((folder / "failed").glob(f"{algo.replace('/', '-')}-{env.replace('/', '-')}-seed_*.txt"))
+    if missing or failed:
+        what = f"{failed[0]} failed" if failed else f"seed {missing[0]} is missing"
+        raise UserError(f"{what[0].upper()}{what[1:]}: evidence without it would flatter.")
+    for cell in group:
+        if difference := difference_of(entry, cell["hyperparams"]):
+            raise UserError(f"Seed {cell['seed']} had other hyperparameters than the entry: {difference}.")
+        cell = {**cell, "versions": released(cell["versions"])}
+        first = {**group[0], "versions": released(group[0]["versions"])}
+        for key in ("versions", "deterministic", "options"):
+            if cell[key] != first[key]:
+                raise UserError(f"Seeds {seeds[0]} and {cell['seed']} differ in {key}: {first[key]}, {cell[key]}.")
+    commits = different(cell["versions"][COMMIT] for cell in group if COMMIT in cell["versions"])
+    scores = [float(cell["score"]) for cell in group]
+    mean = statistics.mean(np.array(scores))
+    last = max(group, key=lambda cell: cell["date"])
+    random, best = references(env, entry.get("env_kwargs"), cells.get((RANDOM, env), []))
+    return Evidence(
+        algo=algo,
+        env=env,
+        hyperparams=dict(entry),
+        n_timesteps=int(group[0]["hyperparams"]["n_timesteps"]),
+        seeds=seeds,
+        scores=scores,
+        mean=float(mean.value),
+        interval=[float(mean.low), float(mean.high)],
+        final_episodes=group[0]["options"]["final_episodes"],
+        deterministic=group[0]["deterministic"],
+        steps_per_second=float(np.median([cell["steps_per_second"] for cell in group])),
+        wall_time=float(np.median([cell["wall_time"] for cell in group])),
+        versions=released(group[0]["versions"]) | ({COMMIT: ", ".join(commits)} if commits else {}),
+        machine=last["machine"],
+        date=last["date"],
+        command=last["command"],
+        random=random,
+        best=best,
+    )
+
+
+def released(versions: Mapping[str, str]) -> dict[str, str]:
+    """Versions of packages alone: of a commit, there may be many in the time of one measurement."""
+    return {name: number for name, number in versions.items() if name != COMMIT}
+
+
+def _asked_for(folder: Path, algo: str, env: str) -> set[int]:
+    """The seeds that the folder is to have in the end."""
+    if not (folder / RECORD).exists():
+        return set()
+    return {seed for *which, seed in asked_for(read_record(folder)) if which == [algo, env]}
+
+
+def difference_of(entry: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> str:
+    """In words, the first hyperparameter in which a training differed from an entry; empty where there is none."""
+    expected, given = {"policy": "auto", **entry}, {"policy": "auto", **hyperparams}
+    if expected["policy"] == "auto":  # a training says which one it became
+        expected["policy"] = given["policy"]
+    for name in sorted(expected.keys() | given.keys()):
+        if expected.get(name) != given.get(name):
+            return f"{name} is {given.get(name)!r} and not {expected.get(name)!r}"
+    return ""
+
+
+def references(
+    env: str, env_kwargs: Mapping[str, Any] | None, random_cells: Sequence[Mapping[str, Any]]
+) -> tuple[float | None, tuple[float, str] | None]:
+    """The mean return of random actions, and the best known one with what it is.
+
+    Args:
+        env: The Gymnasium id.
+        env_kwargs: Arguments of the environment.
+        random_cells: Results of random actions on it.
+    """
+    spec = gym.registry.get(env)
+    # Of others, nothing is known, and a simulation would take minutes.
+    if spec is not None and is_batched(spec):
+        scores = reference_scores(env, **(env_kwargs or {}))
+        kind = next((kind for kind in BEST if kind in scores), None)
+        return scores.get("random"), None if kind is None else (scores[kind], kind)
+    random = float(np.mean([cell["score"] for cell in random_cells])) if random_cells else None
+    threshold = None if spec is None else spec.reward_threshold
+    return random, None if threshold is None else (float(threshold), "solved")
+
+
+def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
+    """Train again what the evidence tells of.
+
+    Args:
+        evidence: The evidence.
+        seed: One of its seeds.
+        folder: Where the results go; must not exist.
+
+    Returns:
+        What its `cell.json` says: the score, and versions and machine of this time.
+    """
+    cell = Cell(
+        evidence.algo,
+        evidence.env,
+        seed,
+        evidence.hyperparams,
+        origin="evidence",
+        eval_points=1,
+        final_episodes=evidence.final_episodes,
+    )
+    run_cell(cell, folder)
+    record: dict[str, Any] = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    return record
+
+
+def collect(zoo: Path | None = None) -> list[Evidence]:
+    """The evidence of all entries that have it; entries that were changed since are left out, with a warning.
+
+    Args:
+        zoo: As for `entries`.
+    """
+    found = []
+    for entry in entries(zoo):
+        if entry.path.is_file():
+            evidence = read(entry.path)
+            if evidence.hyperparams == entry.hyperparams:
+                found.append(evidence)
+            else:
+                difference = difference_of(entry.hyperparams, evidence.hyperparams)
+                warn(f"{entry.path} is left out: the entry has changed since ({difference}).")
+    return found
+
+
+def update(results: Path, zoo: Path | None = None, *, same_seeds: bool = False) -> Iterator[Path]:
+    """Write the evidence of all entries that a results folder has cells of.
+
+    Args:
+        results: Results of `pg-zoo benchmark`.
+        zoo: As for `entries`.
+        same_seeds: Also of seeds that an earlier version of the entry was scored with.
+
+    Yields:
+        Each file that was written. A warning says why others were not.
+    """
+    cells, known = read_cells(results), {(entry.algo, entry.env): entry for entry in entries(zoo)}
+    with one_line(registry.PluginError), plugin_warnings():
+        registry.register_envs()
+    for algo, env in cells:
+        entry = known.get((algo, env))
+        if algo == RANDOM or algo in registry.reference_algorithms():
+            continue
+        if entry is None:
+            warn(f"{algo} on {env} is left out: there is no entry that this could be evidence of.")
+            continue
+        try:
+            evidence = _from_cells(results, cells, algo, env, entry.hyperparams)
+            if entry.path.is_file():
+                evidence = succeeding(evidence, read(entry.path), same_seeds)
+        except UserError as error:
+            warn(f"{algo} on {env} is left out: {error}")
+            continue
+        with one_line(OSError), writing(entry.zoo, "--zoo"):
+            yield evidence.write(entry.zoo)
+
+
+def succeeding(new: Evidence, old: Evidence, same_seeds: bool) -> Evidence:
+    """New evidence with what stays of the old.
+
+    Args:
+        new: The new.
+        old: What it will replace.
+        same_seeds: Whether it may be of seeds that another version of the entry was scored with; it will say so.
+
+    Raises:
+        UserError: It is, and must not be.
+    """
+    changed, last = difference_of(old.hyperparams, new.hyperparams), max(old.seeds)
+    # Versions before the old one had the seeds below its own.
+    fresh = new.seeds[0] > last if changed else old.fresh or new.seeds[0] > last
+    if not (fresh or same_seeds) and changed:
+        raise UserError(
+            f"seeds {ranges(old.seeds)} have scored an earlier version of the entry ({changed}), which may be why it "
+            f"was changed: measure it on fresh seeds, with `pg-zoo benchmark --first-seed {last + 1}`, or say "
+            "--same-seeds."
+        )
+    return replace(new, note=old.note, fresh=fresh)
+
+
+def published() -> dict[str, Any]:
+    """rl_zoo3's scores of SB3's agents: by algorithm and environment, and their `source`."""
+    text = Path(__file__).with_name("published.yml").read_text(encoding="utf-8")
+    scores: dict[str, Any] = yaml.safe_load(text)
+    return scores

@@ -1,0 +1,395 @@
+"""What a benchmark shows, in plain words, tables and figures, from what is stored."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pg_zoo.errors import UserError
+from pg_zoo.results.storage import RANDOM, write_whole, writing
+
+try:
+    import rliable  # noqa: F401  # which the statistics take when they need it
+
+    from pg_zoo.pages import figures
+    from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
+    from pg_zoo.results import statistics
+    from pg_zoo.results.findings import Findings, Scale, Selection, pairs
+    from pg_zoo.results.tables import Results, read
+    from pg_zoo.words import count, different, duration, interval, listed, number, ranges
+except ModuleNotFoundError as error:
+    raise UserError(f"A report needs the package {error.name}: pip install 'pg-agents[report]'.") from error
+
+
+def write_report(folder: str | Path, *, output: str | Path | None = None, baseline: str | None = None) -> list[str]:
+    """Write `report.html`, `report.md`, `figures/*.png`, `cells.csv`, `curves.csv` and `evaluations.csv`.
+
+    Args:
+        folder: The results of `pg-zoo benchmark`.
+        output: The folder to write into; by default the results' own.
+        baseline: The algorithm that all others are compared with; by default, see `pg_zoo.results.findings.pairs`.
+
+    Returns:
+        What to tell the user: what to know first, one line for each comparison, and where the report is.
+
+    Raises:
+        UserError: There are no results that can be read, or the baseline is not among them.
+        OSError: A file cannot be written, as its message says; the file is as it was before.
+    """
+    results = read(folder)
+    findings = Findings(results, pairs(results.all_algos, baseline, has_random=RANDOM in {*results.cells.algo}))
+    blocks = _blocks(findings)
+    tables = {"cells": results.cells, "curves": results.curves, "evaluations": results.evaluations}
+    files = {f"figures/{name}.png": data for name, data in pictures(blocks).items()}
+    files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()}
+    files |= {"report.md": markdown(blocks).encode(), "report.html": page(_title(results), blocks).encode()}
+    target = Path(output or folder)
+    with writing(target, "-o/--output"):
+        for name, data in files.items():
+            write_whole(target / name, data)
+    return [
+        *(note.replace("`", "") for note in findings.notes()),
+        *(f"{algo} against {baseline}: {findings.tally(algo, baseline)}." for algo, baseline in findings.pairs),
+        *different(f"{what.replace('`', '')}." for pair in findings.pairs for what in findings.untuned(*pair)),
+        f"Report: {target / 'report.html'}",
+    ]
+
+
+def _title(results: Results) -> str:
+    seeds = {len(results.of(algo, env)) for algo in results.algos or [RANDOM] for env in results.envs} - {0}
+    n = str(min(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    envs = listed(results.envs) if len(results.envs) <= 3 else count(len(results.envs), "environment")
+    return f"{listed(results.algos or [RANDOM])} on {envs}, {n} seed{'' if n == '1' else 's'}"
+
+
+def _blocks(findings: Findings) -> list[Block]:
+    results = findings.results
+    look = figures.Look(results.algos)
+    blocks = [Heading(1, _title(results)), *_summary(findings)]
+    if results.algos:
+        blocks += _together(findings, look)
+    for env in results.envs:
+        blocks += _environment(findings, env, look)
+    if results.algos:
+        blocks += _speed(results, look)
+    return [*blocks, *_what_was_run(results), *_method()]
+
+
+def _summary(findings: Findings) -> list[Block]:
+    blocks: list[Block] = [Heading(2, "In plain words")]
+    if notes := findings.notes():
+        blocks.append(Bullets([f"**Note**: {note}" for note in notes]))
+    if not findings.pairs:
+        blocks.append(Text("There is nothing to compare: no two algorithms."))
+    for pair in findings.pairs:
+        blocks += [Heading(3, "`{}` against `{}`".format(*pair)), Text(f"{findings.tally(*pair).capitalize()}.")]
+        if sentences := findings.sentences(*pair):
+            blocks.append(Bullets(sentences))
+        if untuned := findings.untuned(*pair):
+            blocks.append(
+                Text(
+                    f"**Tuned against untuned**: {'; '.join(untuned)}. A difference there may be one of tuning alone: "
+                    "tune the other too, or, if both have the same ones, compare with `--same-hyperparams`."
+                )
+            )
+        if unlike := findings.unlike_hyperparams(*pair):
+            names = "; ".join(f"{', '.join(names)} on {env}" for env, names in unlike.items())
+            blocks.append(
+                Text(
+                    f"**Trained with different hyperparameters**: their entries differ in {names}; what an entry "
+                    "leaves out is the algorithm's default, which may differ too. What is compared, scores and speeds "
+                    "alike, are algorithms with their hyperparameters; `--same-hyperparams` gives both the same entry."
+                )
+            )
+    n = len(findings.adjusted)
+    if n:
+        blocks.append(
+            Text(
+                "A score is the mean return of the episodes after training. The brackets after a difference are its "
+                "95 % interval: of 100 such intervals from new seeds, about 95 would hold the true difference. Only "
+                "where the interval leaves out 0 is an algorithm called better or worse. “No difference shown” does "
+                "not say that there is none: see how wide the interval is."
+            )
+        )
+    if n > 1:
+        blocks.append(
+            Text(
+                f"{n} differences are judged here. If none of them existed, about 1 in 20 would still be called better "
+                "or worse; Holm's correction tells which hold when all are to hold together."
+            )
+        )
+    return blocks
+
+
+def _together(findings: Findings, look: figures.Look) -> list[Block]:
+    algos = findings.results.algos
+    chosen = findings.select(algos)
+    blocks: list[Block] = [Heading(2, "All environments together")]
+    if chosen.envs:
+        scales = [(env, findings.scales[env]) for env in chosen.envs]
+        blocks += [
+            Text(
+                f"{count(len(chosen.envs), 'environment')}, {chosen.n_seeds} seeds of each algorithm on each. Scores "
+                "are normalised: what is below -1 counts as -1, and above 2 as 2; 0 is what random actions score; 1 is"
+            ),
+            Bullets([f"on {env}: {scale.why}, {number(scale.one or 0)}" for env, scale in scales]),
+            *_aggregates(findings, chosen, look),
+        ]
+    else:
+        blocks.append(Text("No environment can be taken."))
+    if chosen.left_out:
+        blocks += [Text("Left out:"), Bullets([f"{env}: {why}" for env, why in chosen.left_out.items()])]
+    return blocks
+
+
+def _aggregates(findings: Findings, chosen: Selection, look: figures.Look) -> list[Block]:
+    algos = findings.results.algos
+    scores = {algo: findings.normalised(algo, chosen.envs) for algo in algos}
+    estimates = {algo: statistics.aggregates(matrix) for algo, matrix in scores.items()}
+    values = np.stack([*scores.values()])
+    thresholds = np.linspace(min(0, values.min()), max(1, values.max()), 101)
+    profiles = {algo: statistics.performance_profile(matrix, thresholds) for algo, matrix in scores.items()}
+    shown = {"performance_profiles": figures.performance_profiles(look, thresholds, profiles)}
+    caption = "Performance profiles: the share of runs that score above τ; higher is better"
+    improvements = {
+        (x, y): statistics.probability_of_improvement(scores[x], scores[y]) for x, y in itertools.combinations(algos, 2)
+    }
+    if improvements:
+        shown["probability_of_improvement"] = figures.improvement(algos, improvements)
+        caption += (
+            ". Probability of improvement: how often a run of X scores higher than one of Y on the same environment, "
+            "ties counted half"
+        )
+    if findings.select([*algos, RANDOM]).envs == chosen.envs:  # with the same seeds as the others
+        by_chance = findings.normalised(RANDOM, chosen.envs)
+        improvements |= {
+            (algo, RANDOM): statistics.probability_of_improvement(scores[algo], by_chance) for algo in algos
+        }
+    rows = [[f"`{x}`", f"`{y}`", interval(estimate)] for (x, y), estimate in improvements.items()]
+    scales = [findings.scales[env] for env in chosen.envs]
+    has_optima = all(scale.best and scale.best_name == "optimal" for scale in scales)
+    # By definition, with the optimality gap.
+    ends = [(f"`{RANDOM}`", "0", "1"), ("optimal (known)" if has_optima else "what 1 is", "1", "0")]
+    how = (
+        f"95 % intervals from {statistics.N_RESAMPLES} stratified bootstrap resamples; "
+        f"n = {chosen.n_seeds} seeds on each of {count(len(chosen.envs), 'environment')}"
+    )
+    return [
+        Table(
+            ["algorithm", *(f"{name} [95 %]" for name in statistics.AGGREGATES)],
+            [[f"`{algo}`", *map(interval, estimate.values())] for algo, estimate in estimates.items()]
+            + [[name, *[value] * (len(statistics.AGGREGATES) - 1), gap] for name, value, gap in ends],
+        ),
+        Pictures(
+            {"aggregates": figures.aggregates(look, estimates)},
+            f"Normalised scores with {how}. Higher is better, but for the optimality gap.",
+        ),
+        Pictures(shown, f"{caption}. Bands and brackets: {how}."),
+        *[Table(["X", "Y", "P(X > Y) [95 %]"], rows, numbers=False)] * bool(rows),
+    ]
+
+
+def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block]:
+    results, scale = findings.results, findings.scales[env]
+    facts = [f"random actions score {number(scale.random)}"] if scale.random is not None else []
+    facts += [f"{scale.best[1]} is {number(scale.best[0])}"] if scale.best else []
+    facts += [f"solved at {number(scale.threshold)}"] if scale.threshold is not None else []
+    facts.append(f"1 after normalisation is {scale.why}" if scale.one is not None else f"not normalised: {scale.why}")
+    text = "; ".join(facts)
+    columns = ["algorithm", "seeds", "mean [95 %]", "IQM [95 %]", "worst seed", "best seed", "normalised [95 %]"]
+    blocks: list[Block] = [
+        Heading(2, env),
+        Text(f"{text[0].upper()}{text[1:]}."),
+        Table(columns, _scores(results, env, scale)),
+    ]
+    if results.algos_on(env):
+        solved = [f"steps to {number(scale.threshold)}"] if scale.threshold is not None else []
+        columns = ["algorithm", "steps", *solved, "training time", "steps/s (range)", "memory (MiB)"]
+        rows = [[f"`{algo}`", *_cost(results, algo, env, scale)] for algo in _measured(results, env)]
+        blocks.append(Table(columns, rows))
+    return [*blocks, *_curves(results, env, scale, look)]
+
+
+def _measured(results: Results, env: str) -> list[str]:
+    """The algorithms on an environment, and last random actions, if they are there."""
+    return results.algos_on(env) + [RANDOM] * (len(results.of(RANDOM, env)) > 0)
+
+
+def _scores(results: Results, env: str, scale: Scale) -> list[list[str]]:
+    rows = []
+    measured = _measured(results, env)
+    for algo in measured:
+        scores = results.scores(algo, env).to_numpy()
+        middle = statistics.interquartile_mean(scores[:, None])
+        normal = interval(statistics.mean(scale.normalise(scores))) if scale.one is not None else ""
+        ends = [number(scores.min()), number(scores.max())]
+        rows.append([f"`{algo}`", str(len(scores)), interval(statistics.mean(scores)), interval(middle), *ends, normal])
+    known = [] if RANDOM in measured or scale.random is None else [("random (known)", scale.random)]
+    known += [(f"{scale.best_name} (known)", scale.best[0])] if scale.best else []
+    for name, value in known:
+        normal = number(float(scale.normalise(value))) if scale.one is not None else ""
+        rows.append([name, "", number(value), "", "", "", normal])
+    return rows
+
+
+def _cost(results: Results, algo: str, env: str, scale: Scale) -> list[str]:
+    cells = results.of(algo, env)
+    solved = []
+    if scale.threshold is not None:
+        curves = results.curves_of(algo, env, "timesteps")
+        times = [statistics.time_to(scale.threshold, curve) for curve in curves]
+        reached = [time for time in times if time is not None]
+        median = [f"{np.median(reached):,.0f}"] if reached else []
+        solved = [" ".join([*median, f"({len(reached)} of {len(cells)})"]) if curves else ""]
+    speed, memory = cells.steps_per_second.astype(float), cells.peak_memory_mib.astype(float)
+    has_trained = speed.notna().any()
+    return [
+        f"{cells.n_timesteps.mean():,.0f}",
+        *solved,
+        duration(cells.wall_time.median()) if has_trained else "",
+        f"{number(speed.median())} ({number(speed.min())} to {number(speed.max())})" if has_trained else "",
+        number(memory.median()) if memory.notna().any() else "",
+    ]
+
+
+def _curves(results: Results, env: str, scale: Scale, look: figures.Look) -> list[Block]:
+    n_curves = {algo: len(results.curves_of(algo, env, "timesteps")) for algo in results.algos_on(env)}
+    algos = [algo for algo, n in n_curves.items() if n]
+    if not algos:
+        return []
+    best = {scale.best_name: scale.best[0]} if scale.best else {}
+    known = {"random": scale.random, **best, "solved": scale.threshold}
+    lines = {name: value for name, value in known.items() if value is not None}
+    name = "".join(character if character.isalnum() else "-" for character in env)
+    shown = {}
+    for column, unit in (("timesteps", "steps"), ("wall_time", "seconds")):
+        curves = {algo: statistics.learning_curve(results.curves_of(algo, env, column)) for algo in algos}
+        shown[f"{name}_{unit}"] = figures.learning_curves(look, curves, lines, seconds=unit == "seconds")
+    if len({n_curves[algo] for algo in algos}) == 1:
+        n = f"{count(n_curves[algos[0]], 'seed')} of each"
+    else:
+        n = listed([f"{count(n_curves[algo], 'seed')} of `{algo}`" for algo in algos])
+    caption = (
+        f"{env}, evaluations during training, {n}. Lines: mean over seeds of each evaluation, at the mean of the steps "
+        "or seconds of training after which it was made. Bands: Student's 95 % interval of that mean, for each "
+        "evaluation by itself."
+    )
+    return [Pictures(shown, caption)]
+
+
+def _speed(results: Results, look: figures.Look) -> list[Block]:
+    speeds = {
+        env: {algo: results.of(algo, env).steps_per_second.to_numpy(float) for algo in results.algos_on(env)}
+        for env in results.envs
+        if results.algos_on(env)
+    }
+    seeds = [len(values) for by_algo in speeds.values() for values in by_algo.values()]
+    n = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else f"{min(seeds)}"
+    caption = (
+        f"Environment steps per second of training, evaluations excluded: median and range, n = {n} seeds. "
+        "Trainings that ran at the same time have slowed each other down, and speed depends on hyperparameters such as "
+        "n_envs and batch_size: only with the same ones it is the algorithms' own."
+    )
+    return [Heading(2, "Speed"), Pictures({"throughput": figures.throughput(look, speeds)}, caption)]
+
+
+def _what_was_run(results: Results) -> list[Block]:
+    details = results.details
+    days = sorted(str(detail["date"])[:10] for detail in details)
+    facts = {
+        "Command": listed([f"`{command}`" for command in different(detail["command"] for detail in details)]),
+        "Date": days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
+        "Machine": listed(different(f"{d['machine']['cpu']}, {d['machine']['cores']} cores" for d in details)),
+        "Versions": ", ".join(f"{name} {listed(numbers)}" for name, numbers in results.versions.items()),
+        "Evaluation": listed(different(_evaluation(detail["options"]) for detail in details)),
+    }
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for detail in details:
+        groups.setdefault((detail["algo"], detail["env"]), []).append(detail)
+    rows = [
+        [
+            f"`{algo}`",
+            env,
+            ranges(cell["seed"] for cell in cells),
+            listed(different(f"{cell['n_timesteps']:,}" for cell in cells)),
+            listed(different(cell["engine"] for cell in cells)),
+            listed(different(cell["device"] for cell in cells)),
+            "most probable" if cells[0]["deterministic"] else "drawn",
+            cells[0]["origin"],
+        ]
+        for (algo, env), cells in groups.items()
+    ]
+    columns = ["algorithm", "environment", "seeds", "steps", "engine", "device", "actions in evaluation", "values from"]
+    entries = {key: _entry(cells[0]) for key, cells in groups.items() if key[0] != RANDOM}
+    blocks: list[Block] = [
+        Heading(2, "What was run"),
+        Bullets([f"**{name}**: {fact}" for name, fact in facts.items()]),
+        Table(columns, rows, numbers=False),
+    ]
+    if entries:
+        blocks += [Heading(3, "Hyperparameters"), Text("As `pg-zoo train --conf-file` takes them:")]
+        blocks += [Details(f"{algo} on {env}", entry) for (algo, env), entry in entries.items()]
+    if results.failed:
+        failed = [f"{failure.name}: {failure.error} (`{failure.path.as_posix()}`)" for failure in results.failed]
+        blocks += [Heading(3, "Failed"), Bullets(failed)]
+    if results.missing:
+        missing: dict[tuple[str, str], list[int]] = {}
+        for algo, env, seed in results.missing:
+            missing.setdefault((algo, env), []).append(seed)
+        items = [f"`{algo}` on {env}: seeds {ranges(seeds)}" for (algo, env), seeds in missing.items()]
+        blocks += [Heading(3, "Not there"), Bullets(items)]
+    return blocks
+
+
+def _entry(cell: dict[str, Any]) -> str:
+    """Its hyperparameters as YAML, and, as comments, what they leave to the algorithm's defaults."""
+    lines = yaml.safe_dump({cell["env"]: cell["hyperparams"]})
+    if defaults := cell.get("defaults"):
+        comments = ["The algorithm's defaults:", *yaml.safe_dump(defaults).splitlines()]
+        lines += "".join(f"  # {line}\n" for line in comments)
+    return lines
+
+
+def _evaluation(options: dict[str, int]) -> str:
+    return (
+        f"{options['final_episodes']} episodes after training; {options['eval_points']} evaluations of "
+        f"{options['eval_episodes']} episodes along the way"
+    )
+
+
+def _method() -> list[Block]:
+    return [
+        Heading(2, "How the numbers are made"),
+        Bullets(
+            [
+                "**Difference**: the mean over seeds of what two algorithms score with the same seed, with Student's t "
+                "interval; over several environments, of the mean of the differences of normalised scores. It alone "
+                "decides between “better”, “worse” and “no difference shown”: in simulations of 3 to 10 seeds whose "
+                "scores spread alike it held the truth 95 to 98 times in 100. Where one algorithm fails now and then "
+                "and the other never, no interval of so few seeds can know: it held the truth 72 to 94 times. Look at "
+                "the worst seeds too.",
+                "Intervals hold for a number of seeds that was **chosen beforehand**. Who adds seeds until something "
+                "is concluded will conclude too much: confirm it with fresh ones (`--first-seed`) in a new folder.",
+                "**Mean**: over seeds, with Student's t interval.",
+                "**IQM**: mean of the middle half of the runs. **Median**: of the environments' means. **Optimality "
+                "gap**: what is missing to 1 in the mean, where more than 1 counts as 1. **Probability of "
+                "improvement** and **performance profile** as said at their figures. Their intervals are the 2.5 % and "
+                f"97.5 % percentiles of {statistics.N_RESAMPLES} stratified bootstrap resamples, made with rliable "
+                "(Agarwal et al. 2021, “Deep reinforcement learning at the edge of the statistical precipice”); with "
+                "few seeds they are too narrow. So the mean of all environments together has another interval than "
+                "Student's, even where there is but one environment. Of 2 or 3 runs the middle half is all of them, "
+                "and the IQM their mean.",
+                "**Steps**: those that were taken. The last rollout is whole, and may go beyond what was asked for.",
+                f"With fewer than {statistics.MIN_SEEDS} seeds there is no interval and no conclusion; with different "
+                "seeds or failed trainings there is no conclusion, because what is missing may be what went wrong.",
+                "**Steps to a return**: until the first evaluation along the way that reached it, in the median of the "
+                "seeds that did. **Training time**: in the median, evaluations excluded. **Memory**: the process at "
+                "its largest, in the median.",
+                "The numbers behind all this are in `cells.csv`, `curves.csv` and `evaluations.csv`.",
+            ]
+        ),
+    ]

@@ -1,0 +1,143 @@
+"""The table of what the zoo's entries score, beside published scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pg_zoo.evidence.scored import Evidence, published
+from pg_zoo.results import statistics
+from pg_zoo.words import count, duration, interval, number
+
+HIGHER, NOT_SHOWN, LOWER = "higher", "not shown", "lower"
+OLDER, MORE_STEPS = "older environment", "more steps"
+REACHED, NOT_REACHED = "reached", "not reached"
+
+
+def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
+    """Whether a score is higher or lower than a published one, or why the two cannot be compared.
+
+    Welch's 95 % interval of the difference says so. Theirs is one run, whose standard error is that of the mean over
+    its evaluation's episodes; ours is over seeds.
+
+    Args:
+        evidence: Ours.
+        theirs: An entry of `published`, or None.
+    """
+    if theirs is None:
+        return ""
+    if evidence.n_timesteps > theirs["steps"]:
+        return MORE_STEPS
+    difference = statistics.welch(
+        [evidence.mean, theirs["mean"]],
+        [float(np.std(evidence.scores, ddof=1)), theirs["std"]],
+        [len(evidence.scores), theirs["episodes"]],
+        statistics.CONFIDENCE,
+    )
+    answer = HIGHER if difference.low > 0 else LOWER if difference.high < 0 else NOT_SHOWN
+    return f"{answer} ({OLDER})" if "env" in theirs else answer
+
+
+_HEAD = f"""\
+<!-- Written by `pg-zoo evidence`. -->
+# What the zoo's hyperparameters reach
+
+Each row is an entry of `<algo>.yml` in a folder of hyperparameters. Its score is the mean return of an evaluation after
+training, averaged over training seeds that tuning did not see, with the 95 % interval of this mean over seeds
+(Student's t). Single scores, versions, machine, date and command are in
+`evidence/<algo>/<environment>.json` there.
+
+- *seeds*: trainings. *episodes*: those of the evaluation after each of them.
+- *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
+  Where other work ran on the machine meanwhile, it is an upper bound.
+- *random*: actions drawn uniformly; of several measurements on an environment, the one of most episodes.
+- *best known*: the exact optimum, a game's value, or a reference controller's score, where there is one; *solved*: the
+  return at which Gymnasium calls the environment solved, and whether the interval of the score lies above it
+  (*{REACHED}*), below it (*{NOT_REACHED}*), or holds it (*{NOT_SHOWN}*).
+- *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})
+  of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
+  its steps. Where it is of an older version of the environment, that is named.
+- *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*, by the 95 % interval of the difference
+  (Welch), with the standard error over seeds here, and over the episodes of their one run there. Where it holds 0, a
+  difference is *{NOT_SHOWN}*, which does not mean that there is none. Not compared is what had *{MORE_STEPS}* than
+  theirs. Where the published score is of an *{OLDER}*, rewards and episodes differ, and the answer says little.
+"""
+_NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
+_COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
+
+
+def table(all_evidence: Iterable[Evidence]) -> str:
+    """The page of all scores, in Markdown."""
+    scores = published()
+    rows: list[tuple[str, ...]] = [_COLUMNS, tuple("---:" if column in _NUMBERS else "---" for column in _COLUMNS)]
+    answers = []
+    shown = list(all_evidence)
+    random = _random(shown)
+    for evidence in shown:
+        theirs = scores.get(evidence.algo, {}).get(evidence.env)
+        answer = comparison(evidence, theirs)
+        answers.append(answer)
+        notes = [evidence.note] * bool(evidence.note) + [_NOT_FRESH] * (not evidence.fresh)
+        note = " ".join("; ".join(notes).replace("|", "\\|").split())
+        rows.append((*_row(evidence, random[_task(evidence)]), _published_score(theirs), answer, note))
+    parts = [_HEAD.replace("{source}", scores["source"])]
+    summary = []
+    for suffix, where in (("", ""), (f" ({OLDER})", f" of an {OLDER}")):
+        counts = {answer: answers.count(answer + suffix) for answer in (HIGHER, NOT_SHOWN, LOWER)}
+        if n := sum(counts.values()):
+            said = ", ".join(f"{answer}: {many}" for answer, many in counts.items())
+            summary.append(
+                f"{count(n, 'score')} can be compared with SB3's in rl_zoo3{where}, at no more steps. {said}."
+            )
+    if summary:
+        parts.append("\n".join(summary) + "\n")
+    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+    return "\n".join(parts)
+
+
+_NOT_FRESH = "an earlier version of the entry was scored with some of these seeds"
+
+
+def _task(evidence: Evidence) -> tuple[str, str]:
+    """An environment with its arguments."""
+    return evidence.env, json.dumps(evidence.hyperparams.get("env_kwargs") or {}, sort_keys=True)
+
+
+def _random(all_evidence: Sequence[Evidence]) -> dict[tuple[str, str], float | None]:
+    """What random actions score, one number for each task: that of the evidence with most episodes."""
+    found: dict[tuple[str, str], float | None] = {}
+    for evidence in sorted(all_evidence, key=lambda one: len(one.seeds) * one.final_episodes):
+        if evidence.random is not None:
+            found[_task(evidence)] = evidence.random
+    return {_task(evidence): found.get(_task(evidence)) for evidence in all_evidence}
+
+
+def _row(evidence: Evidence, random: float | None) -> tuple[str, ...]:
+    best = ""
+    if evidence.best is not None:
+        value, kind = evidence.best
+        best = number(value)
+        if kind == "solved":
+            low, high = evidence.interval
+            best = f"solved: {best}, {REACHED if low >= value else NOT_REACHED if high < value else NOT_SHOWN}"
+    return (
+        evidence.env,
+        evidence.algo,
+        interval([evidence.mean, *evidence.interval]),
+        str(len(evidence.seeds)),
+        str(evidence.final_episodes),
+        f"{evidence.n_timesteps:,}",
+        duration(evidence.wall_time),
+        "" if random is None else number(random),
+        best,
+    )
+
+
+def _published_score(theirs: Mapping[str, Any] | None) -> str:
+    if theirs is None:
+        return ""
+    older = f" ({theirs['env']})" if "env" in theirs else ""
+    return f"{number(theirs['mean'])} ± {number(theirs['std'])}, {theirs['steps']:,} steps{older}"

@@ -1,0 +1,1 @@
+"""Hyperparameter files: reading, trust and writing."""

@@ -1,0 +1,1 @@
+"""Stored results, and the statistics and findings from them."""

@@ -1,0 +1,407 @@
+"""What results show: which algorithms are compared, on what scale, and with what conclusion."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pg_agents import registry
+from pg_envs.references import BEST, is_batched, reference_scores
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.lookup import plugin_warnings
+from pg_zoo.results import statistics
+from pg_zoo.results.statistics import MIN_SEEDS, Difference, Estimate
+from pg_zoo.results.storage import COMMIT, RANDOM
+from pg_zoo.results.tables import Results
+from pg_zoo.words import count, different, interval, listed, number, ranges
+
+CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be concluded")
+# Of normalised scores that are put together: where random actions are nearly as good as possible, the noise of one run
+# would outweigh all other environments.
+LIMITS = (-1.0, 2.0)
+
+_BEST_IN_WORDS = {
+    "optimum": "the exact optimum",
+    "controller": "the reference controller's score, which can be surpassed",
+    "value": "the game's value",
+    "equilibrium": "what an equilibrium wins",
+}
+# As `pg_zoo.recipes.files` tells the origin of what was not tuned for the environment.
+_UNTUNED = re.compile(r"'default' in \S+ of (?P<whose>\S+)|the algorithm's own defaults")
+_UNEQUAL_STEPS = 1.1  # the ratio from which on a comparison mentions them
+
+
+def pairs(algos: Sequence[str], baseline: str | None = None, *, has_random: bool = False) -> list[tuple[str, str]]:
+    """Which algorithms are compared, and with which.
+
+    All others with the baseline. Without one: each with the reference of its own name (`ppo` with `sb3/ppo`), or if
+    it has none, with all references; if there is no reference at all, each with each; and a single one with random
+    actions.
+
+    Args:
+        algos: Those that were trained.
+        baseline: One of them, or `"random"`.
+        has_random: Whether random actions are among the results.
+
+    Raises:
+        UserError: The baseline is not among the results.
+    """
+    known = [*algos, *[RANDOM] * has_random]
+    if baseline is not None:
+        if baseline not in known:
+            raise UserError(f"--baseline: {registry.unknown_name('algorithm', baseline, known)}")
+        return [(algo, baseline) for algo in algos if algo != baseline]
+    if len(algos) == 1:
+        return [(algos[0], RANDOM)] * has_random
+    references = [algo for algo in algos if algo.partition("/")[0] in registry.REFERENCES]
+    chosen = []
+    for algo in algos:
+        if algo not in references:
+            own = [reference for reference in references if reference.partition("/")[2] == algo]
+            chosen += [(algo, reference) for reference in own or references]
+    return chosen or list(itertools.combinations(algos, 2))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What scores on an environment are measured by.
+
+    Attributes:
+        random: Mean return of random actions, if known.
+        best: The best known score, and in words which that is.
+        threshold: The return at which the environment's author counts it as solved.
+        one: What is 1 after normalisation, where random is 0; None where nothing can be.
+        why: What `one` is, or why there is none, in words.
+    """
+
+    random: float | None
+    best: tuple[float, str] | None
+    threshold: float | None
+    one: float | None
+    why: str
+
+    @property
+    def best_name(self) -> str:
+        """What `best` is, in a word or two: a controller need not be the best that there is."""
+        assert self.best is not None
+        return "controller" if self.best[1] == _BEST_IN_WORDS["controller"] else "optimal"
+
+    def normalise(self, scores: np.ndarray | float) -> np.ndarray:
+        """0 for random actions, 1 for `one`."""
+        assert self.random is not None
+        assert self.one is not None
+        return statistics.normalised(np.asarray(scores), self.random, self.one)
+
+
+def find_scale(results: Results, env: str) -> Scale:
+    """Find what scores on an environment are measured by: what is known of it, and what was measured.
+
+    Args:
+        results: The results.
+        env: The Gymnasium id, of those that are registered or not.
+    """
+    spec = gym.registry.get(env)  # an environment that is not installed here is none that anything is known of
+    known = reference_scores(env, **env_kwargs(results, env)[0]) if spec and is_batched(spec) else {}
+    threshold = spec.reward_threshold if spec else None
+    measured = results.scores(RANDOM, env)
+    random = known["random"] if "random" in known else float(measured.mean()) if len(measured) else None
+    best = next(((known[key], _BEST_IN_WORDS[key]) for key in BEST if key in known), None)
+    if best:
+        one, why = best
+    elif threshold is not None:
+        one, why = threshold, "the return at which it counts as solved"
+    else:
+        means = {algo: results.scores(algo, env).mean() for algo in results.algos_on(env)}
+        algo = max(means, key=means.__getitem__, default=RANDOM)
+        one, why = means.get(algo, np.nan), f"the mean score of `{algo}`, the best here"
+    if random is None:
+        return Scale(random, best, threshold, None, "the score of random actions is not known")
+    if not one > random:
+        why = f"random actions, {number(random)}, are no worse than {why}, {number(one)}"
+        return Scale(random, best, threshold, None, why)
+    return Scale(random, best, threshold, float(one), why)
+
+
+def env_kwargs(results: Results, env: str) -> list[dict[str, Any]]:
+    """The different arguments that an environment was made with; more than one are more than one task."""
+    found: list[dict[str, Any]] = []
+    for detail in results.details:
+        kwargs = detail["hyperparams"].get("env_kwargs") or {}
+        if detail["env"] == env and kwargs not in found:
+            found.append(kwargs)
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two algorithms on one environment, or on several together, then with normalised scores.
+
+    Attributes:
+        algo: The first.
+        baseline: What it is compared with.
+        envs: The environments.
+        n_seeds: Of the two; on several environments, on each.
+        means: Mean scores of the two.
+        difference: Of the means; None where nothing can be concluded.
+        further: What else there is to tell, in words; without a difference, why there is none.
+    """
+
+    algo: str
+    baseline: str
+    envs: tuple[str, ...]
+    n_seeds: tuple[int, int]
+    means: tuple[float, float]
+    difference: Difference | None
+    further: str = ""
+
+    @property
+    def conclusion(self) -> str:
+        """One of `CONCLUSIONS`."""
+        return self.difference.conclusion if self.difference else CONCLUSIONS[-1]
+
+    def sentence(self, adjusted: float | None = None) -> str:
+        """What was found, with interval and number of seeds.
+
+        Args:
+            adjusted: Holm's p-value, where more than one comparison is made.
+        """
+        first, second, n = f"`{self.algo}`", f"`{self.baseline}`", self.n_seeds[0]
+        where = self.envs[0] if len(self.envs) == 1 else f"{len(self.envs)} environments together"
+        if self.difference is None:
+            return f"**{where}**: nothing can be concluded of {first} and {second}: {self.further}."
+        said = (
+            f"no difference shown between {first} and {second}"
+            if self.conclusion == "no difference shown"
+            else f"{first} is **{self.conclusion}** than {second}"
+        )
+        measure = "mean score" if len(self.envs) == 1 else "mean normalised score"
+        text = (
+            f"**{where}**: {said}: {measure} {number(self.means[0])} against {number(self.means[1])}, "
+            f"difference {interval(Estimate(*self.difference[:3]))}, {n} seeds each{self.further}."
+        )
+        if adjusted is not None and self.conclusion in ("better", "worse"):
+            text += (
+                f" It {'holds' if adjusted < 1 - statistics.CONFIDENCE else 'does not hold'} after Holm's correction."
+            )
+        return text
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Environments that can be put together.
+
+    Attributes:
+        envs: Those.
+        n_seeds: Of each algorithm on each of them.
+        left_out: The others, with the reason.
+    """
+
+    envs: tuple[str, ...]
+    n_seeds: int
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that results show.
+
+    Args:
+        results: The results.
+        pairs: Which algorithms are compared with which.
+    """
+
+    results: Results
+    pairs: list[tuple[str, str]]
+
+    @cached_property
+    def scales(self) -> dict[str, Scale]:
+        """By environment."""
+        with plugin_warnings(), one_line(registry.PluginError):
+            registry.register_envs()
+        return {env: find_scale(self.results, env) for env in self.results.envs}
+
+    @cached_property
+    def unlike(self) -> dict[str, list[dict[str, Any]]]:
+        """Environments that were not the same task for all, with the arguments that they had."""
+        found = {env: env_kwargs(self.results, env) for env in self.results.envs}
+        return {env: kwargs for env, kwargs in found.items() if len(kwargs) > 1}
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Of each pair: all environments together, where that is more than one, and then each."""
+        return [comparison for pair in self.pairs for comparison in self._compare(*pair)]
+
+    def select(self, algos: Sequence[str]) -> Selection:
+        """The environments on which all of these algorithms have as many seeds, and scores can be normalised."""
+        seeds = {env: [[*self.results.scores(algo, env).index] for algo in algos] for env in self.results.envs}
+        counts = {env: [*map(len, found)] for env, found in seeds.items()}
+        n_seeds = max(map(min, counts.values()))
+        most = next((found[0] for env, found in seeds.items() if set(counts[env]) == {n_seeds}), None)
+        left_out = {}
+        for env, numbers in counts.items():
+            if env in self.unlike:
+                left_out[env] = "not the same task for all"
+            elif n_seeds < MIN_SEEDS:
+                left_out[env] = f"fewer than {MIN_SEEDS} seeds of all algorithms"
+            elif set(numbers) != {n_seeds}:
+                short = [f"{n} of `{algo}`" for n, algo in zip(numbers, algos, strict=True) if n != n_seeds]
+                left_out[env] = f"{n_seeds} seeds of each are needed, but there are {listed(short)}"
+            elif any(found != most for found in seeds[env]):
+                left_out[env] = "not the same seeds of all"
+            elif any(self.results.n_failed(algo, env) for algo in algos):
+                left_out[env] = "a training failed: those that are left may be the good ones"
+            elif self.scales[env].one is None:
+                left_out[env] = self.scales[env].why
+        return Selection(tuple(env for env in counts if env not in left_out), n_seeds, left_out)
+
+    def normalised(self, algo: str, envs: Sequence[str]) -> np.ndarray:
+        """Normalised scores of shape (seeds, environments), none outside `LIMITS`."""
+        columns = [self.scales[env].normalise(self.results.scores(algo, env).to_numpy()) for env in envs]
+        scores: np.ndarray = np.clip(np.stack(columns, axis=1), *LIMITS)
+        return scores
+
+    def sentences(self, algo: str, baseline: str) -> list[str]:
+        """What was found of a pair."""
+        several = len(self.adjusted) > 1
+        return [
+            comparison.sentence(self.adjusted.get(comparison) if several else None)
+            for comparison in self._of(algo, baseline)
+        ]
+
+    def unlike_hyperparams(self, algo: str, baseline: str) -> dict[str, list[str]]:
+        """By environment, the hyperparameters that were not the same for two algorithms."""
+        found: dict[str, list[str]] = {}
+        for env in self.results.envs:
+            first, second = (
+                next((d["hyperparams"] for d in self.results.details if (d["algo"], d["env"]) == (name, env)), None)
+                for name in (algo, baseline)
+            )
+            if first is not None and second is not None and RANDOM not in (algo, baseline):
+                names = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+                found |= {env: names} if names else {}
+        return found
+
+    def untuned(self, algo: str, baseline: str) -> list[str]:
+        """Where one of two algorithms had untuned hyperparameters and the other tuned ones, in words."""
+        found: dict[str, list[str]] = {}
+        for env in self.results.envs:
+            origins = {name: [*self.results.of(name, env).origin] for name in (algo, baseline) if name != RANDOM}
+            untuned = {name: _UNTUNED.match(origin[0]) for name, origin in origins.items() if origin}
+            if len(untuned) == 2 and len([*filter(None, untuned.values())]) == 1:
+                ((name, match),) = ((name, match) for name, match in untuned.items() if match)
+                whose = f"{match['whose']}'s untuned default" if match["whose"] else "its class's untuned defaults"
+                found.setdefault(f"`{name}` had {whose}", []).append(env)
+        return [f"{what} on {listed(envs)}" for what, envs in found.items()]
+
+    def tally(self, algo: str, baseline: str) -> str:
+        """How often which conclusion was drawn of a pair."""
+        drawn = [comparison.conclusion for comparison in self._of(algo, baseline) if len(comparison.envs) == 1]
+        counted = [f"{kind} on {drawn.count(kind)}" for kind in CONCLUSIONS if kind in drawn]
+        return f"{', '.join(counted)} of {count(len(drawn), 'environment')}" if drawn else "no environment has both"
+
+    @cached_property
+    def adjusted(self) -> dict[Comparison, float]:
+        """Holm's p-values of all comparisons of which something can be concluded."""
+        p_values = {
+            comparison: comparison.difference.p_value for comparison in self.comparisons if comparison.difference
+        }
+        return dict(zip(p_values, statistics.holm([*p_values.values()]).tolist(), strict=True))
+
+    def notes(self) -> list[str]:
+        """What one must know before reading on."""
+        results = self.results
+        notes = []
+        if results.missing:
+            total = count(len(results.missing) + len(results.cells), "cell")
+            notes.append(f"{len(results.missing)} of {total} are not there; `{results.command}` goes on with them.")
+        if results.failed:
+            notes.append(f"{count(len(results.failed), 'cell')} failed: see “What was run”.")
+        for env, kwargs in self.unlike.items():
+            notes.append(
+                f"{env} was not the same task for all, and is left out of comparisons: it was made with "
+                f"{listed([str(arguments) for arguments in kwargs])}."
+            )
+        commits = different(detail["versions"].get(COMMIT, "one that is not known") for detail in results.details)
+        if len(commits) > 1:
+            notes.append(f"Not all cells were made by the same code; commits of pg-agents: {listed(commits)}.")
+        for name, numbers in results.versions.items():
+            if len(numbers) > 1 and name != COMMIT:
+                notes.append(f"Not all cells were made with the same version of {name}: {listed(numbers)}.")
+        return notes
+
+    def _of(self, algo: str, baseline: str) -> list[Comparison]:
+        return [one for one in self.comparisons if (one.algo, one.baseline) == (algo, baseline)]
+
+    def _compare(self, algo: str, baseline: str) -> Iterator[Comparison]:
+        chosen = self.select([algo, baseline])
+        if len(chosen.envs) > 1:
+            first, second = (self.normalised(name, chosen.envs) for name in (algo, baseline))
+            yield Comparison(
+                algo,
+                baseline,
+                chosen.envs,
+                (chosen.n_seeds, chosen.n_seeds),
+                (float(first.mean()), float(second.mean())),
+                statistics.difference(first, second),
+                f"; difference of the IQMs {interval(statistics.iqm_difference(first, second))}, probability of "
+                f"improvement {interval(statistics.probability_of_improvement(first, second))}"
+                f"{self._unequal_somewhere(algo, baseline, chosen.envs)}",
+            )
+        # Those too on which one has nothing to show: it may have failed in every seed.
+        of_both = ({env for name, env in self.results.asked_for if name == one} for one in (algo, baseline))
+        for env in sorted(set.intersection(*of_both)):
+            if env not in self.unlike:
+                scores, others = (self.results.scores(name, env) for name in (algo, baseline))
+                why = self._why_nothing(algo, baseline, env)
+                yield Comparison(
+                    algo,
+                    baseline,
+                    (env,),
+                    (len(scores), len(others)),
+                    (scores.mean(), others.mean()),
+                    None if why else statistics.difference(scores.to_numpy(), others.to_numpy()),
+                    why or self._unequal_steps(algo, baseline, env),
+                )
+
+    def _unequal_somewhere(self, algo: str, baseline: str, envs: Sequence[str]) -> str:
+        unequal = [env for env in envs if self._unequal_steps(algo, baseline, env)]
+        return f"; with unequal steps on {listed(unequal)}" if unequal else ""
+
+    def _why_nothing(self, algo: str, baseline: str, env: str) -> str:
+        """Why nothing can be concluded of two algorithms, if so."""
+        seeds, others = ([*self.results.scores(name, env).index] for name in (algo, baseline))
+        if not (seeds and others):
+            absent = [name for name, there in ((algo, seeds), (baseline, others)) if not there]
+            return listed([self._why_absent(name, env) for name in absent])
+        if len(seeds) != len(others):
+            return (
+                f"{count(len(seeds), 'seed')} of `{algo}` but {len(others)} of `{baseline}`; "
+                "those that are missing may be the bad ones"
+            )
+        if seeds != others:
+            return f"`{algo}` has seeds {ranges(seeds)}, but `{baseline}` {ranges(others)}; it takes the same ones"
+        if len(seeds) < MIN_SEEDS:
+            return f"{count(len(seeds), 'seed')} of each, where it takes at least {MIN_SEEDS}"
+        for name in (algo, baseline):
+            if self.results.n_failed(name, env):
+                return f"a training of `{name}` failed; those that are left may be the good ones"
+        return ""
+
+    def _why_absent(self, algo: str, env: str) -> str:
+        n_asked = sum(key[:2] == (algo, env) for key in self.results.missing)
+        n_failed = self.results.n_failed(algo, env)
+        what = "failed" if n_failed >= n_asked else "failed or are missing" if n_failed else "are missing"
+        return f"all trainings of `{algo}` {what}"
+
+    def _unequal_steps(self, algo: str, baseline: str, env: str) -> str:
+        steps = [float(self.results.of(name, env).n_timesteps.mean()) for name in (algo, baseline)]
+        if 0 < min(steps) * _UNEQUAL_STEPS < max(steps):
+            return f", of {steps[0]:,.0f} and {steps[1]:,.0f} steps"
+        return ""

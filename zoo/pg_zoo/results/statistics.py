@@ -1,0 +1,336 @@
+"""What scores of several seeds say: intervals, differences, aggregates over environments. Pure functions of arrays.
+
+Scores are arrays of shape (seeds, environments). Student's intervals decide what the report says, because they hold
+the truth as often as they promise with few seeds already, unless rare failures stand against none. The aggregates of
+Agarwal et al. (2021, "Deep reinforcement learning at the edge of the statistical precipice") need a bootstrap, which is
+too narrow then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+MIN_SEEDS = 3  # with fewer, there is no interval
+CONFIDENCE = 0.95
+EQUIVALENCE_CONFIDENCE = 0.9  # of an interval whose either end is a one-sided test at 5 %
+N_RESAMPLES = 2000
+
+_QUANTILE = (1 + CONFIDENCE) / 2
+
+
+class Estimate(NamedTuple):
+    """A number, or an array of such, with the bounds of its 95 % interval, which are NaN where there is none."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+class Difference(NamedTuple):
+    """A difference with the bounds of its 95 % interval and the p-value of there being none."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def conclusion(self) -> str:
+        """What the interval says of the first one: "better", "worse" or "no difference shown"."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests (TOST; Schuirmann 1987) with Welch's degrees of freedom.
+
+    Attributes:
+        difference: Our mean minus theirs.
+        low: Lower end of its 90 % interval: a one-sided test at 5 % rejects all below.
+        high: Upper end.
+        margin: How large a difference would matter.
+        n: Seeds of each.
+    """
+
+    difference: float
+    low: float
+    high: float
+    margin: float
+    n: int
+
+    @property
+    def answer(self) -> str:
+        """Whether the interval lies within the margin, beyond it, or across one of its ends."""
+        if -self.margin < self.low and self.high < self.margin:
+            return "equivalent"
+        return "different" if self.low > self.margin or self.high < -self.margin else "not shown"
+
+    @property
+    def verdict(self) -> str:
+        """The same, for the table."""
+        return {"different": "**different**", "not shown": f"not shown with {self.n} seeds"}.get(
+            self.answer, self.answer
+        )
+
+
+def mean(scores: np.ndarray) -> Estimate:
+    """Mean over seeds, the first axis, with Student's interval; no interval with fewer than `MIN_SEEDS`.
+
+    x̄ ± t(n − 1) s / √n
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    scores = _finite(scores)
+    n, value = len(scores), scores.mean(axis=0)
+    if n < MIN_SEEDS:
+        nothing = np.full_like(value, np.nan)
+        return Estimate(value, nothing, nothing)
+    deviations = scores - scores[0]  # exactly 0 where all are the same, which those from the mean need not be
+    half = stats.t.ppf(_QUANTILE, n - 1) * deviations.std(axis=0, ddof=1) / np.sqrt(n)
+    return Estimate(value, value - half, value + half)
+
+
+def difference(scores: np.ndarray, others: np.ndarray, confidence: float = CONFIDENCE) -> Difference:
+    """How much higher the first scores are, in the mean over seeds and M environments, with Student's interval.
+
+    dₛ = 1/M Σₘ (xₛₘ − yₛₘ),  d̄ ± t(n − 1) s_d / √n
+
+    Scores of one seed belong together: they were evaluated on the same episodes, and trainings may have begun alike.
+    As if they were independent, intervals would be too wide where such scores go up and down together.
+
+    Args:
+        scores: Shape (seeds, environments) or (seeds,).
+        others: The same seeds and environments.
+        confidence: How often the interval holds the truth.
+
+    Raises:
+        ValueError: A score is NaN or infinite, there are fewer than `MIN_SEEDS`, or the shapes differ.
+    """
+    first, second = _columns(scores), _columns(others)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"Both need the same seeds and environments, but the shapes are {first.shape}, {second.shape}."
+        )
+    n = len(first)
+    if n < MIN_SEEDS:
+        raise ValueError(f"A difference needs at least {MIN_SEEDS} seeds of each, but has {n}.")
+    differences = (first - second).mean(axis=1)
+    value, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(n))
+    # Equal numbers can differ in their last digit once they are averaged.
+    rounding = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
+    if error <= rounding:
+        value = 0.0 if abs(value) <= rounding else value
+        return Difference(value, value, value, float(value == 0))
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
+    return Difference(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, n - 1)))
+
+
+def welch(means: Sequence[float], deviations: Sequence[float], ns: Sequence[int], confidence: float) -> Estimate:
+    """The difference of two independent means, with Welch's interval.
+
+    (x̄ − ȳ) ± t(ν) √(s_x²/n_x + s_y²/n_y),   ν by Welch and Satterthwaite
+
+    Args:
+        means: x̄ and ȳ.
+        deviations: Standard deviations of the two samples, which may be 0.
+        ns: Their sizes, 2 at least.
+        confidence: How often the interval holds the truth.
+    """
+    squares = np.square(deviations) / ns
+    half = 0.0
+    if squares.sum() > 0:
+        freedom = squares.sum() ** 2 / (squares**2 / (np.asarray(ns) - 1)).sum()
+        half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(squares.sum()))
+    value = float(means[0] - means[1])
+    return Estimate(value, value - half, value + half)
+
+
+def equivalence(ours: Sequence[float], theirs: Sequence[float], margin: float) -> Equivalence:
+    """Test whether the means of two independent samples are closer to each other than a margin: `welch`.
+
+    Args:
+        ours: x, at least two numbers; they need not vary.
+        theirs: y.
+        margin: Greater than 0, chosen beforehand.
+    """
+    samples = (ours, theirs)
+    found = welch(
+        [float(np.mean(sample)) for sample in samples],
+        [float(np.std(sample, ddof=1)) for sample in samples],
+        [len(sample) for sample in samples],
+        EQUIVALENCE_CONFIDENCE,
+    )
+    return Equivalence(*found, margin, min(len(ours), len(theirs)))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values that are as small as stated for all comparisons together.
+
+    p̃₍ᵢ₎ = max over j ≤ i of min(1, (m − j + 1) p₍ⱼ₎)   (Holm 1979, "A simple sequentially rejective multiple test
+    procedure")
+    """
+    values = np.asarray(p_values, dtype=float)
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, np.arange(len(values), 0, -1) * values[order]))
+    return adjusted
+
+
+def normalised(scores: np.ndarray, random: float, best: float) -> np.ndarray:
+    """(score − random) / (best − random): 0 is as good as random actions, 1 as good as the best.
+
+    Raises:
+        ValueError: The best is no better than random.
+    """
+    if not best > random:
+        raise ValueError(f"Nothing lies between random actions ({random}) and the best ({best}).")
+    return (np.asarray(scores) - random) / (best - random)
+
+
+def iqm(scores: np.ndarray) -> float:
+    """Interquartile mean: the mean of the middle half of all runs, of all environments together."""
+    scores = np.sort(scores, axis=None)
+    cut = scores.size // 4
+    return float(scores[cut : scores.size - cut].mean())
+
+
+def median(scores: np.ndarray) -> float:
+    """The median over environments of the mean over seeds."""
+    return float(np.median(scores.mean(axis=0)))
+
+
+def optimality_gap(scores: np.ndarray) -> float:
+    """What is missing to 1, in the mean; what is above 1 makes up for nothing: 1 − mean of min(score, 1)."""
+    return float(1 - np.minimum(scores, 1).mean())
+
+
+AGGREGATES: Mapping[str, Callable[[np.ndarray], float]] = {
+    "IQM": iqm,
+    "median": median,
+    "mean": lambda scores: float(scores.mean()),
+    "optimality gap": optimality_gap,
+}
+
+
+def aggregates(scores: np.ndarray) -> dict[str, Estimate]:
+    """The `AGGREGATES` of normalised scores with their bootstrap intervals, by name."""
+    estimates = bootstrap(lambda sample: np.array([measure(sample) for measure in AGGREGATES.values()]), scores)
+    return {name: Estimate(*numbers) for name, numbers in zip(AGGREGATES, zip(*estimates, strict=True), strict=True)}
+
+
+def interquartile_mean(scores: np.ndarray) -> Estimate:
+    """The interquartile mean alone with its bootstrap interval."""
+    return _scalar(bootstrap(lambda sample: np.array([iqm(sample)]), scores))
+
+
+def iqm_difference(scores: np.ndarray, others: np.ndarray) -> Estimate:
+    """How much higher the first interquartile mean is, with its bootstrap interval."""
+    return _scalar(bootstrap(lambda x, y: np.array([iqm(x) - iqm(y)]), scores, others))
+
+
+def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estimate:
+    """How often a run of the first beats one of the second on the same environment, with its bootstrap interval.
+
+    P(X > Y) = 1/M Σₘ 1/(nₓ nᵧ) Σᵢⱼ [xᵢₘ > yⱼₘ] + ½ [xᵢₘ = yⱼₘ]
+    """
+    return _scalar(bootstrap(_improvement, scores, others))
+
+
+def _improvement(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    signs = np.sign(scores[:, None] - others[None])  # (runs of the first, runs of the second, environments)
+    return np.array([(1 + signs.mean()) / 2])
+
+
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> Estimate:
+    """The share of all runs that score above each threshold, with its pointwise bootstrap interval."""
+    return bootstrap(lambda sample: (sample[..., None] > thresholds).mean(axis=(0, 1)), scores)
+
+
+def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estimate:
+    """A statistic with the 2.5 % and 97.5 % percentiles of it over resampled seeds: rliable's stratified bootstrap.
+
+    Each environment's runs are drawn with replacement, independently of those of other environments; of several arrays,
+    runs of the same seed are drawn together.
+
+    Args:
+        function: Arrays of scores to an array of numbers.
+        *scores: Shape (seeds, environments), the same of all.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
+    """
+    arrays = [_columns(array) for array in scores]
+    if min(map(len, arrays)) < MIN_SEEDS:
+        value = function(*arrays)
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    # rliable draws each number of an array by itself, except along the first axis: so it is given rows to draw.
+    from rliable import library  # an extra, which intervals of means do without
+
+    rows = np.broadcast_to(np.arange(len(arrays[0]))[:, None], arrays[0].shape)
+    with _same_draws():
+        values, intervals = library.get_interval_estimates(
+            {"": rows},
+            lambda drawn: function(*(np.take_along_axis(array, drawn, axis=0) for array in arrays)),
+            reps=N_RESAMPLES,
+            confidence_interval_size=CONFIDENCE,
+        )
+    return Estimate(values[""], *intervals[""])
+
+
+def learning_curve(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, Estimate]:
+    """The mean over seeds of each evaluation along the way, at the mean of the times at which it was made.
+
+    Args:
+        curves: One seed each: a row for each evaluation, with its time, in steps or seconds, and mean return. Of seeds
+            that were evaluated more often than others, only as many evaluations as all have are taken.
+
+    Returns:
+        Times, and mean returns with an interval each.
+    """
+    stacked = np.stack([curve[: min(map(len, curves))] for curve in curves])  # (seeds, evaluations, 2)
+    return stacked[..., 0].mean(axis=0), mean(stacked[..., 1])
+
+
+def time_to(threshold: float, curve: np.ndarray) -> float | None:
+    """When an evaluation first reached a threshold; None if none did.
+
+    Args:
+        threshold: A mean return.
+        curve: As one of those of `learning_curve`.
+    """
+    reached = curve[curve[:, 1] >= threshold, 0]
+    return float(reached[0]) if len(reached) else None
+
+
+def _scalar(estimate: Estimate) -> Estimate:
+    return Estimate(*(float(array[0]) for array in estimate))
+
+
+def _columns(scores: np.ndarray) -> np.ndarray:
+    scores = _finite(scores)
+    return scores[:, None] if scores.ndim == 1 else scores
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores, dtype=float)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"Scores must be finite, but among them is {scores[~np.isfinite(scores)][0]}.")
+    return scores
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """The same resamples each time: rliable draws from NumPy's global generator, whatever `random_state` it has."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

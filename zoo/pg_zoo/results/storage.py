@@ -1,0 +1,229 @@
+"""Results on disk: files and folders that are there whole or not at all, written by one command at a time."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pg_zoo.errors import UserError, one_line
+
+FORMAT = 1  # of a cell's folder and of a results folder
+RANDOM = "random"  # the algorithm that acts at random and learns nothing
+RECORD = "benchmark.json"  # what a results folder is of
+COMMIT = "pg-agents commit"  # among versions: the code that ran, where that is of a git checkout
+UNFINISHED = "."  # what names of files and folders start with that are being filled
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{UNFINISHED}{path.name}.{uuid.uuid4().hex}")
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's contents or a folder's names would survive a power cut: a new name must not come before."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, contents: str | bytes) -> None:
+    """Write a file, in a folder that is made if need be, or leave the old one as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished(path)
+    try:
+        unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
+        _to_disk(unfinished)
+        os.replace(unfinished, path)
+        _to_disk(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` when that is done, and is removed if that fails.
+
+    Raises:
+        UserError: `folder` exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already.")
+    unfinished = _unfinished(folder)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in (*unfinished.rglob("*"), unfinished):
+            _to_disk(path)
+        unfinished.rename(folder)
+        _to_disk(folder.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def asked_for(record: dict[str, Any]) -> set[tuple[str, str, int]]:
+    """Algorithm, environment and seed of each cell that a results folder is to have.
+
+    Args:
+        record: The contents of its `benchmark.json`.
+
+    Raises:
+        KeyError, TypeError, AttributeError: They are not what they should be.
+    """
+    if "cells" in record:
+        cells = record["cells"].items()
+        return {(algo, env, seed) for algo, envs in cells for env, seeds in envs.items() for seed in seeds}
+    grid = record["grid"]  # of the last command alone, as it was stored at first
+    return set(itertools.product([*grid["algos"], RANDOM], grid["envs"], grid["seeds"]))
+
+
+def read_record(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """What the `benchmark.json` of a results folder says.
+
+    Args:
+        folder: The results folder.
+        needed: What it must have, besides what `asked_for` takes.
+
+    Raises:
+        UserError: It cannot be read, is damaged, or of another version.
+    """
+    path = folder / RECORD
+    try:
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
+        check_format(record, path)
+        asked_for(record)
+        _check_has(record, needed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}). "
+            "Delete it and run `pg-zoo benchmark` again, which writes it anew and keeps what has finished."
+        ) from error
+    return record
+
+
+def read_cell(path: Path, needed: Iterable[str]) -> dict[str, Any]:
+    """What the `cell.json` of a finished cell says.
+
+    Args:
+        path: The file.
+        needed: What it must have.
+
+    Raises:
+        UserError: It is damaged, or of another version.
+    """
+    try:
+        cell = dict(json.loads(path.read_text(encoding="utf-8")))
+        check_format(cell, path)
+        _check_has(cell, needed)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+    return cell
+
+
+def _check_has(stored: dict[str, Any], needed: Iterable[str]) -> None:
+    if lacking := sorted({*needed} - stored.keys()):
+        raise KeyError(", ".join(lacking))
+
+
+def check_format(stored: dict[str, Any], path: Path) -> None:
+    """Refuse what another version has written.
+
+    Raises:
+        UserError: It has.
+        KeyError: It does not say.
+    """
+    if stored["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {stored['format']!r}, but this version of pg-agents reads {FORMAT}: "
+            "use the version that wrote it, or another folder."
+        )
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """What to raise where a file of a cell cannot be read."""
+    return UserError(
+        f"{path.parent} is damaged ({type(error).__name__}: {error}). "
+        "Delete it and run `pg-zoo benchmark` again, which makes what is missing."
+    )
+
+
+@contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Say of a file or folder that cannot be written which option chose it, and not which part of it failed.
+
+    Raises:
+        OSError: With a message that is one line for the user.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{option} {path} cannot be written: {error.strerror or error}; choose another {option}."
+        ) from error
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Be the only command that writes to a results folder; a disk that fails is told in one line.
+
+    Raises:
+        UserError: Another command is writing there, or the folder cannot be written.
+    """
+    with one_line(OSError), writing(folder, "-o/--output"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / f"{UNFINISHED}lock", "w")  # noqa: SIM115
+    try:
+        with lock:
+            _claim(lock.fileno(), folder)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"Cannot go on: {error}. What has finished is stored in {folder}; the same command goes on from there."
+        ) from error
+
+
+def _claim(descriptor: int, folder: Path) -> None:
+    # Two commands in one folder would take each other's unfinished cells for what is left of an earlier run.
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"Another command is writing to {folder} at this moment.") from None
+    except (ImportError, OSError):  # Windows, or a file system without locks
+        pass
+
+
+_OF_A_CELL = (
+    *("algo", "env", "seed", "hyperparams", "options", "deterministic", "score", "wall_time", "steps_per_second"),
+    *("versions", "machine", "date", "command"),
+)
+
+
+def read_cells(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The finished cells of a results folder, by algorithm and environment, in the order of their seeds.
+
+    Raises:
+        UserError: There are none, or they are damaged or of another version of pg-zoo.
+    """
+    cells = defaultdict(list)
+    for path in folder.glob("cells/*/*/seed_*/cell.json"):
+        cell = read_cell(path, _OF_A_CELL)
+        cells[cell["algo"], cell["env"]].append(cell)
+    if not cells:
+        raise UserError(f"{folder} holds no results of pg-zoo benchmark.")
+    return {key: sorted(group, key=lambda cell: cell["seed"]) for key, group in sorted(cells.items())}

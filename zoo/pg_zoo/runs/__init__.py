@@ -1,0 +1,1 @@
+"""Trainings and evaluations: one cell, a grid of them, where they run and what made them."""

@@ -1,0 +1,212 @@
+"""Where the cells of a grid run, each in a process of its own with one thread: `local`, or `ray` on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from pg_zoo.errors import UserError
+from pg_zoo.results.storage import NO_ROOM, new_folder
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.provenance import command_line
+from pg_zoo.runs.training import run_cell
+
+Outcome = tuple[Cell, "str | None"]
+Backend = Callable[[Sequence[Cell], Path, "int | None"], Generator[Outcome, None, None]]
+"""Runs cells into a results folder, so many at a time (None: as many as there are cores), and yields each when it has
+ended: with None, or with what went wrong. Closing the generator ends what still runs. It raises an OSError only where
+nothing can be stored, which is no cell's own fault."""
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+# Each cell in a process of its own, forked from one that has torch and the rest loaded: that takes seconds.
+_PROCESSES: Any = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+
+
+def local(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Generator[Outcome, None, None]:
+    """Run cells in processes on this machine: see `Backend`."""
+    _PROCESSES.set_forkserver_preload([__name__])
+    waiting, running = deque(cells), dict[Any, tuple[Cell, _Child]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < (jobs or os.cpu_count() or 1):
+                cell = waiting.popleft()
+                child = _Child(cell, folder / cell.path)
+                running[child.process.sentinel] = cell, child
+            for sentinel in connection.wait(list(running)):
+                cell, child = running.pop(sentinel)
+                yield cell, child.error()
+    finally:
+        for _, child in running.values():
+            child.process.kill()
+            child.error()
+
+
+class _Child:
+    """A process that runs one cell."""
+
+    def __init__(self, cell: Cell, folder: Path) -> None:
+        descriptor, self.errors = tempfile.mkstemp()
+        os.close(descriptor)
+        self.process = _PROCESSES.Process(target=serve, args=(cell, folder, command_line(), self.errors))
+        with _environment(_ONE_THREAD):
+            self.process.start()
+
+    def error(self) -> str | None:
+        """What went wrong, if anything, in a process that has ended."""
+        self.process.join()
+        text = Path(self.errors).read_text(errors="replace")
+        os.remove(self.errors)
+        status = self.process.exitcode
+        assert status is not None
+        self.process.close()
+        if status in NO_ROOM:
+            raise OSError(status, os.strerror(status))
+        if status < 0:
+            text += f"The process was ended by signal {-status} ({signal.Signals(-status).name})."
+            text += " Was there too little memory?" * (-status == signal.SIGKILL)
+        return text or f"exit status {status}" if status else None
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """For the processes that are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def serve(cell: Cell, folder: Path, command: str, errors: str) -> None:
+    """Run a cell for another process.
+
+    Args:
+        cell: The cell.
+        folder: Its folder.
+        command: What it is part of.
+        errors: A file that gets all that is written to stderr.
+    """
+    with open(errors, "w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    become_worker()
+    try:
+        run_cell(cell, folder, command=command)
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(error.errno if isinstance(error, OSError) and error.errno in NO_ROOM else 1)
+
+
+def become_worker() -> None:
+    """Make this process one that trains for the one that has started it: it ends with that one, and has one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which then ends this
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    th.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def connected_to_ray(address: str | None = None) -> Iterator[None]:
+    """Have a Ray cluster: the one that this process is connected to, else another for as long as this lasts.
+
+    Args:
+        address: The other's; None takes the environment's RAY_ADDRESS, or starts one on this machine.
+
+    Raises:
+        UserError: It cannot be reached.
+    """
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        try:
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError, SystemExit) as error:
+            where = f"--ray-address {address}" if address else "RAY_ADDRESS, or on this machine"
+            raise UserError(f"There is no Ray cluster at {where}: {type(error).__name__}: {error}") from error
+    try:
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def on_ray(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Generator[Outcome, None, None]:
+    """Run cells on a Ray cluster, whose machines need no file system in common: see `Backend`.
+
+    Args:
+        cells: What to run.
+        folder: The results folder, on this machine.
+        jobs: Cells at a time; None for as many as the cluster has cores (GPUs, for cells on one).
+    """
+    import ray
+
+    with connected_to_ray():
+        # A fresh process for each; a second attempt is for the user to make, as it is without Ray.
+        task = ray.remote(num_cpus=1, max_calls=1, max_retries=0, runtime_env={"env_vars": _ONE_THREAD})(_run_there)
+        waiting, running = deque(cells), dict[Any, Cell]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < (jobs or len(cells)):
+                    cell = waiting.popleft()
+                    needed = task.options(num_gpus=int(cell.device.startswith("cuda")))
+                    running[needed.remote(cell, command_line())] = cell
+                for reference in ray.wait(list(running))[0]:
+                    cell = running.pop(reference)
+                    try:
+                        files, error = ray.get(reference)
+                    except ray.exceptions.RayError as lost:
+                        files, error = {}, f"{type(lost).__name__}: {lost}"
+                    if error is None:
+                        _store(files, folder / cell.path)
+                    yield cell, error
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def _run_there(cell: Cell, command: str) -> tuple[dict[str, bytes], str | None]:
+    """The contents of a cell's files by their names, or what went wrong."""
+    th.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "cell")
+        try:
+            run_cell(cell, folder, command=command)
+        except Exception:
+            return {}, traceback.format_exc()
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}, None
+
+
+def _store(files: dict[str, bytes], folder: Path) -> None:
+    with new_folder(folder) as unfinished:
+        for name, contents in files.items():
+            path = unfinished / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(contents)
+
+
+BACKENDS: dict[str, Backend] = {"local": local, "ray": on_ray}

@@ -1,0 +1,96 @@
+"""One training of a benchmark: an algorithm on an environment with a seed, evaluated along the way and at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from pathlib import PurePath
+from typing import Any
+
+from pg_agents.agent import CommonArguments, PolicyGradient
+from pg_agents.checks import check_number, constructor_arguments
+from pg_zoo.lookup import find_algorithm
+from pg_zoo.results.storage import RANDOM
+
+MAX_SEED = 2**30  # evaluations take the seeds above
+
+_PLAIN = (bool, int, float, str, type(None))
+# Arguments of constructors that training does not depend on, or that are recorded by themselves.
+_NO_HYPERPARAMETERS = {"device", "seed", "tensorboard_log", "verbose", "stats_window_size", "_init_setup_model"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: an algorithm on an environment with one seed.
+
+    Attributes:
+        algo: The algorithm's registered name, or `"random"`: uniformly random actions, no training.
+        env: The Gymnasium id.
+        seed: Random seed, below 2^30.
+        hyperparams: The resolved entry in rl_zoo3's schema, with `n_timesteps`: all that decides the run.
+        origin: Where the entry is from, in words.
+        eval_points: Evaluations along the learning curve, evenly spaced, the last one at the end.
+        eval_episodes: Episodes of each.
+        final_episodes: Episodes of the evaluation after training, whose mean return is the score.
+        tensorboard: Whether to keep a TensorBoard log.
+        keep_agent: Whether to keep the trained model, and `vecnormalize.pkl` where observations are normalised.
+        device: The torch device.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    algo: str
+    env: str
+    seed: int
+    hyperparams: dict[str, Any] = field(hash=False)
+    origin: str = ""
+    eval_points: int = 20
+    eval_episodes: int = 10
+    final_episodes: int = 100
+    tensorboard: bool = False
+    keep_agent: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_number("seed", self.seed, at_least=0, at_most=MAX_SEED - 1, integer=True)
+        check_number("eval_points", self.eval_points, at_least=0, integer=True)
+        check_number("eval_episodes", self.eval_episodes, at_least=1, integer=True)
+        check_number("final_episodes", self.final_episodes, at_least=1, integer=True)
+
+    def __str__(self) -> str:
+        return f"{self.algo} {self.env} seed {self.seed}"
+
+    @property
+    def path(self) -> PurePath:
+        """Its folder within a results folder."""
+        return PurePath("cells", self.algo.replace("/", "-"), self.env.replace("/", "-"), f"seed_{self.seed}")
+
+    @property
+    def n_timesteps(self) -> int:
+        """Environment steps that it trains for; 0 for random actions."""
+        return int(self.hyperparams.get("n_timesteps", 0))
+
+    @property
+    def options(self) -> dict[str, int]:
+        """How it is evaluated."""
+        return {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes")}
+
+
+def defaults(cell: Cell) -> dict[str, Any]:
+    """What the algorithm takes where the hyperparameters say nothing; what JSON has not, as text.
+
+    Nothing for random actions, nor where a constructor's `**kwargs` hides what it takes.
+    """
+    if cell.algo == RANDOM:
+        return {}
+    algorithm = find_algorithm(cell.algo)
+    names = set(constructor_arguments(algorithm, CommonArguments) or ()) - _NO_HYPERPARAMETERS - set(cell.hyperparams)
+    known = {**signature(PolicyGradient.__init__).parameters, **signature(algorithm.__init__).parameters}
+    found = {name: known[name].default for name in sorted(names) if known[name].default is not Parameter.empty}
+    return {name: value if isinstance(value, _PLAIN) else _as_text(value) for name, value in found.items()}
+
+
+def _as_text(value: Any) -> str:
+    """The same in every process: without the address of a function."""
+    return str(getattr(value, "__qualname__", value))

@@ -1,0 +1,104 @@
+"""Evaluations: their seeds, their random numbers, the agent that acts at random, and which actions are taken."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_agents.evaluation import deterministic_evaluation, evaluate_policy
+from pg_zoo.runs.cell import MAX_SEED, Cell
+
+N_EVAL_ENVS = 10  # environments of an evaluation, at most
+
+
+class RandomAgent:
+    """Draws actions uniformly, as Gymnasium's spaces do."""
+
+    def __init__(self, env: VecEnv) -> None:
+        self.env = env
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """An action for each environment; the observation is not looked at."""
+        return np.array([self.env.action_space.sample() for _ in range(self.env.num_envs)]), state
+
+
+def random_env(cell: Cell) -> VecEnv:
+    """The environments in which the random actions of a cell are evaluated."""
+    n_envs = min(N_EVAL_ENVS, cell.final_episodes)
+    return make_vec_env(gym.spec(cell.env).make, n_envs, env_kwargs=cell.hyperparams.get("env_kwargs"))
+
+
+def run_evaluation(
+    cell: Cell, agent: PolicyPredictor, env: VecEnv, number: int, n_episodes: int, deterministic: bool
+) -> tuple[list[float], list[int]]:
+    """Returns, not normalised, and lengths of the episodes."""
+    seed = evaluation_seed(cell.seed, number)
+    with own_random_state(seed, getattr(agent, "device", None)):
+        env.seed(seed)
+        found = evaluate_policy(agent, env, n_episodes, deterministic, return_episode_rewards=True)
+    returns, lengths = found
+    assert isinstance(returns, list)
+    assert isinstance(lengths, list)
+    if not np.isfinite(returns).all():
+        raise FloatingPointError(f"An evaluation of {cell} has returns that are not finite.")
+    return [float(value) for value in returns], [int(length) for length in lengths]
+
+
+def evaluation_seed(seed: int, number: int) -> int:
+    """The seed of an evaluation's first environment, from 2^30 on, which training never uses.
+
+    Args:
+        seed: The cell's.
+        number: 0 for the evaluation after training; 1, 2, ... for those along the way.
+    """
+    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    return MAX_SEED + drawn % (MAX_SEED - N_EVAL_ENVS)  # below 2^31: some environments take no larger ones
+
+
+@contextmanager
+def own_random_state(seed: int, device: th.device | None = None) -> Iterator[None]:
+    """Seed the global generators for a while, and put them back where they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others may draw from
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with th.random.fork_rng(gpus):
+        try:
+            set_random_seed(seed, using_cuda=bool(gpus))
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def takes_most_probable(args: argparse.Namespace, env: VecEnv, default: bool = True) -> bool:
+    """Whether an evaluation takes the most probable actions; if it draws them, a line says so and why.
+
+    Args:
+        args: The user's `--deterministic` or `--stochastic`, which always win.
+        env: The environment, whose metadata may ask for drawn actions.
+        default: What is done if neither says anything.
+    """
+    if args.deterministic:
+        return True
+    if args.stochastic:
+        reason = "--stochastic"
+    elif not deterministic_evaluation(env):
+        reason = "as the environment asks, whose best policy is stochastic; --deterministic takes the most probable"
+    elif not default:
+        reason = "as rl_zoo3 has it for this kind of environment; --deterministic takes the most probable"
+    else:
+        return True
+    print(f"Evaluation draws actions from the policy ({reason}).")
+    return False

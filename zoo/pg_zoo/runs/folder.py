@@ -1,0 +1,179 @@
+"""One training of `pg-zoo train`, and the folder that it is written into, which is laid out as rl_zoo3 lays it out.
+
+| file                                | content                                                    |
+|-------------------------------------|------------------------------------------------------------|
+| `<Env>.zip`                         | the trained model                                          |
+| `best_model.zip`                    | the model with the best evaluation                         |
+| `evaluations.npz`                   | the returns of all evaluations                             |
+| `rl_model_<steps>_steps.zip`        | checkpoints                                                |
+| `<number>.monitor.csv`              | the episodes of one training environment                   |
+| `<Env>/config.yml`                  | the hyperparameters                                        |
+| `<Env>/args.yml`                    | the options                                                |
+| `<Env>/command.txt`                 | the command                                                |
+| `<Env>/vecnormalize.pkl`            | the statistics of the normalisation                        |
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import sys
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.callbacks import SaveVecNormalizeCallback
+from rl_zoo3.utils import get_latest_run_id
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, ProgressBarCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_zoo.runs.evaluating import takes_most_probable
+from pg_zoo.runs.recipe import Recipe, closing_envs
+
+
+class _ProgressBar(ProgressBarCallback):
+    """SB3's, which may end before it has begun."""
+
+    def _on_training_end(self) -> None:
+        if hasattr(self, "pbar"):
+            super()._on_training_end()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to begin; `set_up` makes it.
+
+    Attributes:
+        recipe: The recipe of its environments and its model.
+        args: The options of `pg-zoo train`.
+        folder: The folder of the run.
+        model: The model.
+        callbacks: Callbacks of the training.
+    """
+
+    recipe: Recipe
+    args: argparse.Namespace
+    folder: Path
+    model: BaseAlgorithm
+    callbacks: list[BaseCallback]
+
+    @property
+    def model_path(self) -> Path:
+        """The file of the trained model."""
+        return self.folder / f"{EnvironmentName(self.recipe.env)}.zip"
+
+    def learn(self) -> None:
+        """Train; after Ctrl-C, the model stays as it was at that moment."""
+        interval = self.args.log_interval
+        options: dict[str, Any] = {} if interval == -1 else {"log_interval": interval if interval >= 0 else None}
+        try:
+            self.model.learn(self.recipe.n_timesteps, self.callbacks, **options)
+        except BaseException as error:
+            # SB3 tells callbacks of the end only if nothing has stopped the training.
+            for callback in self.callbacks:
+                callback.on_training_end()
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+
+    def save(self) -> None:
+        """Save the model and the statistics of its normalisation.
+
+        Raises:
+            OSError: The model cannot be saved; no part of its file is left.
+        """
+        try:
+            self.model.save(self.model_path)
+        except OSError:
+            self.model_path.unlink(missing_ok=True)
+            raise
+        normalization = self.model.get_vec_normalize_env()
+        if self.recipe.normalization is not None and normalization is not None:
+            normalization.save(str(_settings_folder(self.folder, self.recipe) / "vecnormalize.pkl"))
+
+
+@contextmanager
+def set_up(recipe: Recipe, args: argparse.Namespace) -> Iterator[Run]:
+    """Claim a folder, and make the environments and the model of a training.
+
+    Args:
+        recipe: The recipe of both.
+        args: The options of `pg-zoo train`.
+
+    Yields:
+        The training. At the end its environments are closed, and its folder is removed unless it holds a model.
+    """
+    with _new_folder(recipe, args) as folder, ExitStack() as stack:
+        callbacks = [*recipe.callbacks, *_callbacks(recipe, args, folder)]
+        if args.eval_freq > 0:
+            # Before the training environments, as in rl_zoo3: making environments may draw from global generators.
+            eval_envs = recipe.make_eval_envs(args.n_eval_envs, args.seed, args.vec_env)
+            stack.enter_context(closing_envs(eval_envs))
+            callbacks.append(_evaluations(recipe, args, folder, eval_envs))
+        envs = recipe.make_envs(args.seed, args.vec_env, monitor_dir=str(folder))
+        stack.enter_context(closing_envs(envs))
+        recipe = recipe.settled(envs)
+        log = str(Path(args.tensorboard_log, EnvironmentName(recipe.env))) if args.tensorboard_log else None
+        model = recipe.make_model(envs, args.seed, device=args.device, tensorboard_log=log, verbose=args.verbose)
+        _write_settings(recipe, args, folder)
+        yield Run(recipe, args, folder, model, callbacks)
+
+
+@contextmanager
+def _new_folder(recipe: Recipe, args: argparse.Namespace) -> Iterator[Path]:
+    """Claim a new folder: runs that start at the same moment get one each."""
+    runs, name = Path(args.log_folder, args.algo), EnvironmentName(recipe.env)
+    suffix = f"_{uuid.uuid4()}" if args.uuid else ""
+    for number in itertools.count(get_latest_run_id(str(runs), name) + 1):
+        folder = runs / f"{name}_{number}{suffix}"
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    try:
+        _settings_folder(folder, recipe).mkdir()
+        yield folder
+    finally:
+        if not any(folder.rglob("*.zip")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settings_folder(folder: Path, recipe: Recipe) -> Path:
+    return folder / EnvironmentName(recipe.env)
+
+
+def _callbacks(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Iterator[BaseCallback]:
+    if args.progress:
+        yield _ProgressBar()
+    if args.save_freq > 0:
+        yield CheckpointCallback(_calls(args.save_freq, recipe), str(folder), verbose=1)
+
+
+def _evaluations(recipe: Recipe, args: argparse.Namespace, folder: Path, envs: VecEnv) -> EvalCallback:
+    return EvalCallback(
+        envs,
+        callback_on_new_best=SaveVecNormalizeCallback(1, str(_settings_folder(folder, recipe))),
+        n_eval_episodes=args.eval_episodes,
+        eval_freq=_calls(args.eval_freq, recipe),
+        log_path=str(folder),
+        best_model_save_path=str(folder),
+        deterministic=takes_most_probable(args, envs, default=recipe.deterministic_evaluation),
+    )
+
+
+def _calls(steps: int, recipe: Recipe) -> int:
+    """The number of calls of a callback in so many steps of all environments together."""
+    return max(steps // recipe.n_envs, 1)
+
+
+def _write_settings(recipe: Recipe, args: argparse.Namespace, folder: Path) -> None:
+    settings = _settings_folder(folder, recipe)
+    for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
+        (settings / name).write_text(yaml.dump(OrderedDict(sorted(content.items()))), encoding="utf-8")
+    (settings / "command.txt").write_text(" ".join(sys.orig_argv), encoding="utf-8")

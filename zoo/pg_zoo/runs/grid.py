@@ -1,0 +1,221 @@
+"""A grid of cells in a results folder: what is missing is run, and every cell is stored when it has finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.text import Text
+from typing_extensions import Self
+
+from pg_zoo.errors import UserError
+from pg_zoo.results.storage import (
+    FORMAT,
+    RANDOM,
+    RECORD,
+    UNFINISHED,
+    asked_for,
+    read_cell,
+    read_record,
+    resumable,
+    write_whole,
+)
+from pg_zoo.runs.backends import BACKENDS, Backend
+from pg_zoo.runs.cell import Cell, defaults
+from pg_zoo.runs.provenance import command_line
+
+
+def run_grid(
+    cells: Sequence[Cell], folder: Path, *, jobs: int | None = None, backend: str | Backend = "local"
+) -> list[Cell]:
+    """Run the cells that a results folder lacks, and store each when it has finished.
+
+    Args:
+        cells: All that should be in the folder in the end.
+        folder: The results folder, new or of an earlier run.
+        jobs: Cells at a time; None for as many as there are cores.
+        backend: Where they run: a name in `BACKENDS`, or a function as described there.
+
+    Returns:
+        The cells that have failed; `failed/` has a file for each with its traceback.
+
+    Raises:
+        UserError: The folder cannot be written, is damaged, of another version, or in use, or has cells of the same
+            algorithm and environment with other hyperparameters.
+    """
+    run = BACKENDS[backend] if isinstance(backend, str) else backend
+    if (folder / RECORD).exists():
+        read_record(folder)
+    failed = []
+    with resumable(folder):
+        _check_repetitions(cells, folder)
+        missing = [cell for cell in cells if not _is_finished(cell, folder)]
+        for unfinished in folder.glob(f"cells/*/*/{UNFINISHED}seed_*"):
+            shutil.rmtree(unfinished)
+        _write_record(cells, folder)
+        with _Display(cells, missing, folder) as display, closing(run(missing, folder, jobs)) as outcomes:
+            for cell, error in outcomes:
+                report = failure_report(cell, folder)
+                if error is None:
+                    report.unlink(missing_ok=True)
+                else:
+                    write_whole(report, error)
+                    failed.append(cell)
+                display.show(cell, error)
+    return failed
+
+
+# What is in the folder
+
+
+def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
+    """Refuse cells that would be no repetitions of those of the same algorithm and environment in the folder.
+
+    Raises:
+        UserError: They were made in another way, with whatever seed: no report could put them together.
+    """
+    for cell in {(cell.algo, cell.env): cell for cell in reversed(cells)}.values():
+        for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
+            record = read_cell(path, ("hyperparams", "options"))
+            made, asked = record.get("defaults", {}), defaults(cell) if "defaults" in record else {}
+            _check_same(
+                path.parent,
+                {**made, **record["hyperparams"], **record["options"]},
+                {**asked, **cell.hyperparams, **cell.options},
+            )
+
+
+def _check_same(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
+    for name in sorted(made.keys() | asked.keys()):
+        if made.get(name) != asked.get(name):
+            raise UserError(
+                f"{path} was made with {name} {made.get(name)!r}, which now is {asked.get(name)!r}: choose another -o."
+            )
+
+
+def _is_finished(cell: Cell, folder: Path) -> bool:
+    """Whether the folder has this very cell.
+
+    Raises:
+        UserError: It has one that was made in another way.
+    """
+    path = folder / cell.path
+    if not path.exists():
+        return False
+    record = read_cell(path / "cell.json", ("hyperparams", "options", "device"))
+    made = {**record["hyperparams"], **record["options"]}
+    asked = {**cell.hyperparams, **cell.options}
+    if cell.algo != RANDOM:
+        made["device"], asked["device"] = record["device"], cell.device
+        for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
+            # More than what is asked for does no harm.
+            made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True
+    _check_same(path, made, asked)
+    return True
+
+
+def _write_record(cells: Sequence[Cell], folder: Path) -> None:
+    """Add what is asked for to what was before: a cell that is missing stays missing until it is made."""
+    path, command = folder / RECORD, command_line()
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    wanted = {(cell.algo, cell.env, cell.seed) for cell in cells}
+    if path.exists():
+        record = read_record(folder, ("command", "created"))
+        before, commands, created = asked_for(record), str(record["command"]).split("; "), record["created"]
+        if not before <= wanted:  # the earlier commands are still needed to make all
+            command = "; ".join(dict.fromkeys([*commands, command]))
+        wanted |= before
+    asked: dict[str, dict[str, list[int]]] = {}
+    for algo, env, seed in sorted(wanted):
+        asked.setdefault(algo, {}).setdefault(env, []).append(seed)
+    record = {"format": FORMAT, "command": command, "created": created, "cells": asked}
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+
+
+def failure_report(cell: Cell, folder: Path) -> Path:
+    """The file of a results folder that has the traceback of a cell that failed."""
+    name = f"{cell.algo}-{cell.env}-seed_{cell.seed}.txt"
+    return folder / "failed" / name.replace("/", "-")
+
+
+# What is shown
+
+
+class _Display(ProgressColumn):
+    """How far the grid is and when it will be done: a line that changes on a terminal, elsewhere one for each cell."""
+
+    def __init__(self, cells: Sequence[Cell], missing: Sequence[Cell], folder: Path) -> None:
+        super().__init__()
+        self.folder, self.n_cells, self.n_left, self.n_failed = folder, len(cells), len(missing), 0
+        self.steps_left, self.steps_done = sum(cell.n_timesteps for cell in missing), 0
+        self.started = self.last = time.monotonic()
+        self.bar = Progress(self, BarColumn())
+        self.task = self.bar.add_task("", total=len(cells), completed=len(cells) - len(missing))
+
+    def __enter__(self) -> Self:
+        if self.n_left < self.n_cells:
+            print(f"{self._stored()} in {self.folder} already.")
+        elif not self.bar.console.is_terminal:
+            print(self._state(), flush=True)
+        if self.bar.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar.console.is_terminal:
+            self.bar.stop()
+        if isinstance(error, KeyboardInterrupt):
+            # At once: what is said on stderr comes after it.
+            print(f"{self._stored()} in {self.folder}; the same command goes on from there.", flush=True)
+
+    def show(self, cell: Cell, error: str | None) -> None:
+        """A cell has ended."""
+        self.n_left -= 1
+        self.n_failed += error is not None
+        self.steps_done += cell.n_timesteps
+        self.steps_left -= cell.n_timesteps
+        self.last = time.monotonic()
+        if self.bar.console.is_terminal:
+            self.bar.advance(self.task)
+        else:
+            print(f"{self._state()}: {cell} {'done' if error is None else 'failed'}", flush=True)
+
+    def render(self, task: Task) -> Text:
+        """For rich."""
+        return Text(self._state())
+
+    def _stored(self) -> str:
+        return f"{self.n_cells - self.n_left - self.n_failed} of {self.n_cells} cells are"
+
+    def _state(self) -> str:
+        parts = [f"{self.n_cells - self.n_left} of {self.n_cells} cells"]
+        if self.n_failed:
+            parts.append(f"{self.n_failed} failed")
+        if self.steps_done and self.n_left:  # random actions take no steps, and next to no time
+            # As it was when the last cell ended, which the others' progress is not known beyond.
+            expected = (self.last - self.started) * self.steps_left / self.steps_done
+            parts.append(time_left(expected - (time.monotonic() - self.last)))
+        return ", ".join(parts)
+
+
+def time_left(seconds: float) -> str:
+    """In words.
+
+    >>> time_left(4000)
+    'about 67 min left'
+    """
+    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 2 * size or size == 1)
+    return f"about {max(seconds, 0) / size:.0f} {unit} left"
+
+
+_UNITS = ((3600, "h"), (60, "min"), (1, "s"))

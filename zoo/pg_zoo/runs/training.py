@@ -1,0 +1,308 @@
+"""The training of a benchmark's cell: evaluations along the way and at the end, and the files of its results."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import yaml
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+
+from pg_agents.agent import PolicyGradient
+from pg_agents.engines.mlp import MLPEngine
+from pg_agents.evaluation import deterministic_evaluation
+from pg_zoo.errors import UserError, one_line
+from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
+from pg_zoo.runs.cell import Cell, defaults
+from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
+from pg_zoo.runs.provenance import command_line, cpu_model, peak_memory, versions
+from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
+
+OnEvaluation = Callable[[int, float], None]
+
+
+def resolved(cell: Cell) -> Cell:
+    """Build a cell's environments and model, which shows whether it can be trained, and close them.
+
+    Args:
+        cell: Its hyperparameters may lack `n_timesteps` and `policy`, or have `policy: auto`.
+
+    Returns:
+        The same cell with both resolved.
+
+    Raises:
+        UserError: Algorithm or environment is unknown or needs what is not installed, or a hyperparameter is wrong.
+    """
+    _register(cell.env)
+    with _quiet(), _named(cell):
+        if cell.algo == RANDOM:
+            random_env(cell).close()
+            return cell
+        with built(cell) as training:
+            # What YAML has and JSON has not is told now, not after the training.
+            entry = {**training.recipe.entry, "n_timesteps": training.recipe.n_timesteps}
+            stored = json.loads(json.dumps(entry, allow_nan=False))
+    return replace(cell, hyperparams=stored)
+
+
+def _register(env: str) -> None:
+    if env not in gym.registry:  # plugins that fail are warned of once
+        find_env(env)
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    try:
+        with one_line(Exception):
+            yield
+    except UserError as error:
+        raise UserError(f"{cell.algo} on {cell.env}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def run_cell(
+    cell: Cell, folder: Path, on_evaluation: OnEvaluation | None = None, *, command: str | None = None
+) -> None:
+    """Train, evaluate and store the results.
+
+    | file                            | what                                                                        |
+    |---------------------------------|-----------------------------------------------------------------------------|
+    | `cell.json`                     | what was trained, the score, speed, memory, versions, machine, command, date |
+    | `hyperparameters.yml`           | for `pg-zoo train --conf-file`                                              |
+    | `curve.csv`                     | timesteps, wall_time, mean_return: a row for each evaluation along the way  |
+    | `evaluation.csv`                | episode, return, length: the evaluation after training                      |
+    | `tensorboard/`                  | if asked for                                                                |
+    | `agent.zip`, `vecnormalize.pkl` | the same                                                                    |
+
+    Training is what `pg-zoo train` does with the same hyperparameters, seed and `--vec-env`. Evaluations neither change
+    it nor count in its time.
+
+    Args:
+        cell: What to train.
+        folder: Where the results go; must not exist. It is there when all of it is there.
+        on_evaluation: Called with timesteps and mean return after each evaluation along the way. What it raises ends
+            the training and is passed on.
+        command: The command that this is part of; by default that of this process.
+
+    Raises:
+        UserError: The folder exists, or algorithm or environment is unknown.
+    """
+    _register(cell.env)
+    with new_folder(folder) as unfinished:
+        with _quiet():
+            run = _act_randomly(cell) if cell.algo == RANDOM else _train(cell, unfinished, on_evaluation)
+        _store(cell, run, unfinished, command or command_line())
+
+
+@dataclass(frozen=True)
+class Built:
+    """The environments and the model of a cell.
+
+    Attributes:
+        recipe: Their recipe, with the policy named.
+        model: The model, with the training environments.
+        eval_envs: Environments of evaluations.
+        vec_env: The kind of all environments: `"dummy"` or `"native"`.
+    """
+
+    recipe: Recipe
+    model: BaseAlgorithm
+    eval_envs: VecEnv
+    vec_env: VecEnvKind
+
+
+@contextmanager
+def built(cell: Cell) -> Iterator[Built]:
+    """Make the environments and the model of a cell, which write no files, and close the environments at the end.
+
+    Raises:
+        UserError: Algorithm or environment is unknown, or a hyperparameter is wrong.
+    """
+    remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
+    algorithm = find_algorithm(cell.algo)
+    recipe = resolve(cell.algo, algorithm, cell.env, cell.hyperparams, cell.origin, remedy=remedy)
+    vec_env, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
+    with ExitStack() as stack:
+        # Evaluation environments come first: making them seeds their action space, which may be one for all
+        # environments of a class, those of training included.
+        with own_random_state(cell.seed):
+            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, vec_env)))
+        envs = stack.enter_context(closing_envs(recipe.make_envs(cell.seed, vec_env)))
+        yield Built(recipe.settled(envs), recipe.make_model(envs, cell.seed, device=cell.device), eval_envs, vec_env)
+
+
+def _vec_env(cell: Cell) -> VecEnvKind:
+    """`native` where all environments can be stepped at once and, as SB3 expects it, episodes follow without a gap."""
+    if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys() or gym.spec(cell.env).vector_entry_point is None:
+        return "dummy"
+    with closing(gym.make_vec(cell.env, 1, "vector_entry_point", **(cell.hyperparams.get("env_kwargs") or {}))) as env:
+        return "native" if env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP else "dummy"
+
+
+@dataclass
+class _Run:
+    """What came of a cell."""
+
+    returns: list[float]
+    lengths: list[int]
+    deterministic: bool = False
+    engine: str = "none"
+    device: str = "cpu"
+    vec_env: str = "dummy"
+    n_timesteps: int = 0
+    wall_time: float = 0.0
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run:
+    set_random_seed(cell.seed)  # as `pg-zoo train` does
+    with built(cell) as training:
+        model, env, recipe = training.model, training.eval_envs, training.recipe
+        deterministic = recipe.deterministic_evaluation and deterministic_evaluation(env)
+
+        def evaluate(number: int, n_episodes: int) -> tuple[list[float], list[int]]:
+            sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type] # a model that trains has one
+            return run_evaluation(cell, model, env, number, n_episodes, deterministic)
+
+        curve = _Curve(cell, lambda number: float(np.mean(evaluate(number, cell.eval_episodes)[0])), on_evaluation)
+        if cell.tensorboard:
+            model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+        try:
+            model.learn(recipe.n_timesteps, [*recipe.callbacks, curve])
+            curve.end()
+        finally:
+            if cell.tensorboard:
+                model.logger.close()
+        returns, lengths = evaluate(0, cell.final_episodes)
+        if cell.keep_agent:
+            model.save(folder / "agent")
+            normalisation = model.get_vec_normalize_env()
+            if normalisation is not None:
+                normalisation.save(str(folder / "vecnormalize.pkl"))
+    return _Run(
+        returns,
+        lengths,
+        deterministic,
+        _engine_name(model),
+        str(model.device),
+        training.vec_env,
+        model.num_timesteps,
+        curve.wall_time,
+        curve.rows,
+    )
+
+
+def _engine_name(model: BaseAlgorithm) -> str:
+    if not isinstance(model, PolicyGradient):
+        return "sb3"
+    return "mlp" if isinstance(model._engine, MLPEngine) else "autograd"
+
+
+class _Curve(BaseCallback):
+    """Evaluates at evenly spaced moments, and keeps the time of training, evaluations excluded.
+
+    Args:
+        cell: How often.
+        evaluate: Gives the mean return of the evaluation with a number, from 1.
+        on_evaluation: Called after each with timesteps and mean return.
+    """
+
+    def __init__(self, cell: Cell, evaluate: Callable[[int], float], on_evaluation: OnEvaluation | None) -> None:
+        super().__init__()
+        self.evaluate, self.on_evaluation = evaluate, on_evaluation
+        # The last one waits for the last update.
+        self.moments = [cell.n_timesteps * k / cell.eval_points for k in range(1, cell.eval_points)]
+        self.at_the_end = cell.eval_points > 0
+        self.log = cell.tensorboard
+        self.rows: list[tuple[int, float, float]] = []
+        self.wall_time = 0.0
+
+    def _on_training_start(self) -> None:
+        self.resumed = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        if self.moments and self.num_timesteps >= self.moments[0]:
+            self.moments = [moment for moment in self.moments if moment > self.num_timesteps]
+            self._add_row()
+        return True
+
+    def end(self) -> None:
+        """Evaluate what was learnt."""
+        if self.at_the_end:
+            self._add_row()
+        else:
+            self.wall_time += time.perf_counter() - self.resumed
+
+    def _add_row(self) -> None:
+        self.wall_time += time.perf_counter() - self.resumed
+        timesteps, mean_return = self.model.num_timesteps, self.evaluate(len(self.rows) + 1)
+        self.rows.append((timesteps, self.wall_time, mean_return))
+        if self.log:
+            self.logger.record("eval/mean_reward", mean_return)
+            self.logger.dump(timesteps)
+        if self.on_evaluation is not None:
+            self.on_evaluation(timesteps, mean_return)
+        self.resumed = time.perf_counter()
+
+
+def _act_randomly(cell: Cell) -> _Run:
+    with own_random_state(cell.seed), closing(random_env(cell)) as env:
+        env.action_space.seed(cell.seed)
+        return _Run(*run_evaluation(cell, RandomAgent(env), env, 0, cell.final_episodes, deterministic=False))
+
+
+def _store(cell: Cell, run: _Run, folder: Path, command: str) -> None:
+    _write_rows(folder / "curve.csv", "timesteps,wall_time,mean_return", run.curve)
+    episodes = zip(itertools.count(), run.returns, run.lengths)
+    _write_rows(folder / "evaluation.csv", "episode,return,length", episodes)
+    text = yaml.safe_dump({cell.env: cell.hyperparams})
+    (folder / "hyperparameters.yml").write_text(text, encoding="utf-8")
+    record = {
+        "format": FORMAT,
+        "algo": cell.algo,
+        "env": cell.env,
+        "seed": cell.seed,
+        "hyperparams": cell.hyperparams,
+        "defaults": defaults(cell),
+        "origin": cell.origin,
+        "n_timesteps": run.n_timesteps,
+        "engine": run.engine,
+        "device": run.device,
+        "vec_env": run.vec_env,
+        "deterministic": run.deterministic,
+        "score": float(np.mean(run.returns)),
+        "wall_time": run.wall_time,
+        "steps_per_second": run.n_timesteps / run.wall_time if run.wall_time else None,
+        "peak_memory_mib": peak_memory(),
+        "versions": versions(cell),
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
+        "command": command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "options": cell.options,
+    }
+    (folder / "cell.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_rows(path: Path, header: str, rows: Iterable[tuple[float, ...]]) -> None:
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,375 @@
+"""The search of `pg-zoo tune`: an Optuna study in a folder, whose trials are trained in processes of their own.
+
+This process alone writes the study; workers train, tell how evaluations go, and hear whether to go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import time
+import traceback
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from pg_zoo.results.storage import NO_ROOM, write_whole
+from pg_zoo.runs.backends import become_worker
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import run_cell
+from pg_zoo.words import duration, number
+
+_FINAL_SHARE = 0.75
+_KEY = "hyperparams"  # of the trial's attribute that holds what it trains with
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_STARTUP_TRIALS = 10  # drawn at random before the model of good values is used
+_PRUNED_FROM = 5  # complete trials, with which others are compared
+
+
+def measure(folder: Path) -> float:
+    """How good a training was: mostly its score, and for a quarter how early it got there.
+
+    3/4 score + 1/4 mean of the learning curve
+
+    The curve's evaluations are evenly spaced, so their mean is the area under it: of two trainings that end equally
+    well, the one is better that would have done with fewer steps.
+
+    Args:
+        folder: Of a finished cell.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
+    score = float(json.loads((folder / "cell.json").read_text(encoding="utf-8"))["score"])
+    curve = [mean_return for _, mean_return in _curve(folder)] or [score]
+    found = _FINAL_SHARE * score + (1 - _FINAL_SHARE) * float(np.mean(curve))
+    if not np.isfinite(found):
+        raise ValueError(f"Scores that are not finite: {score} after training, {curve} along the way.")
+    return found
+
+
+def _curve(folder: Path) -> list[tuple[int, float]]:
+    with (folder / "curve.csv").open(encoding="utf-8", newline="") as file:
+        return [(int(row["timesteps"]), float(row["mean_return"])) for row in csv.DictReader(file)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is tuned, and how trials are evaluated."""
+
+    algo: str
+    env: str
+    n_timesteps: int
+    seeds: int
+    eval_points: int
+    eval_episodes: int
+    final_episodes: int
+    device: str
+
+    def cells(self, hyperparams: dict[str, Any], origin: str, seeds: Iterable[int]) -> list[Cell]:
+        """Trainings of a trial."""
+        options = {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes", "device")}
+        return [Cell(self.algo, self.env, seed, hyperparams, origin, **options) for seed in seeds]
+
+
+class Search:
+    """A study in a folder, which goes on where it was left.
+
+    Args:
+        folder: `study.log` and the trials' results; nobody else may write to it.
+        task: What is tuned.
+        space: Draws the hyperparameters of a trial.
+        baselines: Hyperparameters of the first trials, by what they are.
+        seed: Of the sampler.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: Task,
+        space: Callable[[Trial], dict[str, Any]],
+        baselines: dict[str, dict[str, Any]],
+        seed: int,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder, self.task, self.space, self.seed = folder, task, space, seed
+        pruner = optuna.pruners.MedianPruner(_PRUNED_FROM, n_warmup_steps=task.eval_points // 4)
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(_whole_lines(folder / "study.log"))),
+            study_name=f"{task.algo} on {task.env}",
+            direction="maximize",
+            pruner=pruner,
+            load_if_exists=True,
+        )
+        known = [trial.user_attrs.get("name") for trial in self.study.trials]
+        for name, hyperparams in baselines.items():
+            if name not in known:
+                self.study.enqueue_trial({}, user_attrs={"name": name, _KEY: hyperparams})
+
+    def ranked(self) -> list[FrozenTrial]:
+        """The complete trials, the best one first."""
+        return sorted(self._trials(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))
+
+    def run(self, n_trials: int, jobs: int) -> None:
+        """Run trials until there are so many, those of earlier runs included.
+
+        Raises:
+            OSError: What trials give cannot be stored.
+        """
+        stale = deque(trial for trial in self._trials(TrialState.RUNNING) if self._has_begun(trial))
+        ended = len(self._trials(*_ENDED))
+        if ended:
+            print(f"{ended} trials are in {self.folder} already.", flush=True)
+        elif n_trials:
+            print(f"0 of {n_trials} trials, {jobs} at a time", flush=True)
+        progress = _Progress(self, n_trials)
+        workers: list[_Worker] = []
+        try:
+            while True:
+                idle = [worker for worker in workers if worker.trial is None]
+                while stale or len(self._trials(*_ENDED, TrialState.RUNNING)) < n_trials:
+                    if not idle:
+                        if len(workers) == jobs:
+                            break
+                        workers.append(_Worker())
+                        idle = workers[-1:]
+                    trial = Trial(self.study, stale.popleft()._trial_id) if stale else self._ask()
+                    idle.pop().start(trial, self._jobs(trial))
+                busy = {worker.connection: worker for worker in workers if worker.trial is not None}
+                if not busy:
+                    return
+                for connection in wait(list(busy)):
+                    worker = busy[connection]  # type: ignore[index]
+                    if self._hear(worker):
+                        progress.show(worker.trial)
+                        worker.trial = None
+                        if not worker.process.is_alive():
+                            workers.remove(worker)
+        finally:
+            for worker in workers:
+                worker.kill()
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _has_begun(self, trial: FrozenTrial) -> bool:
+        """Whether a trial that another run left knows what to train with; otherwise it is given up."""
+        if _KEY not in trial.user_attrs:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        return _KEY in trial.user_attrs
+
+    def _ask(self) -> Trial:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            # For each trial anew, so that a search that was interrupted does not draw the same numbers again.
+            self.study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=_STARTUP_TRIALS,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                seed=self.seed * 100_003 + len(self.study.get_trials(deepcopy=False)),
+            )
+            trial = self.study.ask()
+        if _KEY not in trial.user_attrs:
+            trial.set_user_attr(_KEY, self.space(trial))
+        return trial
+
+    def _jobs(self, trial: Trial) -> list[tuple[Cell, Path]]:
+        cells = self.task.cells(trial.user_attrs[_KEY], f"trial {trial.number}", range(self.task.seeds))
+        return [(cell, self.folder / "trials" / str(trial.number) / f"seed_{cell.seed}") for cell in cells]
+
+    def _hear(self, worker: _Worker) -> bool:
+        """Take a worker's message.
+
+        Returns:
+            Whether its trial has ended.
+        """
+        trial = worker.trial
+        assert trial is not None
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            message = _Failed(f"The process ended with exit status {worker.process.exitcode}.")
+        match message:
+            case _Evaluated(index, timesteps, mean_return):
+                worker.send(not self._lags(worker, index, timesteps, mean_return))
+                return False
+            case _Failed(report, errno):
+                if errno in NO_ROOM:
+                    raise OSError(errno, os.strerror(errno))
+                path = self.folder / "failed" / f"trial_{trial.number}.txt"
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, report)
+                trial.set_user_attr("failed", report.strip().splitlines()[-1])
+                # Not "failed" to Optuna: it would try the like again.
+                self.study.tell(trial.number, state=TrialState.PRUNED)
+            case _GivenUp():
+                self.study.tell(trial.number, state=TrialState.PRUNED)
+            case _Measured(values):
+                self.study.tell(trial.number, float(np.mean(values)))
+        return True
+
+    def _lags(self, worker: _Worker, index: int, timesteps: int, mean_return: float) -> bool:
+        """Report an evaluation of the index-th seed: the mean over the seeds so far at the same moment."""
+        trial, n_points = worker.trial, self.task.eval_points
+        assert trial is not None
+        point = min(max(round(n_points * timesteps / self.task.n_timesteps), 1), n_points)
+        worker.seen[point].append(mean_return)
+        step = index * n_points + point
+        if step in self.study.trials[trial.number].intermediate_values:  # an earlier run came as far, and went on
+            return False
+        trial.report(float(np.mean(worker.seen[point])), step)
+        return trial.should_prune()
+
+
+class _Progress:
+    """One line for each trial that has ended."""
+
+    def __init__(self, search: Search, n_trials: int) -> None:
+        self.search, self.n_trials = search, n_trials
+        self.began, self.n_here = time.monotonic(), 0
+
+    def show(self, trial: Trial | None) -> None:
+        assert trial is not None
+        self.n_here += 1
+        study = self.search.study
+        n_ended = len(self.search._trials(*_ENDED))
+        frozen = study.trials[trial.number]
+        name = frozen.user_attrs.get("name")
+        if "failed" in frozen.user_attrs:
+            said = f"failed: {frozen.user_attrs['failed']}"
+        elif frozen.state is TrialState.PRUNED:
+            said = "given up"
+        else:
+            said = number(frozen.value or 0.0)
+        best = self.search.ranked()[:1]
+        best_said = f"; best: {number(best[0].value or 0.0)} (trial {best[0].number})" if best else ""
+        left = (time.monotonic() - self.began) / self.n_here * (self.n_trials - n_ended)
+        print(
+            f"{n_ended} of {self.n_trials}: trial {frozen.number}{f' ({name})' if name else ''} {said}{best_said}"
+            + (f"; {duration(left)} left" if left > 0 else ""),
+            flush=True,
+        )
+
+
+# Workers
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    index: int  # of the seed
+    timesteps: int
+    mean_return: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class _GivenUp:
+    pass
+
+
+@dataclass(frozen=True)
+class _Failed:
+    report: str
+    errno: int | None = None
+
+
+@dataclass
+class _Worker:
+    """A process that trains one trial after another."""
+
+    trial: Trial | None = None
+    seen: dict[int, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def start(self, trial: Trial, jobs: list[tuple[Cell, Path]]) -> None:
+        self.trial, self.seen = trial, defaultdict(list)
+        self.send(jobs)
+
+    def send(self, message: Any) -> None:
+        # Whoever has died is noticed when its next message is waited for.
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.connection.close()
+
+
+class _StopError(Exception):
+    """The trial was given up."""
+
+
+def _work(connection: Connection[Any, Any]) -> None:
+    become_worker()
+    warnings.simplefilter("ignore")
+    serve(connection)
+
+
+def serve(connection: Connection[Any, Any]) -> None:
+    """Train what comes through the connection, until it closes."""
+    with suppress(EOFError, OSError):
+        while True:
+            connection.send(_outcome(connection, connection.recv()))
+
+
+def _outcome(connection: Connection[Any, Any], jobs: list[tuple[Cell, Path]]) -> _Measured | _GivenUp | _Failed:
+    try:
+        for index, (cell, folder) in enumerate(jobs):
+            _train(connection, index, cell, folder)
+        return _Measured([measure(folder) for _, folder in jobs])
+    except _StopError:
+        return _GivenUp()
+    except Exception as error:
+        return _Failed(traceback.format_exc(), getattr(error, "errno", None))
+
+
+def _train(connection: Connection[Any, Any], index: int, cell: Cell, folder: Path) -> None:
+    def on_evaluation(timesteps: int, mean_return: float) -> None:
+        connection.send(_Evaluated(index, timesteps, mean_return))
+        if not connection.recv():
+            raise _StopError
+
+    if folder.exists():
+        for timesteps, mean_return in _curve(folder):
+            on_evaluation(timesteps, mean_return)
+    else:
+        run_cell(cell, folder, on_evaluation)
+
+
+def _whole_lines(path: Path) -> str:
+    """A journal without what a killed process has left in it: half a line, and its lock."""
+    Path(f"{path}.lock").unlink(missing_ok=True)
+    if path.exists():
+        contents = path.read_bytes()
+        if not contents.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(contents.rfind(b"\n") + 1)
+    return str(path)
