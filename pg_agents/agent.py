@@ -60,12 +60,12 @@ from pg_agents.checks import (
 )
 from pg_agents.engines import Engine, check_engine, make_engine
 from pg_agents.engines.autograd import AutogradEngine, Minibatch
+from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Floats, gae
 from pg_agents.metrics import is_one_of_many, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import Weight, clipped_values
 from pg_agents.policies import ACTOR_CRITIC_POLICIES, STATE_DEPENDENT_STD, ZeroValue, critic_parameters
-from pg_agents.stepping import adapter_of, stepper
-from pg_agents.vec_env import VectorEnvAdapter
 
 if TYPE_CHECKING:
     from optuna import Trial

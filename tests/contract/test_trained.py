@@ -15,7 +15,7 @@ from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
 
 import pg_agents
 from pg_agents import registry
-from pg_agents.evaluation import evaluate_policy
+from pg_agents.envs.evaluation import evaluate_policy
 from pg_zoo import trained
 from pg_zoo.cell import Cell, run_cell
 from pg_zoo.cli import _parser, main

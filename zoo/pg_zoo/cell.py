@@ -39,7 +39,7 @@ from pg_agents import registry
 from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.checks import check_number, constructor_arguments
 from pg_agents.engines.mlp import MLPEngine
-from pg_agents.evaluation import evaluate_policy
+from pg_agents.envs.evaluation import evaluate_policy
 from pg_zoo.cli import train_options
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.experiment import Experiment

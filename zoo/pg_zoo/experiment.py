@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pg_agents import registry
 from pg_agents.agent import CommonArguments, PolicyGradient
 from pg_agents.checks import check_number, constructor_arguments, suggestion
-from pg_agents.vec_env import make_vec
+from pg_agents.envs.make import make_vec
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.hyperparameters import TRUST, data_only, find_entry
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings

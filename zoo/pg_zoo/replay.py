@@ -21,7 +21,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
 
-from pg_agents.evaluation import deterministic_evaluation
+from pg_agents.envs.evaluation import deterministic_evaluation
 from pg_zoo import trained
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.hyperparameters import TRUST, data_only, yaml_problem

@@ -1,4 +1,4 @@
-"""Gymnasium's vector environments as SB3 `VecEnv`s: `VectorEnvAdapter`, and `make_vec`, which prefers them.
+"""Gymnasium's vector environments as SB3 `VecEnv`s.
 
 An environment that steps all its copies in one NumPy (or compiled) operation is many times faster than a loop over
 single ones. What stands between such a Gymnasium `VectorEnv` and SB3 is what happens at the end of an episode:
@@ -20,11 +20,9 @@ For these choose `SAME_STEP` or `DISABLED` where the environment offers a choice
 
 from __future__ import annotations
 
-import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -32,16 +30,14 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
-from stable_baselines3.common.env_util import is_wrapped, make_vec_env
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import check_for_nested_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from pg_agents import registry
-from pg_agents.checks import check_choice, check_number, suggestion
-
-Infos = list[dict[str, Any]]
+from pg_agents.checks import suggestion
+from pg_agents.envs.infos import Infos, has_rows, per_environment
 
 
 class VectorEnvAdapter(VecEnv):
@@ -108,7 +104,7 @@ class VectorEnvAdapter(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self._begin_all()
-        self.reset_infos = _per_environment(infos, self.num_envs)
+        self.reset_infos = per_environment(infos, self.num_envs)
         first: VecEnvObs = _copied(observations, self.observation_space)
         return first
 
@@ -141,7 +137,7 @@ class VectorEnvAdapter(VecEnv):
         rewards = np.array(given_rewards, dtype=np.float32)
         dones = np.logical_or(terminated, truncated)
         if given_infos:
-            infos = _per_environment(given_infos, self.num_envs)
+            infos = per_environment(given_infos, self.num_envs)
             for info in infos:
                 info["TimeLimit.truncated"] = False
         else:
@@ -191,7 +187,7 @@ class VectorEnvAdapter(VecEnv):
             first = _copied(given_observations, self.observation_space)
             for array, of_reset in zip(_arrays(observations), _arrays(first), strict=True):
                 array[dones] = of_reset[dones]
-            reset_infos = _per_environment(given_infos, self.num_envs)
+            reset_infos = per_environment(given_infos, self.num_envs)
             for i in ended:
                 self.reset_infos[i] = reset_infos[i]
 
@@ -335,7 +331,7 @@ class VectorEnvAdapter(VecEnv):
         if self._workers is not None:
             return list(self._ask_workers(method_name, *method_args, **method_kwargs))
         result = getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)
-        return list(result) if _has_rows(result, self.num_envs) else [result for _ in wanted]
+        return list(result) if has_rows(result, self.num_envs) else [result for _ in wanted]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Whether environments are in a wrapper, be it one of single environments or of the vector environment.
@@ -396,79 +392,7 @@ class VectorEnvAdapter(VecEnv):
             yield layer
 
 
-def make_vec(
-    env_id: str | Callable[..., gym.Env[Any, Any]],
-    n_envs: int = 1,
-    *,
-    seed: int | None = None,
-    vectorization_mode: str | None = None,
-    env_kwargs: dict[str, Any] | None = None,
-    **kwargs: Any,
-) -> VecEnv:
-    """SB3's `make_vec_env`, which takes the environment's native vector version where there is one.
-
-    There is one where `gym.register` was given a `vector_entry_point` whose requirements are installed and that takes
-    `env_kwargs`. Gymnasium's own have the autoreset mode `NEXT_STEP`: see this module's documentation before they are
-    given to anything but this package's agents.
-
-    Args:
-        env_id: The registered id, or a function or class that makes a single environment.
-        n_envs: Number of environments.
-        seed: Seed of the first reset, and of `action_space`.
-        vectorization_mode: None for the native version, else SB3's `DummyVecEnv` over single environments;
-            `"vector_entry_point"` for the native version or an error; `"sync"` or `"async"` for Gymnasium's
-            `SyncVectorEnv` or `AsyncVectorEnv` over single environments, in the mode `SAME_STEP`.
-        env_kwargs: Keyword arguments of the environment. `render_mode` is `"rgb_array"` if not given.
-        **kwargs: Further arguments of `make_vec_env`: `wrapper_class`, `monitor_dir`, `vec_env_cls` and so on. They
-            concern single environments, and choose them.
-
-    Returns:
-        A `VectorEnvAdapter`, or what `make_vec_env` returns.
-
-    Raises:
-        TypeError: A keyword is unknown.
-        ValueError: An argument is out of range, or does not go with `vectorization_mode`.
-    """
-    check_number("n_envs", n_envs, at_least=1, integer=True)
-    registry.find_env(env_id)
-    known = inspect.signature(make_vec_env).parameters
-    for keyword in kwargs.keys() - known.keys():
-        raise TypeError(f"make_vec() got an unexpected keyword argument {keyword!r}.{suggestion(keyword, known)}")
-    given = sorted(keyword for keyword, value in kwargs.items() if value)
-    if vectorization_mode is not None:
-        check_choice("vectorization_mode", vectorization_mode, ("vector_entry_point", "sync", "async"))
-        if given or not isinstance(env_id, str):
-            odd = f"`{given[0]}`" if given else f"`env_id` {env_id!r}, which is not an id,"
-            raise ValueError(
-                f"{odd} cannot be combined with `vectorization_mode` {vectorization_mode!r}; leave that None."
-            )
-    if isinstance(env_id, str) and not given:
-        try:
-            vec_env = VectorEnvAdapter(
-                _vector_env(env_id, n_envs, vectorization_mode or "vector_entry_point", env_kwargs or {})
-            )
-        except (gym.error.Error, ImportError, TypeError):
-            # No native version, or not with these arguments, or not installed. What is wrong with `env_id` or
-            # `env_kwargs` themselves is said again below.
-            if vectorization_mode is not None:
-                raise
-        else:
-            vec_env.seed(seed)
-            if seed is not None:
-                vec_env.action_space.seed(seed)
-            return vec_env
-    return make_vec_env(env_id, n_envs, seed, env_kwargs=env_kwargs, **kwargs)
-
-
 _ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-
-
-def _vector_env(env_id: str, n_envs: int, mode: str, env_kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
-    vector_kwargs = {} if mode == "vector_entry_point" else {"autoreset_mode": AutoresetMode.SAME_STEP}
-    try:
-        return gym.make_vec(env_id, n_envs, mode, vector_kwargs, **{"render_mode": "rgb_array", **env_kwargs})
-    except TypeError:  # as in `make_vec_env`: not every environment knows render modes
-        return gym.make_vec(env_id, n_envs, mode, vector_kwargs, **env_kwargs)
 
 
 def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
@@ -506,57 +430,3 @@ def _row(observations: VecEnvObs, i: int) -> Any:
     if isinstance(observations, dict):
         return {key: array[i] for key, array in observations.items()}
     return tuple(array[i] for array in observations) if isinstance(observations, tuple) else observations[i]
-
-
-def _per_environment(infos: dict[str, Any], n_envs: int) -> Infos:
-    """Gymnasium's infos, a dictionary of arrays, as SB3's list of dictionaries.
-
-    Args:
-        infos: Arrays with a row per environment, and beside an array `key` the bools `_key`: who has a row there.
-            Without them all have. What is no array with a row per environment is everyone's.
-        n_envs: Number of environments.
-
-    Returns:
-        One dictionary per environment. Scalars are Python's; what the environment may still change is copied.
-
-    Raises:
-        TypeError: The infos are no dictionary.
-    """
-    if not isinstance(infos, dict):
-        raise TypeError(
-            f"The infos of a vector environment must be a dictionary, but are a {type(infos).__name__}. The wrapper "
-            "DictInfoToList is not needed here: the adapter does what it does."
-        )
-    each: Infos = [{} for _ in range(n_envs)]
-    for key, values in infos.items():
-        if isinstance(key, str) and key.startswith("_") and key[1:] in infos:
-            continue  # a mask
-        rows = _rows(values, n_envs)
-        mask = infos.get(f"_{key}")
-        if mask is None:
-            for info, row in zip(each, rows, strict=True):
-                info[key] = row
-        else:
-            for info, row, has_one in zip(each, rows, np.asarray(mask).tolist(), strict=True):
-                if has_one:
-                    info[key] = row
-    return each
-
-
-def _rows(values: Any, n_envs: int) -> Sequence[Any]:
-    if isinstance(values, dict):
-        return _per_environment(values, n_envs)
-    if not isinstance(values, (list, tuple)) and hasattr(values, "__array__"):
-        values = np.asarray(values)  # also another library's
-    if not isinstance(values, np.ndarray) or values.dtype == object:
-        values = deepcopy(values)  # it may be part of the environment's state
-    if not _has_rows(values, n_envs):
-        return [values] * n_envs
-    if isinstance(values, np.ndarray):
-        return values.tolist() if values.ndim == 1 else list(values.copy())
-    return list(values)
-
-
-def _has_rows(values: Any, n_envs: int) -> bool:
-    is_sequence = isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.ndim > 0)
-    return is_sequence and len(values) == n_envs
