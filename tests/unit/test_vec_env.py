@@ -696,15 +696,15 @@ def test_infos_that_are_lists_already_are_refused():
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def registered():
     """Registers an id for the duration of a test."""
-    monkeypatch.setattr("gymnasium.envs.registration.registry", dict(gym.registry))
 
     def register(**kwargs):
         gym.register("Scripted-v0", entry_point=Scripted, kwargs={"length": 2}, **kwargs)
         return "Scripted-v0"
 
-    return register
+    yield register
+    gym.registry.pop("Scripted-v0", None)
 
 
 def test_make_vec_takes_the_native_version():
