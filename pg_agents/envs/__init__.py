@@ -1,4 +1,4 @@
-"""Environments: Gymnasium's vector environments as SB3's, how they are made, stepped and evaluated."""
+"""Environments as SB3's `VecEnv`s: adapting, making, stepping and evaluating them."""
 
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.evaluation import deterministic_evaluation

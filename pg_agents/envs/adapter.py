@@ -1,20 +1,20 @@
 """Gymnasium's vector environments as SB3 `VecEnv`s.
 
-An environment that steps all its copies in one NumPy (or compiled) operation is many times faster than a loop over
-single ones. What stands between such a Gymnasium `VectorEnv` and SB3 is what happens at the end of an episode:
+A vector environment that steps all its copies in one NumPy (or compiled) operation is many times faster than a loop
+over single environments. The obstacle between a Gymnasium `VectorEnv` and SB3 is the end of an episode:
 
-| `metadata["autoreset_mode"]` | the environment starts the next episode | what the adapter does                   |
-|------------------------------|-----------------------------------------|-----------------------------------------|
-| `SAME_STEP`                  | in the step that ends the last one      | reads `final_obs` and `final_info`      |
-| `DISABLED`                   | when told to                            | resets what has ended, in the same step |
-| `NEXT_STEP`                  | in the step after it                    | marks that step's row as no transition  |
+| `metadata["autoreset_mode"]` | the next episode starts            | the adapter                                   |
+|------------------------------|------------------------------------|-----------------------------------------------|
+| `SAME_STEP`                  | in the step that ends the last one | reads `final_obs` and `final_info`            |
+| `DISABLED`                   | on request                         | resets finished environments in the same step |
+| `NEXT_STEP`                  | in the step after it               | marks the row of that step as a reset         |
 
-In the first two a user sees exactly what SB3's `DummyVecEnv` over `Monitor`ed environments shows. In the third, which
-is that of Gymnasium's own vector environments, an environment whose episode has ended spends the following step on
-its reset: `reset_rows` names such rows. The training loop of this package leaves them out. **SB3's own algorithms
-would train on them**, as on a step with reward 0 from the last observation of one episode to the first of the next;
-`VecMonitor` and `VecNormalize` count them, and `VecFrameStack` keeps the last observation in the next episode's stack.
-For these choose `SAME_STEP` or `DISABLED` where the environment offers a choice:
+With the first two, users see exactly what SB3's `DummyVecEnv` over `Monitor`ed environments shows. With the third, the
+mode of Gymnasium's own vector environments, an environment whose episode has ended spends the following step on its
+reset: `reset_rows` marks such rows. This package's training loop leaves them out. **SB3's own algorithms train on
+them**, as on a step with reward 0 from the last observation of one episode to the first of the next; `VecMonitor` and
+`VecNormalize` count them, and `VecFrameStack` keeps the last observation in the next episode's stack. For these, choose
+`SAME_STEP` or `DISABLED` if the environment offers a choice:
 `gym.vector.SyncVectorEnv(env_fns, autoreset_mode="SameStep")`.
 """
 
@@ -41,28 +41,28 @@ from pg_agents.envs.infos import Infos, has_rows, per_environment
 
 
 class VectorEnvAdapter(VecEnv):
-    """A Gymnasium `VectorEnv` as an SB3 `VecEnv`, with the statistics of episodes that `Monitor` would give.
+    """A Gymnasium `VectorEnv` as an SB3 `VecEnv`, with the episode statistics of a `Monitor`.
 
-    At an episode's end `dones[i]` is true and `infos[i]` has `terminal_observation`, `TimeLimit.truncated` and
-    `episode` (`r`, `l` and `t`: return, length and seconds since the adapter was made). No `Monitor` is needed:
-    `env_is_wrapped(Monitor)` says True, and statistics that the environment itself reports are replaced.
+    At the end of an episode `dones[i]` is true and `infos[i]` has `terminal_observation`, `TimeLimit.truncated` and
+    `episode` (`r`, `l` and `t`: return, length, and seconds since the adapter was made). A `Monitor` is not needed:
+    `env_is_wrapped(Monitor)` returns True, and `episode` replaces statistics that the environment itself reports.
 
-    Observations, rewards and infos are the caller's own, never buffers that the next step overwrites.
+    Observations, rewards and infos are fresh copies, which later steps do not overwrite.
 
     Args:
-        env: The vector environment. Its `metadata["autoreset_mode"]` says how episodes end.
+        env: The vector environment; its `metadata["autoreset_mode"]` says when the next episode starts.
 
     Attributes:
         env: The vector environment.
-        autoreset_mode: Its mode.
-        reset_rows: Array of bools, of shape `(num_envs,)`: which rows of the last step were no transition but a
-            reset, in which the action was ignored. Their reward is 0, their observation the first of a new episode,
-            and `infos[i]["reset_row"]` is True. Only ever true in the mode `NEXT_STEP`.
+        autoreset_mode: Its autoreset mode.
+        reset_rows: Bools of shape `(num_envs,)`: True where the last step was a reset, which ignored the action, and
+            not a transition. Such a row has reward 0, the first observation of the new episode, and
+            `infos[i]["reset_row"]` is True. Always False outside the mode `NEXT_STEP`.
 
     Raises:
         TypeError: `env` is not a vector environment.
         ValueError: The autoreset mode is missing or unknown, or actions are not arrays.
-        NotImplementedError: Observation spaces are nested, which SB3 does not support.
+        NotImplementedError: The observation space is nested, which SB3 does not support.
     """
 
     reset_rows: np.ndarray
@@ -71,7 +71,7 @@ class VectorEnvAdapter(VecEnv):
         if not isinstance(env, VectorEnv):
             raise TypeError(
                 f"`env` must be a gymnasium.vector.VectorEnv, but is {env!r}. Single environments need no adapter: "
-                "SB3's make_vec_env makes a VecEnv of them."
+                "SB3's make_vec_env turns them into a VecEnv."
             )
         self.env = env
         self.autoreset_mode = _autoreset_mode(env)
@@ -79,43 +79,49 @@ class VectorEnvAdapter(VecEnv):
             allowed = ", ".join(space.__name__ for space in _ARRAYS)
             raise ValueError(f"The action space must be one of {allowed}, but is {env.single_action_space}.")
         check_for_nested_spaces(env.single_observation_space)
-        # Whom to ask for attributes and methods: single environments, where they can be had, else their workers.
+        # SyncVectorEnv holds single environments, and AsyncVectorEnv can `call` those in its worker processes. A native
+        # vector environment has neither.
         singles = getattr(env.unwrapped, "envs", None)
         self._singles: Sequence[gym.Env[Any, Any]] | None = singles if _are_environments(singles) else None
         self._workers: Any = env.unwrapped if self._singles is None and hasattr(env.unwrapped, "call") else None
+        self._is_native = self._singles is None and self._workers is None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.metadata = env.metadata
 
         self._closed = False
         self._t_start = time.time()
         self._no_rows = np.zeros(self.num_envs, dtype=np.bool_)
-        self._begin_all()
+        self._start_all()
 
     # Acting
 
     def reset(self) -> VecEnvObs:
-        """Begin new episodes everywhere, with the seed and the options that were set since the last reset.
+        """Start a new episode in every environment, with the seed and options set since the last reset.
 
         Returns:
-            The first observations, of shape `(num_envs, ...)`; `reset_infos` has their infos.
+            The first observations, of shape `(num_envs, ...)`; their infos are in `reset_infos`.
         """
-        seed = self._seeds[0]  # environment i takes seed + i, as in SB3, or all of them share one generator
+        # A vector environment gives seed + i to environment i, as SB3 does, or one generator to all of them.
+        seed = self._seeds[0]
         observations, infos = self.env.reset(seed=None if seed is None else int(seed), options=self._options[0] or None)
         self._reset_seeds()
         self._reset_options()
-        self._begin_all()
+        self._start_all()
         self.reset_infos = per_environment(infos, self.num_envs)
         first: VecEnvObs = _copied(observations, self.observation_space)
         return first
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Take actions, one per environment, for `step_wait` to carry out.
+        """Store the actions that `step_wait` carries out.
+
+        Args:
+            actions: One action per environment.
 
         Raises:
-            ValueError: Their shape is not that of the vector environment's actions.
+            ValueError: The shape is not that of the vector environment's action space.
         """
         space = self.env.action_space
-        # Vector environments may insist on their dtype, and would broadcast a wrong shape.
+        # Vector environments may require their own dtype, and would broadcast a wrong shape.
         self._actions = np.asarray(actions, dtype=space.dtype)
         if self._actions.shape != space.shape:
             raise ValueError(f"`actions` must have shape {space.shape}, but has {self._actions.shape}.")
@@ -124,14 +130,14 @@ class VectorEnvAdapter(VecEnv):
         """Carry out the actions.
 
         Returns:
-            Observations `(num_envs, ...)`, rewards (float32) and dones (bool) `(num_envs,)`, and a list of infos.
-            Where an episode ended, the observation is already the first of the next one; in the mode `NEXT_STEP` it
-            still is the last one.
+            Observations of shape `(num_envs, ...)`, rewards (float32) and dones (bool) of shape `(num_envs,)`, and a
+            list of infos. The observation after the end of an episode is the first of the next one; in the mode
+            `NEXT_STEP` it is the last of the old one.
 
         Raises:
-            ValueError: The environment does not give what its autoreset mode promises.
+            ValueError: The mode is `SAME_STEP`, but the infos lack the last observation of an episode.
         """
-        # Only what costs a fraction of a microsecond stands here: a native environment's own step takes about 30.
+        # Each statement must cost only a fraction of a microsecond: a native environment's own step takes about 30.
         given_observations, given_rewards, terminated, truncated, given_infos = self.env.step(self._actions)
         observations = _copied(given_observations, self.observation_space)
         rewards = np.array(given_rewards, dtype=np.float32)
@@ -144,15 +150,15 @@ class VectorEnvAdapter(VecEnv):
             infos = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
 
         self._n_steps += 1
-        self._returns += np.asarray(given_rewards)  # before they are rounded to float32, as Monitor adds them
+        self._returns += np.asarray(given_rewards)  # not yet rounded to float32, as in Monitor
         self.reset_rows = self._rows_to_reset
         if self.reset_rows is not self._no_rows:
             self._mark_reset_rows(rewards, infos)
-        if np.count_nonzero(dones):  # a third of the time that any() takes
+        if np.count_nonzero(dones):  # takes a third of the time of any()
             self._end_episodes(observations, terminated, truncated, dones, infos)
         return observations, rewards, dones, infos
 
-    def _begin_all(self) -> None:
+    def _start_all(self) -> None:
         self._n_steps = 0
         self._starts = [0] * self.num_envs  # `_n_steps` before each episode's first step
         self._returns = np.zeros(self.num_envs)
@@ -163,12 +169,12 @@ class VectorEnvAdapter(VecEnv):
         rewards[self.reset_rows] = 0
         self._returns[self.reset_rows] = 0
         for i in self.reset_rows.nonzero()[0].tolist():
-            self._set_aside(infos, i, {"reset_row": True})
+            self._move_reset_info(infos, i, {"reset_row": True})
 
     def _end_episodes(
         self, observations: VecEnvObs, terminated: np.ndarray, truncated: np.ndarray, dones: np.ndarray, infos: Infos
     ) -> None:
-        """Complete the infos, and begin the next episodes if the environment does not do it itself; both in place."""
+        """Complete the infos of finished episodes, and start the next ones in the mode `DISABLED`; both in place."""
         seconds = round(time.time() - self._t_start, 6)
         ended = dones.nonzero()[0].tolist()
         for i in ended:
@@ -177,12 +183,12 @@ class VectorEnvAdapter(VecEnv):
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
             length = self._n_steps - self._starts[i]
             infos[i]["episode"] = {"r": round(float(self._returns[i]), 6), "l": length, "t": seconds}
-            self._starts[i] = self._n_steps + (self.autoreset_mode is AutoresetMode.NEXT_STEP)  # after its reset row
+            self._starts[i] = self._n_steps + (self.autoreset_mode is AutoresetMode.NEXT_STEP)  # skips the reset row
             self._returns[i] = 0
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            self._rows_to_reset = dones.copy()  # the caller may change its own
+            self._rows_to_reset = dones.copy()  # the caller may write to `dones`
         elif self.autoreset_mode is AutoresetMode.DISABLED:
-            # SB3 gives a reset inside an episode's last step neither seed nor options, and so do we.
+            # As in SB3, a reset within a step gets neither seed nor options.
             given_observations, given_infos = self.env.reset(options={"reset_mask": dones.copy()})
             first = _copied(given_observations, self.observation_space)
             for array, of_reset in zip(_arrays(observations), _arrays(first), strict=True):
@@ -192,21 +198,24 @@ class VectorEnvAdapter(VecEnv):
                 self.reset_infos[i] = reset_infos[i]
 
     def _last_observation(self, observations: VecEnvObs, infos: Infos, i: int) -> Any:
-        """The last observation of an episode that has just ended. Where `infos[i]` is a reset's, it is replaced."""
+        """The last observation of the episode that has just ended in environment i.
+
+        In the mode `SAME_STEP` the reset's info in `infos[i]` is replaced by the last step's.
+        """
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             return _row(observations, i)
         last = infos[i].pop("final_obs", None)
         if last is None:
             raise ValueError(
-                f"{self.env} says that its autoreset mode is SAME_STEP, but its infos have no 'final_obs' for "
-                f"environment {i}, whose episode has ended."
+                f"The autoreset mode of {self.env} is SAME_STEP, but its infos have no 'final_obs' for environment "
+                f"{i}, whose episode has ended."
             )
         if "final_info" in infos[i]:
-            self._set_aside(infos, i, infos[i].pop("final_info"))
+            self._move_reset_info(infos, i, infos[i].pop("final_info"))
         return last
 
-    def _set_aside(self, infos: Infos, i: int, info: dict[str, Any]) -> None:
-        """What the environment says of a reset belongs in `reset_infos`; the step itself has `info`."""
+    def _move_reset_info(self, infos: Infos, i: int, info: dict[str, Any]) -> None:
+        """Move the reset's info from `infos[i]` to `reset_infos[i]`, and put the step's own `info` in its place."""
         del infos[i]["TimeLimit.truncated"]
         self.reset_infos[i] = infos[i]
         infos[i] = {**info, "TimeLimit.truncated": False}
@@ -214,19 +223,19 @@ class VectorEnvAdapter(VecEnv):
     # Setting up and closing
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        """Set the options of the next reset, which are used once.
+        """Set the options of the next reset, and only of that one.
 
         Args:
-            options: One dictionary for all environments. A list, one per environment, must repeat the same one,
-                because a vector environment takes one.
+            options: A dictionary for all environments, or a list of equal dictionaries, one per environment.
 
         Raises:
-            ValueError: The options differ, are too few or too many, or contain `reset_mask`, which is the adapter's.
+            ValueError: The dictionaries differ, their number is wrong, or they contain `reset_mask`, which the adapter
+                sets itself.
         """
         each = options if isinstance(options, list) else [options or {}] * self.num_envs
         if len(each) != self.num_envs or not all(data_equivalence(each[0], one, exact=True) for one in each):
             raise ValueError(
-                f"`options` must be one dictionary, or {self.num_envs} equal ones, because a vector environment takes "
+                f"`options` must be one dictionary, or {self.num_envs} equal ones, because a vector environment has "
                 f"one for all its copies, but is {options!r}."
             )
         if "reset_mask" in each[0]:
@@ -236,17 +245,22 @@ class VectorEnvAdapter(VecEnv):
         super().set_options(options)
 
     def close(self) -> None:
-        """Close the vector environment; again does nothing."""
+        """Close the vector environment; a second call does nothing."""
         if not self._closed:
             self._closed = True
             self.env.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """One image of shape `(height, width, 3)` per environment; None, with a warning, in other render modes."""
+        """One image of shape `(height, width, 3)` per environment.
+
+        Returns:
+            The images; a list of None if the render mode is not `"rgb_array"`.
+
+        Warns:
+            UserWarning: The render mode is not `"rgb_array"`.
+        """
         if self.render_mode != "rgb_array":
-            warnings.warn(
-                f"The render mode is {self.render_mode!r}, but images need it to be 'rgb_array'.", stacklevel=2
-            )
+            warnings.warn(f"The render mode is {self.render_mode!r}, but images need 'rgb_array'.", stacklevel=2)
             return [None for _ in range(self.num_envs)]
         images: Any = self.env.render()
         return list(images)
@@ -254,96 +268,94 @@ class VectorEnvAdapter(VecEnv):
     # Attributes and methods
 
     def has_attr(self, attr_name: str) -> bool:
-        """Whether `get_attr` would find an attribute in all environments."""
-        if self._workers is not None:
-            return all(self._workers.call("has_wrapper_attr", attr_name))
-        return super().has_attr(attr_name)
-
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of each environment.
-
-        Without single environments the vector environment's own is repeated. Those in worker processes
-        (`AsyncVectorEnv`) answer for a method with what it returns.
+        """Whether all environments have an attribute.
 
         Args:
-            attr_name: Its name.
-            indices: Which environments; None asks all.
+            attr_name: The attribute's name.
+        """
+        if self._is_native:
+            return super().has_attr(attr_name)
+        return all(self._call(range(self.num_envs), "has_wrapper_attr", attr_name))
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each environment, from its outermost wrapper that has it.
+
+        A native vector environment gives its own attribute for each of its copies. Environments in worker processes
+        (`AsyncVectorEnv`) give, for a method, its return value.
+
+        Args:
+            attr_name: The attribute's name.
+            indices: Indices of the environments; None for all.
 
         Raises:
-            AttributeError: There is none.
+            AttributeError: There is no such attribute.
             ValueError: An index is out of range.
         """
         wanted = self._indices(indices)
-        if self._singles is not None:
-            return [self._singles[i].get_wrapper_attr(attr_name) for i in wanted]
-        if self._workers is not None:
-            values = self._ask_workers(attr_name)
-            return [values[i] for i in wanted]
-        return [getattr(self._owner(attr_name), attr_name) for _ in wanted]
+        if self._is_native:
+            return [getattr(self._owner(attr_name), attr_name) for _ in wanted]
+        if self._singles is None:
+            return self._call(wanted, attr_name)
+        return [self._singles[i].get_wrapper_attr(attr_name) for i in wanted]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of each environment, in the wrapper that has it.
 
-        Without single environments it is the vector environment's own that is set.
+        For a native vector environment, set its own attribute.
 
         Args:
-            attr_name: Its name.
-            value: The same for all.
-            indices: Which environments; only all where they cannot be reached one by one.
+            attr_name: The attribute's name.
+            value: The value for every environment.
+            indices: Indices of the environments, if these are single environments in this process; None for all.
 
         Raises:
-            ValueError: An index is out of range, or not all are meant and they cannot be reached one by one.
+            ValueError: An index is out of range, or environments cannot be reached one by one.
         """
         wanted = self._indices(indices, all_or_none=self._singles is None)
-        if self._singles is not None:
-            for i in wanted:
-                self._singles[i].set_wrapper_attr(attr_name, value)
-        elif self._workers is not None:
-            self._workers.set_attr(attr_name, [value] * self.num_envs)  # a list that is `value` would be shared out
-        else:
+        if self._is_native:
             owners = [layer for layer in self._layers() if hasattr(layer, attr_name)]
             setattr(owners[0] if owners else self.env.unwrapped, attr_name, value)
+        else:
+            self._call(wanted, "set_wrapper_attr", attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method of each environment.
 
-        Without single environments the vector environment's own is called, once. Where it returns an array, list or
-        tuple with one entry per environment, these are the results; anything else is repeated.
+        For a native vector environment, call its own method once. A returned array, list or tuple with one entry per
+        environment is taken as their results; any other value is repeated.
 
         Args:
-            method_name: Its name.
-            *method_args: What it is given.
-            indices: Which environments; only all where they cannot be reached one by one.
-            **method_kwargs: What it is given by name.
+            method_name: The method's name.
+            *method_args: Its positional arguments.
+            indices: Indices of the environments, if these are single environments in this process; None for all.
+            **method_kwargs: Its keyword arguments.
 
         Returns:
             One result per environment.
 
         Raises:
             AttributeError: There is no such method.
-            ValueError: An index is out of range, or not all are meant and they cannot be reached one by one.
+            ValueError: An index is out of range, or environments cannot be reached one by one.
         """
         wanted = self._indices(indices, all_or_none=self._singles is None)
-        if self._singles is not None:
-            return [self._singles[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in wanted]
-        if self._workers is not None:
-            return list(self._ask_workers(method_name, *method_args, **method_kwargs))
+        if not self._is_native:
+            return self._call(wanted, method_name, *method_args, **method_kwargs)
         result = getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)
         return list(result) if has_rows(result, self.num_envs) else [result for _ in wanted]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Whether environments are in a wrapper, be it one of single environments or of the vector environment.
+        """Whether environments, or the vector environment around them, are in a wrapper.
 
-        True for `Monitor`, because the adapter does what it does: SB3's `evaluate_policy` then uses its statistics.
+        Always True for `Monitor`, whose statistics the adapter provides: SB3's `evaluate_policy` then uses them.
 
         Args:
             wrapper_class: The wrapper's class.
-            indices: Which environments; None asks all.
+            indices: Indices of the environments; None for all.
 
         Raises:
-            NotImplementedError: The environments are in worker processes, which cannot say.
+            NotImplementedError: The environments are in worker processes, which cannot be asked.
             ValueError: An index is out of range.
         """
         wanted = self._indices(indices)
@@ -354,6 +366,16 @@ class VectorEnvAdapter(VecEnv):
                 f"{type(self._workers).__name__} cannot say whether its environments are in a {wrapper_class.__name__}."
             )
         return [self._singles is not None and is_wrapped(self._singles[i], wrapper_class) for i in wanted]
+
+    def _call(self, indices: Iterable[int], name: str, /, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a method of some environments; workers call it in all of them."""
+        if self._singles is not None:
+            return [self._singles[i].get_wrapper_attr(name)(*args, **kwargs) for i in indices]
+        # An error in a worker ends that worker, so ask whether the method exists.
+        if not all(self._workers.call("has_wrapper_attr", name)):
+            raise AttributeError(f"The environments of {self.env} have no attribute {name!r}.")
+        results = self._workers.call(name, *args, **kwargs)
+        return [results[i] for i in indices]
 
     def _indices(self, indices: VecEnvIndices, all_or_none: bool = False) -> list[int]:
         everything = range(self.num_envs)
@@ -370,13 +392,6 @@ class VectorEnvAdapter(VecEnv):
             )
         return wanted
 
-    def _ask_workers(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        # An error in a worker ends it, so ask first.
-        if not self.has_attr(name):
-            raise AttributeError(f"The environments of {self.env} have no attribute {name!r}.")
-        results: tuple[Any, ...] = self._workers.call(name, *args, **kwargs)
-        return results
-
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         for layer in self._layers():
             if hasattr(layer, name):
@@ -384,7 +399,7 @@ class VectorEnvAdapter(VecEnv):
         raise AttributeError(f"{self.env} has no attribute {name!r}.{suggestion(name, dir(self.env.unwrapped))}")
 
     def _layers(self) -> Iterable[VectorEnv[Any, Any, Any]]:
-        """The vector environment's wrappers, from the outside, and itself."""
+        """The vector environment's wrappers, from the outermost, and the environment itself."""
         layer = self.env
         yield layer
         while isinstance(layer, VectorWrapper):
@@ -403,7 +418,7 @@ def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
         allowed = ", ".join(f"AutoresetMode.{mode.name}" for mode in AutoresetMode)
         raise ValueError(
             f"`metadata['autoreset_mode']` of {env} must be one of {allowed} (of gymnasium.vector), but is {mode!r}. "
-            "It says what the environment does when an episode ends."
+            "It says when the next episode starts."
         ) from None
 
 
@@ -412,7 +427,7 @@ def _are_environments(candidates: Any) -> bool:
 
 
 def _copied(observations: Any, space: spaces.Space[Any]) -> Any:
-    """New arrays, of the space's dtype and in C order, of one observation or of many."""
+    """Copies of one observation or of many, with the space's dtype and in C order."""
     if isinstance(space, spaces.Dict):
         return {key: _copied(observations[key], part) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):

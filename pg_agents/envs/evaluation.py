@@ -1,7 +1,7 @@
-"""SB3's `evaluate_policy` and `EvalCallback`, which ask the environment whether to take the most probable actions.
+"""SB3's `evaluate_policy` and `EvalCallback`, with the environment's choice of deterministic or sampled actions.
 
-Where the best policy is stochastic, as in rock-paper-scissors, its most probable actions are anything but good. Such an
-environment says `metadata["deterministic_evaluation"] = False`; without a word, evaluation is deterministic as in SB3.
+If the best policy is stochastic, as in rock-paper-scissors, its most probable actions score badly. Such an environment
+declares `metadata["deterministic_evaluation"] = False`. All others are evaluated deterministically, as in SB3.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
 
 
 def deterministic_evaluation(env: AnyEnv | EnvSpec | str) -> bool:
-    """Whether an environment is to be evaluated with the most probable actions.
+    """Whether to evaluate an environment with the most probable actions.
 
     Args:
-        env: An environment, single or vector, or a registered id or spec. Of these, the environment is not built.
+        env: A single or vector environment, or a registered id or spec, from which nothing is built.
 
     Returns:
-        Its `metadata["deterministic_evaluation"]`; True where it has none.
+        `metadata["deterministic_evaluation"]` of the environment; True if that is missing.
     """
     metadata: Any
     if isinstance(env, VecEnv):
@@ -55,52 +55,45 @@ def evaluate_policy(
     return_episode_rewards: bool = False,
     warn: bool = True,
 ) -> tuple[float, float] | tuple[list[float], list[int]]:
-    """SB3's, which also takes Gymnasium's vector environments.
+    """SB3's `evaluate_policy`, which also takes Gymnasium's vector environments.
 
     Args:
-        model: As for SB3's, like all that is not listed here.
-        env: The environment, or several.
-        n_eval_episodes: Number of episodes, of all environments together.
-        deterministic: Take the most probable actions, or draw them; None does what the environment says.
-        render: Show the environment.
-        callback: Called after each step, once for each environment.
-        reward_threshold: The mean return must exceed it.
-        return_episode_rewards: Give each episode's return and length.
-        warn: Warn if episodes are not counted by a `Monitor`.
+        model: The agent, or any object with SB3's `predict`.
+        env: The environment, single or vector.
+        n_eval_episodes: Number of episodes, summed over environments.
+        deterministic: True for the most probable actions, False for sampled ones, None for the environment's choice
+            (`deterministic_evaluation`).
+        render: Render the environment.
+        callback: Function of SB3's `locals()` and `globals()`, called after each step, once per environment.
+        reward_threshold: Value that the mean return must exceed; None for no such check.
+        return_episode_rewards: Return the values of single episodes.
+        warn: Warn if no `Monitor` records the episodes.
 
     Returns:
-        Mean and standard deviation of the return, or the lists of returns and lengths.
+        Mean and standard deviation of the return; with `return_episode_rewards`, the lists of returns and lengths.
+
+    Raises:
+        AssertionError: The mean return does not exceed `reward_threshold`.
     """
-    if deterministic is None:
-        deterministic = deterministic_evaluation(env)
-    return evaluation.evaluate_policy(
-        model,
-        _adapted(env),
-        n_eval_episodes,
-        deterministic,
-        render,
-        callback,
-        reward_threshold,
-        return_episode_rewards,
-        warn,
-    )
+    return evaluation.evaluate_policy(**_for_sb3(locals(), "env"))
 
 
 class EvalCallback(callbacks.EvalCallback):
-    """SB3's, which also takes Gymnasium's vector environments.
+    """SB3's `EvalCallback`, which also takes Gymnasium's vector environments.
 
     Args:
-        eval_env: The environment, or several.
-        callback_on_new_best: As for SB3's, like all that is not listed here.
-        callback_after_eval: Called after each evaluation.
-        n_eval_episodes: Number of episodes of an evaluation.
-        eval_freq: Evaluate every so many calls.
+        eval_env: The environment, single or vector.
+        callback_on_new_best: Callback for a new best mean return.
+        callback_after_eval: Callback for the end of each evaluation.
+        n_eval_episodes: Number of episodes per evaluation.
+        eval_freq: Number of the callback's calls between evaluations.
         log_path: Folder for `evaluations.npz`.
         best_model_save_path: Folder for `best_model.zip`.
-        deterministic: Take the most probable actions, or draw them; None does what the environment says.
-        render: Show the environment.
-        verbose: 0, or 1 to print.
-        warn: Warn if episodes are not counted by a `Monitor`.
+        deterministic: True for the most probable actions, False for sampled ones, None for the environment's choice
+            (`deterministic_evaluation`).
+        render: Render the environment.
+        verbose: 1 to print results, 0 for silence.
+        warn: Warn if no `Monitor` records the episodes.
     """
 
     def __init__(
@@ -117,29 +110,26 @@ class EvalCallback(callbacks.EvalCallback):
         verbose: int = 1,
         warn: bool = True,
     ) -> None:
-        super().__init__(
-            _adapted(eval_env),
-            callback_on_new_best,
-            callback_after_eval,
-            n_eval_episodes,
-            eval_freq,
-            log_path,
-            best_model_save_path,
-            deterministic_evaluation(eval_env) if deterministic is None else deterministic,
-            render,
-            verbose,
-            warn,
-        )
+        super().__init__(**_for_sb3(locals(), "eval_env"))
 
 
-def _adapted(env: AnyEnv) -> gym.Env[Any, Any] | VecEnv:
-    return VectorEnvAdapter(env) if isinstance(env, VectorEnv) else env
+def _for_sb3(arguments: dict[str, Any], env_name: str) -> dict[str, Any]:
+    """The arguments of SB3's function, given those of the function here by the same name.
+
+    A vector environment comes in its adapter, and the environment decides where `deterministic` is None.
+    """
+    given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
+    env = given[env_name]
+    if given["deterministic"] is None:
+        given["deterministic"] = deterministic_evaluation(env)
+    given[env_name] = VectorEnvAdapter(env) if isinstance(env, VectorEnv) else env
+    return given
 
 
 def _metadata_of_first(env: VecEnv) -> dict[str, Any]:
-    """What the first environment says, over what the VecEnv itself says."""
+    """The first environment's metadata, and for missing entries the `VecEnv`'s own."""
     metadata = dict(getattr(env.unwrapped, "metadata", None) or {})
-    # Environments that cannot be reached one by one do not answer.
+    # Environments that cannot be reached one by one have none of their own.
     with suppress(AttributeError, NotImplementedError):
         metadata |= env.get_attr("metadata", indices=0)[0] or {}
     return metadata

@@ -15,20 +15,20 @@ def per_environment(infos: dict[str, Any], n_envs: int) -> Infos:
     """Gymnasium's infos, a dictionary of arrays, as SB3's list of dictionaries.
 
     Args:
-        infos: Arrays with a row per environment, and beside an array `key` the bools `_key`: who has a row there.
-            Without them all have. What is no array with a row per environment is everyone's.
+        infos: Arrays with a row per environment. Bools under `_key` say which environments have an entry `key`;
+            without them, all have one. A value without a row per environment goes to all of them.
         n_envs: Number of environments.
 
     Returns:
-        One dictionary per environment. Scalars are Python's; what the environment may still change is copied.
+        One dictionary per environment. Scalars are Python's; values that the environment may change later are copied.
 
     Raises:
-        TypeError: The infos are no dictionary.
+        TypeError: The infos are not a dictionary.
     """
     if not isinstance(infos, dict):
         raise TypeError(
             f"The infos of a vector environment must be a dictionary, but are a {type(infos).__name__}. The wrapper "
-            "DictInfoToList is not needed here: the adapter does what it does."
+            "DictInfoToList is not needed: the adapter makes a list of them."
         )
     each: Infos = [{} for _ in range(n_envs)]
     for key, values in infos.items():
@@ -50,9 +50,9 @@ def _rows(values: Any, n_envs: int) -> Sequence[Any]:
     if isinstance(values, dict):
         return per_environment(values, n_envs)
     if not isinstance(values, (list, tuple)) and hasattr(values, "__array__"):
-        values = np.asarray(values)  # also another library's
+        values = np.asarray(values)  # another library's array
     if not isinstance(values, np.ndarray) or values.dtype == object:
-        values = deepcopy(values)  # it may be part of the environment's state
+        values = deepcopy(values)  # may be part of the environment's state
     if not has_rows(values, n_envs):
         return [values] * n_envs
     if isinstance(values, np.ndarray):

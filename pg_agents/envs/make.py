@@ -1,4 +1,4 @@
-"""`make_vec`: SB3's `make_vec_env`, which prefers native vector environments."""
+"""SB3's `make_vec_env`, with native vector environments preferred."""
 
 from __future__ import annotations
 
@@ -25,29 +25,31 @@ def make_vec(
     env_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> VecEnv:
-    """SB3's `make_vec_env`, which takes the environment's native vector version where there is one.
+    """Make a `VecEnv`: the environment's native vector version if it has one, else SB3's `make_vec_env`.
 
-    There is one where `gym.register` was given a `vector_entry_point` whose requirements are installed and that takes
-    `env_kwargs`. Gymnasium's own have the autoreset mode `NEXT_STEP`: see this module's documentation before they are
-    given to anything but this package's agents.
+    A native version needs a `vector_entry_point` in `gym.register` whose requirements are installed, and must accept
+    `env_kwargs`. Those of Gymnasium have the autoreset mode `NEXT_STEP`; read the documentation of
+    `pg_agents.envs.adapter` before training any algorithm but this package's on them.
 
     Args:
-        env_id: The registered id, or a function or class that makes a single environment.
+        env_id: A registered id, or a function or class that makes a single environment.
         n_envs: Number of environments.
-        seed: Seed of the first reset, and of `action_space`.
-        vectorization_mode: None for the native version, else SB3's `DummyVecEnv` over single environments;
-            `"vector_entry_point"` for the native version or an error; `"sync"` or `"async"` for Gymnasium's
-            `SyncVectorEnv` or `AsyncVectorEnv` over single environments, in the mode `SAME_STEP`.
-        env_kwargs: Keyword arguments of the environment. `render_mode` is `"rgb_array"` if not given.
-        **kwargs: Further arguments of `make_vec_env`: `wrapper_class`, `monitor_dir`, `vec_env_cls` and so on. They
-            concern single environments, and choose them.
+        seed: Seed of the first reset and of `action_space`.
+        vectorization_mode: None for the native version if there is one, else SB3's `DummyVecEnv` over single
+            environments; `"vector_entry_point"` for the native version or an error; `"sync"` or `"async"` for
+            Gymnasium's `SyncVectorEnv` or `AsyncVectorEnv` over single environments, in the mode `SAME_STEP`.
+        env_kwargs: Keyword arguments of the environment. `render_mode` defaults to `"rgb_array"`.
+        **kwargs: Further arguments of `make_vec_env`, such as `wrapper_class`, `monitor_dir` and `vec_env_cls`. They
+            apply to single environments, so any of them rules out the native version.
 
     Returns:
-        A `VectorEnvAdapter`, or what `make_vec_env` returns.
+        A `VectorEnvAdapter`, or the result of `make_vec_env`.
 
     Raises:
         TypeError: A keyword is unknown.
-        ValueError: An argument is out of range, or does not go with `vectorization_mode`.
+        ValueError: An argument is out of range or cannot be combined with `vectorization_mode`.
+        gymnasium.error.Error: The id is unknown, or `vectorization_mode` is `"vector_entry_point"` and there is no
+            native version.
     """
     check_number("n_envs", n_envs, at_least=1, integer=True)
     find_env(env_id)
@@ -60,7 +62,7 @@ def make_vec(
         if given or not isinstance(env_id, str):
             odd = f"`{given[0]}`" if given else f"`env_id` {env_id!r}, which is not an id,"
             raise ValueError(
-                f"{odd} cannot be combined with `vectorization_mode` {vectorization_mode!r}; leave that None."
+                f"{odd} cannot be combined with `vectorization_mode` {vectorization_mode!r}; leave the latter None."
             )
     if isinstance(env_id, str) and not given:
         try:
@@ -68,8 +70,8 @@ def make_vec(
                 _vector_env(env_id, n_envs, vectorization_mode or "vector_entry_point", env_kwargs or {})
             )
         except (gym.error.Error, ImportError, TypeError):
-            # No native version, or not with these arguments, or not installed. What is wrong with `env_id` or
-            # `env_kwargs` themselves is said again below.
+            # There is no native version, it does not take these arguments, or a requirement is missing. An error in
+            # `env_id` or `env_kwargs` themselves is raised again by `make_vec_env`.
             if vectorization_mode is not None:
                 raise
         else:
@@ -84,5 +86,5 @@ def _vector_env(env_id: str, n_envs: int, mode: str, env_kwargs: dict[str, Any])
     vector_kwargs = {} if mode == "vector_entry_point" else {"autoreset_mode": AutoresetMode.SAME_STEP}
     try:
         return gym.make_vec(env_id, n_envs, mode, vector_kwargs, **{"render_mode": "rgb_array", **env_kwargs})
-    except TypeError:  # as in `make_vec_env`: not every environment knows render modes
+    except TypeError:  # as in `make_vec_env`: not every environment takes a render mode
         return gym.make_vec(env_id, n_envs, mode, vector_kwargs, **env_kwargs)
