@@ -175,7 +175,7 @@ def run(side: str, task: Task, seed: int, engine: str) -> dict[str, Any]:
         "side": side,
         "seed": seed,
         "task": asdict(task),
-        "engine": type(agent._engine).__name__ if side == "ours" else None,
+        "engine": agent.engine_in_use if side == "ours" else None,
         "evaluation": float(np.mean(evaluations)),
         "training": float(np.mean([value for value in curve if value is not None])),
         "curve": curve,

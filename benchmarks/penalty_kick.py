@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from study import arguments, constant_policy, mean_and_interval, run_all, write
 
 from pg_agents import PPO
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_envs import DiscretizerVector
 from pg_envs.games.penalty_kick import KEEPERS, POST, won, won_by_gaussian
 

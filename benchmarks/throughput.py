@@ -230,7 +230,7 @@ def timers(watch: Stopwatch, agent: Any) -> ExitStack:
     """A context in which the agent's parts are timed.
 
     SB3 acts through the policy and steps the environment. Ours acts through what `Engine.actor` returns and steps
-    through what `pg_agents.stepping.stepper` returns.
+    through what `pg_agents.envs.stepping.stepper` returns.
     """
     stack = ExitStack()
 
@@ -246,8 +246,8 @@ def timers(watch: Stopwatch, agent: Any) -> ExitStack:
     else:
         for name in ("forward", "predict_values"):
             replace(agent.policy, name, watch.timed, "acting")
-    if hasattr(agent, "_engine") and find_spec("pg_agents.stepping") is not None:
-        from pg_agents.stepping import stepper
+    if hasattr(agent, "_engine"):
+        from pg_agents.envs.stepping import stepper
 
         for module in [module for module in sys.modules.values() if getattr(module, "stepper", None) is stepper]:
             replace(module, "stepper", watch.maker, "environment")

@@ -23,7 +23,7 @@ import numpy as np
 from study import arguments, mean_and_interval, run_all, write
 
 from pg_agents import PPO
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_envs import DiscretizerVector, normalised_score, reference_scores
 
 matplotlib.use("agg")

@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from study import arguments, constant_policy, mean_and_interval, run_seeds, write
 
 from pg_agents import PPO
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_envs import DiscretizerVector
 from pg_envs.torque.bandit import reward
 

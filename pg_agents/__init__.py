@@ -6,9 +6,9 @@ from pg_agents.algorithms.actor_critic import ActorCritic
 from pg_agents.algorithms.ppo import PPO
 from pg_agents.algorithms.reinforce import REINFORCE
 from pg_agents.algorithms.reinforce_baseline import ReinforceBaseline
-from pg_agents.evaluation import EvalCallback, evaluate_policy
+from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
+from pg_agents.envs.make import make_vec
 from pg_agents.registry import make
-from pg_agents.vec_env import make_vec
 
 __version__ = "0.1.0"
 

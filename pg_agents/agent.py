@@ -46,6 +46,7 @@ from pg_agents.contract import Batches, Engine, Loss, Minibatch, NotFiniteError,
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.choice import check_engine, make_engine
+from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.estimators import Floats, gae
 from pg_agents.logs import LazyLog, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import predicted_values
@@ -58,7 +59,6 @@ from pg_agents.policies import (
     separate_critic,
     with_state_dependent_std,
 )
-from pg_agents.vec_env import VectorEnvAdapter
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -120,12 +120,10 @@ class PolicyGradient(Arguments):
         "policy": tuning.Networks(),
     }
 
-    policy: InitVar[str | type[ActorCriticPolicy]] = argument(  # type: ignore[assignment] # the attribute is the policy
+    policy: InitVar[str | type[ActorCriticPolicy]] = argument(
         doc='`"MlpPolicy"`, `"CnnPolicy"`, `"MultiInputPolicy"` or a policy class.'
     )
-    env: InitVar[Env] = argument(  # type: ignore[assignment] # the attribute is a VecEnv
-        doc="A Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id."
-    )
+    env: InitVar[Env] = argument(doc="A Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id.")
     use_sde: bool = argument(
         default=False,
         kw_only=True,
@@ -156,9 +154,7 @@ class PolicyGradient(Arguments):
     )
     verbose: int = argument(default=0, kw_only=True, doc="0 prints nothing, 1 progress, 2 debugging information.")
     seed: int | None = argument(default=None, kw_only=True, doc="Seed of all random generators.")
-    device: InitVar[th.device | str] = argument(  # type: ignore[assignment]
-        default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...'
-    )
+    device: InitVar[th.device | str] = argument(default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...')
     _init_setup_model: InitVar[bool] = argument(default=True, kw_only=True, doc="Build the networks now.")
     engine: str = argument(
         default="auto",
@@ -339,10 +335,9 @@ class PolicyGradient(Arguments):
         given = dict(policy_kwargs)
         has_own_std = self.policy_class in STATE_DEPENDENT_STD.values()
         same_std = bool(given.pop("state_dependent_std", has_own_std)) == has_own_std
-        added = {
-            name: self.policy_kwargs[name] for name in self.complete_policy_kwargs({}) if name in self.policy_kwargs
-        }
-        if not same_std or {**added, **given} != self.policy_kwargs:
+        stored: dict[str, Any] = self.policy_kwargs or {}
+        added = {name: stored[name] for name in self.complete_policy_kwargs({}) if name in stored}
+        if not same_std or {**added, **given} != stored:
             raise ValueError(
                 f"The specified policy kwargs do not equal the stored policy kwargs."
                 f"Stored kwargs: {self.policy_kwargs}, specified kwargs: {policy_kwargs}"

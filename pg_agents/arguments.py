@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import Any, ClassVar
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -146,13 +146,14 @@ class Arguments(OnPolicyAlgorithm):
         optional=True,
         schedule=True,
     )
-    ent_coef: float | Schedule = argument(  # type: ignore[assignment] # SB3 takes no schedule
+    # An `InitVar` is an argument of another type than SB3 gives its attribute.
+    ent_coef: InitVar[float | Schedule] = argument(
         default=0.0, doc="Coefficient of the entropy bonus; a number or a schedule.", at_least=0, schedule=True
     )
-    vf_coef: float | Schedule = argument(  # type: ignore[assignment]
+    vf_coef: InitVar[float | Schedule] = argument(
         default=0.0, doc="Coefficient of the value loss; a number or a schedule.", at_least=0, schedule=True
     )
-    max_grad_norm: float | None = argument(  # type: ignore[assignment]
+    max_grad_norm: InitVar[float | None] = argument(
         default=None,
         doc="The gradient is scaled down to this norm; None leaves it as it is.",
         above=0,
@@ -275,7 +276,7 @@ def constructor_arguments(cls: type[Any]) -> list[str]:
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        if names and Arguments in base.__bases__:
+        if names and issubclass(base, Arguments) and Arguments in base.__bases__:
             return [*names, *(name for name in base.common if name not in names)]
         parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
         names |= dict.fromkeys(one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL))

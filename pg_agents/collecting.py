@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.contract import Actor, Engine, NotFiniteError, Step
+from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Bools, Floats
 from pg_agents.observations import LARGEST, check_finite, check_observations
-from pg_agents.stepping import adapter_of, stepper
 
 
 class EpisodeStatistics:
@@ -173,7 +173,7 @@ class Collector:
 
         self.n_steps += 1
         self._store(rewards, dones, infos)
-        agent._last_obs = new_obs  # type: ignore[assignment]
+        agent._last_obs = new_obs
         self._dones = dones
         if agent.policy is not self._policy or not self._actor.is_current():  # a callback's doing
             self._get_actor()
@@ -232,7 +232,7 @@ class Collector:
         final_values = np.zeros(len(terminated), dtype=np.float32)
         statistics = self.setting.statistics
         for index in np.flatnonzero(terminated):
-            if self._counts(index):
+            if self._counts(int(index)):
                 statistics.finished.append(float(statistics.running[index]))
             statistics.running[index] = 0
             cut = infos[index].get("TimeLimit.truncated", False)
@@ -285,13 +285,13 @@ class EpisodeCollector(Collector):
         ValueError: An episode does not end.
     """
 
-    buffer: EpisodeMixin  # type: ignore[assignment] # the agent checks its class
+    buffer: EpisodeMixin  # the agent checks its class
 
     def begin(self) -> None:
         """Start all environments at the beginning of an episode, unless they are there already."""
         agent = self.agent
         self._began = np.zeros(self.n_envs, dtype=int)
-        if self.setting.statistics.mid_episode or not np.all(agent._last_episode_starts):  # type: ignore[arg-type]
+        if self.setting.statistics.mid_episode or not np.all(agent._last_episode_starts):
             agent._last_obs = self.env.reset()  # type: ignore[assignment]
             check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
             agent._last_episode_starts = np.ones((self.n_envs,), dtype=bool)

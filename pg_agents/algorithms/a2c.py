@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import InitVar
 from typing import Any, ClassVar
 
 import stable_baselines3
@@ -33,9 +34,9 @@ class A2C(PolicyGradient):
     n_steps: int = 5
     gamma: float = 0.99
     gae_lambda: float = 1.0
-    ent_coef: float | Schedule = 0.0
-    vf_coef: float | Schedule = 0.5
-    max_grad_norm: float | None = 0.5
+    ent_coef: InitVar[float | Schedule] = 0.0
+    vf_coef: InitVar[float | Schedule] = 0.5
+    max_grad_norm: InitVar[float | None] = 0.5
     rms_prop_eps: float = argument(default=1e-5, above=0, doc="ε of RMSprop.")
     use_rms_prop: bool = argument(
         default=True, doc="RMSprop, as in the paper, instead of the policy's optimiser (Adam)."

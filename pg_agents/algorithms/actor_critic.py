@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import InitVar
 from typing import ClassVar
 
 from stable_baselines3.common.type_aliases import Schedule
@@ -35,9 +36,9 @@ class ActorCritic(PolicyGradient):
     n_steps: int = 1
     gamma: float = 0.99
     value_learning_rate: float | Schedule | None = 1e-3
-    ent_coef: float | Schedule = 0.01
-    vf_coef: float | Schedule = 0.5
-    max_grad_norm: float | None = 0.5
+    ent_coef: InitVar[float | Schedule] = 0.01
+    vf_coef: InitVar[float | Schedule] = 0.5
+    max_grad_norm: InitVar[float | None] = 0.5
 
     search: ClassVar[SearchSpace] = {
         "n_steps": PowerOfTwo(1, 16),

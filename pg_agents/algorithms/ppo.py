@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import InitVar
 from typing import ClassVar
 
 import numpy as np
@@ -61,9 +62,9 @@ class PPO(PolicyGradient):
         "It depends on the scale of the rewards.",
     )
     normalize_advantage: bool = True
-    ent_coef: float | Schedule = 0.0
-    vf_coef: float | Schedule = 0.5
-    max_grad_norm: float | None = 0.5
+    ent_coef: InitVar[float | Schedule] = 0.0
+    vf_coef: InitVar[float | Schedule] = 0.5
+    max_grad_norm: InitVar[float | None] = 0.5
     target_kl: float | None = argument(default=None, kw_only=True)
     kl_target: float | None = argument(
         default=None,

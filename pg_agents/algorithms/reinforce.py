@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import InitVar
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -63,15 +64,14 @@ class REINFORCE(PolicyGradient):
     normalize_returns: bool = argument(
         default=False, doc="Shift and scale the weights of each update to mean 0 and standard deviation 1."
     )
-    ent_coef: float | Schedule = 0.0
+    ent_coef: InitVar[float | Schedule] = 0.0
     baseline: Literal["none", "constant", "time", "leave_one_out"] = argument(
         default="none",
         doc='Subtracted from the return: `"none"`; `"constant"`, the running mean of earlier updates; `"time"`, the '
         'same for each step of an episode; `"leave_one_out"`, the mean of the other episodes.',
         choices=tuple(BASELINES),
     )
-    max_grad_norm: float | None = None
-
+    max_grad_norm: InitVar[float | None] = None
     search: ClassVar[SearchSpace] = {
         "n_episodes": EpisodesOfAnUpdate(),
         "baseline": Choice(tuple(BASELINES)),
@@ -79,6 +79,13 @@ class REINFORCE(PolicyGradient):
         "ent_coef": LogUniform(1e-6, 0.1),
         "max_grad_norm": LogUniform(0.3, 50),
     }
+
+    def complete_arguments(self) -> None:
+        """Make the baseline, unless a saved one of this kind was loaded."""
+        self.normalize_advantage = self.normalize_returns
+        loaded = vars(self).get("_baseline")
+        is_kept = type(loaded) is BASELINES[self.baseline]
+        self._baseline: Baseline = loaded if is_kept else BASELINES[self.baseline]()
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """[γ^t] (G_t - b), and G_t."""
@@ -111,12 +118,6 @@ class REINFORCE(PolicyGradient):
         return Episodes(
             np.repeat(episodes.returns[:, :1], episodes.returns.shape[1], axis=1), np.ones_like(episodes.alive)
         )
-
-    def complete_arguments(self) -> None:
-        """Make the baseline, unless a saved one of this kind was loaded."""
-        self.normalize_advantage = self.normalize_returns
-        if type(getattr(self, "_baseline", None)) is not BASELINES[self.baseline]:
-            self._baseline: Baseline = BASELINES[self.baseline]()
 
     def check_arguments(self) -> None:
         """See `PolicyGradient.check_arguments`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import InitVar
 from typing import ClassVar
 
 from stable_baselines3.common.type_aliases import Schedule
@@ -35,9 +36,9 @@ class ReinforceBaseline(PolicyGradient):
     n_episodes: int = argument(default=4, doc="Whole episodes per environment and update.", at_least=1, integer=True)
     gamma: float = 0.99
     value_learning_rate: float | Schedule | None = None
-    ent_coef: float | Schedule = 0.0
-    vf_coef: float | Schedule = 0.5
-    max_grad_norm: float | None = None
+    ent_coef: InitVar[float | Schedule] = 0.0
+    vf_coef: InitVar[float | Schedule] = 0.5
+    max_grad_norm: InitVar[float | None] = None
     normalize_advantage: bool = argument(
         default=False, doc="Shift and scale the weights of each update to mean 0 and standard deviation 1."
     )

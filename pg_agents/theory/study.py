@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -284,7 +284,7 @@ class _Estimated(PolicyGradient):
     n_episodes: int = argument(default=1, at_least=1, integer=True)
     gamma: float = 1.0
     estimator: AdvantageEstimator = argument(kw_only=True)
-    max_grad_norm: float | None = argument(default=None, kw_only=True)
+    max_grad_norm: InitVar[float | None] = argument(default=None, kw_only=True)
 
     def estimate(self, rollout: Rollout) -> tuple[Estimates, Estimates]:
         """What the function says, and no target for the critic, which does not learn."""

@@ -73,7 +73,7 @@ class StepsTooOften(Base):
 class SendsRawActions(Base):
     acts_in = spaces.Box
 
-    def _environment_actions(self, actions):
+    def environment_actions(self, actions):
         return actions
 
 

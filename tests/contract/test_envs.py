@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import pg_envs
 from pg_agents import A2C, make_vec
-from pg_agents.evaluation import deterministic_evaluation
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.evaluation import deterministic_evaluation
 
 # In most of what follows there is no policy to tell it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*opponent 'oracle' has not been told")

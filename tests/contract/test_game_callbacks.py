@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 import pg_agents
-from pg_agents.evaluation import deterministic_evaluation
+from pg_agents.envs.evaluation import deterministic_evaluation
 from pg_envs import RPS, ExploitabilityCallback, HandOver, RPSMatch, SelfPlayVecEnv, SnapshotCallback, exploitability
 from pg_envs.games.players import action_probabilities
 

@@ -110,7 +110,7 @@ def test_raw_return_is_that_of_the_environment_under_normalised_rewards():
     agent.dump_logs()
     # A CartPole episode's return is its length; VecMonitor saw the normalised rewards.
     lengths = [info["l"] for info in agent.ep_info_buffer]
-    assert list(agent._raw_returns) == lengths
+    assert list(agent.episode_statistics.finished) == lengths
     assert [info["r"] for info in agent.ep_info_buffer] != lengths
     assert logged is agent.logger.name_to_value
 
@@ -119,7 +119,7 @@ def test_raw_return_needs_no_monitor():
     env = DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2)
     agent = A2C("MlpPolicy", env, seed=0, device="cpu").learn(400)
     assert len(agent.ep_info_buffer) == 0
-    assert sum(agent._raw_returns) + agent._episode_returns.sum() == 400
+    assert sum(agent.episode_statistics.finished) + agent.episode_statistics.running.sum() == 400
 
 
 # The first dimension clips nearly every action, and the second hardly any.

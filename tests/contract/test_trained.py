@@ -16,7 +16,7 @@ from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
 
 import pg_agents
 from pg_agents import registry
-from pg_agents.evaluation import evaluate_policy
+from pg_agents.envs.evaluation import evaluate_policy
 from pg_zoo.cli import main
 from pg_zoo.commands.enjoy import _find_model, _make_env
 from pg_zoo.errors import UserError

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 

@@ -21,7 +21,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
-from pg_agents.vec_env import make_vec
+from pg_agents.envs.make import make_vec
 from pg_zoo.errors import UserError
 from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.runs.recipe import is_atari, resolve

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 import pg_envs  # noqa: F401
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_envs import Discretizer, DiscretizerVector
 
 

@@ -94,7 +94,7 @@ def test_episodes_of_an_environment_that_waits_are_in_no_statistics():
     agent = REINFORCE("MlpPolicy", env, n_episodes=2).learn(1)
     assert sorted(info["l"] for info in agent.ep_info_buffer) == [1, 2, 2, 3]
     # Rewards 1, 2, ... of each step.
-    assert sorted(agent._raw_returns) == [1, 3, 3, 6]
+    assert sorted(agent.episode_statistics.finished) == [1, 3, 3, 6]
 
 
 def test_a_schedule_does_not_go_below_its_end_when_the_last_episode_overshoots():

@@ -14,8 +14,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from pg_agents import A2C, EvalCallback, evaluate_policy
-from pg_agents.evaluation import deterministic_evaluation
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.evaluation import deterministic_evaluation
 
 
 class Stochastic(TinyEnv):

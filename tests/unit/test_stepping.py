@@ -10,7 +10,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pg_agents import A2C
-from pg_agents.stepping import stepper
+from pg_agents.envs.stepping import stepper
 
 OBSERVATION_SPACES = {
     "Box": spaces.Box(-1, 1, (3,), np.float32),
@@ -209,7 +209,7 @@ def test_wrappers_have_their_own_step(wrapper):
     assert stepper(env) == env.step
 
 
-@pytest.mark.parametrize("name", ["step", "step_wait", "step_async"])
+@pytest.mark.parametrize("name", ["step", "step_wait", "step_async", "_obs_from_buf"])
 def test_what_was_replaced_in_one_environment_is_called(name):
     env, _ = pair()
     original, calls = getattr(env, name), []
@@ -221,6 +221,14 @@ def test_what_was_replaced_in_one_environment_is_called(name):
     setattr(env, name, counted)
     steps(stepper(env), 5)
     assert len(calls) == 5
+
+
+def test_a_step_wait_that_was_replaced_in_sb3s_class_is_called(monkeypatch):
+    original, calls = DummyVecEnv.step_wait, []
+    monkeypatch.setattr(DummyVecEnv, "step_wait", lambda env: calls.append(env) or original(env))
+    env, _ = pair()
+    steps(stepper(env), 5)
+    assert calls == [env] * 5
 
 
 def test_what_was_replaced_is_called_in_training_too():

@@ -17,7 +17,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from pg_agents.vec_env import VectorEnvAdapter, make_vec
+from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.make import make_vec
 
 SAME_STEP, NEXT_STEP, DISABLED = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED
 LIKE_SB3 = pytest.mark.parametrize("mode", [SAME_STEP, DISABLED])

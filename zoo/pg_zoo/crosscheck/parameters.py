@@ -15,8 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.utils import set_random_seed
 
-from pg_agents.agent import CommonArguments
-from pg_agents.checks import constructor_arguments
+from pg_agents.arguments import constructor_arguments
 from pg_zoo.errors import UserError
 from pg_zoo.lookup import find_algorithm
 from pg_zoo.runs.cell import Cell
@@ -95,9 +94,7 @@ def counterpart(cell: Cell) -> Cell:
 
 def missing_in_sb3(cell: Cell) -> list[str]:
     """The hyperparameters of a cell that our class has and SB3's has not."""
-    ours, theirs = (
-        constructor_arguments(find_algorithm(algo), CommonArguments) or [] for algo in (cell.algo, f"sb3/{cell.algo}")
-    )
+    ours, theirs = (constructor_arguments(find_algorithm(algo)) for algo in (cell.algo, f"sb3/{cell.algo}"))
     return sorted(set(cell.hyperparams) & set(ours) - {*theirs, "engine"})
 
 

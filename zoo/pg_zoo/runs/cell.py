@@ -7,8 +7,9 @@ from inspect import Parameter, signature
 from pathlib import PurePath
 from typing import Any
 
-from pg_agents.agent import CommonArguments, PolicyGradient
-from pg_agents.checks import check_number, constructor_arguments
+from pg_agents.agent import PolicyGradient
+from pg_agents.arguments import constructor_arguments
+from pg_agents.checks import check_number
 from pg_zoo.lookup import find_algorithm
 from pg_zoo.results.storage import RANDOM
 
@@ -85,7 +86,7 @@ def defaults(cell: Cell) -> dict[str, Any]:
     if cell.algo == RANDOM:
         return {}
     algorithm = find_algorithm(cell.algo)
-    names = set(constructor_arguments(algorithm, CommonArguments) or ()) - _NO_HYPERPARAMETERS - set(cell.hyperparams)
+    names = set(constructor_arguments(algorithm)) - _NO_HYPERPARAMETERS - set(cell.hyperparams)
     known = {**signature(PolicyGradient.__init__).parameters, **signature(algorithm.__init__).parameters}
     found = {name: known[name].default for name in sorted(names) if known[name].default is not Parameter.empty}
     return {name: value if isinstance(value, _PLAIN) else _as_text(value) for name, value in found.items()}

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from pg_agents.evaluation import deterministic_evaluation, evaluate_policy
+from pg_agents.envs.evaluation import deterministic_evaluation, evaluate_policy
 from pg_zoo.runs.cell import MAX_SEED, Cell
 
 N_EVAL_ENVS = 10  # environments of an evaluation, at most

@@ -46,9 +46,10 @@ from stable_baselines3.common.vec_env import (
 )
 
 from pg_agents import registry
-from pg_agents.agent import CommonArguments, PolicyGradient
-from pg_agents.checks import check_number, constructor_arguments, suggestion
-from pg_agents.vec_env import make_vec
+from pg_agents.agent import PolicyGradient
+from pg_agents.arguments import constructor_arguments
+from pg_agents.checks import check_number, suggestion
+from pg_agents.envs.make import make_vec
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated
 
@@ -337,7 +338,7 @@ def _is_from(env: str, *places: str) -> bool:
 
 
 def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any]) -> None:
-    arguments = constructor_arguments(algorithm, CommonArguments)
+    arguments = constructor_arguments(algorithm)
     known = {*(arguments or values), *_MANAGED} - _OPTIONS - {"_init_setup_model"}
     if arguments is not None and "action_noise" in arguments:
         known |= _NOISE
@@ -366,7 +367,7 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
 def _is_of_another_algorithm(name: str) -> bool:
     for plugin in registry.algorithms().values():
         with suppress(registry.PluginError):
-            if name in (constructor_arguments(plugin.load(), CommonArguments) or ()):
+            if name in constructor_arguments(plugin.load()):
                 return True
     return False
 

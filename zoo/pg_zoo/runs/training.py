@@ -23,8 +23,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from pg_agents.agent import PolicyGradient
-from pg_agents.engines.mlp import MLPEngine
-from pg_agents.evaluation import deterministic_evaluation
+from pg_agents.envs.evaluation import deterministic_evaluation
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
@@ -215,7 +214,7 @@ def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run
 def _engine_name(model: BaseAlgorithm) -> str:
     if not isinstance(model, PolicyGradient):
         return "sb3"
-    return "mlp" if isinstance(model._engine, MLPEngine) else "autograd"
+    return model.engine_in_use
 
 
 class _Curve(BaseCallback):

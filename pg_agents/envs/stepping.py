@@ -1,4 +1,10 @@
-"""Stepping SB3's `DummyVecEnv` without its deep copies, which cost as much as a small environment's own step."""
+"""A faster step for SB3's `DummyVecEnv`, and the adapter below a stack of wrappers.
+
+`DummyVecEnv.step` deep-copies infos and observations, which takes as long as the step of a small environment. `stepper`
+repeats its loop with shallow copies where the values cannot change. To be exact it fills the same buffers, so `step`
+and the result of `stepper` can alternate; to be safe it serves only an environment whose step is SB3's own, and leaves
+any other to its own `step`.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +16,29 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from pg_agents.vec_env import VectorEnvAdapter
+from pg_agents.envs.adapter import VectorEnvAdapter
 
 Step = Callable[[np.ndarray], tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]
 
-_STEP_WAIT = DummyVecEnv.step_wait  # what is imitated here, should it be replaced later
+# The loop that `stepper` repeats. Tools patch it in SB3's class to count or time steps; their patch must be called.
+_STEP_WAIT = DummyVecEnv.step_wait
+# The methods that make up a step, SB3's private ones included: any of them may be patched in a single object.
+_METHODS = frozenset({"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, type(None), np.bool_, np.float32, np.float64, np.int32, np.int64})
 
 
 def stepper(env: VecEnv) -> Step:
-    """What to call instead of `env.step`: the same results, sooner where that can be had.
+    """A function with the results of `env.step`, faster if possible.
 
     Args:
-        env: Any; other than a plain `DummyVecEnv` of array observations, its own `step` is returned.
+        env: The environment. Unless it is a `DummyVecEnv` with array observations, and neither a subclass nor patched,
+            its own `step` is returned.
     """
-    replaced = {"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"} & vars(env).keys()
-    if type(env) is not DummyVecEnv or DummyVecEnv.step_wait is not _STEP_WAIT or env.keys != [None] or replaced:
+    patched = DummyVecEnv.step_wait is not _STEP_WAIT or not _METHODS.isdisjoint(vars(env))
+    if type(env) is not DummyVecEnv or env.keys != [None] or patched:
         return env.step
     envs, rewards, dones, infos = env.envs, env.buf_rews, env.buf_dones, env.buf_infos
-    observations = env.buf_obs[None]  # type: ignore[index] # its key, where there is only one
+    observations = env.buf_obs[None]  # type: ignore[index] # the key of observations without keys
 
     def step(actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         env.actions = actions
@@ -44,15 +54,15 @@ def stepper(env: VecEnv) -> Step:
             try:
                 observations[index] = observation
             except (TypeError, ValueError):
-                env._save_obs(index, observation)  # SB3's own error, from where its frames are looked for
-            copies.append(info.copy() if len(info) == 1 else _copy(info))
+                env._save_obs(index, observation)  # raises from SB3's frame, which the explanation of the error reads
+            copies.append(info.copy() if len(info) == 1 else _copy(info))  # alone, `TimeLimit.truncated` is a bool
         return observations.copy(), rewards.copy(), dones.copy(), copies
 
     return step
 
 
 def _copy(info: dict[str, Any]) -> dict[str, Any]:
-    """A deep copy, which of immutable values is a shallow one."""
+    """A deep copy; a shallow one if all values are immutable."""
     for value in info.values():
         if type(value) not in _IMMUTABLE:
             return deepcopy(info)
@@ -60,7 +70,11 @@ def _copy(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapter_of(env: VecEnv) -> VectorEnvAdapter | None:
-    """The adapter of a Gymnasium vector environment under any number of wrappers, if its resets are steps."""
+    """The adapter below any number of wrappers, if its resets take steps (`NEXT_STEP`); None for all other cases.
+
+    Args:
+        env: The environment.
+    """
     while isinstance(env, VecEnvWrapper):
         env = env.venv
     if isinstance(env, VectorEnvAdapter) and env.autoreset_mode is AutoresetMode.NEXT_STEP:

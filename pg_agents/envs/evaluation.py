@@ -1,0 +1,135 @@
+"""SB3's `evaluate_policy` and `EvalCallback`, with the environment's choice of deterministic or sampled actions.
+
+If the best policy is stochastic, as in rock-paper-scissors, its most probable actions score badly. Such an environment
+declares `metadata["deterministic_evaluation"] = False`. All others are evaluated deterministically, as in SB3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common import callbacks, evaluation
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_agents.envs.adapter import VectorEnvAdapter
+
+AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
+
+
+def deterministic_evaluation(env: AnyEnv | EnvSpec | str) -> bool:
+    """Whether to evaluate an environment with the most probable actions.
+
+    Args:
+        env: A single or vector environment, or a registered id or spec, from which nothing is built.
+
+    Returns:
+        `metadata["deterministic_evaluation"]` of the environment; True if that is missing.
+    """
+    metadata: Any
+    if isinstance(env, VecEnv):
+        metadata = _metadata_of_first(env)
+    elif isinstance(env, (str, EnvSpec)):
+        spec = gym.spec(env) if isinstance(env, str) else env
+        point = spec.entry_point or spec.vector_entry_point
+        metadata = getattr(load_env_creator(point) if isinstance(point, str) else point, "metadata", None)
+    else:
+        metadata = env.metadata
+    return bool(metadata.get("deterministic_evaluation", True)) if isinstance(metadata, Mapping) else True
+
+
+def evaluate_policy(
+    model: PolicyPredictor,
+    env: AnyEnv,
+    n_eval_episodes: int = 10,
+    deterministic: bool | None = None,
+    render: bool = False,
+    callback: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    reward_threshold: float | None = None,
+    return_episode_rewards: bool = False,
+    warn: bool = True,
+) -> tuple[float, float] | tuple[list[float], list[int]]:
+    """SB3's `evaluate_policy`, which also takes Gymnasium's vector environments.
+
+    Args:
+        model: The agent, or any object with SB3's `predict`.
+        env: The environment, single or vector.
+        n_eval_episodes: Number of episodes, summed over environments.
+        deterministic: True for the most probable actions, False for sampled ones, None for the environment's choice
+            (`deterministic_evaluation`).
+        render: Render the environment.
+        callback: Function of SB3's `locals()` and `globals()`, called after each step, once per environment.
+        reward_threshold: Value that the mean return must exceed; None for no such check.
+        return_episode_rewards: Return the values of single episodes.
+        warn: Warn if no `Monitor` records the episodes.
+
+    Returns:
+        Mean and standard deviation of the return; with `return_episode_rewards`, the lists of returns and lengths.
+
+    Raises:
+        AssertionError: The mean return does not exceed `reward_threshold`.
+    """
+    return evaluation.evaluate_policy(**_for_sb3(locals(), "env"))
+
+
+class EvalCallback(callbacks.EvalCallback):
+    """SB3's `EvalCallback`, which also takes Gymnasium's vector environments.
+
+    Args:
+        eval_env: The environment, single or vector.
+        callback_on_new_best: Callback for a new best mean return.
+        callback_after_eval: Callback for the end of each evaluation.
+        n_eval_episodes: Number of episodes per evaluation.
+        eval_freq: Number of the callback's calls between evaluations.
+        log_path: Folder for `evaluations.npz`.
+        best_model_save_path: Folder for `best_model.zip`.
+        deterministic: True for the most probable actions, False for sampled ones, None for the environment's choice
+            (`deterministic_evaluation`).
+        render: Render the environment.
+        verbose: 1 to print results, 0 for silence.
+        warn: Warn if no `Monitor` records the episodes.
+    """
+
+    def __init__(
+        self,
+        eval_env: AnyEnv,
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
+        n_eval_episodes: int = 5,
+        eval_freq: int = 10000,
+        log_path: str | None = None,
+        best_model_save_path: str | None = None,
+        deterministic: bool | None = None,
+        render: bool = False,
+        verbose: int = 1,
+        warn: bool = True,
+    ) -> None:
+        super().__init__(**_for_sb3(locals(), "eval_env"))
+
+
+def _for_sb3(arguments: dict[str, Any], env_name: str) -> dict[str, Any]:
+    """The arguments of SB3's function, given those of the function here by the same name.
+
+    A vector environment comes in its adapter, and the environment decides where `deterministic` is None.
+    """
+    given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
+    env = given[env_name]
+    if given["deterministic"] is None:
+        given["deterministic"] = deterministic_evaluation(env)
+    given[env_name] = VectorEnvAdapter(env) if isinstance(env, VectorEnv) else env
+    return given
+
+
+def _metadata_of_first(env: VecEnv) -> dict[str, Any]:
+    """The first environment's metadata, and for missing entries the `VecEnv`'s own."""
+    metadata = dict(getattr(env.unwrapped, "metadata", None) or {})
+    # Environments that cannot be reached one by one have none of their own.
+    with suppress(AttributeError, NotImplementedError):
+        metadata |= env.get_attr("metadata", indices=0)[0] or {}
+    return metadata

@@ -1,0 +1,90 @@
+"""SB3's `make_vec_env`, with native vector environments preferred."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_agents.checks import check_choice, check_number, suggestion
+from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.registry import find_env
+
+
+def make_vec(
+    env_id: str | Callable[..., gym.Env[Any, Any]],
+    n_envs: int = 1,
+    *,
+    seed: int | None = None,
+    vectorization_mode: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> VecEnv:
+    """Make a `VecEnv`: the environment's native vector version if it has one, else SB3's `make_vec_env`.
+
+    A native version needs a `vector_entry_point` in `gym.register` whose requirements are installed, and must accept
+    `env_kwargs`. Those of Gymnasium have the autoreset mode `NEXT_STEP`; read the documentation of
+    `pg_agents.envs.adapter` before training any algorithm but this package's on them.
+
+    Args:
+        env_id: A registered id, or a function or class that makes a single environment.
+        n_envs: Number of environments.
+        seed: Seed of the first reset and of `action_space`.
+        vectorization_mode: None for the native version if there is one, else SB3's `DummyVecEnv` over single
+            environments; `"vector_entry_point"` for the native version or an error; `"sync"` or `"async"` for
+            Gymnasium's `SyncVectorEnv` or `AsyncVectorEnv` over single environments, in the mode `SAME_STEP`.
+        env_kwargs: Keyword arguments of the environment. `render_mode` defaults to `"rgb_array"`.
+        **kwargs: Further arguments of `make_vec_env`, such as `wrapper_class`, `monitor_dir` and `vec_env_cls`. They
+            apply to single environments, so any of them rules out the native version.
+
+    Returns:
+        A `VectorEnvAdapter`, or the result of `make_vec_env`.
+
+    Raises:
+        TypeError: A keyword is unknown.
+        ValueError: An argument is out of range or cannot be combined with `vectorization_mode`.
+        gymnasium.error.Error: The id is unknown, or `vectorization_mode` is `"vector_entry_point"` and there is no
+            native version.
+    """
+    check_number("n_envs", n_envs, at_least=1, integer=True)
+    find_env(env_id)
+    known = inspect.signature(make_vec_env).parameters
+    for keyword in kwargs.keys() - known.keys():
+        raise TypeError(f"make_vec() got an unexpected keyword argument {keyword!r}.{suggestion(keyword, known)}")
+    given = sorted(keyword for keyword, value in kwargs.items() if value)
+    if vectorization_mode is not None:
+        check_choice("vectorization_mode", vectorization_mode, ("vector_entry_point", "sync", "async"))
+        if given or not isinstance(env_id, str):
+            odd = f"`{given[0]}`" if given else f"`env_id` {env_id!r}, which is not an id,"
+            raise ValueError(
+                f"{odd} cannot be combined with `vectorization_mode` {vectorization_mode!r}; leave the latter None."
+            )
+    if isinstance(env_id, str) and not given:
+        try:
+            vec_env = VectorEnvAdapter(
+                _vector_env(env_id, n_envs, vectorization_mode or "vector_entry_point", env_kwargs or {})
+            )
+        except (gym.error.Error, ImportError, TypeError):
+            # There is no native version, it does not take these arguments, or a requirement is missing. An error in
+            # `env_id` or `env_kwargs` themselves is raised again by `make_vec_env`.
+            if vectorization_mode is not None:
+                raise
+        else:
+            vec_env.seed(seed)
+            if seed is not None:
+                vec_env.action_space.seed(seed)
+            return vec_env
+    return make_vec_env(env_id, n_envs, seed, env_kwargs=env_kwargs, **kwargs)
+
+
+def _vector_env(env_id: str, n_envs: int, mode: str, env_kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:
+    vector_kwargs = {} if mode == "vector_entry_point" else {"autoreset_mode": AutoresetMode.SAME_STEP}
+    try:
+        return gym.make_vec(env_id, n_envs, mode, vector_kwargs, **{"render_mode": "rgb_array", **env_kwargs})
+    except TypeError:  # as in `make_vec_env`: not every environment takes a render mode
+        return gym.make_vec(env_id, n_envs, mode, vector_kwargs, **env_kwargs)
