@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -146,14 +146,14 @@ class Arguments(OnPolicyAlgorithm):
         optional=True,
         schedule=True,
     )
-    # An `InitVar` is an argument of another type than SB3 gives its attribute.
-    ent_coef: InitVar[float | Schedule] = argument(
+    # SB3's types of the attributes; as arguments, the three take schedules or None, which a class says by `InitVar`.
+    ent_coef: float = argument(
         default=0.0, doc="Coefficient of the entropy bonus; a number or a schedule.", at_least=0, schedule=True
     )
-    vf_coef: InitVar[float | Schedule] = argument(
+    vf_coef: float = argument(
         default=0.0, doc="Coefficient of the value loss; a number or a schedule.", at_least=0, schedule=True
     )
-    max_grad_norm: InitVar[float | None] = argument(
+    max_grad_norm: float = argument(
         default=None,
         doc="The gradient is scaled down to this norm; None leaves it as it is.",
         above=0,

@@ -84,8 +84,8 @@ class REINFORCE(PolicyGradient):
         """Make the baseline, unless a saved one of this kind was loaded."""
         self.normalize_advantage = self.normalize_returns
         loaded = vars(self).get("_baseline")
-        is_kept = type(loaded) is BASELINES[self.baseline]
-        self._baseline: Baseline = loaded if is_kept else BASELINES[self.baseline]()
+        kind = BASELINES[self.baseline]
+        self._baseline: Baseline = loaded if loaded is not None and type(loaded) is kind else kind()
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """[γ^t] (G_t - b), and G_t."""
