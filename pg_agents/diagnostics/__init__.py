@@ -1,7 +1,7 @@
-"""Diagnostics of a training: SB3 callbacks that work with any on-policy algorithm, SB3's own included.
+"""Training diagnostics: SB3 callbacks for any on-policy algorithm, including SB3's own.
 
-They read what the rollout holds and change nothing: a training with them arrives at the same parameters.
-docs/diagnostics.md says what to look for in each.
+They only read the rollout and the policy, so training arrives at the same parameters with and without them.
+docs/diagnostics.md explains how to interpret each value.
 """
 
 from pg_agents.diagnostics.advantages import AdvantageDiagnostics

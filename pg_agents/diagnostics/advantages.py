@@ -1,4 +1,4 @@
-"""How the advantages of a rollout are distributed."""
+"""The distribution of a rollout's advantages."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pg_agents.diagnostics.base import Diagnostic
 
 
 class AdvantageDiagnostics(Diagnostic):
-    """Logs the advantages of a rollout before they are normalised, and how much of the returns the critic explains.
+    """Logs the distribution of the advantages, before normalisation, and the explained variance of the critic.
 
-    | key                            | what                                                                       |
-    |--------------------------------|----------------------------------------------------------------------------|
-    | `advantage/mean`               | mean of the advantages                                                     |
-    | `advantage/std`                | their standard deviation                                                   |
-    | `advantage/min`                | the smallest                                                               |
-    | `advantage/max`                | the largest                                                                |
-    | `advantage/positive`           | share of actions that were better than expected, 0 to 1                    |
-    | `advantage/distribution`       | histogram, for TensorBoard                                                 |
-    | `advantage/explained_variance` | 1 - Var(R - V) / Var(R), at most 1; not without a critic, nor if all R are  |
-    |                                | the same                                                                   |
+    | key                            | meaning                                                                        |
+    |--------------------------------|--------------------------------------------------------------------------------|
+    | `advantage/mean`               | mean of the advantages                                                         |
+    | `advantage/std`                | standard deviation                                                             |
+    | `advantage/min`                | minimum                                                                        |
+    | `advantage/max`                | maximum                                                                        |
+    | `advantage/positive`           | share of actions that were better than expected, 0 to 1                        |
+    | `advantage/distribution`       | histogram, for TensorBoard                                                     |
+    | `advantage/explained_variance` | 1 - Var(R - V) / Var(R), at most 1; not logged without a critic or if all R    |
+    |                                | are equal                                                                      |
 
     Args:
-        every: Measure a rollout after every so many environment steps; 1 measures each.
-        verbose: As in SB3.
+        every: Number of environment steps between measurements; 1 measures every rollout.
+        verbose: Verbosity, as in SB3.
 
     Raises:
         ValueError: An argument is out of range, or (when training starts) the algorithm is not on-policy.

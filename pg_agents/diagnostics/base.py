@@ -1,8 +1,9 @@
-"""What all diagnostics have in common: when they measure, and how they read rollout and policy."""
+"""The base of all diagnostics: the times of measurement, and access to rollout, policy and log."""
 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,15 @@ from pg_agents.policies import unchecked_distributions
 
 
 class Diagnostic(BaseCallback):
-    """Measures the first rollout, and then one after every so many environment steps."""
+    """A callback that measures the first rollout, and then one rollout in every `every` environment steps.
+
+    Args:
+        every: Number of environment steps between measurements; 1 measures every rollout.
+        verbose: Verbosity, as in SB3.
+
+    Raises:
+        ValueError: `every` is out of range, or (when training starts) the algorithm is not on-policy.
+    """
 
     def __init__(self, every: int, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -33,24 +42,24 @@ class Diagnostic(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._check_model()
-        # Whoever goes on with `reset_num_timesteps=False` goes on here too.
+        # A training that continues with `reset_num_timesteps=False` continues its measurements.
         if self.num_timesteps == 0 or self.model is not self._watched:
             self._watched = self.model
             self._restart()
 
     def _restart(self) -> None:
-        """Forget what was seen of another training."""
+        """Forget the measurements of an earlier training."""
         self._measured_at = -np.inf
 
     def _check_model(self) -> None:
         name, model = type(self).__name__, self.model
         if not isinstance(model, OnPolicyAlgorithm):
             raise ValueError(
-                f"{name} is for on-policy algorithms, whose rollouts it reads, not {type(model).__name__}."
+                f"{name} reads rollouts, so it is for on-policy algorithms, not for {type(model).__name__}."
             )
         for attribute, kind in (("hidden_states_pi", "recurrent policies"), ("action_masks", "masked actions")):
             if hasattr(model.rollout_buffer, attribute):
-                raise ValueError(f"{name} does not know {kind}, which {type(model).__name__} has.")
+                raise ValueError(f"{name} does not support {kind}, which {type(model).__name__} has.")
 
     def _on_step(self) -> bool:
         return True
@@ -60,8 +69,9 @@ class Diagnostic(BaseCallback):
             self._measured_at = self.num_timesteps
             self._measure()
 
+    @abstractmethod
     def _measure(self) -> None:
-        raise NotImplementedError
+        """Measure the rollout that has just been collected."""
 
     @property
     def _policy(self) -> ActorCriticPolicy:
@@ -76,13 +86,13 @@ class Diagnostic(BaseCallback):
 
     @property
     def _steps(self) -> np.ndarray:
-        """Numbers of the steps that are trained on, environment after environment."""
+        """Indices of the steps that are trained on, sorted by environment and then by time."""
         buffer = self._buffer
         trained_on = getattr(buffer, "trained_on", None)
         return np.arange(buffer.pos * buffer.n_envs) if trained_on is None else np.flatnonzero(trained_on.T)
 
     def _stored(self, name: str, steps: np.ndarray) -> Any:
-        """What the rollout holds of these steps, as tensors on the agent's device."""
+        """An array of the rollout buffer at the given steps, as a tensor (or several) on the agent's device."""
         stored = getattr(self._buffer, name)
         env, time = np.divmod(steps, self._buffer.pos)
         if isinstance(stored, dict):
@@ -91,7 +101,11 @@ class Diagnostic(BaseCallback):
 
     @contextmanager
     def _acting(self) -> Iterator[ActorCriticPolicy]:
-        """The policy as it acts: dropout would draw numbers, and batch normalisation learn, and change the training."""
+        """The policy in evaluation mode.
+
+        In training mode, dropout would draw random numbers and batch normalisation would update its statistics, both
+        of which change the training.
+        """
         policy = self._policy
         training = policy.training
         policy.set_training_mode(False)
@@ -103,7 +117,7 @@ class Diagnostic(BaseCallback):
 
     @property
     def _tensorboards(self) -> list[TensorBoardOutputFormat]:
-        """To write to at once: SB3 writes its log before an update, and not again after the last one."""
+        """The TensorBoard logs, for immediate writing: SB3 writes its log before an update, never after the last."""
         if self.locals.get("log_interval", 1) is None or self.logger.level == DISABLED:
             return []
         return [output for output in self.logger.output_formats if isinstance(output, TensorBoardOutputFormat)]
@@ -114,5 +128,5 @@ class Diagnostic(BaseCallback):
 
     def _distribution(self, observations: Any) -> Distribution:
         with th.no_grad(), self._acting() as policy:
-            # SB3's policies give the same object each time, with another distribution in it.
+            # SB3's policies return one object on every call, with a new distribution inside.
             return copy.copy(policy.get_distribution(observations))

@@ -1,4 +1,4 @@
-"""How large and how noisy the policy's gradient is."""
+"""Norm, noise and direction of the policy's gradient."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pg_agents.objectives import normalise
 
 
 class GradientDiagnostics(Diagnostic):
-    """Logs how large the policy's gradient is, how noisy, and whether it keeps its direction.
+    """Logs norm, noise and direction of the policy's gradient.
 
     The gradient is ĝ = 1/n Σ_i Â_i ∇ log π(a_i|s_i) over the n steps of a rollout, before the first step of the
-    optimiser, by all parameters that π depends on, with Â normalised where the algorithm does so. The rollout is cut
-    into blocks of successive steps, whose gradients are taken as independent:
+    optimiser and by all parameters that π depends on; Â is normalised if the algorithm normalises it. The rollout is
+    cut into blocks of successive steps, whose gradients are treated as independent:
 
-    | key                 | what                                                                          |
-    |---------------------|-------------------------------------------------------------------------------|
-    | `gradient/norm`     | the norm of ĝ                                                                 |
-    | `gradient/variance` | E ‖ĝ - E ĝ‖², summed over parameters, estimated from how the blocks differ     |
-    | `gradient/snr`      | ‖E ĝ‖² / E ‖ĝ - E ĝ‖², without what noise adds to ‖ĝ‖²; 0 if nothing is left   |
-    | `gradient/cosine`   | cosine of the angle to the gradient that was measured before                  |
+    | key                 | meaning                                                                           |
+    |---------------------|-----------------------------------------------------------------------------------|
+    | `gradient/norm`     | ‖ĝ‖                                                                               |
+    | `gradient/variance` | E ‖ĝ - E ĝ‖², summed over parameters, estimated from the spread between blocks    |
+    | `gradient/snr`      | ‖E ĝ‖² / E ‖ĝ - E ĝ‖², where the variance is subtracted from ‖ĝ‖²; at least 0     |
+    | `gradient/cosine`   | cosine of the angle between this gradient and the one measured before             |
 
-    A rollout of a single step cannot be cut: `n_blocks` of them, one after the other, count as one of `n_blocks` steps.
+    A rollout of a single step cannot be cut: `n_blocks` successive ones count as one rollout of `n_blocks` steps.
 
     Args:
-        every: Measure a rollout after every so many environment steps; 1 measures each.
-        n_blocks: Into how many blocks a rollout is cut.
-        verbose: As in SB3.
+        every: Number of environment steps between measurements; 1 measures every rollout.
+        n_blocks: Number of blocks in a rollout.
+        verbose: Verbosity, as in SB3.
 
     Raises:
         ValueError: An argument is out of range, or (when training starts) the algorithm is not on-policy.
@@ -54,7 +54,7 @@ class GradientDiagnostics(Diagnostic):
         if len(gradients) == 1:
             self._single.append(gradients[0])
             if len(self._single) < self.n_blocks:
-                self._measured_at = -np.inf  # what is missing comes with the next
+                self._measured_at = -np.inf  # the next rollout is the next block
                 return
             gradients, shares = th.stack(self._single), th.full((self.n_blocks,), 1 / self.n_blocks)
         self._single = []
@@ -71,7 +71,7 @@ class GradientDiagnostics(Diagnostic):
         self._last = mean
 
     def _blocks(self) -> tuple[th.Tensor, th.Tensor]:
-        """The gradient of each block of the rollout, and its share of the steps."""
+        """The gradient of each block of the rollout, `(blocks, parameters)`, and its share of the steps."""
         steps = self._steps
         blocks = np.array_split(steps, min(self.n_blocks, len(steps)))
         advantages = self._stored("advantages", steps)
@@ -84,8 +84,8 @@ class GradientDiagnostics(Diagnostic):
         return th.stack(gradients).cpu(), shares
 
     def _gradient(self, policy: ActorCriticPolicy, steps: np.ndarray, advantages: th.Tensor) -> th.Tensor:
-        """1/n Σ_i Â_i ∇ log π(a_i|s_i) over the n given steps, flattened."""
-        actions = self._stored("actions", steps).float()  # as an update gets them
+        """The flattened gradient 1/n Σ_i Â_i ∇ log π(a_i|s_i) over n steps."""
+        actions = self._stored("actions", steps).float()  # as in an update
         if isinstance(policy.action_space, spaces.Discrete):
             actions = actions.long().flatten()
         log_prob = policy.get_distribution(self._stored("observations", steps)).log_prob(actions)

@@ -13,28 +13,28 @@ from stable_baselines3.common.logger import Figure
 
 from pg_agents.diagnostics.base import Diagnostic
 
-_MAX_STATES = 12  # whose paths can be told apart in one picture
-_MAX_NAMES = 40  # that find room beside it
+_MAX_STATES = 12  # number of paths that remain distinguishable in one picture
+_MAX_NAMES = 40  # number of names that fit beside a table
 
 
 class PolicyPicture(Diagnostic):
-    """Draws the policy for TensorBoard, where the actions are few, before a rollout and at the end: `policy/picture`.
+    """Draws a policy over Discrete actions for TensorBoard, as `policy/picture`: before rollouts and at the end.
 
-    With three actions and at most 12 states, each state's path on the simplex, whose corners are the actions. Else a
-    picture of the probabilities, states by actions.
+    With three actions and at most 12 states, the picture shows each state's path on the simplex, whose corners are the
+    actions; otherwise a table of the probabilities, states by actions.
 
     Args:
-        states: Observations to show, as the policy gets them, of shape `(n, ...)`; None for all of a Discrete
-            observation space.
-        every: Draw after every so many environment steps.
-        state_names: Of the states.
-        action_names: Of the actions.
-        draw: Draw, if there is a TensorBoard log; else only keep the probabilities.
-        verbose: As in SB3.
+        states: Observations to show, in the form that the policy receives, of shape `(n, ...)`; None for all
+            observations of a Discrete space.
+        every: Number of environment steps between pictures.
+        state_names: Names of the states; None for `state 0`, `state 1`, ...
+        action_names: Names of the actions; None for `action 0`, `action 1`, ...
+        draw: Write pictures to the TensorBoard log, if there is one; False only keeps the probabilities.
+        verbose: Verbosity, as in SB3.
 
     Attributes:
-        timesteps: When the policy was looked at.
-        probabilities: What was found then, each of shape `(n_states, n_actions)`.
+        timesteps: Numbers of environment steps at which the policy was evaluated.
+        probabilities: Its probabilities at these times, each of shape `(n_states, n_actions)`.
 
     Raises:
         ValueError: An argument is out of range, or (when training starts) the actions or states cannot be drawn.
@@ -62,7 +62,7 @@ class PolicyPicture(Diagnostic):
         super()._check_model()
         observations, actions = self.model.observation_space, self.model.action_space
         if isinstance(observations, spaces.Dict):
-            raise ValueError("PolicyPicture does not know Dict observations.")
+            raise ValueError("PolicyPicture does not support Dict observations.")
         if not isinstance(actions, spaces.Discrete):
             raise ValueError(f"PolicyPicture draws the probabilities of Discrete actions, not of {actions}.")
         if self.states is not None:
@@ -70,13 +70,13 @@ class PolicyPicture(Diagnostic):
             if shown.ndim == 0 or shown.shape[1:] != observations.shape:
                 raise ValueError(
                     f"`states` must be observations of shape (n, {', '.join(map(str, observations.shape or ()))}), but "
-                    f"has the shape {shown.shape}."
+                    f"has shape {shown.shape}."
                 )
             self._shown = shown
         elif isinstance(observations, spaces.Discrete):
             self._shown = np.arange(observations.start, observations.start + observations.n)
         else:
-            raise ValueError(f"`states` must be given where the observations are not Discrete, but {observations}.")
+            raise ValueError(f"`states` must be given, because the observations are not Discrete, but {observations}.")
         for name, given, n in (
             ("state_names", self.state_names, len(self._shown)),
             ("action_names", self.action_names, int(actions.n)),
@@ -93,7 +93,7 @@ class PolicyPicture(Diagnostic):
             self._measure()
 
     def _on_rollout_end(self) -> None:
-        """Nothing: the policy has not changed since the rollout began."""
+        """Do nothing: the policy is the one that was drawn when the rollout began."""
 
     def _on_training_end(self) -> None:
         if self.num_timesteps > self._measured_at:
@@ -110,11 +110,15 @@ class PolicyPicture(Diagnostic):
             self._write({"policy/picture": Figure(self.figure(), close=True)})
 
     def figure(self) -> Any:
-        """The picture as a matplotlib figure; after training, of the policy that was learnt."""
+        """The picture as a matplotlib figure; after training, that of the learnt policy.
+
+        Raises:
+            ValueError: The callback has seen no training.
+        """
         from matplotlib.figure import Figure as Canvas
 
         if not self.probabilities:
-            raise ValueError("There is no policy to draw yet: hand this callback to `learn` first.")
+            raise ValueError("There is no policy to draw yet: pass this callback to `learn` first.")
         paths = np.stack(self.probabilities)
         _, n_states, n_actions = paths.shape
         actions = self.action_names or [f"action {i}" for i in range(n_actions)]

@@ -1,8 +1,9 @@
-"""How random the policy is, and how far an update moves it."""
+"""Randomness of the policy, and the size of an update."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,36 +11,35 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution, kl_divergence
 
-from pg_agents.agent import PolicyGradient
 from pg_agents.checks import check_number
 from pg_agents.diagnostics.base import Diagnostic
 
 
 class PolicyDiagnostics(Diagnostic):
-    """Logs how random the policy is, and how far an update moved it; warns when a Gaussian collapses.
+    """Logs the randomness of the policy and the size of each update; warns when a Gaussian collapses.
 
-    | key                    | what                                                                              |
-    |------------------------|-----------------------------------------------------------------------------------|
-    | `policy/entropy`       | mean entropy over the rollout's states, in nats                                   |
-    | `policy/entropy_share` | its share of the greatest possible, 0 to 1; not for Box actions, where none is     |
-    | `policy/std_{i}`       | σ of the i-th action dimension of a Gaussian, mean over these states              |
-    | `policy/kl`            | KL(π_old ‖ π) over these states after the update, exactly                         |
-    | `policy/kl_epoch_{i}`  | the same after the i-th epoch, if there is another: the last is `policy/kl`       |
+    | key                    | meaning                                                                            |
+    |------------------------|------------------------------------------------------------------------------------|
+    | `policy/entropy`       | mean entropy over the rollout's states, in nats                                    |
+    | `policy/entropy_share` | the same, divided by the largest possible entropy, 0 to 1; not for Box actions     |
+    | `policy/std_{i}`       | σ of a Gaussian in action dimension i, mean over these states                      |
+    | `policy/kl`            | exact KL(π_old ‖ π) over these states, after the update                            |
+    | `policy/kl_epoch_{i}`  | the same after epoch i, except the last epoch, whose value is `policy/kl`          |
 
-    TensorBoard gets the last two at once, at the step of the update; other logs with their next entry, if there is one.
+    TensorBoard gets the KL divergences immediately, at the step of the update; other logs with their next entry.
 
     Args:
-        every: Measure a rollout after every so many environment steps; 1 measures each.
-        n_states: Measure on so many of the rollout's states, evenly spread.
-        collapsed: Warn when σ of an action dimension falls below this part of half of that dimension's range (of 1,
-            where it is not bounded, or the actions are squashed).
-        verbose: As in SB3.
+        every: Number of environment steps between measurements; 1 measures every rollout.
+        n_states: Number of states for the measurement, evenly spread over the rollout.
+        collapsed: Smallest σ that causes no warning, as a fraction of half the range of the action dimension (of 1, if
+            the dimension is unbounded or actions are squashed).
+        verbose: Verbosity, as in SB3.
 
     Raises:
         ValueError: An argument is out of range, or (when training starts) the algorithm is not on-policy.
 
     Warns:
-        UserWarning: σ has collapsed; once for each dimension and training.
+        UserWarning: σ has collapsed; once per dimension and training.
     """
 
     def __init__(self, every: int = 50_000, *, n_states: int = 512, collapsed: float = 0.01, verbose: int = 0) -> None:
@@ -54,9 +54,9 @@ class PolicyDiagnostics(Diagnostic):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        # An update that was interrupted has left them.
+        # An interrupted update leaves both behind.
         self._before = None
-        _unwatch(self.model)
+        _before_epochs(self.model, None)
 
     def _restart(self) -> None:
         super()._restart()
@@ -75,12 +75,12 @@ class PolicyDiagnostics(Diagnostic):
         old = self._distribution(observations)
         self._before, self._epoch_kls = (observations, old), []
         entropy = old.entropy()
-        if entropy is None:  # squashed: -log π of the actions taken estimates it
+        if entropy is None:  # squashed actions: estimated by -log π of the actions taken
             entropy = -self._stored("log_probs", steps)
         self.logger.record("policy/entropy", float(entropy.mean()))
-        greatest = _greatest_entropy(self._policy.action_space)
-        if greatest > 0:
-            self.logger.record("policy/entropy_share", float(entropy.mean()) / greatest)
+        largest = _largest_entropy(self._policy.action_space)
+        if largest > 0:
+            self.logger.record("policy/entropy_share", float(entropy.mean()) / largest)
         normal = getattr(old, "distribution", None)
         if isinstance(normal, th.distributions.Normal):
             self._record_deviations(normal.stddev.reshape(len(steps), -1).mean(dim=0).tolist())
@@ -99,8 +99,8 @@ class PolicyDiagnostics(Diagnostic):
                 self._warned.add(i)
                 warnings.warn(
                     f"The standard deviation of action dimension {i} has fallen to {deviation:.2g} after "
-                    f"{self.num_timesteps} steps (warned of below {limit:.2g}): the policy hardly explores there any "
-                    "more. If the return has stopped to rise, try a larger `ent_coef`, a smaller `learning_rate` or a "
+                    f"{self.num_timesteps} steps (below {limit:.2g}), so the policy hardly explores this dimension any "
+                    "more. If the return has stopped rising, try a larger `ent_coef`, a smaller `learning_rate` or a "
                     "larger `log_std_init`.",
                     stacklevel=2,
                 )
@@ -112,9 +112,8 @@ class PolicyDiagnostics(Diagnostic):
         return float(divergence.reshape(divergence.shape[0], -1).sum(dim=1).mean())
 
     def _watch_epochs(self, n_epochs: int) -> None:
-        """Measure whenever the update begins another epoch: SB3's callbacks are silent in an update."""
-        model, buffer, read = self.model, self._buffer, self._buffer.get
-        n_begun = 0
+        """Measure the KL divergence at the beginning of each epoch but the first."""
+        model, n_begun = self.model, 0  # after an interrupted update, `self.model` may become another one
 
         def begin() -> None:
             nonlocal n_begun
@@ -122,19 +121,12 @@ class PolicyDiagnostics(Diagnostic):
                 self._epoch_kls.append(self._kl())
             n_begun += 1
             if n_begun == n_epochs:
-                _unwatch(model)
+                _before_epochs(model, None)
 
-        def get(batch_size: int | None = None) -> Any:
-            begin()
-            return read(batch_size)
-
-        if isinstance(model, PolicyGradient):
-            model.on_epoch = begin
-        else:
-            buffer.get = get  # type: ignore[method-assign]
+        _before_epochs(model, begin)
 
     def _finish_update(self) -> None:
-        _unwatch(self.model)  # where it ended before its last epoch
+        _before_epochs(self.model, None)  # still there if the update stopped early
         if self._before is not None:
             found = {"policy/kl": self._kl()}
             found |= {f"policy/kl_epoch_{i}": kl for i, kl in enumerate(self._epoch_kls, start=1)}
@@ -146,15 +138,29 @@ class PolicyDiagnostics(Diagnostic):
                 )
 
 
-def _unwatch(model: Any) -> None:
-    """Take back what `_watch_epochs` has put in."""
-    vars(model.rollout_buffer).pop("get", None)
-    if isinstance(model, PolicyGradient):
-        model.on_epoch = None
+def _before_epochs(model: Any, call: Callable[[], None] | None) -> None:
+    """Have a function called before each epoch of an update; None calls nothing.
+
+    SB3's callbacks are not called within an update. Its algorithms read their rollout buffer once per epoch, so there
+    the buffer's `get` makes the call.
+    """
+    if hasattr(model, "on_epoch"):
+        model.on_epoch = call
+        return
+    buffer = model.rollout_buffer
+    vars(buffer).pop("get", None)
+    if call is not None:
+        read = buffer.get
+
+        def get(batch_size: int | None = None) -> Any:
+            call()
+            return read(batch_size)
+
+        buffer.get = get
 
 
-def _greatest_entropy(space: spaces.Space[Any]) -> float:
-    """Of the uniform distribution over a finite space, in nats; 0 where there is none."""
+def _largest_entropy(space: spaces.Space[Any]) -> float:
+    """Entropy of the uniform distribution over a finite space, in nats; 0 for a space that is not finite."""
     if isinstance(space, spaces.Discrete):
         return float(np.log(space.n))
     if isinstance(space, spaces.MultiDiscrete):

@@ -245,6 +245,12 @@ def test_an_update_that_stops_early_has_the_kl_of_the_epochs_that_it_completed(e
     assert "policy/kl_epoch_2" not in log
 
 
+def hooks(agent):
+    """Functions of the diagnostics that are attributes of an agent or of its rollout buffer."""
+    values = [*vars(agent).values(), *vars(agent.rollout_buffer).values()]
+    return [one for one in values if str(getattr(one, "__module__", "")).startswith("pg_agents.diagnostics")]
+
+
 @pytest.mark.parametrize(
     ("cls", "kwargs"),
     [
@@ -273,9 +279,7 @@ def test_training_goes_on_as_without_them(cls, kwargs):
         for agent in (watched, alone)
     ]
     assert logs[0] == logs[1] != {}
-    # Neither does what was hooked in stay there.
-    assert "get" not in vars(watched.rollout_buffer)
-    assert "_on_epoch" not in vars(watched)
+    assert hooks(watched) == []
 
 
 def test_two_threads_arrive_at_the_same_when_watched(monkeypatch):
@@ -520,7 +524,7 @@ def test_other_algorithms_are_refused():
     from sb3_contrib import MaskablePPO, RecurrentPPO
     from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 
-    with pytest.raises(ValueError, match=r"is for on-policy algorithms.*not DQN"):
+    with pytest.raises(ValueError, match=r"is for on-policy algorithms, not for DQN"):
         sb3.DQN("MlpPolicy", "CartPole-v1", device="cpu").learn(10, GradientDiagnostics())
     with pytest.raises(ValueError, match="recurrent policies, which RecurrentPPO has"):
         RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, device="cpu").learn(8, PolicyDiagnostics())

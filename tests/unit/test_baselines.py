@@ -18,37 +18,37 @@ def test_no_baseline_is_zero():
 def test_constant_baseline_is_the_mean_of_earlier_batches():
     baseline = ConstantBaseline()
     assert (baseline(EPISODES) == 0).all()
-    baseline.learn(EPISODES)
+    baseline = baseline.after(EPISODES)
     assert baseline(EPISODES)[0, 0] == pytest.approx(25 / 6)
-    baseline.learn(Episodes(RETURNS + 6, ALIVE))
+    baseline = baseline.after(Episodes(RETURNS + 6, ALIVE))
     assert baseline(EPISODES)[2, 2] == pytest.approx(25 / 6 + 3)
 
 
 def test_constant_baseline_forgets_old_batches():
     baseline = ConstantBaseline()
     for _ in range(10):
-        baseline.learn(Episodes(np.zeros((1, 1)), np.ones((1, 1), dtype=bool)))
-    baseline.learn(Episodes(np.ones((1, 1)), np.ones((1, 1), dtype=bool)))
+        baseline = baseline.after(Episodes(np.zeros((1, 1)), np.ones((1, 1), dtype=bool)))
+    baseline = baseline.after(Episodes(np.ones((1, 1)), np.ones((1, 1), dtype=bool)))
     assert baseline.mean == pytest.approx(0.1)
 
 
 def test_time_baseline_is_the_mean_of_those_episodes_that_got_so_far():
     baseline = TimeBaseline()
     assert (baseline(EPISODES) == 0).all()
-    baseline.learn(EPISODES)
+    baseline = baseline.after(EPISODES)
     np.testing.assert_allclose(baseline(EPISODES), [[6, 3, 1]] * 3)
 
 
 def test_time_baseline_keeps_what_it_knows_when_a_shorter_batch_comes():
     baseline = TimeBaseline()
-    baseline.learn(EPISODES)
-    baseline.learn(Episodes(np.array([[8.0]]), np.array([[True]])))
+    baseline = baseline.after(EPISODES)
+    baseline = baseline.after(Episodes(np.array([[8.0]]), np.array([[True]])))
     np.testing.assert_allclose(baseline(EPISODES), [[7, 3, 1]] * 3)
 
 
 def test_time_baseline_knows_nothing_of_steps_that_no_episode_reached():
     baseline = TimeBaseline()
-    baseline.learn(Episodes(np.array([[8.0]]), np.array([[True]])))
+    baseline = baseline.after(Episodes(np.array([[8.0]]), np.array([[True]])))
     np.testing.assert_allclose(baseline(EPISODES), [[8, 0, 0]] * 3)
 
 

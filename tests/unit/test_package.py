@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pg_agents
-from pg_agents.engines import kernels
+from pg_agents.engines.mlp import kernels
 
 
 def test_the_exported_names_are_these():

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pg_agents import PolicyGradient
 from pg_agents.buffers import RolloutBuffer
+from pg_agents.contract import Objective
 from pg_agents.objectives import score_function
 
 
@@ -52,12 +53,15 @@ class Recording(PolicyGradient):
         super().__init__(policy, env, learning_rate=1e-3, n_steps=n_steps, n_episodes=n_episodes, gamma=0.5, **kwargs)
 
     def estimate(self, rollout):
-        self.rollout = rollout
+        self.seen = rollout
         return super().estimate(rollout)
 
-    def objective(self, batch):
-        self.batch = batch
-        return score_function(batch.log_prob, batch.advantages)
+    def objective(self):
+        def value(batch):
+            self.batch = batch
+            return score_function(batch.log_prob, batch.advantages)
+
+        return Objective(value)
 
 
 def column(*values):
@@ -65,7 +69,7 @@ def column(*values):
 
 
 def test_a_rollout_knows_terminations_and_time_limits_apart():
-    rollout = Recording(ValueIsObservation, Counting()).learn(6).rollout
+    rollout = Recording(ValueIsObservation, Counting()).learn(6).seen
     # Steps 0 1 | 2 3 4 | 5: a termination after step 1, a time limit after step 4, and step 5 goes on.
     np.testing.assert_array_equal(rollout.terminated, column(0, 1, 0, 0, 0, 0))
     np.testing.assert_array_equal(rollout.truncated, column(0, 0, 0, 0, 1, 0))
@@ -76,7 +80,7 @@ def test_a_rollout_knows_terminations_and_time_limits_apart():
     np.testing.assert_array_equal(rollout.next_values[[0, 2, 3, 4, 5]], column(1, 3, 4, 5, 6))
     np.testing.assert_array_equal(rollout.bootstrapped_rewards, column(1, 1, 1, 1, 1 + 0.5 * 5, 1))
     np.testing.assert_array_equal(rollout.td_errors(0.5), column(1.5, 0, 0.5, 0, -0.5, -1))
-    assert rollout.counted.all()
+    assert rollout.trained_on.all()
 
 
 class DefaultSteps(PolicyGradient):
@@ -85,8 +89,8 @@ class DefaultSteps(PolicyGradient):
     def __init__(self, policy, env, **kwargs):
         super().__init__(policy, env, learning_rate=1e-3, gamma=0.5, n_episodes=1, **kwargs)
 
-    def objective(self, batch):
-        return score_function(batch.log_prob, batch.advantages)
+    def objective(self):
+        return Objective(lambda batch: score_function(batch.log_prob, batch.advantages))
 
 
 def test_whole_episodes_need_no_number_of_steps():
@@ -94,7 +98,7 @@ def test_whole_episodes_need_no_number_of_steps():
 
 
 def test_whole_episodes_know_the_value_of_the_state_that_a_time_limit_cut():
-    rollout = Recording(ValueIsObservation, Counting(), n_episodes=2).learn(1).rollout
+    rollout = Recording(ValueIsObservation, Counting(), n_episodes=2).learn(1).seen
     np.testing.assert_array_equal(rollout.td_errors(0.5), column(1.5, 0, 0.5, 0, -0.5))
 
 
@@ -143,7 +147,7 @@ class Larger(RolloutBuffer):
 @pytest.mark.parametrize("buffer", [None, SB3RolloutBuffer, RolloutBuffer, Larger])
 def test_an_algorithms_estimate_is_used_with_any_buffer_that_carries_it(buffer):
     agent = Recording("MlpPolicy", Counting(), rollout_buffer_class=buffer).learn(6)
-    assert len(agent.rollout.rewards) == 6
+    assert len(agent.seen.rewards) == 6
     assert isinstance(agent.rollout_buffer, buffer or SB3RolloutBuffer)
 
 
@@ -155,3 +159,13 @@ def test_an_algorithm_without_an_objective_says_what_is_missing():
     agent = WithoutObjective("MlpPolicy", Counting(), learning_rate=1e-3, n_steps=4, gamma=0.9)
     with pytest.raises(NotImplementedError, match=r"WithoutObjective does not say what it maximises"):
         agent.learn(4)
+
+
+class TakesABatch(PolicyGradient):
+    def objective(self, batch):
+        return batch.log_prob
+
+
+def test_an_objective_that_takes_a_batch_is_told_the_contract():
+    with pytest.raises(TypeError, match=r"`objective` of TakesABatch must .* return an Objective\(value, weight\)"):
+        TakesABatch("MlpPolicy", Counting(), learning_rate=1e-3, gamma=0.9)

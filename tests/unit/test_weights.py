@@ -1,6 +1,7 @@
 """Weights, which the compiled engine is given instead of a gradient: each is the derivative of its objective."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from stable_baselines3.common.utils import LinearSchedule
 
 from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
-from pg_agents.engines.autograd import Minibatch
-from pg_agents.engines.mlp import _compiled_weight
+from pg_agents.contract import Minibatch, NotServedError, Objective, WrongWeightError
+from pg_agents.engines.mlp.weights import compiled_function
 from pg_agents.objectives import (
+    check_weight,
     clipped_surrogate,
     clipped_surrogate_weight,
     importance_weighted,
@@ -98,7 +100,7 @@ def test_a_weight_is_the_derivative_of_its_objective_by_the_log_probability(
 def test_a_compiled_weight_says_what_python_says(name, log_prob, log_ratio, advantage, coefficient):
     assume(off_the_kink(log_ratio, coefficient))
     _, weight, has_coefficient = PAIRS[name]
-    compiled = _compiled_weight(weight, int(has_coefficient)).ctypes
+    compiled = compiled_function(weight, int(has_coefficient)).ctypes
     numbers = (log_prob, math.exp(log_ratio), advantage, coefficient)
     arguments = [float(np.float32(number)) for number in numbers][: 3 + has_coefficient]
     # Rounded to float32 once for each of at most 4 operations, none of them on terms larger than this.
@@ -107,7 +109,7 @@ def test_a_compiled_weight_says_what_python_says(name, log_prob, log_ratio, adva
 
 
 def test_with_an_infinite_clip_range_nothing_is_clipped():
-    for compiled in (clipped_surrogate_weight, _compiled_weight(clipped_surrogate_weight, 1).ctypes):
+    for compiled in (clipped_surrogate_weight, compiled_function(clipped_surrogate_weight, 1).ctypes):
         assert compiled(-1.0, 8.0, 0.5, math.inf) == 4.0
         assert compiled(-1.0, 0.125, -16.0, math.inf) == -2.0
 
@@ -129,6 +131,7 @@ def test_what_an_algorithm_maximises_has_the_weight_that_it_declares(name):
     cls, kwargs = ALGORITHMS[name]
     agent = cls("MlpPolicy", "CartPole-v1", device="cpu", **kwargs)
     agent._current_progress_remaining = 0.5  # a schedule's value is that of now
+    objective = agent.objective()
     generator = th.Generator().manual_seed(0)
 
     def normal(scale):
@@ -137,8 +140,49 @@ def test_what_an_algorithm_maximises_has_the_weight_that_it_declares(name):
     old_log_prob, advantages = -1 + normal(0.5), normal(2.0)
     log_prob = (old_log_prob + normal(0.2)).requires_grad_()
     batch = Minibatch(log_prob, old_log_prob, advantages, *[th.zeros(500)] * 3, entropy=None)
-    (expected,) = th.autograd.grad(agent.objective(batch).sum(), log_prob)
-    weight = agent.weight()
+    (expected,) = th.autograd.grad(objective(batch).sum(), log_prob)
     numbers = zip(log_prob.tolist(), batch.ratio.tolist(), advantages.tolist(), strict=True)
-    given_ = [weight.function(*sample, *weight.coefficients) for sample in numbers]
+    given_ = [objective.weight(*sample, *objective.coefficients) for sample in numbers]
     assert given_ == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+def clipped(weight, coefficients=(0.2,)):
+    return Objective(lambda batch, clip: clipped_surrogate(batch.ratio, batch.advantages, clip), weight, coefficients)
+
+
+def test_a_weight_that_is_the_derivative_is_accepted():
+    check_weight(clipped(clipped_surrogate_weight))
+    check_weight(Objective(lambda batch: score_function(batch.log_prob, batch.advantages), score_function_weight))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda log_prob, ratio, advantage, clip: -clipped_surrogate_weight(log_prob, ratio, advantage, clip),
+        lambda log_prob, ratio, advantage, clip: advantage * ratio,  # never clipped
+        lambda log_prob, ratio, advantage, clip: 1.001 * clipped_surrogate_weight(log_prob, ratio, advantage, clip),
+        lambda log_prob, ratio, advantage, clip: math.nan,
+    ],
+    ids=["sign", "clipping", "scale", "nan"],
+)
+def test_a_wrong_weight_is_refused_with_a_sample_that_shows_it(wrong):
+    with pytest.raises(WrongWeightError) as refusal:
+        check_weight(clipped(wrong))
+    numbers = re.search(
+        r"log π = (.+), ratio (.+) and advantage (.+) the weight is (.+), the derivative (.+)", str(refusal.value)
+    )
+    log_prob, ratio, advantage, weight, derivative = map(float, numbers.groups())
+    assert weight == pytest.approx(wrong(log_prob, ratio, advantage, 0.2), rel=2e-3, nan_ok=True)
+    assert derivative == pytest.approx(clipped_surrogate_weight(log_prob, ratio, advantage, 0.2), rel=2e-3, abs=1e-6)
+
+
+def test_an_objective_of_more_than_log_pi_and_advantages_has_no_weight_to_compare():
+    with pytest.raises(NotServedError, match="cannot be compared"):
+        check_weight(Objective(lambda batch: batch.entropy * batch.log_prob, score_function_weight))
+
+
+def test_a_comparison_draws_from_no_other_generator():
+    th.manual_seed(0)
+    before = th.get_rng_state()
+    check_weight(clipped(clipped_surrogate_weight))
+    assert th.equal(th.get_rng_state(), before)

@@ -44,7 +44,7 @@ def compiled_weight(objective: Objective) -> Any:
     key = (*identity(function), n_coefficients)
     if key not in _compiled:
         try:
-            _compiled[key] = _compile(function, n_coefficients)
+            _compiled[key] = compiled_function(function, n_coefficients)
         except Exception as error:  # Numba has many, and says too much
             raise NotServedError(f"Numba cannot compile {name}") from error
     return _compiled[key]
@@ -55,7 +55,8 @@ def identity(function: Callable[..., float] | None) -> tuple[Any, ...]:
     return getattr(function, "__code__", function), getattr(function, "__defaults__", None)
 
 
-def _compile(function: Callable[..., float], n_coefficients: int) -> Any:
+def compiled_function(function: Callable[..., float], n_coefficients: int) -> Any:
+    """A weight as a C function of float32 numbers: log π, the ratio, the advantage and the coefficients."""
     import numba
 
     signature = numba.float32(*[numba.float32] * (3 + n_coefficients))
