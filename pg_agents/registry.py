@@ -7,8 +7,8 @@
 | `pg_agents.hyperparams` | a package that holds `<algorithm>.yml` files       | `pg-zoo train`              |
 | `pg_agents.engines`     | an engine factory, see `pg_agents.contract`        | `engine="name"`             |
 
-Listing a group reads metadata alone; a plugin's own code is imported when the plugin is used. The algorithms of
-this package come in through the same door as anybody else's.
+Listing a group only reads metadata; a plugin's code is imported when the plugin is used. The algorithms of this
+package are plugins too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENVS = "pg_agents.envs"
 HYPERPARAMS = "pg_agents.hyperparams"
 ENGINES = "pg_agents.engines"
 
-# The reference implementations, under names with a slash; they come last, so that no plugin can take their place.
+# The reference implementations. Their names have a slash, and they are looked up last, so no plugin can replace them.
 REFERENCES = {
     "sb3": ("stable_baselines3", ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")),
     "contrib": ("sb3_contrib", ("ARS", "CrossQ", "MaskablePPO", "QRDQN", "RecurrentPPO", "TQC", "TRPO")),
@@ -37,22 +37,22 @@ REFERENCES = {
 
 
 class PluginError(RuntimeError):
-    """A plugin cannot be used; the message names it and the distribution that it came from."""
+    """A plugin cannot be used; the message names the plugin and its distribution."""
 
 
 class PluginWarning(UserWarning):
-    """A plugin was left out; the message names it and the distribution that it came from."""
+    """A plugin was left out; the message names the plugin and its distribution."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: its name and where it came from. `load()` imports it.
+    """One entry point and its origin.
 
     Attributes:
-        name: The name that users type.
+        name: The name for users.
         group: The entry-point group.
-        distribution: Name and version of the distribution that declares it, such as `pg-agents 0.1.0`.
-        value: What the entry point refers to, `module:attribute`.
+        distribution: Name and version of the declaring distribution, such as `pg-agents 0.1.0`.
+        value: The object behind the entry point, as `module:attribute`.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Plugin:
     value: str
 
     def load(self) -> Any:
-        """Import what the entry point refers to.
+        """Import the object behind the entry point.
 
         Raises:
-            PluginError: The import failed; the cause is attached.
+            PluginError: The import failed; its error is the cause.
         """
         try:
             return EntryPoint(self.name, self.value, self.group).load()
@@ -76,7 +76,10 @@ class Plugin:
 
 
 def plugins(group: str) -> dict[str, Plugin]:
-    """All plugins of one entry-point group, by name, without importing any.
+    """All plugins of an entry-point group by name, without importing any of them.
+
+    Args:
+        group: The entry-point group.
 
     Raises:
         PluginError: Two distributions declare the same name.
@@ -86,7 +89,7 @@ def plugins(group: str) -> dict[str, Plugin]:
         distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
         plugin = Plugin(entry.name, group, distribution, entry.value)
         other = found.setdefault(entry.name, plugin)
-        # One distribution can be on the path twice (a checkout beside its installed metadata).
+        # A distribution can be on the path twice, as a checkout and as installed metadata.
         if other != plugin:
             raise PluginError(
                 f"Two plugins of the group {group} are called {entry.name!r}: {other.value} of {other.distribution} "
@@ -96,7 +99,7 @@ def plugins(group: str) -> dict[str, Plugin]:
 
 
 def reference_algorithms() -> dict[str, Plugin]:
-    """The algorithms of SB3 and, where it is installed, sb3-contrib, as `sb3/ppo`, `contrib/trpo`, ..."""
+    """The algorithms of SB3 and, if it is installed, sb3-contrib, as `sb3/ppo`, `contrib/trpo`, ..."""
     found = {}
     for prefix, (module, classes) in REFERENCES.items():
         try:
@@ -110,29 +113,35 @@ def reference_algorithms() -> dict[str, Plugin]:
 
 
 def algorithms() -> dict[str, Plugin]:
-    """Every algorithm that can be named: plugins first (this package's own among them), then the references."""
+    """All algorithms by name: first the plugins, including this package's own, then the references."""
     return {**plugins(ALGORITHMS), **reference_algorithms()}
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does."""
+    """The error message for an unknown name, with the nearest known name.
+
+    Args:
+        kind: The kind of the named thing, such as `algorithm`.
+        name: The unknown name.
+        known: The known names.
+    """
     known = sorted(known)
     wanted = str(name).lower()
-    # `trpo` means `contrib/trpo`, however near another name is.
+    # `trpo` means `contrib/trpo`, even if another name is nearer.
     named = [full for full in known if full.rpartition("/")[2] == wanted]
     hint = suggestion(wanted, named or known, cutoff=0.5)
     return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
 
 
 def algorithm(name: str) -> type[BaseAlgorithm]:
-    """The algorithm class that is registered under a name.
+    """The algorithm class with a registered name.
 
     Args:
         name: `ppo`, `a2c`, `reinforce`, `reinforce_baseline`, a plugin's name, or a reference such as `sb3/ppo`.
 
     Raises:
-        ValueError: No algorithm has that name; the message suggests the nearest one.
-        PluginError: The plugin cannot be imported, is not an SB3 algorithm, or its name is taken twice.
+        ValueError: No algorithm has this name; the message suggests the nearest one.
+        PluginError: The plugin cannot be imported, is not an SB3 algorithm, or shares its name with another one.
     """
     known = algorithms()
     if name not in known:
@@ -150,21 +159,25 @@ def make(name: str, /, *args: Any, **kwargs: Any) -> BaseAlgorithm:
     """Build an agent by its registered name: `make("ppo", "MlpPolicy", "CartPole-v1", seed=0)`.
 
     Args:
-        name: As for `algorithm`.
-        *args: What the algorithm's own constructor takes.
-        **kwargs: The same.
+        name: A registered name, as for `algorithm`.
+        *args: Positional arguments of the algorithm's constructor.
+        **kwargs: Keyword arguments of the algorithm's constructor.
 
     Raises:
-        ValueError: No algorithm has that name.
+        ValueError: No algorithm has this name.
         PluginError: The plugin cannot be used.
     """
-    for env in (*args[1:2], kwargs.get("env")):  # what is not ours does not look for plugins
+    for env in (*args[1:2], kwargs.get("env")):  # algorithms of other packages do not look for environment plugins
         find_env(env)
     return algorithm(name)(*args, **kwargs)
 
 
 def find_env(env_id: object) -> None:
-    """Let environment plugins register their ids, unless what is given is registered already or is no id."""
+    """Let environment plugins register their ids, if an id is given that is not registered yet.
+
+    Args:
+        env_id: A Gymnasium id; any other object is ignored.
+    """
     import gymnasium as gym
 
     if isinstance(env_id, str) and env_id not in gym.registry:
@@ -172,13 +185,16 @@ def find_env(env_id: object) -> None:
 
 
 def register_envs() -> dict[str, tuple[str, ...]]:
-    """Let every environment plugin register its ids; a plugin that fails is a `PluginWarning`.
+    """Let every environment plugin register its ids, once per process.
 
     Returns:
-        The Gymnasium ids that each plugin added, by the plugin's name. Calling again adds nothing.
+        The Gymnasium ids that each plugin added, by the plugin's name.
 
     Raises:
         PluginError: Two distributions declare the same plugin name.
+
+    Warns:
+        PluginWarning: A plugin failed, and is left out.
     """
     import gymnasium as gym
 

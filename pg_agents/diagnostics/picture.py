@@ -70,7 +70,7 @@ class PolicyPicture(Diagnostic):
             if shown.ndim == 0 or shown.shape[1:] != observations.shape:
                 raise ValueError(
                     f"`states` must be observations of shape (n, {', '.join(map(str, observations.shape or ()))}), but "
-                    f"has shape {shown.shape}."
+                    f"has the shape {shown.shape}."
                 )
             self._shown = shown
         elif isinstance(observations, spaces.Discrete):

@@ -1,4 +1,4 @@
-"""What policy-gradient methods estimate, exactly, and how well the algorithms of this package estimate it."""
+"""Exact solutions of small problems, and a study of how well the algorithms of this package estimate them."""
 
 from pg_agents.theory.linear_quadratic import GaussianSolution, LinearQuadratic
 from pg_agents.theory.mdp import Solution, TabularMDP

@@ -1,6 +1,6 @@
 """Linear-quadratic problems under linear Gaussian policies: return and gradient in closed form."""
 
-# ruff: noqa: N802, N803, N806 - matrices have the capital letters that every book gives them
+# ruff: noqa: N802, N803, N806 - matrices have their usual capital letters
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class LinearQuadratic:
     """x' = A x + B u + w with the reward -(x·Q x + u·R u), w ~ N(0, W) and x_0 ~ N(0, X), for `horizon` steps.
 
     Args:
-        A: From state to next state, of shape `(n, n)`.
-        B: From action to next state, `(n, m)`.
-        Q: The state's cost, `(n, n)`.
-        R: The action's cost, `(m, m)`.
-        W: Covariance of the noise, `(n, n)`; None for none.
-        X: Covariance of the first state, `(n, n)`; None for the identity.
+        A: Effect of the state on the next state, of shape `(n, n)`.
+        B: Effect of the action on the next state, of shape `(n, m)`.
+        Q: Cost of the state, of shape `(n, n)`.
+        R: Cost of the action, of shape `(m, m)`.
+        W: Covariance of the noise, of shape `(n, n)`; None for no noise.
+        X: Covariance of the first state, of shape `(n, n)`; None for the identity.
         gamma: Discount factor, from 0 to 1.
-        horizon: Steps of an episode.
+        horizon: Number of steps in an episode.
 
     Raises:
-        ValueError: Shapes do not fit, a number is out of range or not finite, or `W` or `X` is no covariance.
+        ValueError: Shapes do not match, a number is out of range or not finite, or `W` or `X` is not a covariance.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class LinearQuadratic:
         """Return and gradient of the policy u ~ N(K x, diag σ²).
 
         Args:
-            K: Of shape `(m, n)`.
+            K: Gain of the mean action, of shape `(m, n)`.
             log_std: log σ, of shape `(m,)`.
 
         Raises:
-            ValueError: A shape does not fit, or a number is not finite.
+            ValueError: A shape is wrong, or a number is not finite.
         """
         gain, spread = np.array(K, dtype=float), np.array(log_std, dtype=float)
         if gain.shape != self.B.T.shape or spread.shape != self.R.shape[:1]:
@@ -87,7 +87,7 @@ class LinearQuadratic:
         return GaussianSolution(self, gain, spread)
 
     def env(self) -> LinearQuadraticEnv:
-        """A Gymnasium environment of it, whose actions have no limits within reach."""
+        """The problem as a Gymnasium environment, with action limits too far away to matter."""
         return LinearQuadraticEnv(self)
 
 
@@ -108,7 +108,7 @@ class GaussianSolution:
 
     Attributes:
         problem: The linear-quadratic problem.
-        K: The mean's matrix, of shape `(m, n)`.
+        K: Gain of the mean action, of shape `(m, n)`.
         log_std: log σ, of shape `(m,)`.
     """
 
@@ -127,7 +127,7 @@ class GaussianSolution:
 
     @cached_property
     def gradient(self) -> tuple[Floats, Floats]:
-        """∂J/∂K and ∂J/∂log σ, of the shapes of K and log σ: the recursion of `J`, differentiated."""
+        """∂J/∂K and ∂J/∂log σ, in the shapes of K and log σ: the derivative of `J`'s recursion."""
         parameters = [th.tensor(array, requires_grad=True) for array in (self.K, self.log_std)]
         by_gain, by_std = th.autograd.grad(self._return(*parameters), parameters)
         return by_gain.numpy(), by_std.numpy()
@@ -154,7 +154,7 @@ class LinearQuadraticEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.problem = problem
         n, m = problem.B.shape
         self.observation_space = spaces.Box(-np.inf, np.inf, (n,), np.float32)
-        # Stable-Baselines3 wants limits, and these are out of reach.
+        # Stable-Baselines3 requires limits.
         self.action_space = spaces.Box(-1e9, 1e9, (m,), np.float32)
         self._state, self._n_steps = np.zeros(n), 0
         self._first, self._noise = _root(problem.X), _root(problem.W)
@@ -169,7 +169,7 @@ class LinearQuadraticEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._state.astype(np.float32), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """The next state and the negative cost; the last step is a time limit."""
+        """Move to the next state, for the negative cost as the reward; the last step is a time limit."""
         problem, x, u = self.problem, self._state, np.asarray(action, dtype=float)
         reward = -float(x @ problem.Q @ x + u @ problem.R @ u)
         self._state = problem.A @ x + problem.B @ u + self._noise @ self.np_random.normal(size=len(x))
@@ -178,7 +178,7 @@ class LinearQuadraticEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 
 def _root(covariance: Floats) -> Floats:
-    """L with L Lᵀ = Σ; unlike Cholesky's, it is there for singular ones too."""
+    """L with L Lᵀ = Σ, which unlike Cholesky's exists for a singular Σ too."""
     variances, directions = np.linalg.eigh(covariance)
     root: Floats = directions * np.sqrt(np.maximum(variances, 0))
     return root

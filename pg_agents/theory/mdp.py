@@ -1,4 +1,4 @@
-"""Tabular Markov decision processes with everything that policy-gradient methods estimate, exactly."""
+"""Tabular Markov decision processes, with exact values for all estimates of policy-gradient methods."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Floats = NDArray[np.float64]
 
 
 class TabularMDP:
-    """A finite Markov decision process, whose exact solution `solve` gives and which `env` lets any agent train on.
+    """A finite Markov decision process, with exact solutions (`solve`) and environments for training (`env`).
 
     Args:
-        transitions: P(s'|s, a), of shape `(S, A, S)`. What a row lacks to 1 is the probability that the episode ends.
+        transitions: P(s'|s, a), of shape `(S, A, S)`. The rest of a row to 1 is the probability that the episode ends.
         rewards: r(s, a), of shape `(S, A)`.
-        initial: Probabilities of the first state, of shape `(S,)`; None starts in state 0.
+        initial: Probabilities of the first state, of shape `(S,)`; None for state 0.
         gamma: Discount factor, from 0 to 1.
-        horizon: Episodes are cut after so many steps, and values depend on the step; None never cuts.
+        horizon: Number of steps after which episodes are cut, so that values depend on the step; None for no cut.
 
     Raises:
-        ValueError: A shape does not fit, or probabilities are negative, not finite, or sum to more than 1.
+        ValueError: A shape is wrong, or probabilities are negative, not finite, or sum to more than 1.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TabularMDP:
             np.isclose(self.initial.sum(), 1) and self.initial.min() >= 0
         ):
             raise ValueError(f"`initial` must be {len(self.rewards)} probabilities that sum to 1, but is {initial!r}.")
-        # Written so that NaN is refused, which no comparison is true of.
+        # No comparison with NaN is true, so NaN is refused too.
         fine = (self.transitions >= 0).all(axis=2) & (self.transitions.sum(axis=2) <= 1 + 1e-9)
         if not fine.all():
             state, action = np.argwhere(~fine)[0]
@@ -75,15 +75,18 @@ class TabularMDP:
         gamma: float = 1.0,
         horizon: int | None = None,
     ) -> TabularMDP:
-        """One with transitions drawn from a flat Dirichlet distribution and rewards from N(0, 1).
+        """A random process: transitions from a flat Dirichlet distribution, rewards from N(0, 1).
 
         Args:
-            n_states: S.
-            n_actions: A.
-            seed: What it depends on, and on nothing else.
-            ends: Probability that an episode ends with a step.
-            gamma: As above.
-            horizon: As above.
+            n_states: Number of states S.
+            n_actions: Number of actions A.
+            seed: Seed, which alone determines the drawn numbers.
+            ends: Probability that a step ends the episode.
+            gamma: Discount factor, from 0 to 1.
+            horizon: Number of steps after which episodes are cut; None for no cut.
+
+        Raises:
+            ValueError: A number is out of range.
         """
         check_number("ends", ends, at_least=0, at_most=1)
         rng = np.random.default_rng(seed)
@@ -93,28 +96,28 @@ class TabularMDP:
 
     @property
     def n_states(self) -> int:
-        """S."""
+        """Number of states S."""
         return len(self.rewards)
 
     @property
     def n_actions(self) -> int:
-        """A."""
+        """Number of actions A."""
         return int(self.rewards.shape[1])
 
     def changed(self, **arguments: Any) -> TabularMDP:
-        """The same with other constructor arguments."""
+        """A copy with other constructor arguments."""
         names = ("transitions", "rewards", "initial", "gamma", "horizon")
         return TabularMDP(**{**{name: getattr(self, name) for name in names}, **arguments})
 
     def solve(self, theta: ArrayLike | None = None) -> Solution:
-        """All that there is to know of the policy π(a|s) = softmax(θ[s])[a].
+        """Exact values, gradient and visits of the policy π(a|s) = softmax(θ[s])[a].
 
         Args:
             theta: θ, of shape `(S, A)`; None for zeros, the uniform policy.
 
         Raises:
-            ValueError: θ has another shape or is not finite. What is infinite, because episodes need not end, is
-                refused when it is asked for.
+            ValueError: θ has another shape or is not finite. A quantity that is infinite, because episodes need not
+                end, raises the error when it is read.
         """
         logits = np.zeros(self.rewards.shape) if theta is None else np.array(theta, dtype=float)
         if logits.shape != self.rewards.shape:
@@ -123,20 +126,20 @@ class TabularMDP:
         return Solution(self, logits)
 
     def env(self) -> TabularEnv:
-        """A Gymnasium environment of it, `Discrete(S)` to `Discrete(A)`; a horizon is a time limit."""
+        """The process as a Gymnasium environment from `Discrete(S)` to `Discrete(A)`; a horizon is a time limit."""
         return TabularEnv(self)
 
     def vector_env(self, num_envs: int) -> TabularVectorEnv:
-        """Many copies, stepped at once."""
+        """The process as a vector environment of `num_envs` copies."""
         return TabularVectorEnv(self, num_envs)
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A policy's exact value, gradient and state distribution, worked out when they are asked for.
+    """A policy's exact values, gradient and visits, computed when they are first read.
 
-    With a horizon T, `V` and `visits` have the shape `(T, S)`, `Q` and `A` `(T, S, A)`; otherwise they lack the first
-    axis.
+    With a horizon T, `V` and `visits` have shape `(T, S)`, and `Q` and `A` have shape `(T, S, A)`; without one, these
+    are `(S,)` and `(S, A)`.
 
     Attributes:
         mdp: The decision process.
@@ -154,8 +157,8 @@ class Solution:
         return policy
 
     @cached_property
-    def V(self) -> Floats:  # noqa: N802 - the name that every book gives it
-        """Values: V = r_π + γ P_π V, or V_t = r_π + γ P_π V_{t+1} from V_T = 0."""
+    def V(self) -> Floats:  # noqa: N802 - the usual name
+        """State values: V = r_π + γ P_π V; with a horizon, V_t = r_π + γ P_π V_{t+1} from V_T = 0."""
         mdp = self.mdp
         if mdp.horizon is None:
             return _solved(np.eye(mdp.n_states) - mdp.gamma * self._transitions, self._rewards, _INFINITE_RETURN)
@@ -166,7 +169,7 @@ class Solution:
 
     @cached_property
     def Q(self) -> Floats:  # noqa: N802
-        """Values of actions: r(s, a) + γ Σ P(s'|s, a) V(s')."""
+        """Action values: r(s, a) + γ Σ_s' P(s'|s, a) V(s')."""
         mdp, following = self.mdp, self.V
         if mdp.horizon is not None:
             following = np.concatenate([self.V[1:], np.zeros((1, mdp.n_states))])
@@ -181,17 +184,17 @@ class Solution:
 
     @property
     def J(self) -> float:  # noqa: N802
-        """Expected return: Σ μ(s) V(s), of the first step."""
+        """Expected return: J = Σ_s μ(s) V(s), with the initial distribution μ."""
         return float(self.mdp.initial @ (self.V if self.mdp.horizon is None else self.V[0]))
 
     @cached_property
     def visits(self) -> Floats:
-        """Discounted expected visits, η(s) = Σ_t γ^t P(s_t = s); with a horizon, the terms of this sum."""
+        """Expected discounted visits, η(s) = Σ_t γ^t P(s_t = s); with a horizon, the terms of this sum."""
         return self._visits(self.mdp.gamma)
 
     @cached_property
     def mean_length(self) -> float:
-        """Expected number of steps of an episode, Σ_t P(s_t is reached)."""
+        """Expected number of steps in an episode, Σ_t P(s_t is reached)."""
         return float(self._visits(1.0).sum())
 
     @cached_property
@@ -201,20 +204,21 @@ class Solution:
 
     @cached_property
     def expected_update(self) -> Floats:
-        """`gradient` with η(s) = Σ_t P(s_t = s), without γ^t: what the algorithms have as their mean by default.
+        """`gradient` without γ^t, with η(s) = Σ_t P(s_t = s): the default mean update of the algorithms.
 
-        With γ = 1 it is `gradient`. With γ < 1 it is the gradient of no function (Nota & Thomas, arXiv:1906.07073).
+        With γ = 1 it equals `gradient`. With γ < 1 it is not the gradient of any function (Nota & Thomas,
+        arXiv:1906.07073).
         """
         return self._weighted(self._visits(1.0), self.A)
 
     @cached_property
     def optimal_baseline(self) -> Floats:
-        """The function of state (and step) that leaves the gradient of log π the least variance; shaped as `V`.
+        """The baseline with the smallest gradient variance, as a function of the state (and step); shaped as `V`.
 
         b*(s) = Σ_a π(a|s) |∇ log π(a|s)|² Q(s, a) / Σ_a π(a|s) |∇ log π(a|s)|²   (Greensmith et al. 2004, theorem 8)
 
-        This is of each step by itself. For the sum over an episode it is the optimum where no state comes twice: the
-        gradients of different states have no component in common.
+        This minimises the variance of each step by itself. It also minimises that of the sum over an episode if no
+        state occurs twice, because the gradients of different states have no component in common.
         """
         squares = 1 - 2 * self.policy + (self.policy**2).sum(axis=1, keepdims=True)  # |e_a - π|²
         weights = self.policy * squares
@@ -222,25 +226,25 @@ class Solution:
         return baseline
 
     def expected_gae(self, critic: ArrayLike, gae_lambda: float, n_steps: int | None = None) -> Floats:
-        """What generalised advantage estimation gives for an action in the mean, of shape `(S, A)`.
+        """Mean of the generalised advantage estimate of each action, of shape `(S, A)`.
 
-        E[Â | s, a] = d(s, a) + γλ Σ P(s'|s, a) w(s'), with d = r + γ P V̂ - V̂, the expected TD error, and w its
-        expected sum from s' on, w = d_π + γλ P_π w. With V̂ = V or λ = 1 this is A, up to a function of the state.
+        E[Â | s, a] = d(s, a) + γλ Σ_s' P(s'|s, a) w(s'), with the expected TD error d = r + γ P V̂ - V̂ and its expected
+        discounted sum from s' on, w = d_π + γλ P_π w. With V̂ = V or λ = 1 this is A, up to a function of the state.
 
         Args:
-            critic: V̂, of shape `(S,)`, right or wrong; 0 after the end of an episode.
+            critic: V̂, of shape `(S,)`, exact or not; its value after the end of an episode is 0.
             gae_lambda: λ, from 0 to 1.
-            n_steps: Sum so many TD errors and no more: λ = 1 makes this the n-step return minus V̂. None sums to the
-                end of the episode.
+            n_steps: Number of TD errors in the sum, so that λ = 1 gives the n-step return minus V̂; None for all until
+                the end of the episode.
 
         Raises:
-            ValueError: An argument is out of range, or there is a horizon, at which the step would matter.
+            ValueError: An argument is out of range, or there is a horizon, with which the mean depends on the step.
         """
         mdp, values = self.mdp, checked_critic(critic, self.mdp.n_states)
         check_number("gae_lambda", gae_lambda, at_least=0, at_most=1)
         check_number("n_steps", n_steps, at_least=1, integer=True, optional=True)
         if mdp.horizon is not None:
-            raise ValueError("`expected_gae` is of problems without a horizon.")
+            raise ValueError("`expected_gae` is defined only for problems without a horizon.")
         errors = mdp.rewards + mdp.gamma * mdp.transitions @ values - values[:, None]
         mean, decay = (self.policy * errors).sum(axis=1), mdp.gamma * gae_lambda
         if n_steps is None:
@@ -255,16 +259,16 @@ class Solution:
     def gae_gradient(
         self, critic: ArrayLike, gae_lambda: float, n_steps: int | None = None, *, discount_updates: bool = False
     ) -> Floats:
-        """What a policy gradient with these estimates is in the mean, of shape `(S, A)`: Σ_b η π_a (δ_ab - π_b) Â_b.
+        """Mean of the policy gradient with `expected_gae`'s estimates, of shape `(S, A)`: Σ_b η π_a (δ_ab - π_b) Â_b.
 
-        Its difference from `expected_update`, or with `discount_updates` from `gradient`, is the critic's bias.
+        Its difference from `expected_update` (with `discount_updates`, from `gradient`) is the bias of the critic.
 
         Args:
-            critic: As for `expected_gae`.
-            gae_lambda: As for `expected_gae`.
-            n_steps: As for `expected_gae`. A rollout of n steps has the mean over `n_steps` from 1 to n: it cuts the
-                sum of its last step after one TD error, that of its first after n.
-            discount_updates: Whether step t has the weight γ^t; without, as in all algorithms with a critic here,
+            critic: V̂, as in `expected_gae`.
+            gae_lambda: λ, from 0 to 1.
+            n_steps: Number of TD errors, as in `expected_gae`. The gradient of a rollout of n steps is the mean over
+                `n_steps` from 1 to n: its last step has one TD error left, its first step n.
+            discount_updates: Whether step t has the weight γ^t. If not, as in all algorithms with a critic here,
                 η(s) = Σ_t P(s_t = s).
 
         Raises:
@@ -275,7 +279,7 @@ class Solution:
         return self._weighted(self.visits if discount_updates else self._visits(1.0), centred)
 
     def _weighted(self, visits: Floats, advantages: Floats) -> Floats:
-        """η(s) π(a|s) Â(s, a), summed over steps where there is a horizon."""
+        """η(s) π(a|s) Â(s, a), summed over the steps of a horizon."""
         terms: Floats = visits[..., None] * self.policy * advantages
         return terms if self.mdp.horizon is None else np.asarray(terms.sum(axis=0))
 
@@ -299,10 +303,10 @@ class Solution:
         return np.array(visits)
 
 
-_INFINITE_RETURN = "Episodes need not end, and gamma is 1: the return is infinite. Give a horizon or gamma < 1."
+_INFINITE_RETURN = "Episodes need not end, and gamma is 1, so the return is infinite. Set a horizon or gamma < 1."
 _INFINITE_LENGTH = (
-    "Episodes need not end, so they have no mean length, and states no number of visits. Give a horizon, or "
-    "transitions that end."
+    "Episodes need not end, so their mean length and the visits of states are infinite. Set a horizon, or transitions "
+    "that end episodes."
 )
 
 
@@ -316,7 +320,7 @@ def check_all_finite(name: str, values: Floats) -> None:
     """Refuse NaN and infinity.
 
     Raises:
-        ValueError: There is one; the message says where.
+        ValueError: An element is not finite; the message gives its index.
     """
     if not np.isfinite(values).all():
         where = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
@@ -324,10 +328,10 @@ def check_all_finite(name: str, values: Floats) -> None:
 
 
 def checked_critic(critic: ArrayLike, n_states: int) -> Floats:
-    """V(s) as an array.
+    """V(s) as an array of shape `(n_states,)`.
 
     Raises:
-        ValueError: It has another shape than `(n_states,)`, or is not finite.
+        ValueError: The shape is another, or a value is not finite.
     """
     values = np.array(critic, dtype=float)
     if values.shape != (n_states,):
@@ -355,18 +359,18 @@ class TabularEnv(gym.Env[Any, Any]):
         return int(observations[0]), infos
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Draw the next state. After a termination the observation is the old one."""
+        """Draw the next state; the observation of a termination is the old state."""
         observations, rewards, terminated, truncated, infos = self._copy.step(np.array([action]))
         last = infos["final_obs"][0] if terminated[0] or truncated[0] else observations[0]
         return int(last), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
 
 
 class TabularVectorEnv(VectorEnv[Any, Any, Any]):
-    """Many copies of a `TabularMDP`, which share a random generator.
+    """Copies of a `TabularMDP` that share a random generator.
 
     Args:
         mdp: The decision process.
-        num_envs: How many.
+        num_envs: Number of copies.
     """
 
     def __init__(self, mdp: TabularMDP, num_envs: int = 1) -> None:
@@ -378,7 +382,7 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._first = np.cumsum(mdp.initial)
         self._next = np.cumsum(mdp.transitions, axis=2)
-        # Without rounding: what a draw of nearly 1 may lead to is the last state that has a probability, not the end.
+        # In spite of rounding, a draw close to 1 must lead to the last possible state, not to the end of the episode.
         self._first[self._first > self._first[-1] - 1e-9] = np.inf
         endless = np.isclose(self._next[..., -1:], 1)
         self._next[endless & (self._next > self._next[..., -1:] - 1e-9)] = np.inf
@@ -393,7 +397,7 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
         return self._states.copy(), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Draw all next states; where an episode ended, the next one begins, and `final_obs` is the last state."""
+        """Draw all next states; a finished episode leaves its last state in `final_obs`, and the next one starts."""
         rewards = self.mdp.rewards[self._states, actions]
         following = self._drawn(self._next[self._states, actions])
         terminated = following == self.mdp.n_states
@@ -409,7 +413,7 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
         return self._states.copy(), rewards, terminated, truncated, infos
 
     def _drawn(self, cumulative: Floats) -> NDArray[np.int64]:
-        """A number for each row of cumulative probabilities; the row's length for what they lack to 1."""
+        """An index drawn from each row of cumulative probabilities; the row's length if the draw exceeds all."""
         draws = self.np_random.random(len(cumulative))[:, None]
         drawn: NDArray[np.int64] = (draws >= cumulative).sum(axis=1)
         return drawn

@@ -1,4 +1,4 @@
-"""Policies whose parameters are the θ of the textbook: linear in the observation, one-hot for states, and no bias."""
+"""Policies with the textbook's θ as parameters: linear in the observation (one-hot for states), without a bias."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pg_agents.policies import ActorPolicy, RebuiltPolicy
 
 
 class LinearPolicy(ActorPolicy):
-    """softmax(θᵀ[s]) over discrete actions, N(K x, diag σ²) over continuous ones; zeros at the start.
+    """softmax(θ[s]) over discrete actions, N(K x, diag σ²) over continuous ones; all parameters start at 0.
 
     `action_net.weight` is θᵀ, of shape `(actions, states)`, or K; `log_std` is log σ.
     """
@@ -26,7 +26,7 @@ class LinearPolicy(ActorPolicy):
 
 
 class LinearActorCritic(RebuiltPolicy):
-    """`LinearPolicy` beside V(s) = w·s, which for states is a table of values."""
+    """`LinearPolicy` with a critic V(s) = w·s, which for one-hot states is a table of values."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "net_arch": []})
@@ -44,11 +44,11 @@ def _linear(layer: nn.Module) -> nn.Linear:
 
 
 def set_parameters(policy: ActorCriticPolicy, parameters: dict[str, th.Tensor]) -> None:
-    """Copy numbers into a policy.
+    """Copy parameters into a policy.
 
     Args:
-        policy: One of the above.
-        parameters: By name, as in `policy.named_parameters()`.
+        policy: The policy.
+        parameters: Values by name, as in `policy.named_parameters()`.
     """
     own = dict(policy.named_parameters())
     with th.no_grad():

@@ -1,4 +1,4 @@
-"""Bias, variance and signal-to-noise ratio of the gradient that the algorithms of this package compute."""
+"""Bias, variance and signal-to-noise ratio of the gradients that this package's algorithms compute."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Floats = NDArray[np.float64]
 AdvantageEstimator = Callable[[Rollout], Estimates]
 
 CONFIDENCE = 0.95
-_ROUNDING = 1e-8  # of variances: gradients are float32
+_ROUNDING = 1e-8  # relative rounding error of variances of float32 gradients
 
 
 class Estimate(NamedTuple):
-    """A number with the ends of its 95 % interval."""
+    """A number with the ends of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -44,12 +44,12 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientStudy:
-    """What many gradients of one policy say of the estimator that they come from.
+    """Bias, variance and signal-to-noise ratio of a gradient estimator, from many gradients of one policy.
 
     Attributes:
-        gradients: One for each batch, of shape `(n_batches, d)`, flattened as `exact` is.
-        exact: ∇J, of shape `(d,)`: by θ[s, a], row after row; or by K, row after row, and then by log σ.
-        episodes: Episodes in a batch, in the mean.
+        gradients: Gradients, one per batch, of shape `(n_batches, d)`, flattened like `exact`.
+        exact: ∇J, of shape `(d,)`: by θ in row order, or by K in row order and then by log σ.
+        episodes: Mean number of episodes in a batch.
     """
 
     gradients: Floats
@@ -57,7 +57,7 @@ class GradientStudy:
     episodes: float
 
     def __repr__(self) -> str:
-        """What it found, in a line; the gradients themselves would fill pages."""
+        """A summary in one line, without the gradients, which would fill pages."""
         parts = [f"{len(self.gradients)} batches of {self.episodes:.3g} episodes"]
         if self.exact.any():
             parts.append(f"relative bias {_in_words(self.relative_bias)}")
@@ -65,10 +65,13 @@ class GradientStudy:
         return f"GradientStudy({', '.join(parts)})"
 
     def compared_with(self, expected: ArrayLike) -> GradientStudy:
-        """The same gradients beside another `exact`, such as `Solution.gae_gradient`, of its size.
+        """A study of the same gradients with another `exact`, such as `Solution.gae_gradient`.
+
+        Args:
+            expected: The new `exact`, of any shape with d numbers.
 
         Raises:
-            ValueError: It has another size.
+            ValueError: `expected` has another size.
         """
         other = np.array(expected, dtype=float).ravel()
         if other.shape != self.exact.shape:
@@ -88,31 +91,32 @@ class GradientStudy:
 
     @cached_property
     def components(self) -> tuple[Estimate, ...]:
-        """The mean of each component of the gradient, with Student's interval."""
+        """Mean of each component of the gradient, with Student's interval."""
         return tuple(_mean(component) for component in self.gradients.T)
 
     @cached_property
     def relative_bias(self) -> Estimate:
-        """Bias along the true gradient, as a part of it: E[g]·∇J / |∇J|² - 1, with Student's interval.
+        """Bias along the true gradient, relative to its size: E[g]·∇J / |∇J|² - 1, with Student's interval.
 
-        0 moves J up as fast as ∇J does, -1 leaves it where it is.
+        At 0, J rises as fast as along ∇J; at -1, it stays as it is.
 
         Raises:
             ValueError: ∇J is 0.
         """
         if not self.exact.any():
-            raise ValueError("`relative_bias` is a part of ∇J, but ∇J is 0 here. See `bias` and `p_value`.")
+            raise ValueError("`relative_bias` is relative to ∇J, but ∇J is 0. Use `bias` and `p_value`.")
         return _mean(self.gradients @ self.exact / (self.exact @ self.exact) - 1)
 
     @cached_property
     def p_value(self) -> float:
-        """How probable so large a bias, in any direction, would be if there were none (Hotelling's T² test).
+        """Probability of a bias at least this large, in any direction, if the true bias is 0 (Hotelling's T² test).
 
-        Where the gradients do not vary, any bias beyond rounding makes it 0, and none is no reason to doubt: 1.
+        In directions without variance, a bias beyond rounding makes it 0. If there is no variance at all and no bias,
+        it is 1.
 
         Raises:
-            ValueError: There are so few batches that they cannot show all directions in which gradients vary. More
-                than components are always enough.
+            ValueError: The batches are too few to span all directions in which gradients vary; more batches than
+                components are always enough.
         """
         from scipy import stats
 
@@ -122,9 +126,9 @@ class GradientStudy:
         variances, directions = np.linalg.eigh(covariance)
         varies = variances > _ROUNDING * variances[-1]
         rank = int(varies.sum())
-        if rank == n - 1 < d:  # as many as so few numbers can have
+        if rank == n - 1 < d:  # the largest rank that n batches can have
             raise ValueError(
-                f"`p_value` needs more batches than {n}. More than {d}, the components, are always enough."
+                f"`p_value` needs more batches than {n}; more than {d}, the number of components, are always enough."
             )
         along = directions.T @ self.bias
         size = max(np.linalg.norm(self.gradients, axis=1).max(), np.linalg.norm(self.exact))
@@ -137,15 +141,15 @@ class GradientStudy:
 
     @cached_property
     def variance(self) -> Estimate:
-        """Variance of a batch's gradient, summed over its components: E |g - E[g]|²."""
+        """Variance of a batch's gradient, summed over components: E |g - E[g]|²."""
         n = len(self.gradients)
         return _mean(((self.gradients - self.mean) ** 2).sum(axis=1) * n / (n - 1))
 
     @property
     def snr(self) -> float:
-        """Signal-to-noise ratio |E[g]|² / E |g - E[g]|² of a batch, without what noise adds to |mean|².
+        """Signal-to-noise ratio |E[g]|² / E |g - E[g]|² of a batch, with the noise's share of |mean|² subtracted.
 
-        Infinite where there is no noise, and NaN where there is nothing at all.
+        It is infinite without noise, and NaN without signal and noise.
         """
         noise = self.variance.value
         signal = max(float(self.mean @ self.mean) - noise / len(self.gradients), 0.0)
@@ -179,32 +183,32 @@ def gradient_study(
     seed: int = 0,
     **arguments: Any,
 ) -> GradientStudy:
-    """Collect batches with a policy that stays where it is, and keep the gradient that the algorithm computes of each.
+    """Collect many batches with one fixed policy, and keep the gradient that the algorithm computes for each.
 
     Args:
-        algorithm: An algorithm of this package or a plugin's; or a function of a `Rollout` that returns the weights of
-            ∇ log π, of shape `(T, N)`, for whole episodes.
-        problem: Where the exact gradient is known. Its episodes must end, or have a horizon.
-        parameters: Of the policy: θ for a `TabularMDP`, (K, log σ) for a `LinearQuadratic`; None for zeros.
-        n_batches: How many gradients; for `p_value`, more than the gradient has components.
-        critic: V(s) of the critic, of shape `(S,)`, on a `TabularMDP` with an algorithm that has a critic, or a
-            function: exact, wrong, or any baseline. None: zeros.
-        n_envs: Copies of the problem's environment: a batch is an episode of each, or `n_steps` steps.
-        warm_up: Batches before, in which baselines that remember settle, and rollouts that cut episodes get away from
-            the first states.
-        seed: Of all that is random.
-        **arguments: Of the algorithm; for a function `n_episodes`, `gamma` and `max_grad_norm`. Not given, the
-            discount is the problem's, nothing is added to the gradient or cut off from it, and PPO makes one step of
-            each rollout. With `value_learning_rate`, where the algorithm has that, the critic learns; the policy never
-            does.
+        algorithm: An algorithm class of this package or of a plugin; or a function of a `Rollout` of whole episodes
+            that returns the weights of ∇ log π, of shape `(T, N)`.
+        problem: A problem with a known gradient, whose episodes end or have a horizon.
+        parameters: Parameters of the policy: θ for a `TabularMDP`, (K, log σ) for a `LinearQuadratic`; None for zeros.
+        n_batches: Number of gradients; for `p_value`, more than the gradient has components.
+        critic: Values V(s) of the critic, exact or not, of shape `(S,)`; None for zeros. For a `TabularMDP`, and an
+            algorithm with a critic, only.
+        n_envs: Number of copies of the environment: a batch is one episode of each, or `n_steps` steps of each.
+        warm_up: Number of batches before the first gradient. Baselines with a memory settle in them, and rollouts that
+            cut episodes move away from the first states.
+        seed: Seed of everything random.
+        **arguments: Arguments of the algorithm; for a function `n_episodes`, `gamma` and `max_grad_norm`. By default
+            the discount is that of the problem, nothing is added to the gradient or clipped from it, and PPO takes one
+            step per rollout. With `value_learning_rate`, if the algorithm has one, the critic learns; the policy
+            never does.
 
     Returns:
-        Gradients and the exact one. Of rollouts that cut episodes, where gradients are means over steps, they are
-        multiplied by the mean length of an episode, which makes the two comparable.
+        The gradients and the exact one. The gradients of rollouts that cut episodes are means over steps, so they are
+        multiplied by the mean length of an episode, which makes them comparable with ∇J.
 
     Raises:
-        TypeError: `algorithm` or `problem` is something else, or does not know an argument.
-        ValueError: A number is out of range, shapes do not fit, episodes need not end, or the policy would move.
+        TypeError: `algorithm` or `problem` is of another type, or an argument is unknown.
+        ValueError: A number is out of range, a shape is wrong, episodes need not end, or the policy would move.
     """
     check_number("n_batches", n_batches, at_least=2, integer=True)
     check_number("n_envs", n_envs, at_least=1, integer=True)
@@ -256,14 +260,14 @@ def gradient_study(
     env.close()
     if not all(th.equal(before[name], parameter) for name, parameter in actor.items()):
         raise ValueError(
-            f"{algorithm.__name__} moves its policy without a `learning_rate`, but it must stay where it is."
+            f"{algorithm.__name__} moves its policy even with `learning_rate` 0, but the policy must stay fixed."
         )
     # A loss is minimised, J is maximised.
     scale = -mean_length if agent.n_episodes is None else -1.0
     return GradientStudy(scale * np.array(gradients), exact, steps / n_batches / mean_length)
 
 
-# Nothing but the weighted score in the gradient, and all of it.
+# With these, the gradient is the weighted score and nothing else.
 _NEUTRAL: dict[str, Any] = {
     "learning_rate": 0.0,
     "value_learning_rate": 0.0,
@@ -287,7 +291,7 @@ class _Estimated(PolicyGradient):
     max_grad_norm: InitVar[float | None] = argument(default=None, kw_only=True)
 
     def estimate(self, rollout: Rollout) -> tuple[Estimates, Estimates]:
-        """What the function says, and no target for the critic, which does not learn."""
+        """The function's weights, and no new targets for the critic, which does not learn."""
         return self.estimator(rollout), rollout.values
 
     def objective(self) -> Objective:
@@ -297,10 +301,10 @@ class _Estimated(PolicyGradient):
 
 _MADE_BY_THE_STUDY = {
     "policy": "it is linear in the observation",
-    "env": "it is made of `problem`",
+    "env": "it is made from `problem`",
     "policy_kwargs": "the policy is linear, with plain SGD",
     "use_sde": "the policy's noise is that of the closed form",
-    "engine": "it is 'autograd', torch's own gradients",
+    "engine": "it is 'autograd', for torch's own gradients",
     "device": "it is the CPU",
     "_init_setup_model": "the networks are needed",
 }
@@ -317,10 +321,9 @@ def _check_kinds(algorithm: Any, problem: Any) -> None:
             f"{algorithm!r}.{suggestion(f'pg_agents.{name}', ours, cutoff=0.9)}"
         )
     if not isinstance(problem, (TabularMDP, LinearQuadratic)):
-        hint = " Give the problem itself, not an environment." if isinstance(problem, _ENVIRONMENTS) else ""
+        hint = " Pass the problem itself, not an environment." if isinstance(problem, _ENVIRONMENTS) else ""
         raise TypeError(
-            f"`problem` must be a TabularMDP or a LinearQuadratic, of which the gradient is known, but is {problem!r}."
-            f"{hint}"
+            f"`problem` must be a TabularMDP or a LinearQuadratic, whose gradient is known, but is {problem!r}.{hint}"
         )
 
 
@@ -333,14 +336,14 @@ def _check_names(algorithm: Any, arguments: dict[str, Any]) -> None:
             raise TypeError(f"`{name}` is {value!r}, but cannot be chosen: {_MADE_BY_THE_STUDY[name]}.")
     if arguments.get("learning_rate", 0) != 0:
         raise ValueError(
-            f"`learning_rate` must be 0, because the policy stays where it is, but is {arguments['learning_rate']!r}. "
-            "Where the algorithm has a `value_learning_rate`, that lets its critic learn."
+            f"`learning_rate` must be 0, because the policy is fixed, but is {arguments['learning_rate']!r}. If the "
+            "algorithm has a `value_learning_rate`, its critic can learn with that."
         )
     for name, value in arguments.items():
         if not isinstance(algorithm, type) and name not in (*_OF_FUNCTIONS, "learning_rate"):
             raise TypeError(
-                f"`{name}` is {value!r}, but a function as `algorithm`, which weighs whole episodes, has no arguments "
-                f"but {', '.join(map(repr, _OF_FUNCTIONS))}."
+                f"`{name}` is {value!r}, but a function as `algorithm` weighs whole episodes and takes only "
+                f"{', '.join(map(repr, _OF_FUNCTIONS))}."
             )
 
 
@@ -349,13 +352,13 @@ def _check_one_gradient(agent: PolicyGradient) -> None:
     if agent.n_epochs != 1 or (agent.batch_size is not None and agent.batch_size < n_samples):
         largest = "None" if agent.n_episodes is not None else f"{n_samples} ({agent.n_steps} of {agent.n_envs} copies)"
         raise ValueError(
-            f"A rollout gives one gradient: `n_epochs` must be 1 and `batch_size` all of it, {largest}, but these are "
-            f"{agent.n_epochs} and {agent.batch_size}."
+            f"Each rollout must give one gradient: `n_epochs` must be 1 and `batch_size` the whole rollout, {largest}, "
+            f"but these are {agent.n_epochs} and {agent.batch_size}."
         )
 
 
 def _setting(problem: TabularMDP | LinearQuadratic, parameters: Any) -> tuple[dict[str, th.Tensor], Floats, float]:
-    """The policy's parameters by name, the exact gradient, and the mean length of an episode."""
+    """Parameters of the policy by name, the exact gradient, and the mean length of an episode."""
     if isinstance(problem, TabularMDP):
         solution = problem.solve(parameters)
         # The layer maps states to actions, so its weight is θ transposed.
@@ -371,7 +374,7 @@ def _setting(problem: TabularMDP | LinearQuadratic, parameters: Any) -> tuple[di
 
 
 def _gradient(actor: dict[str, th.nn.Parameter], transposed: bool) -> Floats:
-    """Of the loss, in the order of `GradientStudy.exact`."""
+    """Gradient of the loss, in the order of `GradientStudy.exact`."""
     found: list[Floats] = []
     for name in _ACTOR:
         if name in actor:

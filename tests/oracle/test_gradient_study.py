@@ -410,7 +410,7 @@ def test_an_estimator_that_is_always_zero_is_biased_unless_the_gradient_is():
     assert np.isnan(zero.snr)
     worthless = gradient_study(REINFORCE, EPISODIC.changed(rewards=np.zeros((3, 2))), THETA, 10)
     assert worthless.p_value == 1
-    with pytest.raises(ValueError, match="`relative_bias` is a part of ∇J, but ∇J is 0"):
+    with pytest.raises(ValueError, match="`relative_bias` is relative to ∇J, but ∇J is 0"):
         _ = worthless.relative_bias
 
 
@@ -425,7 +425,7 @@ def test_a_bias_where_nothing_varies_cannot_hide():
 
 def test_a_p_value_needs_batches_enough_to_show_what_varies():
     """θ has six numbers, but gradients vary in three directions, which four batches could all have by chance."""
-    with pytest.raises(ValueError, match=r"`p_value` needs more batches than 4\. More than 6, the components"):
+    with pytest.raises(ValueError, match=r"`p_value` needs more batches than 4; more than 6, the number of components"):
         _ = gradient_study(REINFORCE, EPISODIC, THETA, 4).p_value
     assert gradient_study(REINFORCE, EPISODIC, THETA, 7).p_value > UNBIASED
     assert study_of([[1.0], [2.0]], [1.5]).p_value == pytest.approx(1)  # one component, two batches: Student's t
@@ -478,19 +478,19 @@ def ones(rollout):
         ),
         ({"algorithm": "A2C"}, r"but is 'A2C'. Did you mean 'pg_agents.A2C'"),
         ({"algorithm": 3}, r"`algorithm` must be .*, or a function of a Rollout, but is 3\.$"),
-        ({"problem": EPISODIC.env()}, "`problem` must be a TabularMDP or .* Give the problem itself"),
-        ({"problem": EPISODIC.vector_env(2)}, "`problem` must be a TabularMDP or .* Give the problem itself"),
+        ({"problem": EPISODIC.env()}, "`problem` must be a TabularMDP or .* Pass the problem itself"),
+        ({"problem": EPISODIC.vector_env(2)}, "`problem` must be a TabularMDP or .* Pass the problem itself"),
         ({"problem": "CartPole-v1"}, r"`problem` must be a TabularMDP .* but is 'CartPole-v1'\.$"),
-        ({"problem": ENDLESS}, "Episodes need not end, so they have no mean length"),
+        ({"problem": ENDLESS}, "Episodes need not end, so their mean length"),
         ({"problem": LQ, "parameters": [[1.0]]}, r"`parameters` must be a pair \(K, log σ\)"),
         ({"problem": LQ, "parameters": np.zeros((2, 1, 1))}, r"`parameters` must be a pair \(K, log σ\)"),
         ({"engine": "mlp"}, "`engine` is 'mlp', but cannot be chosen: it is 'autograd'"),
         ({"device": "cuda"}, "`device` is 'cuda', but cannot be chosen: it is the CPU"),
         ({"policy_kwargs": {}}, r"`policy_kwargs` is {}, but cannot be chosen"),
         ({"learning_rate": 0.1}, "`learning_rate` must be 0, because .*, but is 0.1. .* `value_learning_rate`"),
-        ({"algorithm": PPO, "n_epochs": 2}, r"`n_epochs` must be 1 and `batch_size` all of it, 512 .* are 2 and 512"),
+        ({"algorithm": PPO, "n_epochs": 2}, r"must be 1 and `batch_size` the whole rollout, 512 .* are 2 and 512"),
         ({"algorithm": PPO, "batch_size": 64}, r"512 \(16 of 32 copies\), but these are 1 and 64"),
-        ({"algorithm": Moving}, "Moving moves its policy without a `learning_rate`"),
+        ({"algorithm": Moving}, "Moving moves its policy even with `learning_rate` 0"),
         ({"algorithm": ones, "n_steps": 3}, "`n_steps` is 3, but a function as `algorithm`.* 'n_episodes', 'gamma'"),
         ({"algorithm": ones, "estimator": "total_return"}, "`estimator` is 'total_return', but a function"),
     ],

@@ -156,12 +156,12 @@ def test_what_is_no_decision_process_is_refused(arguments, said):
 
 def test_an_infinite_return_is_refused():
     endless = theory.TabularMDP([[[1.0], [1.0]]], [[1.0, 1.0]])
-    with pytest.raises(ValueError, match="Give a horizon or gamma < 1"):
+    with pytest.raises(ValueError, match="Set a horizon or gamma < 1"):
         _ = endless.solve().J
     discounted = endless.changed(gamma=0.5).solve()
     assert discounted.J == pytest.approx(2.0)
     for infinite in ("mean_length", "expected_update"):
-        with pytest.raises(ValueError, match="Episodes need not end, so they have no mean length"):
+        with pytest.raises(ValueError, match="Episodes need not end, so their mean length"):
             getattr(discounted, infinite)
     with pytest.raises(ValueError, match=r"`theta` must have the shape \(1, 2\)"):
         endless.solve(np.zeros((2, 2)))
