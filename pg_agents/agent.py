@@ -261,7 +261,7 @@ class PolicyGradient(Arguments):
         before = getattr(self, "episode_statistics", None)
         self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
         self.episode_statistics.mid_episode = before is not None and before.mid_episode
-        check_engine(self.engine, self.policy, self.rollout_buffer)
+        check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -503,9 +503,9 @@ class PolicyGradient(Arguments):
         """
 
         def on_filled() -> None:
-            trained_on = _trained_on(rollout_buffer)
-            if trained_on.any():
+            if _has_samples(rollout_buffer):
                 stored = rollout_buffer.advantages, rollout_buffer.actions
+                trained_on = getattr(rollout_buffer, "trained_on", None)
                 self._lazy_log.add("rollout", partial(rollout_metrics, *stored, trained_on, self.policy))
 
         setting = Setting(
@@ -557,11 +557,13 @@ class PolicyGradient(Arguments):
 
     def train(self) -> None:
         """Make one `update` from the rollout buffer, and log it."""
-        buffer, trained_on = self.rollout_buffer, _trained_on(self.rollout_buffer).T
-        if not trained_on.any():  # a short rollout of nothing but resets
+        buffer = self.rollout_buffer
+        if not _has_samples(buffer):
             return
         # Taken now, because engines may reorder the buffer's arrays. Transposed, to add up in SB3's order.
         values, returns = buffer.values.T, buffer.returns.T
+        trained_on = getattr(buffer, "trained_on", None)
+        samples = ... if trained_on is None else trained_on.T
         self._update_learning_rate(self.policy.optimizer)
         loss = replace(self.loss(), scale=self.loss_scale)
         try:
@@ -581,7 +583,7 @@ class PolicyGradient(Arguments):
             found = summary.metrics()
             found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
-                found["explained_variance"] = explained_variance(values[trained_on], returns[trained_on])
+                found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings
             return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
 
@@ -593,6 +595,11 @@ class PolicyGradient(Arguments):
     def loss(self) -> Loss:
         """The loss with the coefficients of this moment."""
         objective = self.objective()
+        if not isinstance(objective, Objective):
+            raise TypeError(
+                f"`objective` of {type(self).__name__} must return an Objective(value, weight), but returned "
+                f"{objective!r}."
+            )
 
         def metrics(batch: Minibatch) -> dict[str, th.Tensor]:
             found = {name: metric(batch, *objective.coefficients) for name, metric in objective.metrics.items()}
@@ -681,7 +688,7 @@ class PolicyGradient(Arguments):
 _OF_THIS_PROCESS = ("_engine_in_use", "_unlogged", "on_epoch")
 
 
-def _trained_on(buffer: SB3RolloutBuffer) -> np.ndarray:
-    """`(T, N)`, which steps of a filled buffer are trained on."""
-    trained_on = buffer.trained_on if isinstance(buffer, EstimatorMixin) else None
-    return np.ones((buffer.pos, buffer.n_envs), dtype=np.bool_) if trained_on is None else trained_on
+def _has_samples(buffer: SB3RolloutBuffer) -> bool:
+    """Whether there is a step to train on; there is none in a short rollout of nothing but resets."""
+    trained_on = getattr(buffer, "trained_on", None)
+    return trained_on is None or bool(trained_on.any())

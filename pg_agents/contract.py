@@ -161,6 +161,10 @@ class Objective:
     metrics: Mapping[str, Callable[..., th.Tensor]] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.coefficients, tuple):
+            raise TypeError(f"`coefficients` of an Objective must be a tuple, but is {self.coefficients!r}.")
+
     def __call__(self, batch: Minibatch) -> th.Tensor:
         """The value of each sample."""
         return self.value(batch, *self.coefficients)

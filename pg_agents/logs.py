@@ -49,23 +49,24 @@ class LazyLog:
 
 
 def rollout_metrics(
-    advantages: np.ndarray, actions: np.ndarray, trained_on: Any, policy: ActorCriticPolicy
+    advantages: np.ndarray, actions: np.ndarray, trained_on: np.ndarray | None, policy: ActorCriticPolicy
 ) -> dict[str, float]:
     """Advantages before normalisation, and the share of actions that the action space cut off.
 
     Args:
         advantages: Of the rollout, `(T, N)`.
         actions: As drawn, `(T, N, n)`.
-        trained_on: Index of the steps that are trained on.
+        trained_on: `(T, N)`, the steps that are trained on; None for all.
         policy: The policy that drew the actions.
     """
     # float32 would overflow where rewards are very large, before their loss is refused.
-    found = advantages[trained_on].astype(np.float64)
+    samples = ... if trained_on is None else trained_on
+    found = advantages[samples].astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinite ones are refused by the update
         metrics = {"advantage_mean": float(found.mean()), "advantage_std": float(found.std())}
     if isinstance(policy.action_space, spaces.Box):
         low, high = policy.action_space.low.flatten(), policy.action_space.high.flatten()
-        drawn = actions[trained_on]
+        drawn = actions[samples]
         saturated = np.abs(drawn) > 0.99 if policy.squash_output else (drawn < low) | (drawn > high)
         metrics["saturated_actions"] = float(saturated.mean())
     return metrics

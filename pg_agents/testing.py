@@ -30,17 +30,42 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import constructor_arguments
+from pg_agents.objectives import check_weight
 
-__all__ = ["check_agent"]
+__all__ = ["Capabilities", "check_agent"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The parts of SB3's contract that an algorithm keeps, as its class attribute `capabilities` states them.
+
+    Attributes:
+        on_policy: Callbacks see the events and local variables of SB3's on-policy loop. By default, whether the class
+            derives from `OnPolicyAlgorithm`.
+        deterministic: Two runs with one seed are equal.
+        actions: Kinds of action spaces that it must support; None for those that its constructor accepts.
+    """
+
+    on_policy: bool
+    deterministic: bool = True
+    actions: tuple[str, ...] | None = None
+
+
+def capabilities_of(cls: type[BaseAlgorithm]) -> Capabilities:
+    """The capabilities that a class states, or else those of its base class."""
+    stated: Capabilities = getattr(cls, "capabilities", Capabilities(on_policy=issubclass(cls, OnPolicyAlgorithm)))
+    return stated
 
 
 def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
-    """Check that an on-policy algorithm keeps the contract of Stable-Baselines3.
+    """Check that an algorithm keeps the contract of Stable-Baselines3, as far as its `Capabilities` go.
 
     It trains for a few dozen steps on tiny environments: every kind of action space that the algorithm supports, with
     flat, image and Dict observations where it has policies for them, and with one and two environments. It checks what
-    `learn` and `predict` return, seeds, files, checkpoints, callbacks, logging and interruption.
+    `learn` and `predict` return, seeds, files, checkpoints, callbacks, logging and interruption. The `weight` of an
+    algorithm's objective is compared with the objective's derivative.
 
     Args:
         cls: The algorithm.
@@ -54,12 +79,13 @@ def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)  # could come from anything that is collected meanwhile
         _require(
-            isinstance(cls, type) and issubclass(cls, OnPolicyAlgorithm),
-            f"{cls!r} must be a class derived from stable_baselines3.common.on_policy_algorithm.OnPolicyAlgorithm.",
+            isinstance(cls, type) and issubclass(cls, BaseAlgorithm),
+            f"{cls!r} must be a class derived from stable_baselines3.common.base_class.BaseAlgorithm.",
         )
         cases = _supported_cases(cls, kwargs)
         _check_defaults(cases[0])
         for case in cases:
+            _check_objective(case)
             _check_training(case)
             _check_predictions(case)
             _check_files(case)
@@ -152,7 +178,9 @@ class _Case:
 
 
 def _supported_cases(cls: type[BaseAlgorithm], kwargs: dict[str, Any]) -> list[_Case]:
-    arguments = {name: value for name, value in _SHORT.items() if name in constructor_arguments(cls)} | kwargs
+    # An off-policy algorithm means another thing by `n_steps`.
+    short = _SHORT if capabilities_of(cls).on_policy else {"batch_size": _SHORT["batch_size"]}
+    arguments = {name: value for name, value in short.items() if name in constructor_arguments(cls)} | kwargs
     cases = [
         _Case(cls, policy, action, n_envs, arguments)
         for policy in _OBSERVATIONS
@@ -161,6 +189,9 @@ def _supported_cases(cls: type[BaseAlgorithm], kwargs: dict[str, Any]) -> list[_
         for n_envs in (1, 2)
     ]
     supported = [case for case in cases if _supports_actions(case)]
+    promised = capabilities_of(cls).actions or ()
+    refused = set(promised) - {case.action for case in supported}
+    _require(not refused, f"{cls.__name__} states that it supports {sorted(refused)} actions, but refuses them.")
     _require(
         supported,
         f"{cls.__name__} must have one of the policies {', '.join(_OBSERVATIONS)} in `policy_aliases` and support one "
@@ -191,6 +222,16 @@ def _check_defaults(case: _Case) -> None:
     name = case.cls.__name__
     with _explained(f"{name}(policy, env) must do: every other argument needs a default."):
         case.cls(case.policy, case.env())  # type: ignore[call-arg] # that is the question
+
+
+def _check_objective(case: _Case) -> None:
+    agent = case.agent()
+    if not isinstance(agent, PolicyGradient):
+        return
+    objective = agent.objective()
+    if objective.weight is not None:
+        with _explained(f"The objective's `weight` of {case} must be the derivative of its value by log π."):
+            check_weight(objective)
 
 
 def _check_training(case: _Case) -> None:
@@ -269,7 +310,8 @@ def _check_files(case: _Case) -> None:
 def _check_seeds(case: _Case) -> None:
     first, again, other = (_weights(case.agent(seed=seed).learn(24)) for seed in (1, 1, 2))
     _require(
-        _equal(first, again), f"Two runs of {case} with one seed must have the same parameters, but theirs differ."
+        _equal(first, again) or not capabilities_of(case.cls).deterministic,
+        f"Two runs of {case} with one seed must have the same parameters, but theirs differ.",
     )
     _require(
         not _equal(first, other), f"Runs of {case} with different seeds must differ, but have the same parameters."
@@ -302,8 +344,11 @@ def _check_callbacks(case: _Case) -> None:
     )
     order = [event for event, previous in zip(watch.events, [None, *watch.events], strict=False) if event != previous]
     expected = ["training_start", *updates * ["rollout_start", "step", "rollout_end"], "training_end"]
-    _require(order == expected, f"Callbacks of {case} must see the events {expected}, but saw {order}.")
-    missing = {"new_obs", "rewards", "dones", "infos", "actions", "values", "log_probs"} - watch.names_seen
+    names = {"new_obs", "rewards", "dones", "infos", "actions"}
+    if capabilities_of(case.cls).on_policy:
+        _require(order == expected, f"Callbacks of {case} must see the events {expected}, but saw {order}.")
+        names |= {"values", "log_probs"}
+    missing = names - watch.names_seen
     _require(not missing, f"Callbacks of {case} must see SB3's local variables, but {sorted(missing)} are missing.")
     _require(
         "total_timesteps" in watch.names_at_start,

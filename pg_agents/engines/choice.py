@@ -17,8 +17,8 @@ from pg_agents.engines.mlp.served import check_served
 BUILT_IN = ("auto", "autograd", "mlp")
 
 
-def check_engine(name: str, policy: ActorCriticPolicy, buffer: RolloutBuffer) -> None:
-    """Refuse an engine that does not exist, or that cannot serve the policy, without compiling anything.
+def check_engine(name: str, policy: ActorCriticPolicy, buffer: RolloutBuffer, loss: Loss) -> None:
+    """Refuse an engine that does not exist, or that cannot serve, without compiling anything.
 
     Raises:
         ValueError: With the reason.
@@ -27,7 +27,7 @@ def check_engine(name: str, policy: ActorCriticPolicy, buffer: RolloutBuffer) ->
         check_choice("engine", name, (*BUILT_IN, *registry.plugins(registry.ENGINES)))
     if name == "mlp":
         try:
-            check_served(policy, buffer)
+            check_served(policy, buffer, loss)
         except NotServedError as reason:
             raise _refusal(name, reason) from None
 

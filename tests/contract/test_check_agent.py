@@ -1,6 +1,7 @@
 """`check_agent` passes every registered algorithm and SB3's own, and says what is wrong with faulty ones."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pg_agents import A2C
 from pg_agents.registry import ALGORITHMS, plugins
-from pg_agents.testing import check_agent
+from pg_agents.testing import Capabilities, check_agent
 
 
 @pytest.mark.parametrize("name", plugins(ALGORITHMS))
@@ -29,9 +30,13 @@ def test_arguments_reach_the_constructor():
         check_agent(Forgets, n_steps=64)
 
 
-def test_what_is_no_on_policy_algorithm_is_refused():
-    for thing in ("ppo", stable_baselines3.DQN):
-        with pytest.raises(AssertionError, match=r"must be a class derived from .*OnPolicyAlgorithm"):
+def test_an_off_policy_algorithm_conforms_as_far_as_it_goes():
+    check_agent(stable_baselines3.DQN, learning_starts=2, train_freq=2, buffer_size=64)
+
+
+def test_what_is_no_algorithm_is_refused():
+    for thing in ("ppo", object):
+        with pytest.raises(AssertionError, match=r"must be a class derived from .*BaseAlgorithm"):
             check_agent(thing)
 
 
@@ -48,6 +53,15 @@ class Base(Mixin, A2C):
     def _setup_model(self):
         assert isinstance(self.action_space, self.acts_in), f"only supports {self.acts_in}"
         super()._setup_model()
+
+
+def negative(log_prob, ratio, advantage):
+    return -advantage
+
+
+class WrongSign(Base):
+    def objective(self):
+        return replace(super().objective(), weight=negative)
 
 
 class NoPolicy(Base):
@@ -266,6 +280,27 @@ FAULTS = {
 def test_a_faulty_algorithm_is_told_what_is_wrong(fault):
     with pytest.raises(AssertionError, match=FAULTS[fault]):
         check_agent(fault)
+
+
+class Asynchronous(Base):
+    """Draws what no seed decides."""
+
+    capabilities = Capabilities(on_policy=True, deterministic=False)
+
+    def set_random_seed(self, seed=None):
+        super().set_random_seed(int(np.random.default_rng().integers(2**31)))
+
+
+def test_an_algorithm_may_state_that_a_seed_does_not_decide_everything():
+    check_agent(Asynchronous)
+    with pytest.raises(AssertionError, match="with one seed must have the same parameters"):
+        check_agent(type("Undeclared", (Asynchronous,), {"capabilities": Capabilities(on_policy=True)}))
+
+
+def test_an_algorithm_that_refuses_actions_which_it_states_is_told_so():
+    promises = {"capabilities": Capabilities(on_policy=True, actions=("Discrete", "Box"))}
+    with pytest.raises(AssertionError, match=r"supports \['Box'\] actions, but refuses them"):
+        check_agent(type("Promises", (Base,), promises))
 
 
 def test_the_class_that_the_faulty_ones_derive_from_is_not_faulty():

@@ -283,8 +283,8 @@ def test_training_goes_on_as_without_them(cls, kwargs):
 
 
 def test_two_threads_arrive_at_the_same_when_watched(monkeypatch):
-    monkeypatch.setattr("pg_agents.engines.mlp._WORTH_A_THREAD", 0)
-    monkeypatch.setattr("pg_agents.engines.mlp.Pace.chosen", lambda *_: nullcontext(2))
+    monkeypatch.setattr("pg_agents.engines.mlp.learning.WORTH_A_THREAD", 0)
+    monkeypatch.setattr("pg_agents.engines.mlp.learning.Pace.chosen", lambda *_: nullcontext(2))
     before = th.get_num_threads()
 
     def train(callback, n_threads):
@@ -323,7 +323,7 @@ def test_a_checkpoint_between_rollout_and_update_has_nothing_of_them(engine, tmp
     checkpoint = Spy(rollout_end=copied)
     run(PPO, "CartPole-v1", [PolicyDiagnostics(), checkpoint], n_steps=64, engine=engine)
     for agent in (*checkpoint.seen, PPO.load(tmp_path / "agent")):
-        assert agent._on_epoch is None
+        assert agent.on_epoch is None
         assert "get" not in vars(agent.rollout_buffer)
 
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,18 +20,20 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-import pg_agents.engines
+import pg_agents.engines.mlp
 from pg_agents import A2C, PPO, REINFORCE, PolicyGradient, ReinforceBaseline
 from pg_agents.buffers import EpisodeBuffer, RolloutBuffer
-from pg_agents.engines import mlp
-from pg_agents.objectives import Weight, score_function
+from pg_agents.contract import Objective
+from pg_agents.engines import threads
+from pg_agents.engines.mlp import tables
+from pg_agents.objectives import score_function
 
 every_algorithm = pytest.mark.parametrize("cls", ALL)
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 
 
 def engine_of(agent):
-    return type(agent._engine).__name__
+    return agent.engine_in_use
 
 
 def why_not(printed):
@@ -49,14 +52,14 @@ KINDS = [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3
 def test_small_networks_on_the_cpu_are_served_and_nobody_needs_to_know(cls, action_space, capsys):
     agent = short(cls, TinyEnv(action_space), verbose=1).learn(8)
     assert agent.engine == "auto"
-    assert engine_of(agent) == "MLPEngine"
+    assert engine_of(agent) == "mlp"
     assert why_not(capsys.readouterr().out) == []
 
 
 @every_algorithm
 def test_an_engine_may_be_named(cls):
-    for name, expected in (("mlp", "MLPEngine"), ("autograd", "AutogradEngine")):
-        assert engine_of(short(cls, engine=name).learn(8)) == expected
+    for name in ("mlp", "autograd"):
+        assert engine_of(short(cls, engine=name).learn(8)) == name
 
 
 def test_an_engine_that_does_not_exist_is_refused():
@@ -91,8 +94,9 @@ class OwnPolicy(ActorCriticPolicy):
 class OtherObjective(A2C):
     """Twice the objective, and no weight to it."""
 
-    def objective(self, batch):
-        return 2 * super().objective(batch)
+    def objective(self):
+        objective = super().objective()
+        return Objective(lambda batch: 2 * objective(batch))
 
 
 class HalfValues(A2C):
@@ -102,11 +106,8 @@ class HalfValues(A2C):
         return batch.values / 2
 
 
-class NoWeight(A2C):
-    """Says itself that it has none."""
-
-    def weight(self):
-        return None
+# A branch on a class's name would take it for the base of all algorithms.
+NAMESAKE = type("PolicyGradient", (A2C,), {"value_prediction": HalfValues.value_prediction})
 
 
 class Reversed(RolloutBuffer):
@@ -123,6 +124,10 @@ class ReversedEpisodes(EpisodeBuffer):
         yield from super().get(batch_size)
 
 
+def scored(batch, *coefficients):
+    return score_function(batch.log_prob, batch.advantages)
+
+
 def uncompilable(log_prob, ratio, advantage):
     return {}.get(str(advantage), th.as_tensor(advantage)).item()
 
@@ -130,11 +135,8 @@ def uncompilable(log_prob, ratio, advantage):
 class Uncompilable(A2C):
     """Its weight is no arithmetic of numbers."""
 
-    def objective(self, batch):
-        return score_function(batch.log_prob, batch.advantages)
-
-    def weight(self):
-        return Weight(uncompilable)
+    def objective(self):
+        return Objective(scored, uncompilable)
 
 
 def four_coefficients(log_prob, ratio, advantage, a, b, c, d):
@@ -144,18 +146,15 @@ def four_coefficients(log_prob, ratio, advantage, a, b, c, d):
 class FourCoefficients(A2C):
     """More than the engine passes on."""
 
-    def objective(self, batch):
-        return score_function(batch.log_prob, batch.advantages)
-
-    def weight(self):
-        return Weight(four_coefficients, (1.0, 2.0, 3.0, 4.0))
+    def objective(self):
+        return Objective(scored, four_coefficients, (1.0, 2.0, 3.0, 4.0))
 
 
 class WrongNumber(FourCoefficients):
     """Its weight takes more coefficients than it gives."""
 
-    def weight(self):
-        return Weight(four_coefficients, (1.0,))
+    def objective(self):
+        return Objective(scored, four_coefficients, (1.0,))
 
 
 def image_env():
@@ -221,8 +220,9 @@ CONSTRUCTED = {
     "momentum": (PPO, TinyEnv, optimizer(th.optim.RMSprop, momentum=0.5), "momentum"),
     "centred": (PPO, TinyEnv, optimizer(th.optim.RMSprop, centered=True), "centered"),
     "upwards": (PPO, TinyEnv, optimizer(th.optim.Adam, maximize=True), "maximize"),
-    "objective": (OtherObjective, TinyEnv, {}, "OtherObjective"),
-    "value prediction": (HalfValues, TinyEnv, {}, "HalfValues"),
+    "objective": (OtherObjective, TinyEnv, {}, "weight"),
+    "value prediction": (HalfValues, TinyEnv, {}, "value_prediction"),
+    "value prediction of a class of our name": (NAMESAKE, TinyEnv, {}, "value_prediction"),
     "buffer": (A2C, TinyEnv, {"rollout_buffer_class": Reversed}, "Reversed"),
     "episode buffer": (REINFORCE, TinyEnv, {"rollout_buffer_class": ReversedEpisodes}, "ReversedEpisodes"),
     "MultiDiscrete observations": (
@@ -243,7 +243,6 @@ CHANGED = {
 }
 # What only compiling shows.
 COMPILED = {
-    "no weight": (NoWeight, "weight"),
     "uncompilable weight": (Uncompilable, "uncompilable"),
     "four coefficients": (FourCoefficients, "four_coefficients"),
     "wrong number of coefficients": (WrongNumber, "four_coefficients"),
@@ -263,7 +262,7 @@ def assert_served_by_autograd(agent, reason, capsys):
     assert line.startswith("Using the autograd engine; the compiled one does not serve this agent: ")
     assert reason in line
     assert line.endswith(".")
-    assert engine_of(agent) == "AutogradEngine"
+    assert engine_of(agent) == "autograd"
     assert any(not th.equal(before[name], value) for name, value in weights(agent).items())
 
 
@@ -292,14 +291,14 @@ def test_observations_that_do_not_count_from_0_are_left_to_sb3():
 
 def test_without_verbose_nothing_is_said(capsys):
     agent = construct(PPO, TinyEnv, optimizer(th.optim.AdamW)).learn(16)
-    assert engine_of(agent) == "AutogradEngine"
+    assert engine_of(agent) == "autograd"
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("change", "reason"), CHANGED.values(), ids=CHANGED)
 def test_what_was_changed_since_it_was_made_is_noticed_at_the_next_learn(change, reason, capsys):
     agent = short(A2C, verbose=1).learn(8)
-    assert engine_of(agent) == "MLPEngine"
+    assert engine_of(agent) == "mlp"
     change(agent)
     assert_served_by_autograd(agent, reason, capsys)
     agent.engine = "mlp"
@@ -316,15 +315,15 @@ def test_a_weight_that_cannot_be_compiled_is_left_to_autograd(cls, reason, capsy
 
 def test_an_objective_that_is_replaced_in_one_agent_is_used(capsys):
     agent = short(A2C, verbose=1)
-    agent.objective = lambda batch: 0 * batch.log_prob
-    assert_served_by_autograd(agent, "objective", capsys)
+    agent.objective = lambda: Objective(lambda batch: 2 * batch.log_prob)
+    assert_served_by_autograd(agent, "weight", capsys)
 
 
 def test_an_agent_that_is_served_again_gets_the_engine_back():
     agent = short(A2C)
     for served in (True, False, True):
         agent.policy.value_net.weight.requires_grad_(served)
-        assert engine_of(agent.learn(8)) == ("MLPEngine" if served else "AutogradEngine")
+        assert engine_of(agent.learn(8)) == ("mlp" if served else "autograd")
 
 
 @pytest.mark.parametrize("engine", ["auto", "autograd"])
@@ -349,8 +348,12 @@ class Own(PolicyGradient):
         kwargs = {"n_steps": 16, "batch_size": 8, "n_epochs": 2, **kwargs}
         super().__init__(policy, env, learning_rate=1e-3, gamma=0.9, vf_coef=0.5, **kwargs)
 
-    def objective(self, batch):
-        return batch.advantages * batch.ratio / (1 + self.tameness * batch.ratio)
+    def objective(self):
+        return Objective(tamed, coefficients=(self.tameness,))
+
+
+def tamed(batch, tameness):
+    return batch.advantages * batch.ratio / (1 + tameness * batch.ratio)
 
 
 def tamed_weight(log_prob, ratio, advantage, tameness):
@@ -360,25 +363,22 @@ def tamed_weight(log_prob, ratio, advantage, tameness):
 class OwnWithWeight(Own):
     """And says what its derivative is."""
 
-    def objective(self, batch):
-        return super().objective(batch)
-
-    def weight(self):
-        return Weight(tamed_weight, (self.tameness,))
+    def objective(self):
+        return replace(super().objective(), weight=tamed_weight)
 
 
 class OwnWithAnotherObjective(OwnWithWeight):
-    """Whose weight is not its objective's any more."""
+    """Its weight has the sign of another objective."""
 
-    def objective(self, batch):
-        return -super().objective(batch)
+    def objective(self):
+        return replace(super().objective(), value=lambda batch, tameness: -tamed(batch, tameness))
 
 
 class LogRatio:
     """An objective to mix in."""
 
-    def objective(self, batch):
-        return batch.advantages * batch.log_ratio
+    def objective(self):
+        return Objective(lambda batch: batch.advantages * batch.log_ratio)
 
 
 class Mixed(LogRatio, PPO):
@@ -386,16 +386,25 @@ class Mixed(LogRatio, PPO):
 
 
 def test_an_algorithm_that_declares_an_objective_alone_runs_on_autograd(capsys):
-    assert_served_by_autograd(Own("MlpPolicy", TinyEnv(), verbose=1, device="cpu"), "Own", capsys)
+    assert_served_by_autograd(Own("MlpPolicy", TinyEnv(), verbose=1, device="cpu"), "weight", capsys)
 
 
 def test_an_algorithm_that_declares_its_weight_too_gets_the_engine():
-    assert engine_of(OwnWithWeight("MlpPolicy", TinyEnv(), device="cpu").learn(8)) == "MLPEngine"
+    assert engine_of(OwnWithWeight("MlpPolicy", TinyEnv(), device="cpu").learn(8)) == "mlp"
 
 
-@pytest.mark.parametrize("cls", [OwnWithAnotherObjective, Mixed])
-def test_a_weight_of_another_objective_is_not_used(cls):
-    assert engine_of(cls("MlpPolicy", TinyEnv(), n_steps=16, batch_size=8, device="cpu").learn(8)) == "AutogradEngine"
+def test_an_objective_that_is_mixed_in_brings_its_own_weight():
+    assert engine_of(Mixed("MlpPolicy", TinyEnv(), n_steps=16, batch_size=8, device="cpu").learn(8)) == "autograd"
+
+
+def test_a_weight_that_is_not_the_derivative_of_the_objective_is_refused():
+    sample = r"tamed_weight is not the derivative .* log π = .* ratio .* advantage .* the weight is .* the derivative"
+    agent = OwnWithAnotherObjective("MlpPolicy", TinyEnv(), device="cpu")
+    with pytest.warns(UserWarning, match=rf"Using the autograd engine, because .*{sample}"):
+        agent.learn(8)
+    assert engine_of(agent) == "autograd"
+    with pytest.raises(ValueError, match=refused(sample)):
+        OwnWithAnotherObjective("MlpPolicy", TinyEnv(), device="cpu", engine="mlp").learn(8)
 
 
 def learnt(cls, engine, **kwargs):
@@ -406,7 +415,7 @@ def learnt(cls, engine, **kwargs):
     agent.engine, agent._engine_in_use = engine, None
     before = th.nn.utils.parameters_to_vector(agent.policy.parameters()).detach()
     agent.train()
-    assert engine_of(agent) == {"autograd": "AutogradEngine", "mlp": "MLPEngine"}[engine]
+    assert engine_of(agent) == engine
     return th.nn.utils.parameters_to_vector(agent.policy.parameters()).detach() - before
 
 
@@ -427,12 +436,10 @@ class Scheduled(OwnWithWeight):
 
     asked: tuple[float, ...] = ()
 
-    def objective(self, batch):
-        return batch.advantages * batch.log_ratio * self._current_progress_remaining
-
-    def weight(self):
-        self.asked = (*self.asked, self._current_progress_remaining)
-        return Weight(times, (self._current_progress_remaining,))
+    def objective(self):
+        progress = self._current_progress_remaining
+        self.asked = (*self.asked, progress)
+        return Objective(lambda batch, factor: factor * batch.advantages * batch.log_ratio, times, (progress,))
 
 
 def times(log_prob, ratio, advantage, factor):
@@ -451,11 +458,8 @@ def scaling(factor):
         return factor * advantage
 
     class Scaled(A2C):
-        def objective(self, batch):
-            return factor * score_function(batch.log_prob, batch.advantages)
-
-        def weight(self):
-            return Weight(scaled)
+        def objective(self):
+            return Objective(lambda batch: factor * scored(batch), scaled)
 
     return Scaled
 
@@ -474,9 +478,9 @@ def test_a_weight_that_depends_on_more_than_its_arguments_is_left_to_autograd(ca
 @pytest.fixture
 def fresh_kernels():
     """As if nothing had been compiled in this process yet."""
-    mlp.load_kernels.cache_clear()
+    tables.load_kernels.cache_clear()
     yield
-    mlp.load_kernels.cache_clear()
+    tables.load_kernels.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_kernels")
@@ -495,7 +499,7 @@ class Failing:
         self.error = error
 
     def find_spec(self, name, path=None, target=None):
-        if name == "pg_agents.engines.kernels":
+        if name == "pg_agents.engines.mlp.kernels":
             raise self.error
 
 
@@ -511,8 +515,8 @@ class Failing:
     ids=lambda error: type(error).__name__,
 )
 def test_with_a_numba_that_does_not_work_everything_works(error, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "pg_agents.engines.kernels", raising=False)
-    monkeypatch.delattr(pg_agents.engines, "kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "pg_agents.engines.mlp.kernels", raising=False)
+    monkeypatch.delattr(pg_agents.engines.mlp, "kernels", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Failing(error), *sys.meta_path])
     assert_served_by_autograd(short(A2C, verbose=1), str(error).splitlines()[0], capsys)
     with pytest.raises(ValueError, match="`engine` is 'mlp', which does not serve this agent"):
@@ -529,7 +533,7 @@ def test_importing_and_making_an_agent_compiles_nothing():
     printed = run_python("""
         import sys
         from pg_agents import PPO
-        compiling = {"numba", "llvmlite", "pg_agents.engines.kernels", "pg_agents.engines.simd"}
+        compiling = {"numba", "llvmlite", "pg_agents.engines.mlp.kernels", "pg_agents.engines.mlp.simd"}
         print("imported", *compiling & sys.modules.keys())
         PPO("MlpPolicy", "CartPole-v1", device="cpu")
         PPO("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp")
@@ -762,11 +766,10 @@ def test_ctrl_c_in_an_update_that_two_threads_share_ends_both(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
     agent = short(PPO, n_epochs=200, engine="mlp").learn(8)
-    monkeypatch.setattr("pg_agents.engines.mlp._WORTH_A_THREAD", 0)
-    agent._n_threads = 2
+    monkeypatch.setattr("pg_agents.engines.mlp.learning.WORTH_A_THREAD", 0)
     handler = signal.signal(signal.SIGALRM, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with threads.allowed(2), pytest.raises(KeyboardInterrupt):
             train_and_wait(agent)
     finally:
         signal.signal(signal.SIGALRM, handler)

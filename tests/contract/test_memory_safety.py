@@ -8,7 +8,6 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pg_agents import A2C, PPO, REINFORCE
-from pg_agents.engines.mlp import MLPEngine
 
 
 def when(event, act):
@@ -84,13 +83,13 @@ def test_hooks_on_parameters_are_respected():
     agent.policy.action_net.weight.register_hook(lambda gradient: gradient * 0)
     before = agent.policy.action_net.weight.detach().clone()
     agent.learn(32)
-    assert not isinstance(agent._engine, MLPEngine)
+    assert agent.engine_in_use == "autograd"
     assert th.equal(agent.policy.action_net.weight, before)
 
 
 def test_actions_are_drawn_from_another_stream_than_the_environments_have():
     agent = short(PPO, TinyEnv(), seed=3)
-    actions = agent._generator.random(1000)
+    actions = agent._generator().random(1000)
     environment = np.random.default_rng(3).random(1000)
     assert abs(np.corrcoef(actions, environment)[0, 1]) < 0.15  # five standard deviations of 1/sqrt(1000)
     assert not np.isin(actions, environment).any()
@@ -129,9 +128,9 @@ def test_episodes_that_end_beside_a_reset_row_keep_their_weights(engine, options
         agent = REINFORCE("MlpPolicy", env, n_episodes=2, gamma=0.5, engine=engine, device="cpu", seed=0, **options)
         agent.learn(1)
         buffer = agent.rollout_buffer
-        counted = buffer.counted
-        advantages = buffer.advantages.reshape(counted.shape[::-1]).T if engine == "autograd" else buffer.advantages
-        found.append([advantages[counted[:, i], i].tolist() for i in range(2)])
+        trained_on = buffer.trained_on
+        advantages = buffer.advantages.reshape(trained_on.shape[::-1]).T if engine == "autograd" else buffer.advantages
+        found.append([advantages[trained_on[:, i], i].tolist() for i in range(2)])
     assert found[0] == found[1]
 
 

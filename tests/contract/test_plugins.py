@@ -21,7 +21,8 @@ ALGORITHM = '''
 """Vanilla policy gradient: every step is weighted by its advantage."""
 
 from pg_agents import PolicyGradient
-from pg_agents.objectives import score_function
+from pg_agents.contract import Objective
+from pg_agents.objectives import score_function, score_function_weight
 
 
 class Vanilla(PolicyGradient):
@@ -30,8 +31,8 @@ class Vanilla(PolicyGradient):
     def __init__(self, policy, env, learning_rate=1e-3, n_steps=32, gamma=0.99, **common):
         super().__init__(policy, env, learning_rate=learning_rate, n_steps=n_steps, gamma=gamma, **common)
 
-    def objective(self, batch):
-        return score_function(batch.log_prob, batch.advantages)
+    def objective(self):
+        return Objective(lambda batch: score_function(batch.log_prob, batch.advantages), score_function_weight)
 '''
 ENVIRONMENT = '''
 import gymnasium as gym

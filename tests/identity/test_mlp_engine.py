@@ -3,6 +3,7 @@
 import math
 import threading
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import gymnasium as gym
@@ -22,9 +23,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 from torch import nn
 
 from pg_agents import A2C, PPO, REINFORCE, PolicyGradient, ReinforceBaseline
+from pg_agents.contract import Batches, Objective
+from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
-from pg_agents.engines.mlp import MLPEngine
-from pg_agents.objectives import Weight, score_function, score_function_weight
+from pg_agents.engines.mlp.engine import MLPEngine
+from pg_agents.objectives import score_function, score_function_weight
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -146,15 +149,16 @@ class Moment:
         self.agent = agent
         self.policy, self.optimizer = deepcopy([agent.policy.state_dict(), agent.policy.optimizer.state_dict()])
         self.buffer = deepcopy({name: it for name, it in vars(agent.rollout_buffer).items() if name != "estimator"})
+
         self.n_updates = agent._n_updates
 
     def restore(self):
         agent = self.agent
+        agent._n_updates = self.n_updates
         agent.policy.load_state_dict(self.policy)
         agent.policy.optimizer.load_state_dict(deepcopy(self.optimizer))
         for name, value in self.buffer.items():
             setattr(agent.rollout_buffer, name, deepcopy(value))
-        agent._n_updates = self.n_updates
         np.random.seed(1)  # noqa: NPY002 - what both shuffle with
 
     def update(self, engine):
@@ -162,7 +166,12 @@ class Moment:
         self.restore()
         agent = self.agent
         agent._update_learning_rate(agent.policy.optimizer)
-        metrics = engine(agent).update(agent)()
+        loss = replace(agent.loss(), scale=agent.loss_scale)
+        batches = Batches(agent.n_epochs, agent.batch_size)
+        summary = engine(agent.policy, agent.rollout_buffer, loss).update(
+            agent.policy, agent.rollout_buffer, loss, batches
+        )
+        metrics = {**summary.metrics(), "n_epochs": summary.n_epochs, "stopped_by": summary.stopped_by or 0.0}
         return parameters(agent), deepcopy(agent.policy.optimizer.state_dict()), metrics
 
 
@@ -190,10 +199,8 @@ def assert_same_update(agent):
     1e-2 on the average over a tensor. Metrics are means of numbers of order 1 that may cancel.
     """
     moment = Moment(agent)
-    wanted, wanted_optimizer, wanted_metrics = moment.update(lambda agent: AutogradEngine())
-    wanted_n_updates = agent._n_updates
+    wanted, wanted_optimizer, wanted_metrics = moment.update(lambda *_: AutogradEngine())
     given_, given_optimizer, metrics = moment.update(MLPEngine)
-    assert agent._n_updates == wanted_n_updates
     largest_step = max((wanted[name] - moment.policy[name]).abs().max().item() for name in wanted)
     for name, value in wanted.items():
         assert_near(given_[name], value, largest_step, 5e-2, 1e-2, name)
@@ -370,11 +377,8 @@ class SeveralPasses(PolicyGradient):
     def __init__(self, policy, env, **kwargs):
         super().__init__(policy, env, learning_rate=1e-3, gamma=0.9, **kwargs)
 
-    def objective(self, batch):
-        return score_function(batch.log_prob, batch.advantages)
-
-    def weight(self):
-        return Weight(score_function_weight)
+    def objective(self):
+        return Objective(lambda batch: score_function(batch.log_prob, batch.advantages), score_function_weight)
 
 
 @pytest.mark.parametrize("batch_size", [None, 7])
@@ -383,18 +387,23 @@ def test_an_algorithm_of_ones_own_may_pass_several_times_over_a_rollout(batch_si
     assert_same_update(collect(make(SeveralPasses, n_epochs=3, batch_size=batch_size, vf_coef=0.5, **size)))
 
 
-def test_an_update_is_stopped_at_the_same_minibatch(capsys):
+def test_an_update_is_stopped_at_the_same_minibatch():
+    agent = collect(make(PPO, n_epochs=20, target_kl=0.004, learning_rate=1e-3))
+    metrics = assert_same_update(agent)
+    n_epochs = metrics["n_epochs"]
+    assert metrics["stopped_by"] > 1.5 * 0.004
+    # Not at once, and in the middle of an epoch: of its 4 minibatches some were learnt from, and some were not.
+    assert 2 <= n_epochs < 20
+    step = next(iter(agent.policy.optimizer.state.values()))["step"].item()
+    assert 4 * (n_epochs - 1) < step < 4 * n_epochs
+
+
+def test_an_early_stop_is_printed(capsys):
     agent = collect(make(PPO, n_epochs=20, target_kl=0.004, learning_rate=1e-3, verbose=1))
     capsys.readouterr()
-    before = agent._n_updates
-    metrics = assert_same_update(agent)
-    by_autograd, by_mlp = capsys.readouterr().out.splitlines()
-    assert by_autograd == by_mlp
-    assert "Early stopping at step" in by_mlp
-    # Not at once, and in the middle of an epoch: of its 4 minibatches some were learnt from, and some were not.
-    assert 2 <= agent._n_updates - before < 20
-    step = next(iter(agent.policy.optimizer.state.values()))["step"].item()
-    assert 4 * (agent._n_updates - before - 1) < step < 4 * (agent._n_updates - before)
+    agent.train()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"Early stopping at step {agent._n_updates - 1} due to reaching max kl: 0.0")
     assert metrics["approx_kl"] > 0
 
 
@@ -467,7 +476,7 @@ def test_the_kernels_gradient_is_autograds(problem):
         return [optimizer["state"][number]["exp_avg"] / (1 - beta) for number in range(len(names))]
 
     names = [name for name, _ in agent.policy.named_parameters()]
-    for name, given_, wanted in zip(names, gradients(MLPEngine), gradients(lambda _: AutogradEngine()), strict=True):
+    for name, given_, wanted in zip(names, gradients(MLPEngine), gradients(lambda *_: AutogradEngine()), strict=True):
         assert wanted.abs().min() > 0, name
         rounding = 1e-5 * wanted.abs().max().item()
         th.testing.assert_close(given_, wanted, rtol=1e-4, atol=rounding, msg=lambda said, name=name: f"{name}: {said}")
@@ -541,7 +550,7 @@ def critics(monkeypatch):
     """Names of the threads that are started, of updates however small."""
     names, start = [], threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", lambda thread: names.append(thread.name) or start(thread))
-    monkeypatch.setattr("pg_agents.engines.mlp._WORTH_A_THREAD", 0)
+    monkeypatch.setattr("pg_agents.engines.mlp.learning.WORTH_A_THREAD", 0)
     return names
 
 
@@ -558,8 +567,8 @@ def test_two_threads_arrive_at_the_same_bits_as_one(options, critics):
     agent = collect(make(PPO, **{"batch_size": 8, "n_epochs": 10, **options}))
     moment, results = Moment(agent), []
     for n_threads in (1, 2, 2, 2, 2, 2, 2):
-        agent._n_threads = n_threads
-        _, _, metrics = moment.update(MLPEngine)
+        with threads.allowed(n_threads):
+            _, _, metrics = moment.update(MLPEngine)
         results.append((bits(agent), metrics))
     assert results[1:] == results[:1] * 6
     assert len(critics) == 6
@@ -572,8 +581,9 @@ def test_learning_with_two_threads_arrives_at_the_same_bits_as_with_one(critics)
         for n_threads in (1, 2):
             agent = make(PPO)
             th.set_num_threads(n_threads)
-            agent.learn(600)
-            assert agent._n_threads == n_threads
+            available = Spy(step=lambda spy: threads.available())
+            agent.learn(600, callback=available)
+            assert set(available.seen) == {n_threads}
             results.append(bits(agent))
     finally:
         th.set_num_threads(before)
@@ -757,7 +767,7 @@ def test_the_value_after_the_rollout_and_at_a_time_limit_is_the_policys(n_envs):
         final = [agent.policy.obs_to_tensor(obs)[0] for obs in terminal_observations(agent)]
         expected = [agent.policy.predict_values(obs).item() for obs in final]
     np.testing.assert_allclose(buffer.final_values[-1], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(agent._engine.values(agent, agent._last_obs), last, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(agent._engine.values(agent.policy, agent._last_obs), last, rtol=1e-5, atol=1e-6)
 
 
 def terminal_observations(agent):
@@ -800,7 +810,7 @@ def test_training_is_seen_by_whoever_looks_at_the_policy(cls, tmp_path):
         np.testing.assert_array_equal(action, probabilities.argmax(dim=1))
         # What acts sees the same.
         if agent.has_critic:
-            np.testing.assert_allclose(agent._engine.values(agent, observations), values.flatten(), atol=1e-5)
+            np.testing.assert_allclose(agent._engine.values(agent.policy, observations), values.flatten(), atol=1e-5)
         n_steps = next(iter(state.values()))["step"].item() if state else 0
         seen.append((n_steps, probabilities.numpy().tobytes()))
 
@@ -892,7 +902,7 @@ def test_engines_can_be_changed_between_learns():
         before = bits(agent)
         agent.learn(96, reset_num_timesteps=False)
         assert bits(agent) != before
-        assert type(agent._engine) is (AutogradEngine if engine == "autograd" else MLPEngine)
+        assert agent.engine_in_use == ("autograd" if engine == "autograd" else "mlp")
         steps = {state["step"].item() for state in agent.policy.optimizer.state.values()}
         assert steps == {number * 12}
     assert_same_update(collect(agent))

@@ -54,9 +54,10 @@ class TrainedOn(BaseCallback):
 
     def _on_rollout_end(self):
         buffer = self.model.rollout_buffer
-        counted = np.ones(buffer.rewards.shape, dtype=bool) if buffer.counted is None else buffer.counted
+        trained_on = buffer.trained_on
+        trained_on = np.ones(buffer.rewards.shape, dtype=bool) if trained_on is None else trained_on
         for number in range(buffer.n_envs):
-            for t in np.flatnonzero(counted[:, number]):
+            for t in np.flatnonzero(trained_on[:, number]):
                 observation = buffer.observations[t, number]
                 assert observation[0] == number
                 estimates = buffer.values[t, number], buffer.advantages[t, number], buffer.returns[t, number]

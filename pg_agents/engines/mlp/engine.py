@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pg_agents.buffers import EstimatorMixin
-from pg_agents.contract import Batches, Loss, NotServedError, Summary
+from pg_agents.contract import Batches, Loss, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Update
 from pg_agents.engines.mlp.served import check_served
@@ -38,9 +38,7 @@ class MLPEngine:
     name = "mlp"
 
     def __init__(self, policy: ActorCriticPolicy, buffer: RolloutBuffer, loss: Loss) -> None:
-        check_served(policy, buffer)
-        if loss.value_prediction is not None:
-            raise NotServedError("it has its own `value_prediction`")
+        check_served(policy, buffer, loss)
         self._program = Program(policy)
         self._pace = Pace()
         self._weight = compiled_weight(loss.objective)

@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
 from pg_agents.buffers import EpisodeBuffer, EpisodeMixin, RolloutBuffer
-from pg_agents.contract import NotServedError
+from pg_agents.contract import Loss, NotServedError
 from pg_agents.policies import ActorPolicy, StateDependentStdActorPolicy, StateDependentStdPolicy, ZeroValue
 
 POLICIES = (ActorCriticPolicy, ActorPolicy, StateDependentStdPolicy, StateDependentStdActorPolicy)
@@ -44,14 +44,18 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 REPLACEABLE = frozenset({"forward", "evaluate_actions", "predict_values", "extract_features", "get_distribution"})
 
 
-def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer) -> None:
-    """Look at a policy and its rollout buffer without compiling anything.
+def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss) -> None:
+    """Look at a policy, its rollout buffer and its loss without compiling anything.
 
     Raises:
         NotServedError: With the reason.
     """
     if policy.device.type != "cpu":
         raise NotServedError(f"it works on the CPU, and `device` is {policy.device}")
+    if loss.objective.weight is None:
+        raise NotServedError("its objective has no `weight`")
+    if loss.value_prediction is not None:
+        raise NotServedError("it has its own `value_prediction`")
     if type(policy) not in POLICIES:
         raise NotServedError(f"it does not know the policy {type(policy).__name__}")
     if policy.use_sde:

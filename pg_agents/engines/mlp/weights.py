@@ -20,15 +20,9 @@ def compiled_weight(objective: Objective) -> Any:
     Raises:
         NotServedError: There is no weight, or it cannot be compiled.
         WrongWeightError: It is not the derivative of the objective's value.
-        TypeError: The objective is not an `Objective` with a tuple of coefficients.
     """
-    if not isinstance(objective, Objective) or not isinstance(objective.coefficients, tuple):
-        raise TypeError(
-            f"`objective` must return an Objective(value, weight, (coefficient, ...)), but returned {objective!r}."
-        )
     function, n_coefficients = objective.weight, len(objective.coefficients)
-    if function is None:
-        raise NotServedError("its objective has no `weight`")
+    assert function is not None, "checked by `check_served`"
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, FunctionType) or function.__closure__:
         # Compiled, it would not notice that what it encloses has changed.
