@@ -51,10 +51,7 @@ def stepper(env: VecEnv) -> Step:
             if done:
                 info["terminal_observation"] = observation
                 observation, env.reset_infos[index] = single.reset()
-            try:
-                observations[index] = observation
-            except (TypeError, ValueError):
-                env._save_obs(index, observation)  # raises from SB3's frame, which the explanation of the error reads
+            observations[index] = observation
             copies.append(info.copy() if len(info) == 1 else _copy(info))  # alone, `TimeLimit.truncated` is a bool
         return observations.copy(), rewards.copy(), dones.copy(), copies
 
