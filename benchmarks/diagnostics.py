@@ -1,9 +1,9 @@
-"""What do the diagnostic callbacks cost at their default frequency?
+"""Cost of the diagnostic callbacks at their default frequency.
 
     python benchmarks/diagnostics.py    # writes benchmarks/results/diagnostics.md
 
-The processor time that passes inside the callbacks, KL divergences between epochs included, over that of the rest of
-the training: other work on the machine does not change it, as it does the time of two trainings of a few seconds.
+The cost is the processor time inside the callbacks, including KL divergences between epochs, relative to the processor
+time of the rest of the run. Unlike elapsed time, it does not depend on other work on the machine.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ CALLBACKS: dict[str, Any] = {
     "policy": lambda: [PolicyDiagnostics()],
     "all three": lambda: [GradientDiagnostics(), AdvantageDiagnostics(), PolicyDiagnostics()],
 }
-# Where they work, also between epochs. `on_step` does nothing, which the clock would make something of.
+# Methods that do work, also between epochs. `on_step` does nothing; timing it would add a cost.
 METHODS = ("on_training_start", "on_rollout_start", "on_rollout_end", "on_training_end", "_kl")
 
 
 class Clock:
-    """Adds up the processor time that passes in functions, once where one calls another."""
+    """Sum of the processor time in functions; the time of nested calls counts once."""
 
     def __init__(self) -> None:
         self.seconds, self.depth = 0.0, 0
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its time added up."""
+        """The same function, timed."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             started, self.depth = time.process_time(), self.depth + 1
@@ -65,7 +65,7 @@ class Clock:
 
 
 def cost(training: str, callbacks: list[BaseCallback]) -> float:
-    """Processor time in the callbacks over that of all else."""
+    """Processor time in the callbacks relative to the rest of the run."""
     cls, env_id, n_envs, n_steps, kwargs = TRAININGS[training]
     clock, env = Clock(), make_vec_env(env_id, n_envs, seed=0)
     for callback in callbacks:
@@ -83,7 +83,7 @@ def cost(training: str, callbacks: list[BaseCallback]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=3, help="trainings of each kind (default 3)")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each kind (default 3)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     parsed = parser.parse_args()
     th.set_num_threads(1)
@@ -94,14 +94,14 @@ def main() -> None:
         rows.append([training, *(f"{100 * one:.1f} %" for one in costs)])
         print(rows[-1], flush=True)
     packages = ", ".join(f"{name} {version(name)}" for name in ("pg-agents", "stable-baselines3", "torch"))
-    table = [["training", *CALLBACKS], ["---", *["---:"] * len(CALLBACKS)], *rows]
-    trainings = "one training each" if parsed.repeat == 1 else f"median of {parsed.repeat} trainings"
+    table = [["run", *CALLBACKS], ["---", *["---:"] * len(CALLBACKS)], *rows]
+    runs = "one run each" if parsed.repeat == 1 else f"the median of {parsed.repeat} runs"
     text = [
-        "# What the diagnostic callbacks cost",
+        "# Cost of the diagnostic callbacks",
         "",
-        "Processor time inside the callbacks over that of the rest of the training, at their default of one rollout in "
-        f"50,000 steps; {trainings}. {date.today()}, {platform.machine()}, one thread, "
-        f"{packages}.",
+        "The table gives the processor time inside the callbacks relative to the rest of the run, at their default of "
+        f"one rollout in 50,000 steps, from {runs}. It was measured on {date.today()} on {platform.machine()}, on one "
+        f"thread, with {packages}.",
         "",
         f"`python benchmarks/diagnostics.py --repeat {parsed.repeat}`",
         "",

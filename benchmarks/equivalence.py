@@ -1,14 +1,14 @@
-"""Does our PPO and A2C learn as Stable-Baselines3's does? Equal hyperparameters, several seeds, four environments.
+"""Learning of our PPO and A2C against Stable-Baselines3's: equal hyperparameters, several seeds, four environments.
 
-    python benchmarks/equivalence.py                 # what is missing of both sides, then the report
-    python benchmarks/equivalence.py --side ours     # what is missing of ours, then the report
-    python benchmarks/equivalence.py --side none     # the report of what there is
+    python benchmarks/equivalence.py                 # the missing runs of both sides, then the report
+    python benchmarks/equivalence.py --side ours     # the missing runs of our side, then the report
+    python benchmarks/equivalence.py --side none     # the report alone
 
-The result of each training is appended to `benchmarks/results/equivalence.jsonl` as soon as it is there, so that an
-interrupted study goes on where it was. The report is `equivalence.md` and `equivalence.png` beside it; it needs
+The result of each run is appended to `benchmarks/results/equivalence.jsonl` as soon as it is known, so the script
+continues an interrupted study. The report is `equivalence.md` and `equivalence.png` beside it; it needs
 `pip install pg-agents[bench]`.
 
-The hyperparameters are rl_zoo3's, without gSDE and with fewer steps; where they differ otherwise, `TASKS` says why.
+The hyperparameters are rl_zoo3's, without gSDE and with fewer steps. `TASKS` gives the reason for other differences.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results"
 N_SLICES = 20
 N_EVALUATIONS = 20
 EVALUATION_SEED = 1_000_000
-# Other seeds for each side: the intervals and tests below take the two samples to be independent.
+# Different seeds for each side: the intervals and tests below assume independent samples.
 FIRST_SEED = {"sb3": 0, "ours": 100}
 LABELS = {"sb3": "SB3", "ours": "pg-agents"}
 N_BOOTSTRAP = 10_000
@@ -49,7 +49,7 @@ N_BOOTSTRAP = 10_000
 
 @dataclass(frozen=True)
 class Task:
-    """A training, but for its side and seed. `"lin_x"` falls linearly from x to 0, as in rl_zoo3's files."""
+    """A run without its side and seed. `"lin_x"` falls linearly from x to 0, as in rl_zoo3's files."""
 
     algo: str
     env: str
@@ -60,7 +60,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """For people and for tables."""
+        """Name in tables."""
         return f"{self.algo} {self.env}"
 
 
@@ -100,7 +100,7 @@ TASKS = [
         "LunarLander-v3",
         n_timesteps=200_000,
         n_envs=16,
-        # rl_zoo3 takes 1024 steps per update, of a million in all.
+        # rl_zoo3 uses 1024 steps per update, and a million in all.
         hyperparameters={"n_steps": 128, "gae_lambda": 0.98, "gamma": 0.999, "n_epochs": 4, "ent_coef": 0.01},
     ),
     Task("A2C", "CartPole-v1", n_timesteps=100_000, n_envs=8),
@@ -109,7 +109,7 @@ TASKS = [
         "A2C",
         "Pendulum-v1",
         n_timesteps=200_000,
-        # rl_zoo3 has gSDE, 8 environments, lin_0.0007 and a million steps; without gSDE that learns nothing so soon.
+        # rl_zoo3 has gSDE, 8 environments, lin_0.0007 and a million steps. Without gSDE, this learns nothing in fewer.
         n_envs=4,
         hyperparameters={
             "n_steps": 8,
@@ -135,7 +135,7 @@ TASKS = [
 
 
 def arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Hyperparameters as the constructors take them; a copy, for SB3 adds to `policy_kwargs`."""
+    """Constructor arguments for hyperparameters; a copy, because SB3 adds to `policy_kwargs`."""
     return {
         name: SimpleLinearSchedule(value.removeprefix("lin_")) if isinstance(value, str) else deepcopy(value)
         for name, value in hyperparameters.items()
@@ -143,7 +143,7 @@ def arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def learning_curve(env: VecEnv, n_timesteps: int) -> list[float | None]:
-    """Mean return of the episodes that ended in each of `N_SLICES` equal parts of the training."""
+    """Mean return of the episodes that ended in each of `N_SLICES` equal parts of the run."""
     returns, ends = [], []
     pairs = zip(env.env_method("get_episode_rewards"), env.env_method("get_episode_lengths"), strict=True)
     for env_returns, env_lengths in pairs:
@@ -155,7 +155,7 @@ def learning_curve(env: VecEnv, n_timesteps: int) -> list[float | None]:
 
 
 def run(side: str, task: Task, seed: int, engine: str) -> dict[str, Any]:
-    """Train once, then evaluate the mean or most probable action in environments whose seed is always the same."""
+    """Train once, then evaluate the mean or most probable action in environments with a fixed seed."""
     env: VecEnv = make_vec_env(task.env, task.n_envs, seed=seed)
     evaluation_env: VecEnv = make_vec_env(task.env, 10, seed=EVALUATION_SEED)
     if task.normalize:
@@ -186,7 +186,7 @@ def run(side: str, task: Task, seed: int, engine: str) -> dict[str, Any]:
 
 
 def versions(side: str) -> dict[str, str]:
-    """Of what the numbers depend on; of our code the commit, with a mark if the package differs from it."""
+    """Versions of the packages; for our code also the commit, with a mark if the package differs from it."""
     names = ("stable-baselines3", "gymnasium", "torch", "numpy") + ("pg-agents", "numba") * (side == "ours")
     found = {name: version(name) for name in names} | {"python": platform.python_version()}
     if side == "ours" and (commit := git("rev-parse", "--short", "HEAD")):
@@ -196,13 +196,13 @@ def versions(side: str) -> dict[str, str]:
 
 
 def git(*arguments: str) -> str:
-    """Output of git in this repository, empty where it is none."""
+    """Output of git in this repository; empty outside a checkout."""
     command = ["git", "-C", str(RESULTS.parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Results of those tasks that are still as they were then."""
+    """Results of the tasks that have not changed since."""
     if not path.exists():
         return []
     known = [json.loads(json.dumps(asdict(task))) for task in TASKS]
@@ -211,7 +211,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def train(sides: list[str], tasks: list[Task], n_seeds: int, engine: str, n_jobs: int, path: Path) -> None:
-    """Train what is missing in the file and append it."""
+    """Make the runs that are missing in the file, and append them."""
     done = {(entry["side"], Task(**entry["task"]).name, entry["seed"]) for entry in read(path)}
     missing = [
         (side, task, seed, engine)
@@ -239,7 +239,7 @@ def train(sides: list[str], tasks: list[Task], n_seeds: int, engine: str, n_jobs
 # Statistics
 
 
-# Returns of a random and of a good policy, only to put environments on one scale.
+# Returns of a random and of a good policy, which put the environments on one scale.
 SCALE = {
     "CartPole-v1": (22, 500),
     "Acrobot-v1": (-499, -80),
@@ -254,7 +254,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one metric on one task, or on all tasks of an algorithm."""
+    """Comparison of one metric on one task, or on all tasks of an algorithm."""
 
     name: str
     sb3: float
@@ -277,13 +277,13 @@ def iqm(values: np.ndarray, axis: int = -1) -> Any:
 
 
 def pooled_difference(*samples: np.ndarray, axis: int = -1) -> Any:
-    """IQM over all tasks of our side less SB3's; first our samples, task by task, then SB3's."""
+    """IQM over all tasks of our side minus SB3's. Our samples come first, task by task, then SB3's."""
     half = len(samples) // 2
     return iqm(np.concatenate(samples[:half], axis), axis) - iqm(np.concatenate(samples[half:], axis), axis)
 
 
 def interval(samples: list[np.ndarray]) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the difference; each task and side is resampled by itself."""
+    """95 % percentile bootstrap interval of the difference; each task and side is resampled separately."""
     from scipy.stats import bootstrap
 
     result = bootstrap(
@@ -303,7 +303,7 @@ def permutation_p(ours: np.ndarray, sb3: np.ndarray) -> float:
 
 
 def compare(results: list[dict[str, Any]], metric: str) -> tuple[list[Comparison], list[Comparison]]:
-    """Every task that both sides have runs of, then each algorithm over its tasks."""
+    """Compare every task with runs of both sides, then each algorithm over its tasks."""
     single, pooled = [], []
     for algo in dict.fromkeys(task.algo for task in TASKS):
         scaled: dict[str, list[np.ndarray]] = {"ours": [], "sb3": []}
@@ -357,21 +357,21 @@ def table(rows: list[Comparison], adjusted: np.ndarray | None = None) -> str:
 
 
 def joint(rows: list[Comparison], adjusted: np.ndarray) -> str:
-    """What all comparisons say together."""
+    """Conclusion from all comparisons together."""
     from scipy.stats import binom
 
     count, total = sum(row.differs for row in rows), len(rows)
     chance = float(binom.sf(count - 1, total, 0.05))
     significant = [f"{row.name} (p = {p:.3f})" for row, p in zip(rows, adjusted, strict=True) if p < 0.05]
     return (
-        f"{total} comparisons were made. Were there no difference at all, about {0.05 * total:.1f} of their 95 % "
-        f"intervals would exclude 0 by chance (somewhat more: bootstrap intervals of ten runs are a little too "
-        f"narrow, and the two metrics of a task are of the same runs). **{count}** of {total} exclude 0; that many or "
-        f"more have a probability of {chance:.2f}, if they were independent. After Holm's correction for all "
-        f"{total} permutation tests, "
+        f"The tables have {total} comparisons. If nothing differed at all, about {0.05 * total:.1f} of their 95 % "
+        f"intervals would exclude 0 by chance, or slightly more, because bootstrap intervals from ten runs are a "
+        f"little too narrow. **{count}** of {total} exclude 0. If the comparisons were independent, the probability of "
+        f"this many or more would be {chance:.2f}. (They are not quite independent: the two metrics of a task come "
+        f"from the same runs.) After Holm's correction for all {total} permutation tests, "
         + (f"these differ at 5 %: **{', '.join(significant)}**." if significant else "**none differs** at 5 %.")
-        + "\n\nNo difference shown is not proof of equality: the intervals say how large a difference could have gone "
-        "unseen."
+        + '\n\n"No difference shown" does not prove equality. The intervals show how large an undetected difference '
+        "could be."
     )
 
 
@@ -418,7 +418,7 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def setting(task: Task) -> str:
-    """Hyperparameters for people."""
+    """Row of the table of settings."""
     given = ", ".join(f"`{name}={value}`" for name, value in task.hyperparameters.items())
     normalised = "`VecNormalize`" if task.normalize else ""
     cells = (task.name, f"{task.n_timesteps:,}", str(task.n_envs), ", ".join(filter(None, (given, normalised))))
@@ -436,16 +436,17 @@ def report(results: list[dict[str, Any]], path: Path, command: str) -> str:
     parts = ["# Learning equivalence with Stable-Baselines3\n"]
     used = {json.dumps({"side": LABELS[entry["side"]]} | entry["versions"]): None for entry in results}
     engines = sorted({entry["engine"] for entry in results if entry["engine"]})
-    parts.append(f"Made by `{command}`; engine of our side: {', '.join(f'`{name}`' for name in engines)}.\n")
+    parts.append(f"Generated by `{command}`; engine of our side: {', '.join(f'`{name}`' for name in engines)}.\n")
     for text in used:
         found = json.loads(text)
         parts.append(f"* {found.pop('side')}: " + ", ".join(f"{name} {number}" for name, number in found.items()))
     counts = sorted({len(of(results, side, task)) for task in TASKS for side in LABELS})
+    seeds = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     parts.append(
-        f"\nEqual hyperparameters; {'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds per side and "
-        "task, others for each side, so that the two samples are independent. IQM: mean without the lowest and the "
-        f"highest quarter of the seeds. Intervals: percentile bootstrap, {N_BOOTSTRAP:,} resamples, each side and task "
-        "by itself (`scipy.stats.bootstrap`). p: permutation test of the IQMs' difference.\n"
+        f"\nBoth sides have equal hyperparameters and {seeds} seeds per task. Their seeds differ, so the two samples "
+        "are independent. The IQM is the mean without the lowest and the highest quarter of the seeds. Intervals are "
+        f"from a percentile bootstrap with {N_BOOTSTRAP:,} resamples, separately for each side and task "
+        "(`scipy.stats.bootstrap`). p is from a permutation test of the difference of the IQMs.\n"
     )
     parts.append(f"![Learning curves]({path.with_suffix('.png').name})\n")
     start = 0
@@ -458,11 +459,11 @@ def report(results: list[dict[str, Any]], path: Path, command: str) -> str:
     parts.append(f"## All together\n\n{joint(singles, adjusted)}\n")
     seconds = {side: sum(entry["seconds"] for entry in results if entry["side"] == side) for side in LABELS}
     parts.append(
-        "Time in `learn`, all runs, with whatever else the machine did (not a measurement of speed): "
+        "Time in `learn` over all runs, on a machine with other work, so not a measurement of speed: "
         + ", ".join(f"{LABELS[side]} {value / 60:.0f} min" for side, value in seconds.items())
         + ".\n"
     )
-    parts.append("## Settings\n\n| task | steps | environments | otherwise than the defaults |\n|---|---|---|---|")
+    parts.append("## Settings\n\n| task | steps | environments | changes to the defaults |\n|---|---|---|---|")
     parts += [setting(task) for task in TASKS]
     text = "\n".join(parts) + "\n"
     path.write_text(text)
@@ -471,12 +472,12 @@ def report(results: list[dict[str, Any]], path: Path, command: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", choices=("sb3", "ours", "both", "none"), default="both", help="whom to train")
+    parser.add_argument("--side", choices=("sb3", "ours", "both", "none"), default="both", help="side to train")
     parser.add_argument("--seeds", type=int, default=10, help="seeds per side and task (default 10)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1)")
-    parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs (default 1)")
+    parser.add_argument("--only", default="", help="part of the names of the tasks to run")
     parser.add_argument("--engine", default="mlp", help="engine of our side (default mlp)")
-    parser.add_argument("--output", type=Path, default=RESULTS / "equivalence", help="without suffix")
+    parser.add_argument("--output", type=Path, default=RESULTS / "equivalence", help="path of results, without suffix")
     args = parser.parse_args()
     sides = {"both": ["sb3", "ours"], "none": []}.get(args.side, [args.side])
     tasks = [task for task in TASKS if args.only.lower() in task.name.lower()]

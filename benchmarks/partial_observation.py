@@ -1,10 +1,10 @@
-"""Partial observation: where states look the same, the best policy is stochastic, and value-based learning has none.
+"""Partial observation: if states look the same, the best policy is stochastic, and value-based learning has none.
 
     python benchmarks/partial_observation.py      # 10 seeds; about 3 minutes on two cores
 
-PPO and A2C of this package against SB3's DQN on the short corridor and the aliased gridworld. The score is exact: the
-expected return of the policy that acts, time limit included, computed from its probabilities in every cell. DQN's
-policy is ε-greedy with ε = .1, as it acts at the end of its training; its greedy policy would never arrive.
+The study compares PPO and A2C of this package with SB3's DQN on the short corridor and the aliased gridworld. The score
+is exact: the expected return of the acting policy under the time limit, computed from its probabilities in every cell.
+DQN's acting policy is ε-greedy with ε = .1 at the end of training; its greedy policy would never arrive.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import study
 
 N_ENVS = 8
 N_CHECKS = 50
-P_START = 0.05  # of PPO and A2C in the corridor, where a start at 1/2 would be the solution already, all but 3 %
+P_START = 0.05  # start of PPO and A2C in the corridor; a start at 1/2 would be within 3 % of the optimum
 CORRIDOR, GRIDWORLD = "pg/ShortCorridor-v0", "pg/AliasedGridworld-v0"
 STEPS = {CORRIDOR: 100_000, GRIDWORLD: 50_000}
 NAMES = {CORRIDOR: "Short corridor", GRIDWORLD: "Aliased gridworld"}
 ALGORITHMS = ("PPO", "A2C", "DQN")
-# Linear in the corridor, where there is only a constant to see; SB3's two layers of 64 in the gridworld. Learning rates
-# of PPO and A2C fall linearly to 0.
+# Networks are linear in the corridor, whose observation is a constant, and SB3's two layers of 64 in the gridworld. The
+# learning rates of PPO and A2C fall linearly to 0.
 LEARNING_RATES = {(CORRIDOR, "PPO"): 1e-3, (CORRIDOR, "A2C"): 1e-2, (GRIDWORLD, "PPO"): 1e-3, (GRIDWORLD, "A2C"): 3e-3}
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "PPO": {"n_steps": 128, "batch_size": 256, "gamma": 1.0, "gae_lambda": 1.0},
@@ -53,7 +53,7 @@ def cells(env_id: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, 
 
 
 def probabilities(model: Any, observations: np.ndarray) -> np.ndarray:
-    """π(a|o), of shape `(observations, actions)`; of a DQN as it acts now, ε-greedily."""
+    """π(a|o), of shape `(observations, actions)`; for a DQN, its present ε-greedy policy."""
     import torch as th
 
     with th.no_grad():
@@ -65,7 +65,7 @@ def probabilities(model: Any, observations: np.ndarray) -> np.ndarray:
 
 
 def exact_return(env_id: str, model: Any) -> float:
-    """V(s) = Σ_a π(a|s) (r + V(s')), as many times as the time limit has steps."""
+    """V(s) = Σ_a π(a|s) (r + V(s')), iterated once for each step of the time limit."""
     following, rewards, observations, starts, limit = cells(env_id)
     policy = probabilities(model, observations).astype(float)
     values = np.zeros(len(observations))
@@ -105,7 +105,7 @@ def run(env_id: str, name: str, seed: int) -> dict[str, Any]:
     cls = getattr(stable_baselines3 if name == "DQN" else pg_agents, name)
     model = cls("MlpPolicy", env, seed=seed, device="cpu", **hyperparameters)
     if name == "DQN":
-        model.exploration_rate = 1.0  # what it starts with, though it says 0 until its first step
+        model.exploration_rate = 1.0  # its initial value, although the attribute is 0 until the first step
     elif env_id == CORRIDOR:
         with th.no_grad():
             model.policy.action_net.weight.zero_()
@@ -121,14 +121,14 @@ def run(env_id: str, name: str, seed: int) -> dict[str, Any]:
 
 
 def levels(env_id: str) -> dict[str, float]:
-    """What the figure and the table compare with."""
+    """Reference levels of the figure and the table."""
     from pg_envs import reference_scores
 
     return reference_scores(env_id)
 
 
 def figure(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Any:
-    """Exact return against steps, every seed and their mean, with the levels of the best and of ε-greedy policies."""
+    """Exact return against steps, of every seed and as a mean, with levels of the best and of ε-greedy policies."""
     from matplotlib import pyplot as plt
 
     drawing, axes = plt.subplots(1, 2, figsize=(12, 4.4))
@@ -195,15 +195,18 @@ def main() -> None:
     )
 
 
-TEXT = """p is the probability of going right in the corridor (best: .586), and of going east in the grey cells of the
-gridworld (best: .5). The optima are -11.657 and .825; ε-greedy policies with ε = .1 have -44.2 or -82.1, and -.604.
+TEXT = """\
+p is the probability of going right in the corridor (optimum: .586), and of going east in the grey cells of the
+gridworld (optimum: .5). The best returns are -11.657 and .825. ε-greedy policies with ε = .1 have -44.2 or -82.1 in the
+corridor and -.604 in the gridworld.
 
-In the corridor PPO and A2C start from p = .05, which is -82.1; a start at 1/2 would be -12, all but the solution. DQN
-starts with random actions, and gets worse as it stops exploring: it has one value for each action and sees nothing that
-could tell it when to take which. Between equal values it goes to and fro, so that where it ends is an accident.
+In the corridor PPO and A2C start from p = .05, with a return of -82.1. A start at 1/2 would have a return of -12,
+which is almost the solution. DQN starts with random actions and gets worse as it stops exploring. It has one value
+for each action, and its observation does not tell it when to take which action. It moves back and forth between
+nearly equal values, so its final policy is an accident.
 
-An earlier implementation's values: corridor PPO and A2C -11.7 ... -11.9 with p from .545 to .648, DQN
--44 or -82; gridworld PPO .821 ... .824, A2C .82, DQN -1.8 ... -2.3. The last depends on the ε that DQN acts with: at
+An earlier implementation had these values. Corridor: PPO and A2C -11.7 ... -11.9 with p from .545 to .648, DQN -44 or
+-82. Gridworld: PPO .821 ... .824, A2C .82, DQN -1.8 ... -2.3. The last range depends on the ε that DQN acts with: at
 .05 the level is -1.58.
 """
 

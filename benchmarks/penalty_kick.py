@@ -2,9 +2,9 @@
 
     python benchmarks/penalty_kick.py           # 10 seeds; writes benchmarks/results/penalty_kick.{md,json,png}
 
-PPO with a linear policy, gamma = lambda = 1, and a step size that falls to 0, on matches of 50 shots
-(`pg/PenaltyKick-v0`): once with a Gaussian, once with 21 bins. The worst case, what the last policy wins a shot from
-the keeper that suits it least, is exact; what it wins from the keeper of the matches is the mean of 1,000 of them.
+PPO has a linear policy, gamma = lambda = 1, and a step size that falls to 0. It plays matches of 50 shots
+(`pg/PenaltyKick-v0`), once with a Gaussian and once with 21 bins. The worst case is exact: the gain per shot of the
+last policy against the worst keeper for it. The gain against the keeper of the matches is the mean of 1,000 matches.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import matplotlib.pyplot as plt
 
 N_TIMESTEPS, N_ENVS, N_ROUNDS, N_BINS = 262_144, 32, 50, 21
 BINS = np.linspace(-1, 1, N_BINS)
-POLICIES = {"Gaussian": 3e-3, f"{N_BINS} bins": 1e-2}  # and their first step sizes
+POLICIES = {"Gaussian": 3e-3, f"{N_BINS} bins": 1e-2}  # with their initial step sizes
 COLOURS = {"Gaussian": "#d62728", f"{N_BINS} bins": "#1f77b4"}
-PUBLISHED = {"Gaussian": "-.533 ... -.542", f"{N_BINS} bins": "-.033 ... -.047"}  # an earlier implementation's, 3 seeds
+EARLIER = {"Gaussian": "-.533 ... -.542", f"{N_BINS} bins": "-.033 ... -.047"}  # an earlier implementation, 3 seeds
 
 
 def make(policy: str, n_envs: int, seed: int) -> VectorEnvAdapter:
@@ -44,7 +44,7 @@ def make(policy: str, n_envs: int, seed: int) -> VectorEnvAdapter:
 
 
 def won_from_each(found: list[float]) -> np.ndarray:
-    """What such a policy wins from a keeper at each place, exactly."""
+    """Exact gain per shot of a policy against a keeper at each place."""
     return won_by_gaussian(*found) if len(found) == 2 else won(BINS, found)
 
 
@@ -104,13 +104,13 @@ def train(policy: str, seed: int) -> dict[str, Any]:
 
 
 def best_gaussian() -> tuple[float, float, float]:
-    """The largest worst case of a Gaussian, and its mean and standard deviation."""
+    """Largest worst case of a Gaussian, with its mean and standard deviation."""
     found = minimize(lambda x: -worst([x[0], abs(x[1])]), (0.0, 0.7), method="Nelder-Mead")
     return -found.fun, found.x[0], abs(found.x[1])
 
 
 def figure(by_policy: dict[str, list[dict[str, Any]]], best: float) -> Any:
-    """Worst cases over steps, the learnt densities, and the worst case by the keeper's place."""
+    """Worst cases over steps, learnt densities, and gain by the keeper's place."""
     drawn, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     axes[0].axhline(0, color="0.4", linewidth=0.8, linestyle="--")
     axes[0].text(258, 0.012, "value of the game", ha="right", fontsize=9, color="0.3")
@@ -135,7 +135,7 @@ def figure(by_policy: dict[str, list[dict[str, Any]]], best: float) -> Any:
                 axes[1].plot(BINS, one / width, ".", color=COLOURS[policy], markersize=3)
         for row in rows:
             axes[2].plot(KEEPERS, won_from_each(row["parameters"]), color=COLOURS[policy], linewidth=0.8)
-    axes[0].set(xlabel="thousand steps", ylabel="won a shot from the worst keeper", ylim=(-0.8, 0.08))
+    axes[0].set(xlabel="thousand steps", ylabel="won per shot from the worst keeper", ylim=(-0.8, 0.08))
     axes[0].set_title("Learning (median and range over seeds)")
     axes[0].legend(frameon=False, loc="center right")
     for post in (-POST, POST):
@@ -143,8 +143,8 @@ def figure(by_policy: dict[str, list[dict[str, Any]]], best: float) -> Any:
     axes[1].set(xlabel="shot", ylabel="density", xlim=(-1.6, 1.6))
     axes[1].set_title("Learnt policies (lines: the posts; bars: mean)")
     axes[2].axhline(0, color="0.4", linewidth=0.8, linestyle="--")
-    axes[2].set(xlabel="place of the keeper", ylabel="won a shot")
-    axes[2].set_title("What they win from each keeper")
+    axes[2].set(xlabel="place of the keeper", ylabel="won per shot")
+    axes[2].set_title("Gain from each keeper")
     return drawn
 
 
@@ -157,27 +157,31 @@ def main() -> None:
     }
     best, mean, std = best_gaussian()
     lines = [
-        "| policy | worst case of the last policy, won a shot | least | largest | "
-        "an earlier implementation (3 seeds) | won a shot in matches | CPU seconds |",
+        "| policy | worst case of the last policy, won per shot | smallest | largest | "
+        "an earlier implementation (3 seeds) | won per shot in matches | CPU seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     for policy, rows in by_policy.items():
         values = [row["worst_case"] for row in rows]
         seconds = np.mean([row["seconds"] for row in rows])
         lines.append(
-            f"| {policy} | {mean_and_interval(values)} | {min(values):.3f} | {max(values):.3f} | {PUBLISHED[policy]} | "
+            f"| {policy} | {mean_and_interval(values)} | {min(values):.3f} | {max(values):.3f} | {EARLIER[policy]} | "
             f"{mean_and_interval([row['won'] for row in rows])} | {seconds:.1f} |"
         )
     text = f"""
-{options.seeds} seeds, {N_TIMESTEPS:,} steps, means with 95 % bootstrap intervals.
+The table gives means over {options.seeds} seeds and {N_TIMESTEPS:,} steps, with 95 % bootstrap intervals.
 
 {chr(10).join(lines)}
 
-Exact worst cases: half the shots at -.8, half at .8: {won([-0.8, 0.8]).min():.3f}, the value of the game; the best
-Gaussian (mean {abs(mean):.2f}, standard deviation {std:.2f}): {best:.4f}; any fixed shot: {won([0.8]).min():.0f}.
-Others have computed -.524 for the best Gaussian. That is a matter of the grid its density is put on: 81 points from -3
-to 3 give -.518, 201 give -.527, and the integral, which is what PPO's Gaussian arrives at, is lower. The keeper of the
-matches, who has seen no more than their shots, concedes a little more than the worst one.
+Three exact worst cases for comparison:
+
+* half of the shots at -.8, half at .8: {won([-0.8, 0.8]).min():.3f}, the value of the game;
+* the best Gaussian (mean {abs(mean):.2f}, standard deviation {std:.2f}): {best:.4f};
+* any fixed shot: {won([0.8]).min():.0f}.
+
+A worst case of -.524 has also been computed for the best Gaussian. The result depends on the grid for its density: 81
+points from -3 to 3 give -.518, and 201 give -.527. The integral is lower, and PPO's Gaussian reaches it. The keeper
+of the matches has seen only their shots and concedes slightly more than the worst keeper.
 """
     complete = not options.only
     write(

@@ -1,9 +1,9 @@
-"""Reference scores of every environment and size, with standard errors, and how fast many copies step.
+"""Reference scores of every environment and size, with standard errors, and the speed of many copies.
 
     python benchmarks/reference_scores.py         # about a minute on one core
 
-Simulated scores are means over 1000 episodes, as `pg_envs.reference_scores` has them. The speed is that of 1,024 copies
-in one process with random actions, their drawing not counted.
+Simulated scores are means over 1000 episodes, computed by `pg_envs.reference_scores`. The speed is measured with 1,024
+copies in one process with random actions, without the time to draw the actions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ N_COPIES = 1024
 
 
 def steps_per_second(env_id: str, kwargs: dict[str, Any], seconds: float = 0.5) -> float:
-    """The fastest of three measurements."""
+    """Steps per second, the fastest of three measurements."""
     env = gym.make_vec(env_id, N_COPIES, **kwargs)
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -52,7 +52,7 @@ def steps_per_second(env_id: str, kwargs: dict[str, Any], seconds: float = 0.5) 
 def main() -> None:
     args = study.arguments(__doc__, seeds=None).parse_args()
     names = ("optimum", *POLICIES)
-    lines = [f"| | {' | '.join(names)} | further, exact | M steps/s |", "|---" * (len(names) + 3) + "|"]
+    lines = [f"| | {' | '.join(names)} | others, exact | M steps/s |", "|---" * (len(names) + 3) + "|"]
     results = []
     for env_id, kwargs in SIZES:
         if args.only not in env_id:
@@ -62,7 +62,7 @@ def main() -> None:
         for policy in POLICIES:
             if policy in scores:
                 found = simulated_returns(env_id, policy, n_episodes=N_EPISODES, **kwargs)
-                if found.mean() == scores[policy] and found.std() > 0:  # else it is known exactly
+                if found.mean() == scores[policy] and found.std() > 0:  # otherwise the score is exact
                     errors[policy] = float(found.std() / N_EPISODES**0.5)
         speed = steps_per_second(env_id, kwargs)
         results.append({"env": env_id, "kwargs": kwargs, "scores": scores, "standard_errors": errors, "speed": speed})
@@ -75,14 +75,15 @@ def main() -> None:
 
 
 def shown(score: float | None, error: float | None) -> str:
-    """A score, with its standard error where it has one."""
+    """A score, with its standard error if it has one."""
     if score is None:
         return ""
     return f"{score:.4g}" if error is None else f"{score:.4g} ± {error:.2g}"
 
 
-TEXT = f"""Mean returns of an episode, without discount. ± is the standard error of a mean over {N_EPISODES} simulated
-episodes; what has none is exact. The speed is of {N_COPIES} copies in one process.
+TEXT = f"""\
+Scores are mean undiscounted returns of an episode. ± is the standard error of a mean over {N_EPISODES} simulated
+episodes. Scores without it are exact. The speed is measured with {N_COPIES} copies in one process.
 """
 
 if __name__ == "__main__":

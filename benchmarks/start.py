@@ -1,10 +1,10 @@
-"""What does a short training cost in a fresh process? Run by `throughput.py`, one process for each number.
+"""Time and memory of a short run in a fresh process; `throughput.py` calls it once for each number.
 
     python benchmarks/start.py pg_agents
     python benchmarks/start.py stable_baselines3
 
 Prints, as JSON, the seconds from the start of this file to the end of a first rollout and update (`start`), and the
-process's peak memory in MB after a short training (`memory`).
+process's peak memory in MB after a short run (`memory`).
 """
 
 from __future__ import annotations

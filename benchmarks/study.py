@@ -1,4 +1,4 @@
-"""What the studies in this folder share: seeds in parallel, intervals, and results that say where they come from."""
+"""Parts that the studies in this folder share: parallel seeds, intervals, and results that name their origin."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ PACKAGES = ("pg-agents", "stable-baselines3", "gymnasium", "pettingzoo", "torch"
 
 
 def arguments(description: str | None, seeds: int | None) -> argparse.ArgumentParser:
-    """The options that studies have: `--only`, `--output` and, where there are seeds, `--seeds`, `--jobs`."""
+    """The options of a study: `--only`, `--output` and, if it has seeds, `--seeds` and `--jobs`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
         parser.add_argument(
             "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)"
         )
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="part of the names of the rows to compute")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     return parser
 
 
 def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> list[Any]:
-    """`function(*task)` for every task, in processes of one thread each, with a line for each that is done.
+    """Call `function(*task)` for every task, in processes of one thread each, and print a line for each finished task.
 
     Args:
-        function: A function of a module, so that other processes can import it.
-        tasks: Its arguments.
-        jobs: Processes at a time.
+        function: Function of a module, so that other processes can import it.
+        tasks: Arguments of each call.
+        jobs: Number of parallel processes.
 
     Returns:
         The results in the order of the tasks.
     """
     tasks = list(tasks)
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes, which are started afresh
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes, which are spawned
     started = time.time()
     results: list[Any] = [None] * len(tasks)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -63,10 +63,10 @@ def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs
 def run_seeds(
     function: Callable[[Task, int], Any], tasks: Iterable[Task], seeds: int, jobs: int
 ) -> dict[Task, list[Any]]:
-    """`function(task, seed)` for every task and the seeds 0, 1, ...: see `run_all`.
+    """Call `function(task, seed)` for every task and the seeds 0, 1, ...: see `run_all`.
 
     Returns:
-        Each task's results, one for each seed.
+        The results of each task, one for each seed.
     """
     runs = [(task, seed) for task in tasks for seed in range(seeds)]
     by_task: dict[Task, list[Any]] = {}
@@ -76,7 +76,7 @@ def run_seeds(
 
 
 def constant_policy(model: Any) -> list[float]:
-    """What a policy that sees a constant 1 plays: a Gaussian's mean and standard deviation, or bins' probabilities."""
+    """Policy at the constant observation 1: mean and standard deviation of a Gaussian, or probabilities of bins."""
     import torch as th
 
     distribution = model.policy.get_distribution(th.ones(1, 1)).distribution
@@ -102,22 +102,22 @@ def mean_and_interval(values: Iterable[float], digits: int = 3) -> str:
 
 
 def write(name: str, title: str, text: str, results: Any, figure: Any = None, folder: Path = RESULTS) -> None:
-    """Write `<name>.md`, `<name>.json` and, where there is a figure, `<name>.png`; not a part over the whole.
+    """Write `<name>.md`, `<name>.json` and, with a figure, `<name>.png`. Results of `--only` do not replace the whole.
 
     Args:
-        name: Of the files, and of the script `benchmarks/<name>.py`.
+        name: Name of the files and of the script `benchmarks/<name>.py`.
         title: Heading of the page.
-        text: Markdown: tables and what they say.
-        results: Raw numbers, for JSON.
-        figure: A matplotlib figure.
-        folder: Where to.
+        text: Tables and explanations, in Markdown.
+        results: Raw numbers for the JSON file.
+        figure: Matplotlib figure.
+        folder: Folder of the files.
     """
     if folder == RESULTS and any(argument.startswith("--only") for argument in sys.argv):
-        print(text, "\nOnly a part: nothing is written without --output.", sep="\n")
+        print(text, "\nThese are partial results: nothing is written without --output.", sep="\n")
         return
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
-    made = f"Made by `{command}`, with {', '.join(f'{package} {number}' for package, number in versions.items())}."
+    made = f"Generated by `{command}`, with {', '.join(f'{package} {number}' for package, number in versions.items())}."
     picture = f"\n![{title}]({name}.png)\n" if figure is not None else ""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(f"# {title}\n\n{made}\n{picture}\n{text.strip()}\n")

@@ -2,9 +2,9 @@
 
     python benchmarks/sutton_barto.py             # 100 runs of 1000 episodes; about 4 minutes on two cores
 
-All runs start from a probability of .05 of going right, and use plain gradient ascent with one update per episode.
-"Ours" is `pg_agents.REINFORCE` and `ReinforceBaseline`, which move once per episode, by the sum over its steps. "The
-book's loop" is its pseudo-code (2nd ed., sections 13.3 and 13.4), transcribed below, which moves after each step.
+All runs start from a probability of .05 of going right and use plain gradient ascent. "Ours" is `pg_agents.REINFORCE`
+and `ReinforceBaseline`, which update once per episode, by the sum over its steps. "The book's loop" is the book's
+pseudo-code (2nd ed., sections 13.3 and 13.4), transcribed below, which updates after each step.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import study
 RUNS_OF_A_TASK = 10
 P_START = 0.05
 LIMIT = 1000
-# With p this far out, the expected episode is 10^4 times the time limit, and the gradient of 1000 episodes moves log
-# p/(1 - p) by less than .1: the rest of the run is known.
+# With p this close to 0 or 1, the expected episode is 10^4 times the time limit, and the gradient of 1000 episodes
+# moves log p/(1 - p) by less than .1: the rest of the run is known.
 STUCK = 1e-7
-# Mean return at episodes 100 and 500, and of the last 100 of an earlier implementation.
+# Results of an earlier implementation: mean return at episodes 100 and 500, and over the last 100.
 SETTINGS: dict[str, tuple[float, float | None, str]] = {
     "REINFORCE, α = 2⁻¹²": (2**-12, None, "-60.8 / -51.8 / -51 (4 stuck)"),
     "REINFORCE, α = 2⁻¹³": (2**-13, None, "-31.6 / -14.5 / -12.3"),
@@ -39,18 +39,18 @@ def ours(setting: str, first_seed: int, n_runs: int, n_episodes: int) -> dict[st
 
 
 def run(alpha: float, alpha_w: float | None, seed: int, n_episodes: int) -> tuple[list[float], float]:
-    """One run of REINFORCE, or of ReinforceBaseline where there is an α_w."""
+    """One run of REINFORCE or, with an α_w, of ReinforceBaseline."""
     import torch as th
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
     import pg_envs  # noqa: F401  # registers the corridor
     from pg_agents import REINFORCE, ReinforceBaseline, make_vec
 
-    # A running mean that stays at its first value, 1: plain gradient ascent, by an optimiser that the compiled engine
-    # knows.
+    # The running mean stays at its first value, 1: this is plain gradient ascent, with an optimiser that the compiled
+    # engine supports.
     ascent = {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"alpha": 1.0, "eps": 0.0}}
     common: dict[str, Any] = {
-        # The observation is 1, so weight and bias move alike, and each of them takes half of the step.
+        # The observation is 1, so weight and bias move by the same amount: each takes half of the step.
         "learning_rate": alpha / 2,
         "n_episodes": 1,
         "gamma": 1.0,
@@ -75,7 +75,7 @@ def run(alpha: float, alpha_w: float | None, seed: int, n_episodes: int) -> tupl
         logits = model.policy.action_net.weight[:, 0] + model.policy.action_net.bias
         return float(th.softmax(logits.double(), 0)[1])
 
-    # In short pieces, because a callback that counts episodes would take as long as all the rest.
+    # Short calls, because a callback that counts episodes would double the time.
     model.learn(1, log_interval=10**9)
     while len(model.ep_info_buffer) < n_episodes and STUCK < p_right() < 1 - STUCK:
         model.learn(1000, log_interval=10**9, reset_num_timesteps=False)
@@ -84,13 +84,13 @@ def run(alpha: float, alpha_w: float | None, seed: int, n_episodes: int) -> tupl
 
 
 def book(setting: str, first_seed: int, n_runs: int, n_episodes: int) -> dict[str, Any]:
-    """As `ours`, by the book's loop."""
+    """The same as `ours`, by the book's loop."""
     results = [book_run(*SETTINGS[setting][:2], seed, n_episodes) for seed in range(first_seed, first_seed + n_runs)]
     return {"p": [p for _, p in results], "returns": [returns for returns, _ in results]}
 
 
 def book_run(alpha: float, alpha_w: float | None, seed: int, n_episodes: int) -> tuple[list[float], float]:
-    """The book's pseudo-code, with a parameter for each action, of which only the difference matters."""
+    """The book's pseudo-code; of its two parameters, one for each action, only the difference matters."""
     rng = random.Random(seed)
     leads_to = [(0, 1), (2, 0), (1, 3)]
     difference, w, returns = math.log(P_START / (1 - P_START)), 0.0, []
@@ -113,7 +113,7 @@ def book_run(alpha: float, alpha_w: float | None, seed: int, n_episodes: int) ->
 
 
 def summary(result: dict[str, np.ndarray]) -> str:
-    """Mean return at episodes 100 and 500, and of the last 100; runs that never arrive any more."""
+    """Mean return at episodes 100 and 500, and over the last 100; number of runs that are stuck."""
     mean = result["returns"].mean(axis=0)
     values = [mean[90:110].mean(), mean[490:510].mean(), mean[-100:].mean()]
     stuck = is_stuck(result).sum()
@@ -127,13 +127,13 @@ def means_of_ten(returns: np.ndarray) -> np.ndarray:
 
 
 def is_stuck(result: dict[str, np.ndarray]) -> np.ndarray:
-    """Which runs do not arrive any more at their end."""
+    """Mask of the runs that no longer arrive at their end."""
     stuck: np.ndarray = result["returns"][:, -100:].mean(axis=1) < -200
     return stuck
 
 
 def figure(results: dict[str, dict[str, dict[str, np.ndarray]]]) -> Any:
-    """Both figures, in their axes: running means over ten episodes, ours over the book's loop in a pale colour."""
+    """Both figures, with the book's axes: running means over ten episodes, the book's loop in a pale colour."""
     from matplotlib import pyplot as plt
 
     from pg_envs.corridor import BEST, expected_return
@@ -171,7 +171,7 @@ def figure(results: dict[str, dict[str, dict[str, np.ndarray]]]) -> Any:
 
 def main() -> None:
     parser = study.arguments(__doc__, seeds=100)
-    parser.add_argument("--episodes", type=int, default=1000, help="of a run (default 1000)")
+    parser.add_argument("--episodes", type=int, default=1000, help="episodes of a run (default 1000)")
     args = parser.parse_args()
     settings = [setting for setting in SETTINGS if args.only in setting]
     results: dict[str, dict[str, dict[str, np.ndarray]]] = {}
@@ -196,7 +196,7 @@ def main() -> None:
         for setting in settings
     ]
     header = [
-        "| | ours | the book's loop | an earlier implementation | p(right) of ours at the end, where it arrives |",
+        "| | ours | the book's loop | an earlier implementation | final p(right) of our runs that arrive |",
         "|---|---|---|---|---|",
     ]
     raw = {
@@ -221,21 +221,23 @@ def deviation(p: np.ndarray) -> str:
     return f"{p.mean():.3f} ± {p.std():.3f}"
 
 
-TEXT = """Mean return at episode 100 (episodes 91 to 110) / at episode 500 (491 to 510) / of the last 100; "stuck"
-counts runs whose last 100 episodes have a mean below -200. The optimum is -11.66, at p = .586.
+TEXT = """\
+The columns give the mean return at episode 100 (episodes 91 to 110), at episode 500 (491 to 510), and over the last 100
+episodes. "Stuck" counts runs whose last 100 episodes have a mean below -200. The optimum is -11.66, at p = .586.
 
 The two kinds of update differ as follows.
 
-* The book's loop moves θ and w after each step of the episode that has ended, each time with the gradient at the
-  newest parameters; `REINFORCE` and `ReinforceBaseline` move once, by the sum of the same terms at the parameters that
-  the episode was played with. To first order in α that is the same, and for α = 2⁻¹³ and 2⁻¹⁴ the curves agree.
-* At α = 2⁻¹² some runs of the book's loop get stuck: moving after each step of an early, long episode can drive an
-  action's probability to 0, and then nothing is learnt any more. One step per episode does not.
-* With a baseline and the book's step sizes it is ours that gets stuck, in 16 of 100 runs. The book's w follows the
-  returns within the very first episode; ours stands still until its end, and then moves by α_w Σ (G - w), which
-  overshoots where α_w times the number of steps is above 2: at α_w = 2⁻⁶ in any episode of more than 128. With
-  α_w = 2⁻⁹ and half the step for θ it does not, and the figure's message is the same: the baseline makes learning
-  several times faster. (To the book's loop these step sizes do no good: its w is then too slow for its θ.)
+* After an episode, the book's loop updates θ and w once for each of its steps, with the gradient at the newest
+  parameters. `REINFORCE` and `ReinforceBaseline` update once, by the sum of the same terms at the parameters that
+  played the episode. To first order in α both are equal, and for α = 2⁻¹³ and 2⁻¹⁴ the curves agree.
+* At α = 2⁻¹² some runs of the book's loop get stuck. The many updates after an early, long episode can drive the
+  probability of an action to 0, and then nothing more is learnt. A single update per episode does not do this.
+* With a baseline and the book's step sizes, our version gets stuck in 16 of 100 runs. The book's w follows the
+  returns within the very first episode. Our w does not change until its end, and then moves by α_w Σ (G - w). This
+  overshoots if α_w times the number of steps is above 2: for α_w = 2⁻⁶, in any episode of more than 128 steps. With
+  α_w = 2⁻⁹ and half the step size for θ it does not overshoot, and the message of the figure is the same: the
+  baseline makes learning several times faster. (These step sizes do not suit the book's loop: its w is then too slow
+  for its θ.)
 """
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How fast is training, beside Stable-Baselines3 in the same run?
+"""Speed of training, compared with Stable-Baselines3 in the same run of this script.
 
     python benchmarks/throughput.py                        # writes benchmarks/results/throughput.{md,png}
     python benchmarks/throughput.py --only A2C --pairs 3   # prints only
 
-Both sides are trained alternately, in pairs, with equal hyperparameters and seeds. What is measured is environment
-steps per second of the whole of `learn`, with SB3's Monitor, a callback and logging, after a warm-up. The table gives
-medians, and the median of the pairs' ratios. The figure needs `pip install pg-agents[bench]`.
+Both sides are trained alternately, in pairs, with equal hyperparameters and seeds. The measure is the number of
+environment steps per second of `learn` as a whole, with SB3's Monitor, a callback and logging, after a warm-up. The
+table gives medians, and the median of the pairs' ratios. The figure needs `pip install pg-agents[bench]`.
 
-Run it on a machine that does nothing else, and without OMP_NUM_THREADS: the number of torch's threads is set here.
+Run it on an idle machine and without OMP_NUM_THREADS: the script sets the number of torch's threads itself.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @contextmanager
 def no_stderr() -> Iterator[None]:
-    """MuJoCo warns, past Python, of Gymnasium's models, each time that one is loaded."""
+    """Hide MuJoCo's warnings about Gymnasium's models, which do not pass through Python."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -60,21 +60,16 @@ def no_stderr() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Workload:
-    """A training that both sides do.
-
-    `steps` is so chosen that the reference takes about 4 s. `reach` and `stretch` are the ratios aimed at.
-    """
+    """A run that both sides do. `steps` makes the reference take about 4 s."""
 
     name: str
     algo: str
     env: str
     n_envs: int
     steps: int
-    reach: float | None = None
-    stretch: float | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
-    reference: str = "SB3"  # or "autograd": our own engine, where SB3 has no such algorithm
-    native: bool = False  # ours in a Gymnasium vector environment
+    reference: str = "SB3"  # or "autograd": our own engine, if SB3 does not have the algorithm
+    native: bool = False  # our side uses a Gymnasium vector environment
     simulator: bool = False  # measure the environment's own rate as well
 
     def make_env(self, side: str) -> Any:
@@ -102,21 +97,19 @@ RL_ZOO3 = {
     "clip_range": SimpleLinearSchedule(0.2),
 }
 WORKLOADS = [
-    Workload("PPO defaults, CartPole, 1 env", "PPO", "CartPole-v1", 1, 10_240, 16, 20),
-    Workload("PPO defaults, Pendulum, 1 env", "PPO", "Pendulum-v1", 1, 10_240, 16, 20),
-    Workload("PPO 8 envs × 256 steps, CartPole", "PPO", "CartPole-v1", 8, 40_960, 6, 8, ROLLOUTS),
-    Workload("PPO 8 envs × 256 steps, CartPole, native", "PPO", "CartPole-v1", 8, 40_960, 9, 12, ROLLOUTS, native=True),
-    Workload("PPO as in rl_zoo3, CartPole, 8 envs", "PPO", "CartPole-v1", 8, 32_768, 6, 8, RL_ZOO3),
-    Workload("A2C defaults, CartPole, 8 envs", "A2C", "CartPole-v1", 8, 49_160, 5, 7),
-    Workload("REINFORCE, CartPole, 8 envs", "REINFORCE", "CartPole-v1", 8, 40_960, 5, 8, reference="autograd"),
+    Workload("PPO defaults, CartPole, 1 env", "PPO", "CartPole-v1", 1, 10_240),
+    Workload("PPO defaults, Pendulum, 1 env", "PPO", "Pendulum-v1", 1, 10_240),
+    Workload("PPO 8 envs × 256 steps, CartPole", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS),
+    Workload("PPO 8 envs × 256 steps, CartPole, native", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS, native=True),
+    Workload("PPO as in rl_zoo3, CartPole, 8 envs", "PPO", "CartPole-v1", 8, 32_768, RL_ZOO3),
+    Workload("A2C defaults, CartPole, 8 envs", "A2C", "CartPole-v1", 8, 49_160),
+    Workload("REINFORCE, CartPole, 8 envs", "REINFORCE", "CartPole-v1", 8, 40_960, reference="autograd"),
     Workload(
         "ReinforceBaseline, CartPole, 8 envs",
         "ReinforceBaseline",
         "CartPole-v1",
         8,
         40_960,
-        5,
-        8,
         reference="autograd",
     ),
     Workload(
@@ -143,22 +136,22 @@ class Watch(BaseCallback):
 
 
 class Training(NamedTuple):
-    """What is measured of one."""
+    """The measurements of one run."""
 
     steps_per_second: float
     episode_length: float  # mean of the last 100 episodes
-    engine: str  # of ours; SB3's has none
+    engine: str  # of our side; SB3 has none
 
 
 def train(workload: Workload, side: str, n_threads: int, steps: int, seed: int = 0) -> Training:
-    """Train once; `n_threads` is what torch has when `learn` is called."""
+    """Train once; `n_threads` is torch's number of threads when `learn` is called."""
     th.set_num_threads(n_threads)
     agent, watch = workload.make_agent(side, seed), Watch()
     gc.collect()
     start = time.perf_counter()
     agent.learn(steps, callback=watch)
     seconds = time.perf_counter() - start
-    # Gymnasium's native vector environments spend a step on each reset: that is none of the environment's.
+    # Gymnasium's native vector environments spend a step on each reset, which is not a step of the environment.
     n_resets = watch.n_episodes if workload.native and side == "ours" else 0
     rate = (agent.num_timesteps - n_resets) / seconds
     agent.get_env().close()
@@ -182,7 +175,7 @@ def simulator_rate(workload: Workload, steps: int) -> float:
 
 
 class Stopwatch:
-    """Adds up the time within callables, by part; a call within a timed call counts for the outer one."""
+    """Sum of the time within callables, by part; a call within a timed call counts for the outer one."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -205,7 +198,7 @@ class Stopwatch:
         return call
 
     def maker(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, but what it returns is timed when called."""
+        """The same function, but the callable that it returns is timed."""
         return lambda *args, **kwargs: self._timed_object(part, function(*args, **kwargs))
 
     def _timed_object(self, part: str, original: Any) -> Any:
@@ -221,7 +214,7 @@ class Stopwatch:
         return Timed()
 
     def shares(self, total: float) -> dict[str, float]:
-        """Of the total; the rest is loop, buffer, estimators, callbacks and logging."""
+        """Shares of the total; the rest is loop, buffer, estimators, callbacks and logging."""
         rest = total - sum(self.seconds.values())
         return {name: value / total for name, value in (self.seconds | {"rest": rest}).items()}
 
@@ -229,8 +222,8 @@ class Stopwatch:
 def timers(watch: Stopwatch, agent: Any) -> ExitStack:
     """A context in which the agent's parts are timed.
 
-    SB3 acts through the policy and steps the environment. Ours acts through what `Engine.actor` returns and steps
-    through what `pg_agents.envs.stepping.stepper` returns.
+    SB3 acts through the policy and steps the environment. Our side acts through the actor that `Engine.actor` returns
+    and steps through the function that `pg_agents.envs.stepping.stepper` returns.
     """
     stack = ExitStack()
 
@@ -257,7 +250,7 @@ def timers(watch: Stopwatch, agent: Any) -> ExitStack:
 
 
 def shares(workload: Workload, side: str, n_threads: int, steps: int) -> dict[str, float]:
-    """Shares of time in a training of its own, which is not among those whose speed is reported."""
+    """Shares of time in a separate run, whose speed is not reported."""
     th.set_num_threads(n_threads)
     agent, watch = workload.make_agent(side, seed=0), Stopwatch()
     with timers(watch, agent):
@@ -270,7 +263,7 @@ def shares(workload: Workload, side: str, n_threads: int, steps: int) -> dict[st
 
 
 def fresh_process(module: str, cache: str | None = None) -> dict[str, float]:
-    """What `start.py` measures, with torch's own number of threads, and Numba's cache in a folder of its own."""
+    """The measurements of `start.py`, with torch's own number of threads and a separate folder for Numba's cache."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment |= {} if cache is None else {"NUMBA_CACHE_DIR": cache}
     command = [sys.executable, str(Path(__file__).parent / "start.py"), module]
@@ -280,7 +273,7 @@ def fresh_process(module: str, cache: str | None = None) -> dict[str, float]:
 
 def start_table(repeats: int) -> str:
     """First and later starts, and peak memory."""
-    fresh_process("stable_baselines3")  # from now on, the files are in the operating system's cache
+    fresh_process("stable_baselines3")  # brings the files into the operating system's cache
     with tempfile.TemporaryDirectory() as cache:
         first = fresh_process("pg_agents", cache)
         runs: dict[str, list[dict[str, float]]] = {"stable_baselines3": [], "pg_agents": []}
@@ -291,11 +284,11 @@ def start_table(repeats: int) -> str:
     lines = [
         "| PPO on CartPole-v1, 8 envs, in a fresh process | SB3 | ours | ours − SB3 |",
         "|---|---|---|---|",
-        f"| import, construct, first rollout and update; first use ever (compiles) | {theirs['start']:.1f} s "
+        f"| import, construct, first rollout and update, on first use (compiles) | {theirs['start']:.1f} s "
         f"| {first['start']:.1f} s | {first['start'] - theirs['start']:+.1f} s |",
         f"| the same, later (compiled code is cached) | {theirs['start']:.1f} s | {ours['start']:.1f} s "
         f"| {ours['start'] - theirs['start']:+.1f} s |",
-        f"| peak memory of a short training, first use ever | {theirs['memory']:.0f} MB | {first['memory']:.0f} MB "
+        f"| peak memory of a short run, on first use | {theirs['memory']:.0f} MB | {first['memory']:.0f} MB "
         f"| {first['memory'] - theirs['memory']:+.0f} MB |",
         f"| the same, later | {theirs['memory']:.0f} MB | {ours['memory']:.0f} MB "
         f"| {ours['memory'] - theirs['memory']:+.0f} MB |",
@@ -304,7 +297,7 @@ def start_table(repeats: int) -> str:
 
 
 def scaling_table(n_threads: dict[str, int], scale: float) -> str:
-    """Microseconds per step over the length of rollouts and of the training; Pendulum's episodes are all as long."""
+    """Microseconds per step by length of rollout and of run; Pendulum's episodes all have the same length."""
 
     def workload(n_steps: int) -> Workload:
         kwargs = {"n_steps": n_steps, "batch_size": 256, "n_epochs": 10}
@@ -350,35 +343,32 @@ class Measured:
 
     @property
     def ratios(self) -> np.ndarray:
-        """Of each pair."""
+        """Ratio of each pair."""
         return self.pairs[:, 1] / self.pairs[:, 0]
 
     @property
     def faster_threads(self) -> int:
-        """With how many threads the reference is faster."""
+        """Number of threads with which the reference is faster."""
         return max(self.reference_threads, key=self.reference_threads.__getitem__)
 
     @property
     def row(self) -> str:
-        """Of the table."""
+        """Row of the table."""
         work, ratio = self.workload, np.median(self.ratios)
         theirs, ours = self.rates
-        aims = [
-            "" if aim is None else f"{aim:g}× {'yes' if ratio >= aim else 'no'}" for aim in (work.reach, work.stretch)
-        ]
         cells = [work.name, work.reference, str(self.faster_threads), f"{theirs:,.0f}", f"{ours:,.0f}"]
-        cells += [f"**{ratio:.2f}**", f"{self.ratios.min():.2f}–{self.ratios.max():.2f}", *aims]
+        cells += [f"**{ratio:.2f}**", f"{self.ratios.min():.2f}–{self.ratios.max():.2f}"]
         return "| " + " | ".join(cells) + " |"
 
 
 HEAD = (
-    "| workload | reference | its threads | reference, steps/s | ours, steps/s | ratio | pairs | reach | stretch |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| workload | reference | its threads | reference, steps/s | ours, steps/s | ratio | pairs |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
 def measure(workload: Workload, n_pairs: int, default_threads: int, scale: float) -> Measured:
-    """Warm up, choose the reference's number of threads, then pairs, then where the time goes."""
+    """Warm up, choose the reference's number of threads, measure pairs, then measure shares of time."""
     steps, reference = int(workload.steps * scale), workload.reference
     for side in (reference, "ours"):
         train(workload, side, default_threads, steps // 4)
@@ -433,7 +423,7 @@ def threads_table(measured: list[Measured]) -> str:
 
 
 def notes(measured: list[Measured]) -> str:
-    """What the tables do not say: whether both sides' work was alike, and how far the simulator is."""
+    """Remarks on the tables: episode lengths of both sides, and the simulator's own speed."""
     lines = []
     for one in measured:
         name, sides = one.workload.name, list(one.shares)
@@ -441,14 +431,14 @@ def notes(measured: list[Measured]) -> str:
             lengths = " and ".join(
                 f"{length:.0f} ({side})" for side, length in zip(sides, one.lengths.mean(0), strict=True)
             )
-            lines.append(f"* {name}: the last episodes' mean length is {lengths}.")
+            lines.append(f"* {name}: the mean length of the last episodes is {lengths}.")
         if one.simulator is not None:
             parts = " and ".join(
                 f"{rate / one.simulator:.0%} ({side})" for side, rate in zip(sides, one.rates, strict=True)
             )
             lines.append(
-                f"* {name}: the environment alone, with random actions, makes {one.simulator:,.0f} steps/s; "
-                f"training reaches {parts} of that."
+                f"* {name}: the environment alone, with random actions, runs at {one.simulator:,.0f} steps/s. "
+                f"Training runs at {parts} of that."
             )
     return "\n".join(lines)
 
@@ -469,7 +459,7 @@ def _plain(value: Any) -> Any:
 
 
 def figure(measured: list[Measured], path: Path) -> None:
-    """Steps per second of both sides, and how each side's time divides."""
+    """Steps per second of both sides, and the shares of each side's time."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -510,14 +500,14 @@ def figure(measured: list[Measured], path: Path) -> None:
 
 
 def cpu_model() -> str:
-    """As Linux names it."""
+    """The processor's name in Linux."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def torch_default_threads() -> int:
-    """Torch's number of threads where nobody set OMP_NUM_THREADS."""
+    """Torch's number of threads without OMP_NUM_THREADS."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
     return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
@@ -525,12 +515,12 @@ def torch_default_threads() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="trainings of each side per workload (default 5)")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each side per workload (default 5)")
     parser.add_argument(
-        "--only", metavar="NAME", default="", help="workloads whose name contains this; writes no files"
+        "--only", metavar="NAME", default="", help="part of the names of the workloads to measure; writes no files"
     )
-    parser.add_argument("--steps-scale", type=float, default=1.0, help="multiplies the steps of all trainings")
-    parser.add_argument("--output", type=Path, default=RESULTS / "throughput", help="without suffix")
+    parser.add_argument("--steps-scale", type=float, default=1.0, help="factor for the steps of all runs (default 1)")
+    parser.add_argument("--output", type=Path, default=RESULTS / "throughput", help="path of results, without suffix")
     args = parser.parse_args()
     if args.pairs < 1:
         parser.error("--pairs: at least 1")
@@ -561,14 +551,15 @@ def main() -> None:
     figure(measured, args.output.with_suffix(".png"))
     args.output.with_suffix(".md").write_text(f"""# Throughput
 
-Made by `{command}` on {date.today().isoformat()} in {minutes:.0f} minutes, on {cpu_model()} (load
-when it began: {load:.2f}), with {", ".join(f"{name} {number}" for name, number in versions.items())}.
+Generated by `{command}` on {date.today().isoformat()} in {minutes:.0f} minutes, on {cpu_model()} (load
+at the start: {load:.2f}), with {", ".join(f"{name} {number}" for name, number in versions.items())}.
 
-Environment steps per second of the whole of `learn`, with SB3's Monitor, a callback and logging; medians of
-{args.pairs} trainings of each side, alternating, after a warm-up. The ratio is the median of the pairs' ratios. The
-reference runs with as many torch threads as make it faster, one or torch's default of {default_threads}; ours
-decides for itself. SB3 has no REINFORCE: there the reference is our own engine `autograd`. "native": our side
-trains in Gymnasium's own vector environment, whose steps that only reset are not counted; SB3 does not take it.
+The table gives environment steps per second of `learn` as a whole, with SB3's Monitor, a callback and logging. It
+shows medians of {args.pairs} runs of each side, in alternation, after a warm-up. The ratio is the median of the
+pairs' ratios. The reference runs with the number of torch threads that makes it faster: one, or torch's default of
+{default_threads}. Our side chooses its number itself. SB3 has no REINFORCE, so the reference there is our own engine
+`autograd`. In rows marked "native", our side trains in Gymnasium's own vector environment, which SB3 does not accept.
+Its steps that only reset are not counted.
 
 {HEAD}
 {chr(10).join(one.row for one in measured)}
@@ -577,8 +568,8 @@ trains in Gymnasium's own vector environment, whose steps that only reset are no
 
 ## Where the time goes
 
-In a training of its own with timers around the environment's `step`, the policy's forward pass (acting) and `train`
-(learning). The rest is the loop: buffers, estimators, callbacks, statistics, logging.
+These shares come from separate runs, with timers around the environment's `step`, the policy's forward pass (acting)
+and `train` (learning). The rest is the loop: buffers, estimators, callbacks, statistics and logging.
 
 {shares_text}
 
@@ -586,13 +577,13 @@ In a training of its own with timers around the environment's `step`, the policy
 
 ## The reference's number of threads
 
-Medians of 2 shorter trainings each.
+Each number is the median of 2 shorter runs.
 
 {threads_text}
 
 ## Cost of a step
 
-Does it grow with the length of rollouts or of the training?
+The cost of a step by length of rollout and of run:
 
 {scaling_text}
 

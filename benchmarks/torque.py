@@ -1,14 +1,14 @@
-"""Continuous torque: how near PPO comes to the exact optimum, and to reference controllers, with up to 20 joints.
+"""Continuous torque: PPO against the exact optimum and reference controllers, with up to 20 joints.
 
     python benchmarks/torque.py                # 5 seeds; writes benchmarks/results/torque.{md,json,png}
     python benchmarks/torque.py --only chain --seeds 2
 
-TorqueLQR: J/J*, the discounted cost (gamma = .99) of the learnt policy without its noise, divided by the optimum's.
-J* and the cost of a linear policy are exact (Riccati's and Lyapunov's equations); that of other policies is the mean
-over 1,000 simulated starts. TorqueArm: the mean return of 500 episodes without noise, beside the reference scores, and
-where between random torques (0) and the reference controller (1) it lies. All policies of a task get as many steps and
-the same hyperparameters: Gaussian actions, 11 bins for each joint and, where the optimum is linear, a linear Gaussian
-policy.
+TorqueLQR: J/J*, the discounted cost (gamma = .99) of the learnt policy without its noise, divided by the cost of the
+optimum. J* and the cost of a linear policy are exact (Riccati's and Lyapunov's equations); the cost of other policies
+is the mean over 1,000 simulated starts. TorqueArm: the mean return of 500 episodes without noise, beside the
+reference scores, and normalised: 0 for random torques, 1 for the reference controller. All policies of a task have
+the same number of steps and the same hyperparameters: Gaussian actions, 11 bins for each joint and, if the optimum is
+linear, a linear Gaussian policy.
 """
 
 from __future__ import annotations
@@ -31,27 +31,26 @@ import matplotlib.pyplot as plt
 
 BINS = 11
 LINEAR, GAUSSIAN, BINNED = "linear Gaussian", "Gaussian", f"{BINS} bins"
-GAMMA = 0.99  # of the LQR's cost
-FIRST_SEED = 100  # the hyperparameters have not seen these
+GAMMA = 0.99  # discount of the LQR's cost
+FIRST_SEED = 100  # the hyperparameters were chosen on lower seeds
 
 
 @dataclass(frozen=True)
 class Task:
-    """An environment and the steps that PPO gets on it."""
+    """An environment and PPO's number of steps on it."""
 
     n_joints: int
     n_timesteps: int
-    dynamics: str | None = None  # of the arm; None is the LQR
-    target: float | None = None  # of J/J*; the arm's is the reference controller
+    dynamics: str | None = None  # dynamics of the arm; None for the LQR
 
     @property
     def name(self) -> str:
-        """For people and for `--only`."""
+        """Name in tables and for `--only`."""
         return f"{'LQR' if self.dynamics is None else self.dynamics + ' arm'}, n = {self.n_joints}"
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """What is trained."""
+        """Policies that are trained."""
         return (LINEAR, GAUSSIAN, BINNED) if self.dynamics is None else (GAUSSIAN, BINNED)
 
     def make(self, n_envs: int, **kwargs: Any) -> gym.vector.VectorEnv:
@@ -62,10 +61,10 @@ class Task:
 
 
 TASKS = [
-    Task(1, 100_000, target=1.03),
-    Task(2, 100_000, target=1.03),
-    Task(5, 200_000, target=1.05),
-    Task(20, 1_000_000, target=1.10),
+    Task(1, 100_000),
+    Task(2, 100_000),
+    Task(5, 200_000),
+    Task(20, 1_000_000),
     Task(2, 200_000, "geared"),
     Task(7, 200_000, "geared"),
     Task(20, 300_000, "geared"),
@@ -92,7 +91,7 @@ def settings(task: Task) -> dict[str, Any]:
 
 
 def train(task: Task, policy: str, seed: int) -> dict[str, float]:
-    """One training, and its score: J/J*, or the mean return."""
+    """One run and its score: J/J*, or the mean return."""
     values = settings(task)
     learning_rate, n_envs = values.pop("learning_rate"), values.pop("n_envs")
     net_arch = {"pi": [] if policy == LINEAR else [64, 64], "vf": [64, 64]}
@@ -113,7 +112,7 @@ def train(task: Task, policy: str, seed: int) -> dict[str, float]:
 
 
 def score(task: Task, policy: str, model: PPO) -> float:
-    """What a model reaches without its noise."""
+    """Score of a model without its noise."""
     dynamics = task.make(1).unwrapped.dynamics
     if policy == LINEAR:
         action_net = model.policy.action_net
@@ -138,7 +137,7 @@ def evaluate(task: Task, policy: str, act: Any) -> float:
 
 
 def references(task: Task) -> dict[str, float]:
-    """The arm's reference scores; J/J* of no torque."""
+    """Reference scores of the arm, or J/J* of no torque."""
     if task.dynamics is not None:
         return reference_scores("pg/TorqueArm-v0", n_joints=task.n_joints, dynamics=task.dynamics)
     dynamics = task.make(1).unwrapped.dynamics
@@ -153,13 +152,13 @@ def tables(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]
         chosen = [task for task in tasks if (task.dynamics is None) == kind]
         if not chosen:
             continue
-        goal = "asked" if kind else "reference controller"
+        controller = "" if kind else " reference controller |"
         policies = chosen[0].policies
-        normalised = "" if kind else " normalised |" * len(policies)
+        normalised = "" if kind else "".join(f" {policy}, normalised |" for policy in policies)
         lines += [
             f"## {heading}: mean [95 % interval] over seeds\n",
-            f"| task | steps | {goal} | no torque | {' | '.join(policies)} |{normalised} seconds |",
-            "|---|---|---|---|" + "---|" * (len(policies) * (1 if kind else 2) + 1),
+            f"| task | steps |{controller} no torque | {' | '.join(policies)} |{normalised} seconds |",
+            "|---|---|---|" + "---|" * (len(policies) + 1 if kind else 2 * len(policies) + 2),
         ]
         for task in chosen:
             digits = 3 if kind else 1
@@ -168,10 +167,10 @@ def tables(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]
                 means = [np.mean([run["score"] for run in runs[task][name]]) for name in policies]
                 results += [f"{normalised_score(mean, refs[task]):.2f}" for mean in means]
             seconds = " / ".join(f"{np.median([run['seconds'] for run in runs[task][name]]):.0f}" for name in policies)
-            goal = f"<= {task.target}" if kind else f"{refs[task]['controller']:.1f}"
+            controller = "" if kind else f" {refs[task]['controller']:.1f} |"
             zero = f"{refs[task]['zero']:.{digits}f}"
             lines.append(
-                f"| {task.name} | {task.n_timesteps:,} | {goal} | {zero} | {' | '.join(results)} | {seconds} |"
+                f"| {task.name} | {task.n_timesteps:,} |{controller} {zero} | {' | '.join(results)} | {seconds} |"
             )
         lines.append("")
     return "\n".join(lines)
@@ -190,12 +189,10 @@ def figure(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]
                 scores = [run["score"] for run in runs[task][policy]]
                 label = policy if place == 0 else None
                 axis.plot([place + shift] * len(scores), scores, "o", ms=4, color=COLOURS[policy], label=label)
-            goal = task.target if task.dynamics is None else refs[task]["controller"]
-            name = "asked" if task.dynamics is None else "reference controller"
-            axis.hlines(goal, place - 0.4, place + 0.4, "black", label=name if place == 0 else None)
             if task.dynamics is not None:
-                zero = refs[task]["zero"]
-                axis.hlines(zero, place - 0.4, place + 0.4, "grey", ":", label="no torque" if place == 0 else None)
+                for name, label, style in (("controller", "reference controller", "-"), ("zero", "no torque", ":")):
+                    level, colour = refs[task][name], "black" if name == "controller" else "grey"
+                    axis.hlines(level, place - 0.4, place + 0.4, colour, style, label=None if place else label)
         axis.set_xticks(range(len(chosen)), [task.name.replace(", ", "\n") for task in chosen])
         axis.legend(
             fontsize=8, ncols=1 if axis is axes[0] else 2, loc="upper left" if axis is axes[0] else (0.25, 0.15)
@@ -213,7 +210,7 @@ def figure(tasks: list[Task], runs: dict[Task, dict[str, list[dict[str, float]]]
 def main() -> None:
     args = arguments(__doc__, seeds=5).parse_args()
     tasks = [task for task in TASKS if args.only in task.name]
-    # The longest first, so that no process is left alone with one at the end.
+    # The longest run first, so that the processes end at about the same time.
     jobs = [(task, policy, seed) for task in tasks for policy in task.policies for seed in range(args.seeds)]
     jobs.sort(key=lambda job: -job[0].n_timesteps)
     results = dict(zip(jobs, run_all(train, jobs, args.jobs), strict=True))
@@ -224,7 +221,7 @@ def main() -> None:
     refs = {task: references(task) for task in tasks}
     raw = [{"task": task.name, "n_timesteps": task.n_timesteps, **refs[task], "runs": runs[task]} for task in tasks]
     text = tables(tasks, runs, refs) + (
-        "\nSeconds of one training: medians, in the order of the columns, two trainings at a time. Normalised: 0 for "
+        "\nSeconds: median time of one run, in the order of the columns, with two runs in parallel. Normalised: 0 for "
         "random torques, 1 for the reference controller."
     )
     write("torque", "Continuous torque", text, raw, figure(tasks, runs, refs), args.output)

@@ -1,9 +1,9 @@
-"""Torque bandit: how a Gaussian policy drifts out of its box, or stays on a lower peak, where bins do neither.
+"""Torque bandit: a Gaussian policy drifts out of its box or stays on a lower peak; bins do neither.
 
     python benchmarks/torque_bandit.py          # 10 seeds; writes benchmarks/results/torque_bandit.{md,json,png}
 
-PPO on `pg/TorqueBandit-v0`, one step an episode, with a Gaussian that starts at mean 0 and standard deviation 1, or
-with 41 bins. The reward is the exact expectation under the last policy.
+PPO trains on `pg/TorqueBandit-v0`, whose episodes have one step, with a Gaussian that starts at mean 0 and standard
+deviation 1, or with 41 bins. The reward is the exact expectation under the last policy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLOURS = {GAUSSIAN: "#d62728", BINNED: "#1f77b4"}
 
 @dataclass(frozen=True)
 class Task:
-    """A bandit, a policy and how it learns."""
+    """A bandit, a policy and its hyperparameters."""
 
     kind: str
     policy: str
@@ -47,7 +47,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """For people and for `--only`."""
+        """Name in tables and for `--only`."""
         bonus = f", entropy bonus {self.ent_coef}" if self.ent_coef else ""
         return f"{self.kind}, {self.policy}, step size {self.learning_rate:g}{bonus}"
 
@@ -55,7 +55,7 @@ class Task:
 DRIFT = Task("narrow", GAUSSIAN, 1e-2)
 CAREFUL = Task("narrow", GAUSSIAN, 1e-3)
 STUCK = Task("unequal", GAUSSIAN, 1e-3)
-# Normalised advantages grow without limit as the rewards become equal, and would outweigh any bonus.
+# Normalised advantages grow without limit as the rewards become equal, and they would outweigh any bonus.
 BLOWN_UP = Task("unequal", GAUSSIAN, 1e-3, ent_coef=0.2, normalize_advantage=False)
 TASKS = (
     DRIFT,
@@ -69,7 +69,7 @@ TASKS = (
 
 
 def expected_reward(task: Task, found: list[float]) -> float:
-    """The mean reward: for a Gaussian, over cells of the box, and what is clipped to its two ends."""
+    """The mean reward; for a Gaussian, summed over cells of the box and the probability clipped to its two ends."""
     if task.policy == BINNED:
         return float(np.array(found) @ reward(BINS, task.kind))
     mean, std = found
@@ -81,7 +81,7 @@ def expected_reward(task: Task, found: list[float]) -> float:
 
 
 class Path(BaseCallback):
-    """Steps, mean reward and, of a Gaussian, mean and standard deviation, before every fourth rollout."""
+    """Steps, mean reward and, for a Gaussian, mean and standard deviation, before every fourth rollout."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def train(task: Task, seed: int) -> dict[str, Any]:
 
 
 def figure(by_task: dict[Task, list[dict[str, Any]]]) -> Any:
-    """The two rewards, means that leave the box, what is earned, and standard deviations."""
+    """The two rewards, means that leave the box, mean rewards, and standard deviations."""
     drawn, axes = plt.subplots(1, 4, figsize=(17, 3.8), layout="constrained")
     torques = np.linspace(-1, 1, 1001)
     for kind, style in (("narrow", "-"), ("unequal", "--")):
@@ -168,7 +168,7 @@ def main() -> None:
     tasks = [task for task in TASKS if options.only in task.name]
     by_task = run_seeds(train, tasks, options.seeds, options.jobs)
     lines = [
-        "| bandit and policy | steps | mean reward of the last policy | least | largest | "
+        "| bandit and policy | steps | mean reward of the last policy | smallest | largest | "
         "means outside the box | standard deviation, median | CPU seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -184,15 +184,18 @@ def main() -> None:
             f"{max(rewards):.3f} | {outside} | {width} | {seconds:.1f} |"
         )
     text = f"""
-{options.seeds} seeds, means with 95 % bootstrap intervals; the best possible reward is 1 in both bandits.
+The table gives means over {options.seeds} seeds with 95 % bootstrap intervals. The best possible reward is 1 in both
+bandits.
 
 {chr(10).join(lines)}
 
-`narrow` (two peaks of width .05): with large steps the Gaussian finds a peak, narrows, and is thrown off it and out of
-the box, where clipping makes all torques equal; nothing is earned there and nothing leads back. Small steps find a peak
-and stay, and so do bins with either. `unequal` (a
-wide peak of .6, a narrow one of 1): the Gaussian stays on the wide one, bins find the narrow one. An entropy bonus does
-not help it over: a Gaussian's entropy has no upper limit, and its width grows until nearly all torques are clipped.
+`narrow` has two peaks of width .05. With large steps, the Gaussian finds a peak, narrows, and is thrown off the peak
+and out of the box, where clipping makes all torques equal. It earns nothing there, and no gradient leads back. With
+small steps, it finds a peak and stays there. Bins do so with either step size.
+
+`unequal` has a wide peak of .6 and a narrow peak of 1. The Gaussian stays on the wide peak, and bins find the narrow
+one. An entropy bonus does not move the Gaussian across: its entropy has no upper limit, and its width grows until
+nearly all torques are clipped.
 """
     raw = [{"task": asdict(task), "runs": rows} for task, rows in by_task.items()]
     complete = not options.only

@@ -1,4 +1,4 @@
-"""What mkdocs needs to know of this repository: the benchmarks' results are pages too."""
+"""Hooks for mkdocs: the results of the benchmarks are pages of the site too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add benchmarks/results to the site, where the pages' links look for them."""
+    """Add benchmarks/results to the site, so that the links of other pages find them."""
     for path in sorted((ROOT / "benchmarks" / "results").iterdir()):
         if path.suffix in (".md", ".png"):
             files.append(File.generated(config, f"benchmarks/results/{path.name}", abs_src_path=str(path)))
@@ -19,5 +19,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """In the repository, docs and benchmarks are neighbours; in the site, the one is in the other."""
+    """Adapt links: benchmarks/ is beside docs/ in the repository, but a folder of the site."""
     return markdown.replace("](../benchmarks/", "](benchmarks/") if "/" not in page.file.src_uri else markdown

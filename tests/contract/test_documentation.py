@@ -60,8 +60,9 @@ SHORT = {
     "list": "",
     "benchmark": "-n 64 --seeds 1 --eval-points 0 --final-episodes 1",
     "report": "",
+    "crosscheck": "--algos a2c",
 }
-NOT_OURS = ("pip", "tox", "tensorboard", "pre-commit", "mkdocs", "python")  # begin the other commands
+NOT_OURS = ("pip", "tox", "tensorboard", "pre-commit", "pytest", "mkdocs", "python")  # begin the other commands
 STAND_INS = {"mine": "ppo", "signed": "ppo"}  # an algorithm of the reader's own is here one of ours
 # Evidence needs an entry of the reader's own to belong to, and a search, however short, is some twenty trainings.
 ONLY_READ = ("evidence", "tune")

@@ -44,7 +44,7 @@ def test_a_page_lists_each_argument_with_its_default(name):
     own = {parameter.name: parameter.default for parameter in parameters if parameter.name not in common}
     page = (PAGES / f"{name}.md").read_text()
     found = listed(page)
-    if elsewhere := re.search(r"\]\((\w+)\.md\), like all that is not listed here", page):
+    if elsewhere := re.search(r"\]\((\w+)\.md\), like every argument that is not listed here", page):
         found = {**listed((PAGES / f"{elsewhere[1]}.md").read_text()), **found}
         found = {argument: default for argument, default in found.items() if argument in own}
     assert found == own
