@@ -177,6 +177,7 @@ class PolicyGradient(Arguments):
             setattr(self, name, values[name])
         # For diagnostics: called before each epoch of an update.
         self.on_epoch: Callable[[], None] | None = None
+        self._in_mid_episode = False
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
@@ -258,9 +259,7 @@ class PolicyGradient(Arguments):
         if isinstance(self.rollout_buffer, EpisodeMixin):
             assert self.n_episodes is not None
             self.rollout_buffer.n_episodes = self.n_episodes
-        before = getattr(self, "episode_statistics", None)
         self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
-        self.episode_statistics.mid_episode = before is not None and before.mid_episode
         check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
@@ -286,12 +285,13 @@ class PolicyGradient(Arguments):
         return method in vars(self) or getattr(type(self), method) is not getattr(PolicyGradient, method)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, "_own_generator"]
+        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, "_own_generator", "episode_statistics"]
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `copy` and `pickle`: without the engine, which holds addresses, and without watchers."""
-        self._lazy_log.write(self._logger) if hasattr(self, "_logger") else None
-        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
+        if hasattr(self, "_logger"):
+            self._lazy_log.write(self._logger)
+        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS} | {"on_epoch": None}
 
     @classmethod
     def load(
@@ -413,6 +413,7 @@ class PolicyGradient(Arguments):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
+            self._in_mid_episode = False
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
         self._engine_in_use = self._make_engine(self.loss())
@@ -517,6 +518,8 @@ class PolicyGradient(Arguments):
             to_environment=self.environment_actions if self._overrides("environment_actions") else None,
             max_episode_steps=self.max_episode_steps,
             on_filled=on_filled,
+            mid_episode=self._in_mid_episode,
+            note_mid_episode=partial(setattr, self, "_in_mid_episode"),
         )
         return self.collector_class(self, setting, env, callback, rollout_buffer, n_rollout_steps).collect()
 

@@ -31,13 +31,11 @@ class EpisodeStatistics:
     Attributes:
         running: `(N,)`, return so far of each environment's current episode.
         finished: Returns of the last `window` finished episodes.
-        mid_episode: A rollout of whole episodes was stopped, so that environments are in the middle of episodes.
     """
 
     def __init__(self, n_envs: int, window: int) -> None:
         self.running = np.zeros(n_envs)
         self.finished: deque[float] = deque(maxlen=window)
-        self.mid_episode = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ class Setting:
         to_environment: Turns drawn actions into the environment's; None for `policies.environment_actions`.
         max_episode_steps: A whole episode that is longer raises an error.
         on_filled: Called when the buffer is complete, before the callback hears of it.
+        mid_episode: A rollout of whole episodes was stopped, so that environments are in the middle of episodes.
+        note_mid_episode: Called with the new value of `mid_episode`.
     """
 
     engine: Callable[[], Engine]
@@ -61,6 +61,8 @@ class Setting:
     to_environment: Callable[[np.ndarray], np.ndarray] | None = None
     max_episode_steps: float = np.inf
     on_filled: Callable[[], None] | None = None
+    mid_episode: bool = False
+    note_mid_episode: Callable[[bool], None] = lambda mid_episode: None
 
 
 class Collector:
@@ -291,13 +293,13 @@ class EpisodeCollector(Collector):
         """Start all environments at the beginning of an episode, unless they are there already."""
         agent = self.agent
         self._began = np.zeros(self.n_envs, dtype=int)
-        if self.setting.statistics.mid_episode or not np.all(agent._last_episode_starts):
+        if self.setting.mid_episode or not np.all(agent._last_episode_starts):
             agent._last_obs = self.env.reset()  # type: ignore[assignment]
             check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
             agent._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             self.setting.statistics.running[:] = 0
         # Until the rollout is complete: a rollout that is stopped leaves episodes that began and were not stored.
-        self.setting.statistics.mid_episode = True
+        self.setting.note_mid_episode(True)
         super().begin()
 
     def is_complete(self) -> bool:
@@ -321,7 +323,7 @@ class EpisodeCollector(Collector):
 
     def finish(self) -> None:
         """As `Collector.finish`."""
-        self.setting.statistics.mid_episode = False
+        self.setting.note_mid_episode(False)
         super().finish()
 
     def _counts(self, index: int) -> bool:

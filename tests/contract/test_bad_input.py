@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
-from pg_agents.checks import check_observations
+from pg_agents.observations import check_observations
 
 ALGORITHMS = [REINFORCE, ReinforceBaseline, ActorCritic, A2C, PPO]
 SHORT = {

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline, theory
 from pg_agents.diagnostics import AdvantageDiagnostics, GradientDiagnostics, PolicyDiagnostics, PolicyPicture
+from pg_agents.engines import threads
 from pg_agents.theory.policies import LinearActorCritic
 
 SGD = {"optimizer_class": th.optim.SGD}
@@ -302,8 +303,9 @@ def test_two_threads_arrive_at_the_same_when_watched(monkeypatch):
         )
         th.set_num_threads(n_threads)
         try:
-            agent.learn(192, callback)
-            assert agent._n_threads == n_threads
+            available = Spy(step=lambda spy: threads.available())
+            agent.learn(192, [callback, available] if callback else available)
+            assert set(available.seen) == {n_threads}
         finally:
             th.set_num_threads(before)
         return flat(agent.policy), agent.logger.name_to_value["train/grad_norm"]

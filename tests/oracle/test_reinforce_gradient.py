@@ -159,7 +159,7 @@ def test_value_learning_rate_moves_the_critic_alone():
     assert th.equal(before["action_net.weight"], after["action_net.weight"])
     assert th.equal(before["action_net.bias"], after["action_net.bias"])
     buffer = agent.rollout_buffer
-    errors = (buffer.returns - buffer.values).flatten()[buffer.counted.T.flatten()]
+    errors = (buffer.returns - buffer.values).flatten()[buffer.trained_on.T.flatten()]
     # 1/2 (G - V)², summed over each episode's steps and averaged over 2 environments x 4 episodes.
     step = 0.01 * errors.sum() / 8
     assert (after["value_net.bias"] - before["value_net.bias"]).item() == pytest.approx(step, rel=1e-4)
