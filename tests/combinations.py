@@ -1,6 +1,6 @@
-"""Combinations of parameters that say as much as their product, or nearly, in far fewer tests.
+"""Combinations of parameters in place of their product: far fewer tests that find nearly as many faults.
 
-Values are given as a dictionary, whose keys become the names of the tests, or as a list.
+Each parameter is a dictionary, whose keys name the tests, or a list of values.
 """
 
 import itertools
@@ -9,7 +9,7 @@ import pytest
 
 
 def each_value(*parameters):
-    """Every value of every parameter at least once: as many rows as the longest has values; the others come in turn."""
+    """Every value of every parameter at least once, in as many rows as the longest parameter has values."""
     lists = [_named(values) for values in parameters]
     n_rows = max(map(len, lists))
     return [_row([values[number % len(values)] for values in lists]) for number in range(n_rows)]
@@ -18,8 +18,8 @@ def each_value(*parameters):
 def each_pair(*parameters):
     """Every pair of values of any two parameters at least once.
 
-    Most faults that depend on more than one parameter depend on two. A row begins with the first pair that is still
-    missing; the other parameters get the values that complete most of the missing pairs.
+    Most faults that depend on more than one parameter depend on two. Each row begins with the first missing pair; the
+    other parameters take the values that complete most of the missing pairs.
     """
     lists = [_named(values) for values in parameters]
     positions = [[(place, number) for number in range(len(values))] for place, values in enumerate(lists)]

@@ -1,4 +1,4 @@
-"""Environments and agents small enough that a claim can be checked in a moment, and a callback that looks on."""
+"""Small environments and agents, and one callback that records what it sees: a claim is checked in a moment."""
 
 import gymnasium as gym
 import numpy as np
@@ -47,13 +47,13 @@ class TinyEnv(gym.Env):
 
 
 class FaultyEnv(TinyEnv):
-    """Does what it is told in its k-th step, counted over all episodes, and nothing else wrong.
+    """A `TinyEnv` with one fault.
 
     Args:
-        at: k; 0 is the first reset.
-        observation: What is then observed.
-        reward: What is then paid.
-        error: What is then raised.
+        at: The faulty step, counted over all episodes; 0 is every reset.
+        observation: The observation of that step; None for the usual one.
+        reward: The reward of that step; None for the usual one.
+        error: An exception that the step raises, or None.
     """
 
     def __init__(self, action_space=None, observation_space=None, *, at=18, observation=None, reward=None, error=None,
@@ -77,11 +77,11 @@ class FaultyEnv(TinyEnv):
 
 
 class ScriptedEnv(gym.Env):
-    """Episode k has `lengths[k]` steps, and so again from the first; the observation is (k, t), the reward t.
+    """Step t of episode k is observed as (k, t) and pays t.
 
     Args:
-        lengths: Of the episodes.
-        time_limit: Whether all end by a time limit; None lets them do so in turn, after a termination.
+        lengths: Numbers of steps of the first episodes; later ones repeat them.
+        time_limit: Whether a time limit ends each episode; None alternates, beginning with a termination.
     """
 
     observation_space = spaces.Box(-1, np.inf, (2,), np.float32)
@@ -109,11 +109,11 @@ class ScriptedEnv(gym.Env):
 
 
 class Spy(BaseCallback):
-    """Notes the events in order and what the functions given for them see.
+    """Records all events in `events`, and in `seen` what the functions given for some of them return.
 
     Args:
-        answer: What `on_step` returns, a function of the spy.
-        **at: By event, a function of the spy; what it returns is appended to `seen`.
+        answer: Function of the spy that gives the return value of `on_step`.
+        **at: Functions of the spy by event: `training_start`, `rollout_start`, `step`, `rollout_end`, `training_end`.
     """
 
     def __init__(self, answer=lambda spy: True, **at):

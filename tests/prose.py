@@ -1,12 +1,12 @@
-"""What a message says, whatever its words: tests ask for the facts, so that a sentence can be improved."""
+"""Tests of messages by their facts (arguments, values, verdicts), so that wording can improve without test edits."""
 
 import re
 
 
 def saying(*facts):
-    """A pattern, for `match=` too: these names, values and verdicts in this order, with any words between them.
+    """A regular expression, also for `match=`: the facts in this order, with any words between them.
 
-    A fact is a word, a number or several words; it does not match within a longer word or number.
+    A fact is a number, a word or several words. It does not match inside a longer number or word.
     """
     return "(?s)" + ".*".join(map(_whole, facts))
 
