@@ -1,10 +1,11 @@
-"""8. Bring your own algorithm: from its objective to the benchmark against SB3.
+"""8. Your own algorithm: from its objective to the benchmark against SB3.
 
     python examples/own_algorithm.py    # 10 seeds; writes docs/images/examples/own_algorithm.png
 
-A2C whose gradient no single advantage can dominate: an objective, its weight for the compiled engine, a check of both,
-and an entry point. From then on `squashed` is a name like any other: `pg-zoo benchmark` trains it beside
-Stable-Baselines3's A2C with the same hyperparameters and says whether it is better.
+The algorithm is an A2C in which no single advantage can dominate the gradient. It consists of an objective, its
+weight for the compiled engine, a check of both, and an entry point. The entry point makes `squashed` a name for all
+commands: `pg-zoo benchmark` trains it and Stable-Baselines3's A2C with the same hyperparameters and reports whether
+it is better.
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ def squashed(log_prob: th.Tensor, advantages: th.Tensor) -> th.Tensor:
 
 
 def squashed_weight(log_prob: float, ratio: float, advantage: float) -> float:
-    """∂ objective / ∂ log π, which is all that the compiled engine needs to know."""
+    """∂ objective / ∂ log π, for the compiled engine."""
     return advantage / (1 + abs(advantage))
 
 
 class SquashedA2C(A2C):
-    """A2C, but for what it maximises."""
+    """A2C with a squashed advantage."""
 
     def objective(self, batch: Any) -> th.Tensor:
-        """What is maximised, for each sample."""
+        """Objective of each sample."""
         return squashed(batch.log_prob, batch.advantages)
 
     def weight(self) -> Weight:
-        """The same for the compiled engine."""
+        """Weight of the objective, for the compiled engine."""
         return Weight(squashed_weight)
 
 
 def check() -> None:
-    """Objective and weight agree, and users of SB3 find what they rely on: seeds, saving, callbacks, spaces."""
+    """Check that objective and weight agree, and that the class behaves like an algorithm of SB3."""
     for advantage in (-3.0, -0.1, 0.5, 20.0):
         log_prob = th.tensor(-0.7, requires_grad=True)
         squashed(log_prob, th.tensor(advantage)).backward()
@@ -68,14 +69,14 @@ def check() -> None:
 
 
 def install(folder: Path) -> None:
-    """What `pip install` leaves behind of a package whose pyproject.toml declares the plugin, as in docs/plugins.md."""
+    """Write the metadata that `pip install` writes for a plugin's package (docs/plugins.md)."""
     info = folder / "own_algorithm-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-algorithm\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[pg_agents.algorithms]\nsquashed = own_algorithm:SquashedA2C\n")
     found = [str(folder), str(Path(__file__).parent)]
     sys.path[:0] = found
-    os.environ["PYTHONPATH"] = os.pathsep.join([*found, os.environ.get("PYTHONPATH", "")])  # of the trainings
+    os.environ["PYTHONPATH"] = os.pathsep.join([*found, os.environ.get("PYTHONPATH", "")])  # for child processes
 
 
 # The benchmark
