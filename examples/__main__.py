@@ -1,6 +1,6 @@
-"""All figures of the documentation anew: `python examples`; `--scale`, `--jobs` and `--output` as for each example.
+"""Draw all figures of the examples: `python examples`, with the options `--scale`, `--jobs` and `--output`.
 
-The figures of the studies in benchmarks/ take much longer, and have their own commands, on their pages.
+The figures of the studies in benchmarks/ take much longer. Their pages name their commands.
 """
 
 import importlib

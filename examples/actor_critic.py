@@ -1,10 +1,11 @@
-"""2. One-step actor-critic against Monte-Carlo: learning after every step, or after every episode.
+"""2. One-step actor-critic and Monte-Carlo: learning after every step, or after every episode.
 
     python examples/actor_critic.py    # 10 seeds; writes docs/images/examples/actor_critic.png
 
-Both have an actor, a learned V(s) and an entropy bonus of 0.01. One weights ∇ log π with the TD error
-r + γ V(s') - V(s) and learns after every step of its 8 environments; the other waits for the end of their episodes and
-weights with G - V(s). CartPole with episodes of at most 200 steps, rewards scaled by SB3's `VecNormalize`.
+Both have an actor, a learned V(s) and an entropy bonus of 0.01. The first weights ∇ log π with the TD error
+r + γ V(s') - V(s) and learns after every step of its 8 environments. The second waits for the end of the episodes and
+weights ∇ log π with G - V(s). The task is CartPole with episodes of at most 200 steps, and SB3's `VecNormalize` scales
+the rewards.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from pg_agents import ActorCritic, ReinforceBaseline
 
 N_TIMESTEPS = 80_000
-# Step sizes at the start, which fall to 0: of the actor and of the critic.
+# Initial step sizes of actor and critic, which fall to 0.
 ALGORITHMS: dict[str, tuple[Any, float, float, dict[str, Any]]] = {
     "one-step actor-critic": (ActorCritic, 1e-3, 3e-3, {}),
     "Monte-Carlo": (ReinforceBaseline, 5e-3, 1e-2, {"n_episodes": 1}),

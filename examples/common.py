@@ -1,4 +1,4 @@
-"""What the examples share: a command line, trainings in parallel, and curves with bands."""
+"""Parts that the examples share: a command line, parallel runs, and curves with bands."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ FIGURES = Path(__file__).parents[1] / "docs" / "images" / "examples"
 
 
 def arguments(description: str | None, given: Sequence[str] | None, seeds: int | None) -> argparse.Namespace:
-    """The options of an example; without `seeds`, of one that has none."""
+    """Options of an example. With `seeds=None` there is no option `--seeds`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
-    parser.add_argument("--scale", type=float, default=1.0, help="train so many times as long (default 1)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the length of training (default 1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel processes (default: cores)")
     parser.add_argument("--output", type=Path, default=FIGURES, help="folder of the figure")
     return parser.parse_args(given)
 
 
 def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> dict[tuple[Any, ...], Any]:
-    """`function(*task)` for every task, in processes of one thread each; the results by task."""
+    """Results of `function(*task)` by task, computed in processes of one thread each."""
     tasks = list(tasks)
     if jobs == 1:
         return {task: function(*task) for task in tasks}
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes, which are started afresh
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes, which are spawned
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         return dict(zip(tasks, pool.map(function, *zip(*tasks, strict=True)), strict=True))
 
 
 class Progress(BaseCallback):
-    """Where a training stands at the end of each rollout.
+    """Progress of a run at the end of each rollout.
 
     Attributes:
         timesteps: Environment steps.
-        seconds: Of processor time since `learn` was called, which other work on the machine does not lengthen.
-        returns: Mean of the last `stats_window_size` episodes.
+        seconds: Processor time since `learn` was called, in seconds. It does not depend on other work on the machine.
+        returns: Mean return of the last `stats_window_size` episodes.
     """
 
     def _on_training_start(self) -> None:
@@ -70,7 +70,7 @@ class Progress(BaseCallback):
 
 
 def draw_band(axes: Any, x: np.ndarray, curves: Sequence[np.ndarray], label: str, colour: str | None = None) -> None:
-    """The mean of curves over seeds, with its 95 % interval (Student's t)."""
+    """Draw the mean of curves over seeds, with its 95 % interval (Student's t)."""
     from scipy import stats
 
     stacked = np.stack(curves)
@@ -82,13 +82,13 @@ def draw_band(axes: Any, x: np.ndarray, curves: Sequence[np.ndarray], label: str
 
 
 def draw_estimates(axes: Any, x: Any, estimates: Iterable[Estimate], **style: Any) -> Any:
-    """Numbers with their intervals."""
+    """Draw estimates with their intervals."""
     values = np.array([(one.value, one.value - one.low, one.high - one.value) for one in estimates]).T
     return axes.errorbar(x, values[0], yerr=values[1:], marker="o", markersize=4, capsize=3, **style)
 
 
 def save(figure: Figure, name: str, folder: Path) -> None:
-    """Write the figure, and say where."""
+    """Write the figure and print its path."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=100)
     print(f"Wrote {folder / name}.png")

@@ -2,8 +2,8 @@
 
     python examples/gae_lambda.py    # 10 seeds; writes docs/images/examples/gae_lambda.png
 
-PPO on CartPole with λ from 0 (TD errors: little variance, the critic's bias) to 1 (Monte-Carlo: no bias, all the
-variance), against the time that it takes on this machine.
+PPO trains on CartPole with λ from 0 (TD errors: little variance, and the critic's bias) to 1 (Monte-Carlo: no bias, and
+the full variance). The figure shows returns against processor time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ N_TIMESTEPS = 60_000
 def train(gae_lambda: float, seed: int, n_timesteps: int) -> tuple[list[float], list[float]]:
     env = make_vec_env("CartPole-v1", 8, seed=seed)
     settings = {"n_steps": 128, "batch_size": 256, "n_epochs": 10, "learning_rate": 1e-3, "stats_window_size": 20}
-    PPO("MlpPolicy", env, device="cpu", **settings).learn(1)  # compiles, or reads what was compiled before: not timed
+    PPO("MlpPolicy", env, device="cpu", **settings).learn(1)  # compiles, or loads compiled code: not timed
     model = PPO("MlpPolicy", env, gae_lambda=gae_lambda, seed=seed, device="cpu", **settings)
     progress = Progress()
     model.learn(n_timesteps, callback=progress)

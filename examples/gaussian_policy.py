@@ -1,10 +1,11 @@
-"""4. Continuous actions: a Gaussian policy, what its entropy bonus does, and what becomes of σ.
+"""4. Continuous actions: a Gaussian policy, its entropy bonus, and its σ during training.
 
     python examples/gaussian_policy.py    # 5 seeds; writes docs/images/examples/gaussian_policy.png
 
-π(a|s) = N(μ(s), σ²), with σ a parameter of its own. Its entropy, Σ_i (log σ_i + ½ log 2πe), does not depend on the
-state: the bonus pushes every log σ_i upwards by `ent_coef`, whatever the advantages say. PPO on Pendulum-v1 and, where
-Box2D is installed (`pip install "gymnasium[box2d]"`), LunarLanderContinuous-v3, without a bonus and with two of it.
+The policy is π(a|s) = N(μ(s), σ²), and σ is a separate parameter. Its entropy, Σ_i (log σ_i + ½ log 2πe), does not
+depend on the state, so the bonus pushes every log σ_i upwards by `ent_coef`, whatever the advantages are. PPO trains on
+Pendulum-v1 and, if Box2D is installed (`pip install "gymnasium[box2d]"`), on LunarLanderContinuous-v3, without a bonus
+and with two sizes of bonus.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ TASKS: dict[str, tuple[int, int, dict[str, Any]]] = {  # environments, steps, se
 
 
 class Sigma(Progress):
-    """Keeps σ too, its mean over the actions' dimensions, at the end of each rollout."""
+    """Also records σ, averaged over action dimensions, at the end of each rollout."""
 
     def _on_training_start(self) -> None:
         super()._on_training_start()

@@ -1,10 +1,11 @@
-"""8. Bring your own algorithm: from its objective to the benchmark against SB3.
+"""8. Your own algorithm: from its objective to the benchmark against SB3.
 
     python examples/own_algorithm.py    # 10 seeds; writes docs/images/examples/own_algorithm.png
 
-A2C whose gradient no single advantage can dominate: an objective, its weight for the compiled engine, a check of both,
-and an entry point. From then on `squashed` is a name like any other: `pg-zoo benchmark` trains it beside
-Stable-Baselines3's A2C with the same hyperparameters and says whether it is better.
+The algorithm is an A2C in which no single advantage can dominate the gradient. It consists of an objective, its
+weight for the compiled engine, a check of both, and an entry point. The entry point makes `squashed` a name for all
+commands: `pg-zoo benchmark` trains it and Stable-Baselines3's A2C with the same hyperparameters and reports whether
+it is better.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def squashed(log_prob: th.Tensor, advantages: th.Tensor) -> th.Tensor:
 
 
 def squashed_weight(log_prob: float, ratio: float, advantage: float) -> float:
-    """∂ objective / ∂ log π, which is all that the compiled engine needs to know."""
+    """∂ objective / ∂ log π, for the compiled engine."""
     return advantage / (1 + abs(advantage))
 
 
@@ -58,14 +59,14 @@ def check() -> None:
 
 
 def install(folder: Path) -> None:
-    """What `pip install` leaves behind of a package whose pyproject.toml declares the plugin, as in docs/plugins.md."""
+    """Write the metadata that `pip install` writes for a plugin's package (docs/plugins.md)."""
     info = folder / "own_algorithm-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-algorithm\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[pg_agents.algorithms]\nsquashed = own_algorithm:SquashedA2C\n")
     found = [str(folder), str(Path(__file__).parent)]
     sys.path[:0] = found
-    os.environ["PYTHONPATH"] = os.pathsep.join([*found, os.environ.get("PYTHONPATH", "")])  # of the trainings
+    os.environ["PYTHONPATH"] = os.pathsep.join([*found, os.environ.get("PYTHONPATH", "")])  # for child processes
 
 
 # The benchmark

@@ -1,10 +1,10 @@
-"""5. PPO's clip: what many epochs on one rollout do to the policy, with it and without.
+"""5. PPO's clip: the policy during many epochs on one rollout, with and without the clip.
 
     python examples/ppo_clip.py    # 5 seeds; writes docs/images/examples/ppo_clip.png
 
-One rollout of CartPole, then 40 epochs on it, again and again from the same start: with the ratio clipped to
-[0.8, 1.2], with no clip (`clip_range=inf`), and with the paper's KL penalty. Measured after each epoch: the exact
-KL(π_old ‖ π) over the rollout's states, and the share of samples whose ratio has left [0.8, 1.2].
+Each run trains for 40 epochs on one rollout of CartPole: with the ratio clipped to [0.8, 1.2], without a clip
+(`clip_range=inf`), or with the paper's KL penalty. After each epoch it measures the exact KL(π_old ‖ π) over the
+rollout's states, and the share of samples whose ratio is outside [0.8, 1.2].
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 
 class Before(BaseCallback):
-    """Keeps the rollout's states and actions, and the policy that collected it."""
+    """Records the rollout's states and actions, and the policy that collected it."""
 
     def _on_step(self) -> bool:
         return True

@@ -1,9 +1,10 @@
-"""1. REINFORCE on CartPole: what reward-to-go and baselines are for.
+"""1. REINFORCE on CartPole: the effect of reward-to-go and baselines.
 
     python examples/reinforce_baselines.py    # 10 seeds; writes docs/images/examples/reinforce_baselines.png
 
-The same algorithm with ever better weights of ∇ log π: the return of the whole episode; what came after the action;
-that minus a running mean; that minus a learned V(s). Episodes end after 200 steps, so 200 is the most there is.
+The algorithm has four weights of ∇ log π, each better than the one before: the return of the whole episode; the
+reward-to-go; the reward-to-go minus a running mean; and the reward-to-go minus a learned V(s). Episodes end after 200
+steps, so 200 is the maximum.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def falling(progress_remaining: float) -> float:
-    """The step size, from 0.005 to 0 with the steps that are left."""
+    """Step size, which falls linearly from 0.005 to 0."""
     return 5e-3 * progress_remaining
 
 
 def train(variant: str, seed: int, n_episodes: int) -> list[float]:
-    """The returns of the first episodes."""
+    """Returns of the first episodes."""
     algorithm, settings = VARIANTS[variant]
     env = Monitor(gym.make("CartPole-v1", max_episode_steps=200))
     model = algorithm("MlpPolicy", env, falling, n_episodes=4, seed=seed, device="cpu", **settings)

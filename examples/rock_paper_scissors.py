@@ -1,10 +1,10 @@
-"""6. Rock-paper-scissors: where the best policy is random, and a greedy one is exploited.
+"""6. Rock-paper-scissors: the best policy is random, and a greedy policy is exploited.
 
     python examples/rock_paper_scissors.py    # 5 seeds; writes docs/images/examples/rock_paper_scissors.png
 
-PPO and SB3's DQN (slower, and so with a tenth of the steps) against an opponent that plays what beats the learner's
-most frequent moves, `pg/RPSMatch-v0`.
-Exploitability is what the best opponent would win a round: 0 in equilibrium, 1 from whoever always plays the same.
+PPO and SB3's DQN play against an opponent that beats the learner's most frequent moves, `pg/RPSMatch-v0`. DQN is
+slower and has a tenth of the steps. Exploitability is the gain of the best opponent per round: 0 in equilibrium, and
+1 against a player that always plays the same move.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOVES = ("rock", "paper", "scissors")
 
 
 def train(algorithm: str, seed: int, n_timesteps: int) -> tuple[list[int], list[float], np.ndarray]:
-    """Steps, exploitability and probabilities of the moves, at some 40 points of the training."""
+    """Steps, exploitability and probabilities of the moves, at about 40 points of the run."""
     if algorithm == "PPO":
         model = PPO(
             "MlpPolicy",

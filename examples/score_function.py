@@ -1,11 +1,12 @@
-"""The score function ∇ log π, and what its weights make of it.
+"""The score function ∇ log π and its weights.
 
     python examples/score_function.py    # writes docs/images/examples/score_function.png
 
-Six claims of every course, on problems whose gradient is known exactly: the score has mean zero; a Gaussian's is
-(a - μ) / σ²; baselines leave the mean of the gradient where it was; its variance grows with the square of the rewards;
-a critic that is off by a number biases TD errors, in the direction of its sign; and PPO's four cases. Points are
-measured (300 batches of 32 episodes, 95 % intervals) or differentiated by torch, lines are closed forms.
+The figure checks six claims of every course on problems with known gradients: the score has mean zero; a Gaussian's
+score is (a - μ) / σ²; baselines do not change the mean of the gradient; its variance grows with the square of the
+rewards; a critic that is off by a constant biases TD errors, in the direction of the constant's sign; and PPO's
+weight has four cases. Points are measured (300 batches of 32 episodes, 95 % intervals) or differentiated by torch.
+Lines are closed forms.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pg_agents.objectives import clipped_surrogate, clipped_surrogate_weight
 
 THETA = np.random.default_rng(0).normal(size=(3, 2))
 MDP = theory.TabularMDP.random(3, 2, seed=2, ends=0.5)
-# Every step pays 1, and action 1 may end it: going on is better.
+# Every step has reward 1, and action 1 may end the episode, so action 0 is better.
 LEAVE = theory.TabularMDP([[[1.0], [0.5]]], [[1.0, 1.0]])
 BASELINES = ("none", "constant", "time", "leave_one_out", "V, exact", "V - 3", "optimal")
 SCALES = (1.0, 3.0, 10.0, 30.0)
@@ -62,7 +63,7 @@ def study(question: str, setting: Any, n_batches: int) -> theory.GradientStudy:
 
 
 def gaussian_scores(sigma: float, actions: np.ndarray) -> np.ndarray:
-    """∂ log π(a) / ∂μ at μ = 0, by torch, from the distribution that the policies use."""
+    """∂ log π(a) / ∂μ at μ = 0, differentiated by torch in the distribution that the policies use."""
     mean = th.zeros(len(actions), 1, requires_grad=True)
     policy = DiagGaussianDistribution(1).proba_distribution(mean, th.full((1,), np.log(sigma)))
     policy.log_prob(th.tensor(actions, dtype=th.float32)[:, None]).sum().backward()

@@ -1,10 +1,11 @@
-"""7. Smoothness: the policy and its J as functions of the parameters, for a softmax and for the argmax of Q.
+"""7. Smoothness: policy and J as functions of the parameters, for a softmax and for the argmax of Q.
 
     python examples/smoothness.py    # exact, no seeds; writes docs/images/examples/smoothness.png
 
-Both policies read the same table of numbers θ(s, a) in a small MDP, which the greedy one takes for Q. Along a line
-through parameter space, the softmax's probabilities and its J are smooth curves, with ∇J as J's slope; the greedy
-policy flips wherever another action becomes the largest, and is flat in between: there is nothing to follow.
+Both policies read the same table of numbers θ(s, a) in a small MDP, and the greedy policy treats them as Q. Along a
+line through parameter space, the softmax's probabilities and J are smooth curves, and ∇J is the slope of J. The
+greedy policy flips whenever another action gets the largest number. In between its J is flat, so there is no slope to
+follow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/environments.md: `python docs/images/make.py`, which needs no display."""
+"""Draw the pictures of docs/environments.md: `python docs/images/make.py`. It needs no display."""
 
 from pathlib import Path
 
