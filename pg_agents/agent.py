@@ -19,7 +19,7 @@ import inspect
 import io
 import pathlib
 from collections.abc import Callable
-from dataclasses import InitVar, replace
+from dataclasses import InitVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -356,7 +356,9 @@ class PolicyGradient(Arguments):
     @property
     def _engine(self) -> Engine:
         """The engine, chosen anew for each `learn` and whenever the policy or the objective is replaced."""
-        loss = self.loss()
+        return self._engine_for(self.loss())
+
+    def _engine_for(self, loss: Loss) -> Engine:
         if self._engine_in_use is None or not self._engine_in_use.fits(self.policy, loss):
             self._engine_in_use = self._make_engine(loss)
         return self._engine_in_use
@@ -556,7 +558,7 @@ class PolicyGradient(Arguments):
             NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
         """
         batches = Batches(self.n_epochs, self.batch_size)
-        return self._engine.update(self.policy, self.rollout_buffer, loss, batches, self.on_epoch)
+        return self._engine_for(loss).update(self.policy, self.rollout_buffer, loss, batches, self.on_epoch)
 
     def train(self) -> None:
         """Make one `update` from the rollout buffer, and log it."""
@@ -568,7 +570,7 @@ class PolicyGradient(Arguments):
         trained_on = getattr(buffer, "trained_on", None)
         samples = ... if trained_on is None else trained_on.T
         self._update_learning_rate(self.policy.optimizer)
-        loss = replace(self.loss(), scale=self.loss_scale)
+        loss = self.loss(self.loss_scale)
         try:
             summary = self.update(loss)
         except NotFiniteError as error:
@@ -595,8 +597,12 @@ class PolicyGradient(Arguments):
 
     # Parts of the slots
 
-    def loss(self) -> Loss:
-        """The loss with the coefficients of this moment."""
+    def loss(self, scale: float = 1.0) -> Loss:
+        """The loss with the coefficients of this moment.
+
+        Args:
+            scale: Factor of the whole loss.
+        """
         objective = self.objective()
         if not isinstance(objective, Objective):
             raise TypeError(
@@ -614,6 +620,7 @@ class PolicyGradient(Arguments):
             vf_coef=self.coefficient("vf_coef"),
             value_clip=self.value_clip(),
             trains_critic=self.has_critic,
+            scale=scale,
             normalize_advantage=self.normalize_advantage,
             max_grad_norm=self.max_grad_norm,
             tracks_kl=self.reuses_samples,

@@ -3,7 +3,6 @@
 import math
 import threading
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 
 import gymnasium as gym
@@ -166,7 +165,7 @@ class Moment:
         self.restore()
         agent = self.agent
         agent._update_learning_rate(agent.policy.optimizer)
-        loss = replace(agent.loss(), scale=agent.loss_scale)
+        loss = agent.loss(agent.loss_scale)
         batches = Batches(agent.n_epochs, agent.batch_size)
         summary = engine(agent.policy, agent.rollout_buffer, loss).update(
             agent.policy, agent.rollout_buffer, loss, batches
