@@ -11,7 +11,7 @@ A baseline is a value: `baseline(episodes)` gives b, and `baseline.after(episode
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from typing_extensions import Self
@@ -21,7 +21,13 @@ from pg_agents.estimators import Floats
 
 
 class Baseline(Protocol):
-    """A baseline; it does not change."""
+    """A baseline; it does not change.
+
+    Attributes:
+        remembers: `after` gives another baseline.
+    """
+
+    remembers: ClassVar[bool]
 
     def __call__(self, episodes: Episodes) -> Floats:
         """b for each step of each episode, `(n_episodes, T)`."""
@@ -35,6 +41,8 @@ class Baseline(Protocol):
 @dataclass(frozen=True)
 class NoBaseline:
     """b = 0."""
+
+    remembers: ClassVar[bool] = False
 
     def __call__(self, episodes: Episodes) -> Floats:
         """b for each step of each episode."""
@@ -54,6 +62,8 @@ def _averaging_rate(n_batches: int) -> float:
 class ConstantBaseline:
     """b = running mean of the returns of earlier batches; 0 in the first (Williams 1992, reinforcement comparison)."""
 
+    remembers: ClassVar[bool] = True
+
     mean: float = 0.0
     n_batches: int = 0
 
@@ -71,6 +81,8 @@ class ConstantBaseline:
 @dataclass(frozen=True)
 class TimeBaseline:
     """b(t) = running mean, over earlier batches, of the return from step t of an episode; 0 where none got that far."""
+
+    remembers: ClassVar[bool] = True
 
     mean: Floats = field(default_factory=lambda: np.zeros(0))
     n_batches: Floats = field(default_factory=lambda: np.zeros(0))
@@ -101,6 +113,8 @@ class LeaveOneOutBaseline:
 
     (Kool et al. 2019; arXiv:2402.14740)
     """
+
+    remembers: ClassVar[bool] = False
 
     def __call__(self, episodes: Episodes) -> Floats:
         """b for each step of each episode; 0 for a batch of a single one."""

@@ -310,12 +310,13 @@ class EpisodeCollector(Collector):
         """As `Collector.step`, with the length of episodes limited."""
         goes_on = super().step()
         if goes_on:
-            self._began[np.asarray(self._dones, dtype=bool)] = self.n_steps
-            lengths = self.n_steps - self._began
-            if self.n_steps >= self.setting.max_episode_steps and lengths.max() >= self.setting.max_episode_steps:
+            if np.count_nonzero(self._dones):
+                self._began[np.asarray(self._dones, dtype=bool)] = self.n_steps
+            limit = self.setting.max_episode_steps
+            if self.n_steps >= limit and (lengths := self.n_steps - self._began).max() >= limit:
                 raise ValueError(
                     f"The episode of environment {lengths.argmax()} has not ended after "
-                    f"{self.setting.max_episode_steps} steps, but {type(self.agent).__name__} learns from whole "
+                    f"{limit} steps, but {type(self.agent).__name__} learns from whole "
                     "episodes. Give the environment a time limit (gymnasium.wrappers.TimeLimit), or raise the agent's "
                     "`max_episode_steps`."
                 )

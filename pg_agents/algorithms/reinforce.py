@@ -104,10 +104,11 @@ class REINFORCE(PolicyGradient):
 
     def update(self, loss: Loss) -> Summary:
         """As `PolicyGradient.update`; the baseline remembers the rollout for the next one."""
-        assert isinstance(self.rollout_buffer, EpisodeMixin)
-        rollout = self.rollout_buffer.rollout(np.zeros(self.n_envs, dtype=np.float32))  # whole episodes: V is not used
-        returns = ESTIMATORS[self.estimator](rollout.rewards, rollout.ends, self.gamma)
-        self._baseline = self._baseline.after(self._episodes(returns[rollout.trained_on], places(rollout)))
+        if self._baseline.remembers:
+            assert isinstance(self.rollout_buffer, EpisodeMixin)
+            rollout = self.rollout_buffer.rollout(np.zeros(self.n_envs, dtype=np.float32))  # V is not used
+            returns = ESTIMATORS[self.estimator](rollout.rewards, rollout.ends, self.gamma)
+            self._baseline = self._baseline.after(self._episodes(returns[rollout.trained_on], places(rollout)))
         return super().update(loss)
 
     def _episodes(self, returns: Floats, where: Places) -> Episodes:
