@@ -75,3 +75,18 @@ def _categories(space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBina
 
 def _first(wrong: np.ndarray) -> int:
     return int(np.argwhere(wrong)[0][0])
+
+
+def misfit(env: int, observation: Any, space: spaces.Space[Any]) -> ValueError:
+    """The error for an observation that cannot be stored in an array of its space's shape.
+
+    Args:
+        env: Number of the environment.
+        observation: The observation.
+        space: Its space.
+    """
+    given = f"keys {sorted(observation)}" if isinstance(observation, dict) else f"shape {np.shape(observation)}"
+    return ValueError(
+        f"The observation of environment {env} does not match its observation space: it has {given}, but the space is "
+        f"{space}."
+    )

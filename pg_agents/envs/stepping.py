@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.observations import misfit
 
 Step = Callable[[np.ndarray], tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]
 
@@ -51,7 +52,10 @@ def stepper(env: VecEnv) -> Step:
             if done:
                 info["terminal_observation"] = observation
                 observation, env.reset_infos[index] = single.reset()
-            observations[index] = observation
+            try:
+                observations[index] = observation
+            except (TypeError, ValueError) as error:  # NumPy's, which names neither environment nor space
+                raise misfit(index, observation, env.observation_space) from error
             copies.append(info.copy() if len(info) == 1 else _copy(info))  # alone, `TimeLimit.truncated` is a bool
         return observations.copy(), rewards.copy(), dones.copy(), copies
 

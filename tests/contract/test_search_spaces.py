@@ -89,7 +89,7 @@ def test_images_are_not_normalised_nor_any_observations_but_vectors(algo):
 
 
 def test_no_algorithm_of_ours_imports_optuna():
-    code = "import sys, pg_agents, pg_agents.search; pg_agents.PPO; assert 'optuna' not in sys.modules"
+    code = "import sys, pg_agents, pg_agents.tuning; pg_agents.PPO; assert 'optuna' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -87,7 +87,10 @@ def defaults(cell: Cell) -> dict[str, Any]:
         return {}
     algorithm = find_algorithm(cell.algo)
     names = set(constructor_arguments(algorithm)) - _NO_HYPERPARAMETERS - set(cell.hyperparams)
-    known = {**signature(PolicyGradient.__init__).parameters, **signature(algorithm.__init__).parameters}
+    own = signature(algorithm.__init__).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in own.values()) and not issubclass(algorithm, PolicyGradient):
+        return {}
+    known = {**signature(PolicyGradient.__init__).parameters, **own}
     found = {name: known[name].default for name in sorted(names) if known[name].default is not Parameter.empty}
     return {name: value if isinstance(value, _PLAIN) else _as_text(value) for name, value in found.items()}
 
