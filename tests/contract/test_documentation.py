@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pg_agents import registry
 from pg_zoo.cli import main
 from pg_zoo.options import make_parser
 from pg_zoo.pages.report import write_report
@@ -126,7 +127,7 @@ def test_every_script_that_a_page_names_is_there():
 def test_what_the_page_about_plugins_says_of_files_is_what_is_read():
     blocks = dict(re.findall(r"^```(toml|yaml)\n(.*?)^```", (ROOT / "docs/plugins.md").read_text(), re.M | re.S))
     groups = tomllib.loads(blocks["toml"])["project"]["entry-points"]
-    assert list(groups) == ["pg_agents.algorithms", "pg_agents.envs", "pg_agents.hyperparams"]
+    assert list(groups) == [registry.ALGORITHMS, registry.ENVS, registry.HYPERPARAMS, registry.ENGINES]
     entry = yaml.safe_load(blocks["yaml"])["CartPole-v1"]
     assert data_only(entry, "the page") == entry
 

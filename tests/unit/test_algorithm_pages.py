@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, PolicyGradient, ReinforceBaseline
 from pg_agents.agent import CommonArguments
 
-PAGES = Path(__file__).parents[2] / "docs" / "algorithms"
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "algorithms"
 ALGORITHMS = {
     "a2c": A2C,
     "actor_critic": ActorCritic,
@@ -48,3 +49,36 @@ def test_a_page_lists_each_argument_with_its_default(name):
         found = {**listed((PAGES / f"{elsewhere[1]}.md").read_text()), **found}
         found = {argument: default for argument, default in found.items() if argument in own}
     assert found == own
+
+
+# The site
+
+
+@pytest.fixture(scope="module")
+def read_statically():
+    griffe = pytest.importorskip("griffe", reason="needs the extra docs, with which the site is built")
+    extension = griffe.load_extensions(ROOT / "docs/arguments.py")
+    return griffe.load("pg_agents", search_paths=[ROOT], extensions=extension, docstring_parser="google")
+
+
+@pytest.mark.parametrize("cls", [PolicyGradient, *ALGORITHMS.values()])
+def test_the_site_shows_the_arguments_that_a_class_takes_with_their_defaults(cls, read_statically):
+    at_run_time = [one for one in inspect.signature(cls.__init__).parameters.values() if one.name != "self"]
+    shown = [one for one in read_statically[canonical(cls)].parameters if one.name != "self"]
+    assert {one.name for one in shown} == {one.name for one in at_run_time}
+    # SB3's order, which the site's builder cannot read, can put more of them at a position.
+    by_position = [one.name for one in shown if one.kind.value != "keyword-only"]
+    assert by_position == [one.name for one in at_run_time][: len(by_position)]
+    defaults = {one.name: one.default for one in at_run_time if one.default is not one.empty}
+    assert {one.name: ast.literal_eval(str(one.default)) for one in shown if one.default is not None} == defaults
+
+
+@pytest.mark.parametrize("cls", [PolicyGradient, *ALGORITHMS.values()])
+def test_the_site_shows_the_documentation_that_the_fields_have(cls, read_statically):
+    sections = {one.kind.value: one.value for one in read_statically[canonical(cls)].docstring.parsed}
+    shown = {one.name: one.description for one in sections["parameters"]}
+    assert shown == {name: cls.declared[name].doc for name in cls.taken}
+
+
+def canonical(cls):
+    return f"{cls.__module__}.{cls.__qualname__}".removeprefix("pg_agents.")
