@@ -10,7 +10,7 @@ import yaml
 
 from pg_agents import registry
 from pg_zoo.cli import main
-from pg_zoo.options import make_parser
+from pg_zoo.options import parse
 from pg_zoo.pages.report import write_report
 from pg_zoo.recipes.trust import data_only
 from pg_zoo.runs import backends
@@ -112,7 +112,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypa
         elif [name, *argv] in elsewhere:
             continue  # the same words are run there
         elif argv[0] in ONLY_READ:
-            assert make_parser().parse_args(argv).subcommand == argv[0]
+            assert parse(argv).subcommand == argv[0]
         else:
             argv = [STAND_INS.get(word, word) for word in argv]
             assert main([*argv, *SHORT[argv[0]].split()]) == 0, argv

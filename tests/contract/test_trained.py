@@ -22,7 +22,7 @@ from pg_zoo.commands.enjoy import _find_model, _make_env
 from pg_zoo.errors import UserError
 from pg_zoo.evidence import agents as trained
 from pg_zoo.lookup import find_env
-from pg_zoo.options import make_parser
+from pg_zoo.options import parse
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.evaluating import takes_most_probable
 from pg_zoo.runs.training import run_cell
@@ -41,7 +41,7 @@ def empty_folder(tmp_path, monkeypatch):
 def test_an_agent_that_comes_with_the_zoo_scores_what_is_recorded(agent):
     find_env(agent.env)
     options = ["--algo", agent.algo, "--env", agent.env, "--no-render", "--seed", "7", "--n-envs", "10"]
-    args = make_parser().parse_args(["enjoy", *options])
+    args = parse(["enjoy", *options])
     _, path, folder = _find_model(args)
     assert Path(path).is_relative_to(trained.AGENTS)
     model = registry.algorithm(agent.algo).load(path, device="cpu")

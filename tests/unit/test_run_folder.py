@@ -6,7 +6,7 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 import pg_agents
-from pg_zoo.options import make_parser
+from pg_zoo.options import parse
 from pg_zoo.runs.folder import set_up
 from pg_zoo.runs.recipe import resolve
 
@@ -33,7 +33,7 @@ def training(folder, *options, callbacks=(), trained_agent=""):
     """A training of PPO on CartPole that is about to be set up."""
     argv = ["train", "--seed", "1", "--eval-freq", "-1", "--verbose", "0", "-f", str(folder), *options]
     recipe = resolve("ppo", pg_agents.PPO, "CartPole-v1", ENTRY, "a test", trained_agent=trained_agent)
-    return set_up(replace(recipe, callbacks=[*callbacks]), make_parser().parse_args(argv))
+    return set_up(replace(recipe, callbacks=[*callbacks]), parse(argv))
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), ValueError("out of order")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import threading
@@ -10,7 +9,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pg_zoo.errors import UserError
-from pg_zoo.options import make_parser
+from pg_zoo.options import (
+    BenchmarkOptions,
+    CrosscheckOptions,
+    EnjoyOptions,
+    EvidenceOptions,
+    ListOptions,
+    Options,
+    ReportOptions,
+    TrainOptions,
+    TuneOptions,
+    parse,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 where trainings failed or a check did; 2 for a mistake in what was asked, which is
-        explained on one line of stderr.
+        The exit status: 0; 1 if trainings or a check failed; 2 for a mistake in the command line or in files that it
+        names, which is explained on one line of stderr.
     """
     with _terminated_like_ctrl_c():
         return _main(argv)
@@ -29,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminated_like_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM, by which schedulers end what runs too long, for Ctrl-C: what there is is kept."""
+    """Treat SIGTERM, with which schedulers end long jobs, like Ctrl-C: finished work is kept."""
     if threading.current_thread() is not threading.main_thread():  # only that one may choose
         yield
         return
@@ -42,56 +52,49 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
-        parser = make_parser()
-        args, unknown = parser.parse_known_args(argv)
-        if unknown:
-            command = f"pg-zoo {args.subcommand}" if args.subcommand else "pg-zoo"
-            raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see {command} --help)")
-        if args.subcommand is None:
-            parser.print_help()
-        else:
-            return _run(args) or 0
+        options = parse(argv)
+        return 0 if options is None else _run(options) or 0
     except UserError as error:
         print(f"pg-zoo: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pg-zoo: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(args: argparse.Namespace) -> int | None:
-    # Imported only now: torch and rl_zoo3 take seconds, which nobody should wait for to read a help text.
-    if args.subcommand == "train":
-        from pg_zoo.commands.train import train
+def _run(options: Options) -> int | None:
+    # Imported here, because torch and rl_zoo3 take seconds, which a help text must not take.
+    match options:
+        case TrainOptions():
+            from pg_zoo.commands.train import train
 
-        train(args)
-    elif args.subcommand == "enjoy":
-        from pg_zoo.commands.enjoy import enjoy
+            train(options)
+        case EnjoyOptions():
+            from pg_zoo.commands.enjoy import enjoy
 
-        enjoy(args)
-    elif args.subcommand == "benchmark":
-        from pg_zoo.commands.benchmark import benchmark
+            enjoy(options)
+        case BenchmarkOptions():
+            from pg_zoo.commands.benchmark import benchmark
 
-        return benchmark(args)
-    elif args.subcommand == "report":
-        from pg_zoo.commands.report import report
+            return benchmark(options)
+        case ReportOptions():
+            from pg_zoo.commands.report import report
 
-        report(args)
-    elif args.subcommand == "crosscheck":
-        from pg_zoo.commands.crosscheck import crosscheck
+            report(options)
+        case CrosscheckOptions():
+            from pg_zoo.commands.crosscheck import crosscheck
 
-        return crosscheck(args)
-    elif args.subcommand == "tune":
-        from pg_zoo.commands.tune import tune
+            return crosscheck(options)
+        case TuneOptions():
+            from pg_zoo.commands.tune import tune
 
-        tune(args)
-    elif args.subcommand == "evidence":
-        from pg_zoo.commands.evidence import evidence
+            tune(options)
+        case EvidenceOptions():
+            from pg_zoo.commands.evidence import evidence
 
-        evidence(args)
-    else:
-        from pg_zoo.commands.list import show
+            evidence(options)
+        case ListOptions():
+            from pg_zoo.commands.list import show
 
-        show(args.algo, args.env)
+            show(options.algo, options.env)
     return None

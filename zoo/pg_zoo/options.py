@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pg_zoo.errors import UserError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line, like every other failure."""
+    """Reports errors in one line, like every other failure."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells defaults, where there are any to tell."""
+    """Shows the defaults of options that have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False or action.default in ("", []):
@@ -27,7 +28,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class _StoreDict(argparse.Action):
-    """`name:value ...` as a dictionary, like rl_zoo3's, which however evaluates any Python."""
+    """`name:value ...` as a dictionary, as in rl_zoo3, but values are data and never evaluated."""
 
     def __call__(
         self,
@@ -50,8 +51,196 @@ class _StoreDict(argparse.Action):
         setattr(namespace, self.dest, stored)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the command line; what it cannot parse is a `UserError`."""
+@dataclass(frozen=True)
+class Options:
+    """The options of a command, as the user has given them or by default."""
+
+    subcommand: str
+
+
+@dataclass(frozen=True)
+class CommonOptions(Options):
+    """The options that `pg-zoo train` and `pg-zoo enjoy` share."""
+
+    algo: str
+    env: str
+    device: str
+    num_threads: int
+    verbose: int
+    gym_packages: list[str]
+    env_kwargs: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class ListOptions(Options):
+    """The options of `pg-zoo list`; `pg-zoo list --help` explains them."""
+
+    algo: str | None
+    env: str | None
+
+
+@dataclass(frozen=True)
+class TrainOptions(CommonOptions):
+    """The options of `pg-zoo train`; `pg-zoo train --help` explains them."""
+
+    n_timesteps: int
+    seed: int
+    hyperparams: dict[str, Any] | None
+    conf_file: str | None
+    trust: bool
+    log_folder: str
+    tensorboard_log: str
+    trained_agent: str
+    eval_freq: int
+    eval_episodes: int
+    n_eval_envs: int
+    eval_env_kwargs: dict[str, Any] | None
+    deterministic: bool
+    stochastic: bool
+    save_freq: int
+    log_interval: int
+    vec_env: Literal["dummy", "subproc", "native"]
+    progress: bool
+    uuid: bool
+
+
+@dataclass(frozen=True)
+class EnjoyOptions(CommonOptions):
+    """The options of `pg-zoo enjoy`; `pg-zoo enjoy --help` explains them."""
+
+    folder: str | None
+    n_timesteps: int
+    n_envs: int
+    seed: int
+    exp_id: int
+    shipped: bool
+    load_best: bool
+    load_checkpoint: Any  # a number of steps; rl_zoo3 declares text
+    load_last_checkpoint: bool
+    deterministic: bool
+    stochastic: bool
+    no_render: bool
+    video: str | None
+    trust: bool
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions(Options):
+    """The options of `pg-zoo benchmark`; `pg-zoo benchmark --help` explains them."""
+
+    algos: list[str]
+    envs: list[str]
+    seeds: int
+    first_seed: int
+    same_hyperparams: str | None
+    n_timesteps: int | None
+    eval_points: int
+    eval_episodes: int
+    final_episodes: int
+    tensorboard: bool
+    keep_agents: bool
+    device: str
+    jobs: int | None
+    backend: Literal["local", "ray"]
+    ray_address: str | None
+    output: str
+
+
+@dataclass(frozen=True)
+class ReportOptions(Options):
+    """The options of `pg-zoo report`; `pg-zoo report --help` explains them."""
+
+    folder: str
+    baseline: str | None
+    output: str | None
+    verbose: int
+
+
+@dataclass(frozen=True)
+class TuneOptions(Options):
+    """The options of `pg-zoo tune`; `pg-zoo tune --help` explains them."""
+
+    algo: str
+    env: str
+    output: str
+    n_timesteps: int | None
+    trials: int
+    seeds: int
+    top: int
+    score_seeds: int
+    eval_points: int
+    eval_episodes: int
+    final_episodes: int
+    jobs: int
+    seed: int
+    device: str
+    write: str | None
+    replace: bool
+
+
+@dataclass(frozen=True)
+class EvidenceOptions(Options):
+    """The options of `pg-zoo evidence`; `pg-zoo evidence --help` explains them."""
+
+    results: str | None
+    zoo: str | None
+    same_seeds: bool
+    output: str | None
+
+
+@dataclass(frozen=True)
+class CrosscheckOptions(Options):
+    """The options of `pg-zoo crosscheck`; `pg-zoo crosscheck --help` explains them."""
+
+    algos: list[str]
+    envs: list[str] | None
+    updates: int
+    seeds: int
+    max_steps: int
+    final_episodes: int
+    margin: float
+    jobs: int | None
+    output: str
+    write: str | None
+
+
+KINDS: dict[str, type[Options]] = {
+    "list": ListOptions,
+    "train": TrainOptions,
+    "enjoy": EnjoyOptions,
+    "benchmark": BenchmarkOptions,
+    "report": ReportOptions,
+    "tune": TuneOptions,
+    "evidence": EvidenceOptions,
+    "crosscheck": CrosscheckOptions,
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> Options | None:
+    """The options of a command line.
+
+    Args:
+        argv: The arguments; None for those of the process.
+
+    Returns:
+        The options, or None if no command is named; then the help text is printed.
+
+    Raises:
+        UserError: The command line cannot be parsed.
+    """
+    parser = _make_parser()
+    parsed, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = f"pg-zoo {parsed.subcommand}" if parsed.subcommand else "pg-zoo"
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see {command} --help)")
+    if parsed.subcommand is None:
+        parser.print_help()
+        return None
+    kind = KINDS[parsed.subcommand]
+    return kind(**{field.name: getattr(parsed, field.name) for field in fields(kind)})
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="pg-zoo", description="Train and replay policy-gradient agents.")
     parser.add_argument("--version", action="version", version=f"pg-agents {version('pg-agents')}")
     commands = parser.add_subparsers(dest="subcommand", metavar="command")
@@ -143,7 +332,6 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     add(
         "-f",
         "--folder",
-        default=argparse.SUPPRESS,
         help="folder of all runs (default: logs, and where it has no such run, the agents that come with pg-agents)",
     )
     add("-n", "--n-timesteps", type=int, default=1000, help="steps in each environment")

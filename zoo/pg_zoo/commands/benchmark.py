@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import sys
@@ -16,6 +15,7 @@ from pg_agents import registry
 from pg_agents.checks import check_number
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
+from pg_zoo.options import BenchmarkOptions
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.results.storage import (
     RANDOM,
@@ -27,7 +27,7 @@ from pg_zoo.runs.recipe import is_atari
 from pg_zoo.runs.training import resolved
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: BenchmarkOptions) -> int:
     """Run `pg-zoo benchmark`.
 
     Returns:
@@ -63,7 +63,7 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
     return 1 if failed else 0
 
 
-def _cells(args: argparse.Namespace) -> list[Cell]:
+def _cells(args: BenchmarkOptions) -> list[Cell]:
     """The grid, after a look at whether every part of it can be trained."""
     with one_line(ValueError):
         for name, least in (("seeds", 1), ("first_seed", 0), ("eval_points", 0)):
@@ -99,7 +99,7 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _trained(args: argparse.Namespace, algo: str, env: str, options: dict[str, Any]) -> Cell:
+def _trained(args: BenchmarkOptions, algo: str, env: str, options: dict[str, Any]) -> Cell:
     with plugin_warnings(), one_line(registry.PluginError):
         hyperparams, origin = find_entry(args.same_hyperparams or algo, env, atari=is_atari(env))
     if args.n_timesteps is not None:

@@ -7,7 +7,6 @@ test only fails to show that they differ.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import signal
@@ -27,6 +26,7 @@ from pg_zoo.crosscheck.scores import compare_scores, score_cells
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.entries import Entry, entries
 from pg_zoo.lookup import find_env, plugin_warnings
+from pg_zoo.options import CrosscheckOptions
 from pg_zoo.pages.crosscheck import Row, document, tallies
 from pg_zoo.results.storage import write_whole, writing
 from pg_zoo.runs.cell import Cell
@@ -34,7 +34,7 @@ from pg_zoo.runs.grid import run_grid
 from pg_zoo.runs.training import resolved
 
 
-def crosscheck(args: argparse.Namespace) -> int:
+def crosscheck(args: CrosscheckOptions) -> int:
     """Run `pg-zoo crosscheck`.
 
     Returns:

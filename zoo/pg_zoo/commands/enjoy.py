@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecord
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
 from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.options import EnjoyOptions
 from pg_zoo.recipes.files import yaml_problem
 from pg_zoo.recipes.trust import TRUST, data_only
 from pg_zoo.runs.evaluating import takes_most_probable
@@ -39,13 +40,13 @@ _OF_THE_ENV = ("env_wrapper", "frame_stack", "normalize", "vec_env_wrapper")
 _PYTHON = "tag:yaml.org,2002:python/"
 
 
-def enjoy(args: argparse.Namespace) -> None:
+def enjoy(args: EnjoyOptions) -> None:
     """Run `pg-zoo enjoy`.
 
     Raises:
         UserError: Something that was asked for cannot be done.
     """
-    _choose_rendering(args)
+    args = _with_rendering(args)
     algorithm = find_algorithm(args.algo, args.verbose)
     find_env(args.env, args.gym_packages, args.verbose)
     if args.num_threads > 0:
@@ -79,34 +80,34 @@ def enjoy(args: argparse.Namespace) -> None:
     print(f"Mean episode length: {lengths.mean():.2f} +/- {lengths.std():.2f}")
 
 
-def _choose_rendering(args: argparse.Namespace) -> None:
-    """Numbers alone where nothing can be shown, unless the user has asked for pictures."""
+def _with_rendering(args: EnjoyOptions) -> EnjoyOptions:
+    """The options with `--no-render` where nothing can be shown, unless the user has asked for pictures."""
     moviepy = importlib.util.find_spec("moviepy") is not None
     if args.video is not None:
         if not moviepy:
             raise UserError("--video needs the package moviepy: pip install 'pg-agents[video]'.")
-        return
+        return args
     if args.no_render:
-        return
+        return args
     if sys.platform.startswith("linux") and not any(map(os.environ.get, _DISPLAYS)):
         video = "--video" if moviepy else "--video, after pip install 'pg-agents[video]'"
         lacking, remedy = "There is no display to render on", f"For pictures, record them: {video}."
     elif importlib.util.find_spec("pygame") is None:
         lacking, remedy = "The package pygame-ce is not installed", "For pictures: pip install pygame-ce."
     else:
-        return
+        return args
     if (args.env_kwargs or {}).get("render_mode") == "human":
         raise UserError(f"{lacking}, but --env-kwargs render_mode:human asks for it. {remedy}")
     print(f"{lacking}: numbers only. {remedy}")
-    args.no_render = True
+    return replace(args, no_render=True)
 
 
-def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
+def _find_model(args: EnjoyOptions) -> tuple[str, str, str]:
     """Name and path of the model, and the folder of its run."""
-    folder, shipped = getattr(args, "folder", FOLDER), agents.find(args.algo, args.env)
+    folder, shipped = FOLDER if args.folder is None else args.folder, agents.find(args.algo, args.env)
     own = _latest_run(FOLDER, args)
     if args.shipped:
-        if "folder" in args or args.exp_id:
+        if args.folder is not None or args.exp_id:
             raise UserError("--shipped takes the agent that comes with pg-agents: leave out --folder and --exp-id.")
         if not shipped:
             raise UserError(f"No agent of {args.algo} on {args.env} comes with pg-agents; `pg-zoo list` has those.")
@@ -140,24 +141,24 @@ def _find_model(args: argparse.Namespace) -> tuple[str, str, str]:
     return found
 
 
-def _latest_run(folder: str, args: argparse.Namespace) -> int:
+def _latest_run(folder: str, args: EnjoyOptions) -> int:
     """Number of the latest run that has a model; 0 where none has."""
     prefix = f"{EnvironmentName(args.env)}_"
     runs = {path.parent.name.removeprefix(prefix) for path in Path(folder, args.algo).glob(f"{prefix}*/*.zip")}
     return max((int(number) for number in runs if number.isdecimal()), default=0)
 
 
-def _names_a_run(args: argparse.Namespace) -> bool:
+def _names_a_run(args: EnjoyOptions) -> bool:
     """Whether the user wants a certain model, which no other one may stand in for."""
     checkpoint = args.load_last_checkpoint or args.load_checkpoint is not None
-    return bool("folder" in args or args.exp_id or args.load_best or checkpoint)
+    return bool(args.folder is not None or args.exp_id or args.load_best or checkpoint)
 
 
 def _is_shipped(run_folder: str) -> bool:
     return Path(run_folder).is_relative_to(agents.AGENTS)
 
 
-def _what_is_there(args: argparse.Namespace, folder: Path) -> str:
+def _what_is_there(args: EnjoyOptions, folder: Path) -> str:
     """Models of this algorithm and environment; of all runs, the names alone."""
     env_name = EnvironmentName(args.env)
     models = [path.relative_to(folder) for path in sorted(folder.rglob("*.zip"))]
@@ -215,7 +216,7 @@ def _read(path: Path, trust: bool) -> dict[str, Any]:
     return found
 
 
-def _make_env(args: argparse.Namespace, run_folder: str) -> VecEnv:
+def _make_env(args: EnjoyOptions, run_folder: str) -> VecEnv:
     """The environment as it was in training: same arguments, wrappers, frame stack and normalisation."""
     folder = Path(run_folder, EnvironmentName(args.env))
     config, options = _read(folder / "config.yml", args.trust), _read(folder / "args.yml", args.trust)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.scored import collect, update
+from pg_zoo.options import EvidenceOptions
 from pg_zoo.pages.scores import table
 from pg_zoo.results.storage import write_whole, writing
 
 
-def evidence(args: argparse.Namespace) -> None:
+def evidence(args: EvidenceOptions) -> None:
     """Run `pg-zoo evidence`.
 
     Raises:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-
 from pg_zoo.errors import one_line
+from pg_zoo.options import ReportOptions
 from pg_zoo.pages.report import write_report
 
 
-def report(args: argparse.Namespace) -> None:
+def report(args: ReportOptions) -> None:
     """Run `pg-zoo report`.
 
     Raises:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from pprint import pprint
 
@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+from pg_zoo.options import TrainOptions
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.runs.folder import Run, set_up
 from pg_zoo.runs.recipe import Recipe, is_atari, resolve
@@ -26,7 +27,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: TrainOptions) -> None:
     """Run `pg-zoo train`.
 
     Raises:
@@ -41,7 +42,7 @@ def train(args: argparse.Namespace) -> None:
     if args.seed < -1:
         raise UserError(f"--seed must be at least 0, or -1 for a random one, but is {args.seed}.")
     if args.seed < 0:
-        args.seed = int(np.random.default_rng().integers(2**32 - 1))
+        args = replace(args, seed=int(np.random.default_rng().integers(2**32 - 1)))
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     print(f"{args.algo} ({algorithm.__module__}.{algorithm.__name__}) on {args.env}, seed {args.seed}")
@@ -60,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
         print(f"TensorBoard: {run.model.tensorboard_log}")
 
 
-def _recipe(args: argparse.Namespace, algorithm: type[BaseAlgorithm]) -> Recipe:
+def _recipe(args: TrainOptions, algorithm: type[BaseAlgorithm]) -> Recipe:
     """The entry of the merged files, with the user's own values over it."""
     with plugin_warnings():
         entry, origin = find_entry(

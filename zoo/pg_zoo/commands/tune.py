@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.entries import Entry, entries, evidence_path
 from pg_zoo.evidence.scored import FIRST_SEED, MIN_SEEDS, Evidence, from_cells, read, succeeding
 from pg_zoo.lookup import find_device, find_env, plugin_warnings
+from pg_zoo.options import TuneOptions
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.recipes.writing import with_entry
 from pg_zoo.results import statistics
@@ -50,7 +50,7 @@ RECORD = "tune.json"
 CHOICE_SEED, DECISION_SEED, SCORE_SEED = FIRST_SEED // 2, FIRST_SEED * 3 // 4, FIRST_SEED
 
 
-def tune(args: argparse.Namespace) -> None:
+def tune(args: TuneOptions) -> None:
     """Run `pg-zoo tune`.
 
     Raises:
@@ -130,7 +130,7 @@ def _drawn(
     return found
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: TuneOptions) -> None:
     if args.replace and args.write is None:
         raise UserError("--replace is only for use with --write.")
     with one_line(ValueError):
@@ -156,7 +156,7 @@ def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[
     return vec_env.observation_space, vec_env.action_space
 
 
-def _start(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any]:
+def _start(zoo: Path | None, args: TuneOptions) -> dict[str, Any]:
     """What the search begins with, whether that is the environment's own entry, which may be replaced, and fresh seeds.
 
     Whoever tunes an entry may do so because of its score: the seeds of this are not fresh any more.
@@ -173,7 +173,7 @@ def _start(zoo: Path | None, args: argparse.Namespace) -> dict[str, Any]:
     return {"hyperparams": hyperparams, "origin": origin, "is_entry": old is not None, "score_seed": score_seed}
 
 
-def _entry_in(zoo: Path | None, args: argparse.Namespace) -> Entry | None:
+def _entry_in(zoo: Path | None, args: TuneOptions) -> Entry | None:
     there = entries(zoo) if zoo is None or any(zoo.glob("*.yml")) else []
     return next((one for one in there if (one.algo, one.env) == (args.algo, args.env)), None)
 
@@ -214,7 +214,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
 # Choice and score
 
 
-def _choose(search: Search, folder: Path, args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+def _choose(search: Search, folder: Path, args: TuneOptions) -> tuple[str, dict[str, Any]]:
     """The winner of the best trials, by name, and its hyperparameters."""
     candidates: dict[str, dict[str, Any]] = {}
     for trial in search.ranked():
@@ -237,7 +237,7 @@ def _choose(search: Search, folder: Path, args: argparse.Namespace) -> tuple[str
     return winner, candidates[winner]
 
 
-def _score(name: str, hyperparams: dict[str, Any], score_seed: int, folder: Path, args: argparse.Namespace) -> Evidence:
+def _score(name: str, hyperparams: dict[str, Any], score_seed: int, folder: Path, args: TuneOptions) -> Evidence:
     results = folder / "score" / name
     if not _train(name, hyperparams, results, score_seed, args, with_random=True):
         raise UserError(f"{name}, which was the best, failed on other seeds: {results / 'failed'} has the reasons.")
@@ -248,9 +248,7 @@ def _score(name: str, hyperparams: dict[str, Any], score_seed: int, folder: Path
     return found
 
 
-def _is_better(
-    name: str, hyperparams: dict[str, Any], entry: dict[str, Any], folder: Path, args: argparse.Namespace
-) -> bool:
+def _is_better(name: str, hyperparams: dict[str, Any], entry: dict[str, Any], folder: Path, args: TuneOptions) -> bool:
     """Whether what was found is better than the entry that there was when the search began; says so."""
     scores = {}
     for who, what, results in ((name, hyperparams, name), ("the entry", entry, "entry")):
@@ -279,7 +277,7 @@ def _train(
     hyperparams: dict[str, Any],
     results: Path,
     first_seed: int,
-    args: argparse.Namespace,
+    args: TuneOptions,
     *,
     with_random: bool = False,
 ) -> list[Path]:
@@ -300,7 +298,7 @@ def _train(
     return [] if failed else [results / one.path for one in cells]
 
 
-def _seeds(first: int, args: argparse.Namespace) -> str:
+def _seeds(first: int, args: TuneOptions) -> str:
     return f"seeds {first} to {first + args.score_seeds - 1}"
 
 

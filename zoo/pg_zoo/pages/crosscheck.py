@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ import numpy as np
 from pg_zoo.crosscheck.parameters import MIN_STEPS, Parameters
 from pg_zoo.crosscheck.scores import PACKAGES, Scores
 from pg_zoo.evidence.entries import Entry
+from pg_zoo.options import CrosscheckOptions
 from pg_zoo.results.statistics import EQUIVALENCE_CONFIDENCE
 from pg_zoo.runs.provenance import command_line
 
@@ -84,7 +84,7 @@ _SCORE_COLUMNS = (
 )
 
 
-def document(rows: Sequence[Row], args: argparse.Namespace) -> str:
+def document(rows: Sequence[Row], args: CrosscheckOptions) -> str:
     """The page.
 
     Args:

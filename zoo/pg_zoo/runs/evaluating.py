@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.envs.evaluation import deterministic_evaluation, evaluate_policy
+from pg_zoo.options import EnjoyOptions, TrainOptions
 from pg_zoo.runs.cell import MAX_SEED, Cell
 
 N_EVAL_ENVS = 10  # environments of an evaluation, at most
@@ -82,7 +82,7 @@ def own_random_state(seed: int, device: th.device | None = None) -> Iterator[Non
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-def takes_most_probable(args: argparse.Namespace, env: VecEnv, default: bool = True) -> bool:
+def takes_most_probable(args: TrainOptions | EnjoyOptions, env: VecEnv, default: bool = True) -> bool:
     """Whether an evaluation takes the most probable actions; if it draws them, a line says so and why.
 
     Args:

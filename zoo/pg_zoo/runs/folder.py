@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shutil
 import sys
@@ -35,6 +34,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from pg_zoo.options import TrainOptions
 from pg_zoo.runs.evaluating import takes_most_probable
 from pg_zoo.runs.recipe import Recipe, closing_envs
 
@@ -60,7 +60,7 @@ class Run:
     """
 
     recipe: Recipe
-    args: argparse.Namespace
+    args: TrainOptions
     folder: Path
     model: BaseAlgorithm
     callbacks: list[BaseCallback]
@@ -100,7 +100,7 @@ class Run:
 
 
 @contextmanager
-def set_up(recipe: Recipe, args: argparse.Namespace) -> Iterator[Run]:
+def set_up(recipe: Recipe, args: TrainOptions) -> Iterator[Run]:
     """Claim a folder, and make the environments and the model of a training.
 
     Args:
@@ -127,7 +127,7 @@ def set_up(recipe: Recipe, args: argparse.Namespace) -> Iterator[Run]:
 
 
 @contextmanager
-def _new_folder(recipe: Recipe, args: argparse.Namespace) -> Iterator[Path]:
+def _new_folder(recipe: Recipe, args: TrainOptions) -> Iterator[Path]:
     """Claim a new folder: runs that start at the same moment get one each."""
     runs, name = Path(args.log_folder, args.algo), EnvironmentName(recipe.env)
     suffix = f"_{uuid.uuid4()}" if args.uuid else ""
@@ -148,14 +148,14 @@ def _settings_folder(folder: Path, recipe: Recipe) -> Path:
     return folder / EnvironmentName(recipe.env)
 
 
-def _callbacks(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Iterator[BaseCallback]:
+def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[BaseCallback]:
     if args.progress:
         yield _ProgressBar()
     if args.save_freq > 0:
         yield CheckpointCallback(_calls(args.save_freq, recipe), str(folder), verbose=1)
 
 
-def _evaluations(recipe: Recipe, args: argparse.Namespace, folder: Path, envs: VecEnv) -> EvalCallback:
+def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> EvalCallback:
     return EvalCallback(
         envs,
         callback_on_new_best=SaveVecNormalizeCallback(1, str(_settings_folder(folder, recipe))),
@@ -172,7 +172,7 @@ def _calls(steps: int, recipe: Recipe) -> int:
     return max(steps // recipe.n_envs, 1)
 
 
-def _write_settings(recipe: Recipe, args: argparse.Namespace, folder: Path) -> None:
+def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
     for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
         (settings / name).write_text(yaml.dump(OrderedDict(sorted(content.items()))), encoding="utf-8")
