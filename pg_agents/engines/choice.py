@@ -44,7 +44,7 @@ def make_engine(name: str, policy: ActorCriticPolicy, buffer: RolloutBuffer, los
 
     Raises:
         ValueError: There is no such engine, or it does not serve.
-        PluginError: The plugin cannot be imported, or takes a name that is built in.
+        PluginError: The plugin cannot be imported, or two distributions have an engine of this name.
     """
     if name == "autograd":
         return AutogradEngine()
