@@ -24,10 +24,7 @@ KNOWN: dict[str, set] = {
         frozenset({"pg_envs.games.memoryless", "pg_envs.games.opponents"}),
     },
     # An import from another package: the importing file, the file that it imports.
-    "arrows": {
-        ("pg_zoo.evidence.scored", "pg_envs.references"),
-        ("pg_zoo.results.findings", "pg_envs.references"),
-    },
+    "arrows": set(),
     # A file, and the private name that it takes from another.
     "private": set(),
     # Files that look into sys.modules.

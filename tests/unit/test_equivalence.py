@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from pg_zoo.crosscheck.parameters import Parameters, differences
-from pg_zoo.crosscheck.scores import reference_range
 from pg_zoo.results.statistics import equivalence
 
 
@@ -85,21 +84,6 @@ def test_what_is_within_the_margin_is_called_different_in_at_most_one_of_twenty_
 def test_what_is_clear_is_said():
     assert rates(0.0, spread=0.1)["equivalent"] > 0.99
     assert rates(2.0, spread=0.1)["**different**"] > 0.99
-
-
-@pytest.mark.parametrize(
-    ("random", "best", "sb3", "expected"),
-    [
-        (20.0, (475.0, "solved"), 100.0, (455.0, "solved")),
-        (-1200.0, None, -200.0, (1000.0, "SB3's published score")),
-        (-1200.0, None, None, None),
-        # A game in which nobody beats random play.
-        (0.0, (0.0, "equilibrium"), None, None),
-        (None, (475.0, "solved"), 100.0, None),
-    ],
-)
-def test_the_range_ends_with_the_best_that_is_known(random, best, sb3, expected):
-    assert reference_range(random, best, sb3) == expected
 
 
 def test_differences_are_of_bits():
