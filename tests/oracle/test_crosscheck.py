@@ -136,7 +136,7 @@ def test_what_sb3_does_not_have_is_named(hyperparams, named):
 def check(tmp_path, monkeypatch):
     """A function that runs the command on entries of its own, in this process, and returns status and page."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(crosscheck, "_examine_apart", crosscheck._examine)
+    monkeypatch.setattr(crosscheck, "in_order", lambda function, tasks, jobs: (function(*task) for task in tasks))
 
     def here(cells, folder, jobs):
         for one in cells:
@@ -181,10 +181,11 @@ def die(entry, updates):
     os._exit(3)
 
 
-def test_a_process_that_dies_is_a_row(monkeypatch):
+def test_a_process_that_dies_is_a_row(monkeypatch, tmp_path):
     monkeypatch.setattr(crosscheck, "_examine", die)
-    found = crosscheck._examine_apart(3, 0)
-    assert found == (None, parameters.Parameters(reason="**failed**: its process ended with status 3", failed=True))
+    entry = Entry("a2c", "CartPole-v1", A2C, tmp_path)
+    failed = parameters.Parameters(reason="**failed**: its process ended with status 3", failed=True)
+    assert list(crosscheck._parameters([entry], 1, 1)) == [(entry, None, failed)]
 
 
 def test_scores_are_compared_and_stored(check, capsys):
