@@ -58,7 +58,7 @@ class Scores:
             return f"**failed trainings: {self.failed}**"
         if self.result is None:
             return "no margin: nothing is known to be better than random"
-        near = "; both are that close to random actions too" * (self.answer == "equivalent" and self._is_near_random)
+        near = ", but neither beats random by more than the margin" * (self.answer == "equivalent" and self._is_near_random)
         return self.result.verdict + near
 
     @property

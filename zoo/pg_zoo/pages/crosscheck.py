@@ -41,8 +41,8 @@ entry's hyperparameters, wrappers and normalisation, and compared.
 - date: {date}
 - command: `{command}`
 - versions: {versions}
-- exit status: {status}. 0 says that nothing contradicts the claim: no parameters and no scores are different, and
-  nothing failed. It does not say that all is shown: how much is, the following lines do.
+- exit status: {status}. 0 means that no comparison contradicted the claim and nothing failed; how many were conclusive
+  is listed below.
 
 {tallies}
 
