@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pg_zoo.crosscheck.parameters import Parameters, differences
+from pg_zoo.crosscheck.parameters import ParameterCheck, differences
 from pg_zoo.results.statistics import equivalence
 
 
@@ -96,6 +96,6 @@ def test_differences_are_of_bits():
 
 
 def test_parameters_say_the_largest_difference():
-    assert str(Parameters(3, {})) == "equal"
-    assert str(Parameters(3, {"a": 0.5, "b": 2.0})) == "**different**: up to 2 (b)"
-    assert [Parameters(3, {}).contradicts, Parameters(3, {"a": 1e-9}).contradicts] == [False, True]
+    assert str(ParameterCheck(3, {})) == "equal"
+    assert str(ParameterCheck(3, {"a": 0.5, "b": 2.0})) == "**different**: up to 2 (b)"
+    assert [ParameterCheck(3, {}).contradicts, ParameterCheck(3, {"a": 1e-9}).contradicts] == [False, True]

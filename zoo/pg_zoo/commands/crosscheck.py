@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pg_agents import registry
 from pg_agents.checks import check_number, suggestion
-from pg_zoo.crosscheck.parameters import SEED, Parameters, compare_parameters
+from pg_zoo.crosscheck.parameters import SEED, ParameterCheck, compare_parameters
 from pg_zoo.crosscheck.scores import compare_scores, score_cells
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.entries import Entry, entries
@@ -93,7 +93,7 @@ def _selected(algos: Sequence[str], envs: Sequence[str] | None) -> list[Entry]:
 
 def _parameters(
     selected: Sequence[Entry], updates: int, jobs: int | None
-) -> Generator[tuple[Entry, Cell | None, Parameters], None, None]:
+) -> Generator[tuple[Entry, Cell | None, ParameterCheck], None, None]:
     """Compare the parameters of all entries, several at a time, each in a process of its own."""
     with closing(in_order(_examine, [(entry, updates) for entry in selected], jobs)) as results:
         for entry, result in zip(selected, results, strict=True):
@@ -101,7 +101,7 @@ def _parameters(
             yield entry, *((None, _failed(f"its process ended with status {result.status}")) if died else result)
 
 
-def _examine(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
+def _examine(entry: Entry, updates: int) -> tuple[Cell | None, ParameterCheck]:
     """The training that an entry describes, and what `compare_parameters` says of it."""
     try:
         with plugin_warnings():
@@ -112,5 +112,5 @@ def _examine(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
         return None, _failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
 
 
-def _failed(reason: str) -> Parameters:
-    return Parameters(reason=f"**failed**: {' '.join(reason.split())}", failed=True)
+def _failed(reason: str) -> ParameterCheck:
+    return ParameterCheck(reason=f"**failed**: {' '.join(reason.split())}", failed=True)

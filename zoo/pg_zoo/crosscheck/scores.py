@@ -21,7 +21,7 @@ PACKAGES = ("pg-agents", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreCheck:
     """The scores of both on one entry.
 
     Attributes:
@@ -58,7 +58,9 @@ class Scores:
             return f"**failed trainings: {self.failed}**"
         if self.result is None:
             return "no margin: nothing is known to be better than random"
-        near = ", but neither beats random by more than the margin" * (self.answer == "equivalent" and self._is_near_random)
+        near = ""
+        if self.answer == "equivalent" and self._is_near_random:
+            near = ", but neither beats random by more than the margin"
         return self.result.verdict + near
 
     @property
@@ -97,7 +99,7 @@ def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episode
     return list(found.values())
 
 
-def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin: float) -> Scores:
+def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin: float) -> ScoreCheck:
     """Compare what is stored of an entry.
 
     Args:
@@ -117,7 +119,7 @@ def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin:
     for one in (*ours, *theirs):
         if old := [name for name in PACKAGES if one["versions"].get(name, version(name)) != version(name)]:
             raise UserError(f"{folder} has scores made with another version of {', '.join(old)}: choose another -o.")
-    scores = Scores([one["score"] for one in ours], [one["score"] for one in theirs], steps, failed=failed)
+    scores = ScoreCheck([one["score"] for one in ours], [one["score"] for one in theirs], steps, failed=failed)
     if failed:
         return scores
     sb3 = published().get(cell.algo, {}).get(cell.env)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pg_zoo.evidence.scored import Evidence, published
+from pg_zoo.pages.tables import markdown_table
 from pg_zoo.results import statistics
 from pg_zoo.words import count, duration, interval, number
 
@@ -73,7 +74,7 @@ _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's
 def table(all_evidence: Iterable[Evidence]) -> str:
     """The page of all scores, in Markdown."""
     scores = published()
-    rows: list[tuple[str, ...]] = [_COLUMNS, tuple("---:" if column in _NUMBERS else "---" for column in _COLUMNS)]
+    rows: list[tuple[str, ...]] = []
     answers = []
     shown = list(all_evidence)
     random = _random(shown)
@@ -82,7 +83,7 @@ def table(all_evidence: Iterable[Evidence]) -> str:
         answer = comparison(evidence, theirs)
         answers.append(answer)
         notes = [evidence.note] * bool(evidence.note) + [_NOT_FRESH] * (not evidence.fresh)
-        note = " ".join("; ".join(notes).replace("|", "\\|").split())
+        note = " ".join("; ".join(notes).split())
         rows.append((*_row(evidence, random[_task(evidence)]), _published_score(theirs), answer, note))
     parts = [_HEAD.replace("{source}", scores["source"])]
     summary = []
@@ -95,7 +96,8 @@ def table(all_evidence: Iterable[Evidence]) -> str:
             )
     if summary:
         parts.append("\n".join(summary) + "\n")
-    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+    right = [index for index, column in enumerate(_COLUMNS) if column in _NUMBERS]
+    parts.append(markdown_table(_COLUMNS, rows, right) + "\n")
     return "\n".join(parts)
 
 
