@@ -55,8 +55,26 @@ class Corridor(gym.Env):
         return np.full(1, self.place, np.float32), 2.5, self.place == 4, False, {}
 
 
+def known_returns(wage=1.0):
+    return {"optimum": 4 * wage, "random": 2 * wage}
+
+
+class Work(Corridor):
+    """The same, but the action 1 alone is paid."""
+
+    metadata = {"render_modes": [], "reference_scores": known_returns}
+
+    def __init__(self, wage=1.0):
+        self.wage = wage
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, self.wage * float(action), *rest
+
+
 def register():
     gym.register("Acme/Corridor-v0", entry_point="acme_envs:Corridor")
+    gym.register("Acme/Work-v0", entry_point="acme_envs:Work", kwargs={"wage": 3.0}, reward_threshold=11.0)
 '''
 HYPERPARAMETERS = {
     "vanilla.yml": {"Acme/Corridor-v0": {"n_timesteps": 96, "n_envs": 3, "n_steps": 16, "gamma": 0.5}},
@@ -217,6 +235,22 @@ def test_an_algorithm_takes_part_in_a_benchmark_by_its_name_alone(installed, tmp
     entry = HYPERPARAMETERS["vanilla.yml"]["Acme/Corridor-v0"]
     assert stored["vanilla"]["hyperparams"] == {**entry, "policy": "MlpPolicy"}
     assert stored["vanilla"]["versions"].items() >= {"acme-algorithms": "1.0", "acme-envs": "1.0"}.items()
+
+
+def test_the_optimum_that_an_environment_states_reaches_the_report(installed, tmp_path):
+    run = installed("acme-envs")
+    options = ["--envs", "Acme/Work-v0", "--seeds", "3", "-n", "96", "--eval-points", "1", "--final-episodes", "2"]
+    compared = run("pg-zoo", "benchmark", "--algos", "a2c", *options, "-o", "results")
+    assert (compared.returncode, compared.stderr) == (0, "")
+    reported = run("pg-zoo", "report", "results")
+    assert (reported.returncode, reported.stderr) == (0, "")
+    page = (tmp_path / "results/report.md").read_text()
+    assert "the exact optimum is 12; solved at 11; 1 after normalisation is the exact optimum." in page
+    # The first table with a row of that name.
+    columns = {line.split(" | ")[0]: line.strip("| ").split(" | ") for line in page.splitlines()[::-1] if " | " in line}
+    assert (columns["| optimal (known)"][2], columns["| optimal (known)"][-1]) == ("12", "1")
+    mean, normalised = (float(columns["| `random`"][n].split()[0]) for n in (2, -1))
+    assert normalised == pytest.approx((mean - 6) / (12 - 6), abs=0.01)
 
 
 def test_an_algorithm_without_a_hyperparameter_file_trains_with_its_own_defaults(installed, tmp_path):

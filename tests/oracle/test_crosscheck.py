@@ -16,7 +16,7 @@ from pg_agents.agent import PolicyGradient
 from pg_zoo.cli import main
 from pg_zoo.commands import crosscheck
 from pg_zoo.crosscheck import parameters
-from pg_zoo.crosscheck.scores import Scores, compare_scores
+from pg_zoo.crosscheck.scores import ScoreCheck, compare_scores
 from pg_zoo.errors import UserError
 from pg_zoo.evidence.entries import Entry
 from pg_zoo.lookup import find_env
@@ -136,7 +136,7 @@ def test_what_sb3_does_not_have_is_named(hyperparams, named):
 def check(tmp_path, monkeypatch):
     """A function that runs the command on entries of its own, in this process, and returns status and page."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(crosscheck, "_examine_apart", crosscheck._examine)
+    monkeypatch.setattr(crosscheck, "in_order", lambda function, tasks, jobs: (function(*task) for task in tasks))
 
     def here(cells, folder, jobs):
         for one in cells:
@@ -181,10 +181,11 @@ def die(entry, updates):
     os._exit(3)
 
 
-def test_a_process_that_dies_is_a_row(monkeypatch):
+def test_a_process_that_dies_is_a_row(monkeypatch, tmp_path):
     monkeypatch.setattr(crosscheck, "_examine", die)
-    found = crosscheck._examine_apart(3, 0)
-    assert found == (None, parameters.Parameters(reason="**failed**: its process ended with status 3", failed=True))
+    entry = Entry("a2c", "CartPole-v1", A2C, tmp_path)
+    failed = parameters.ParameterCheck(reason="**failed**: its process ended with status 3", failed=True)
+    assert list(crosscheck._parameters([entry], 1, 1)) == [(entry, None, failed)]
 
 
 def test_scores_are_compared_and_stored(check, capsys):
@@ -215,7 +216,7 @@ def test_scores_are_compared_and_stored(check, capsys):
     ("ours", "theirs", "verdict", "contradicts"),
     [
         # 0.1 of the way from 25 to the 475 at which CartPole is solved: 45.
-        ([30, 30, 30], [69, 69, 69], "equivalent; both are that close to random actions too", False),
+        ([30, 30, 30], [69, 69, 69], "equivalent, but neither beats random by more than the margin", False),
         ([30, 30, 30], [71, 71, 71], "equivalent", False),
         ([500, 500, 500], [500, 500, 500], "equivalent", False),
         ([500, 500, 500], [456, 456, 456], "equivalent", False),
@@ -235,18 +236,18 @@ def test_stored_scores_have_a_verdict(ours, theirs, verdict, contradicts, tmp_pa
 def test_output_and_page_tell_how_many_are_shown_and_how_many_are_not():
     def scores(difference, half, failed=0):
         result = Equivalence(difference, difference - half, difference + half, margin=1.0, n=3)
-        return Scores([0.0] * 3, [0.0] * 3, 10, result=None if half is None else result, failed=failed)
+        return ScoreCheck([0.0] * 3, [0.0] * 3, 10, result=None if half is None else result, failed=failed)
 
-    entry, equal = Entry("ppo", "CartPole-v1", PPO, Path()), parameters.Parameters(3, {})
+    entry, equal = Entry("ppo", "CartPole-v1", PPO, Path()), parameters.ParameterCheck(3, {})
     rows = [
         Row(entry, equal, one)
         for one in (scores(0, 0.5), scores(0, 0.9), scores(0, 1.5), scores(-1, 0.5), scores(0, 2), scores(-3, 1))
     ]
     rows += [
-        Row(entry, equal, Scores([0.0] * 2, [0.0] * 3, 10, failed=1)),
-        Row(entry, equal, Scores([0.0] * 3, [0.0] * 3, 10)),
-        Row(entry, parameters.Parameters(3, {"x": 0.1})),
-        Row(entry, parameters.Parameters(reason="SB3 has no y")),
+        Row(entry, equal, ScoreCheck([0.0] * 2, [0.0] * 3, 10, failed=1)),
+        Row(entry, equal, ScoreCheck([0.0] * 3, [0.0] * 3, 10)),
+        Row(entry, parameters.ParameterCheck(3, {"x": 0.1})),
+        Row(entry, parameters.ParameterCheck(reason="SB3 has no y")),
     ]
     said = [
         "Parameters: equal 8, different 1, not compared 1",

@@ -5,6 +5,7 @@ import inspect
 import re
 from pathlib import Path
 
+import griffe
 import pytest
 
 from pg_agents import A2C, PPO, REINFORCE, ActorCritic, PolicyGradient, ReinforceBaseline
@@ -56,7 +57,6 @@ def test_a_page_lists_each_argument_with_its_default(name):
 
 @pytest.fixture(scope="module")
 def read_statically():
-    griffe = pytest.importorskip("griffe", reason="needs the extra docs, with which the site is built")
     extension = griffe.load_extensions(ROOT / "docs/arguments.py")
     return griffe.load("pg_agents", search_paths=[ROOT], extensions=extension, docstring_parser="google")
 

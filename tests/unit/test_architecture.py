@@ -13,10 +13,7 @@ KNOWN: dict[str, set] = {
     # Files that import each other, each circle as a whole.
     "circles": set(),
     # An import from another package: the importing file, the file that it imports.
-    "arrows": {
-        ("pg_zoo.evidence.scored", "pg_envs.references"),
-        ("pg_zoo.results.findings", "pg_envs.references"),
-    },
+    "arrows": set(),
     # A file, and the private name that it takes from another.
     "private": set(),
     # Files that look into sys.modules.

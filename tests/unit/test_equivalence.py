@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pg_zoo.crosscheck.parameters import Parameters, differences
-from pg_zoo.crosscheck.scores import reference_range
+from pg_zoo.crosscheck.parameters import ParameterCheck, differences
 from pg_zoo.results.statistics import equivalence
 
 
@@ -87,21 +86,6 @@ def test_what_is_clear_is_said():
     assert rates(2.0, spread=0.1)["**different**"] > 0.99
 
 
-@pytest.mark.parametrize(
-    ("random", "best", "sb3", "expected"),
-    [
-        (20.0, (475.0, "solved"), 100.0, (455.0, "solved")),
-        (-1200.0, None, -200.0, (1000.0, "SB3's published score")),
-        (-1200.0, None, None, None),
-        # A game in which nobody beats random play.
-        (0.0, (0.0, "equilibrium"), None, None),
-        (None, (475.0, "solved"), 100.0, None),
-    ],
-)
-def test_the_range_ends_with_the_best_that_is_known(random, best, sb3, expected):
-    assert reference_range(random, best, sb3) == expected
-
-
 def test_differences_are_of_bits():
     one = {"a": np.array([1.0, 2.0], np.float32), "b": np.array(np.nan), "c": np.array(1.0)}
     assert differences(one, {name: value.copy() for name, value in one.items()}) == {}
@@ -112,6 +96,6 @@ def test_differences_are_of_bits():
 
 
 def test_parameters_say_the_largest_difference():
-    assert str(Parameters(3, {})) == "equal"
-    assert str(Parameters(3, {"a": 0.5, "b": 2.0})) == "**different**: up to 2 (b)"
-    assert [Parameters(3, {}).contradicts, Parameters(3, {"a": 1e-9}).contradicts] == [False, True]
+    assert str(ParameterCheck(3, {})) == "equal"
+    assert str(ParameterCheck(3, {"a": 0.5, "b": 2.0})) == "**different**: up to 2 (b)"
+    assert [ParameterCheck(3, {}).contradicts, ParameterCheck(3, {"a": 1e-9}).contradicts] == [False, True]

@@ -137,9 +137,15 @@ def test_evidence_names_all_commits_that_it_is_of_and_they_need_not_be_the_same(
     assert found.versions == {"pg-agents": "0.1.0", COMMIT: "1a, 2b+changes"}
 
 
-def test_best_and_random_scores_of_our_own_environments_are_the_known_ones():
-    assert scored.references("pg/ShortCorridor-v0", None, []) == (-12.0, (pytest.approx(-11.65685), "optimum"))
-    assert scored.references("CartPole-v1", None, [{"score": 20.0}, {"score": 24.0}]) == (22.0, (475.0, "solved"))
+def test_evidence_holds_the_best_known_score_and_that_of_random_actions(results):
+    add_cells(results, env="pg/ShortCorridor-v0")
+    add_cells(results, env="CartPole-v1")
+    add_cells(results, algo="random", env="CartPole-v1", scores=[20.0, 24.0])
+    corridor = scored.from_cells(results, "ppo", "pg/ShortCorridor-v0", ENTRY)
+    assert (corridor.random, corridor.best) == (-12.0, (pytest.approx(-11.65685), "optimum"))
+    cartpole = scored.from_cells(results, "ppo", "CartPole-v1", ENTRY)
+    assert (cartpole.random, cartpole.best) == (22.0, (475.0, "solved"))
+    assert scored.read(cartpole.write(results)) == cartpole
 
 
 @pytest.mark.parametrize(

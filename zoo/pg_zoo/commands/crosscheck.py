@@ -7,21 +7,13 @@ test only fails to show that they differ.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
-
-import torch as th
 
 from pg_agents import registry
 from pg_agents.checks import check_number, suggestion
-from pg_zoo.crosscheck.parameters import SEED, Parameters, compare_parameters
+from pg_zoo.crosscheck.parameters import SEED, ParameterCheck, compare_parameters
 from pg_zoo.crosscheck.scores import compare_scores, score_cells
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.entries import Entry, entries
@@ -31,6 +23,7 @@ from pg_zoo.pages.crosscheck import Row, document, tallies
 from pg_zoo.results.storage import write_whole, writing
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.grid import run_grid
+from pg_zoo.runs.processes import Died, in_order
 from pg_zoo.runs.training import resolved
 
 
@@ -100,50 +93,15 @@ def _selected(algos: Sequence[str], envs: Sequence[str] | None) -> list[Entry]:
 
 def _parameters(
     selected: Sequence[Entry], updates: int, jobs: int | None
-) -> Iterator[tuple[Entry, Cell | None, Parameters]]:
+) -> Generator[tuple[Entry, Cell | None, ParameterCheck], None, None]:
     """Compare the parameters of all entries, several at a time, each in a process of its own."""
-    threads = ThreadPoolExecutor(jobs or os.cpu_count(), initializer=_leave_interrupts_to_the_main_thread)
-    try:
-        found = threads.map(_examine_apart, selected, [updates] * len(selected))
-        for entry, (cell, parameters) in zip(selected, found, strict=True):
-            yield entry, cell, parameters
-    except BaseException:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    threads.shutdown()
+    with closing(in_order(_examine, [(entry, updates) for entry in selected], jobs)) as results:
+        for entry, result in zip(selected, results, strict=True):
+            died = isinstance(result, Died)
+            yield entry, *((None, _failed(f"its process ended with status {result.status}")) if died else result)
 
 
-def _leave_interrupts_to_the_main_thread() -> None:
-    # Processes that this thread starts inherit it: Ctrl-C is for the command, which then ends them.
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        resource_tracker.ensure_running()  # the first process would start it, and it would let interrupts through
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-
-
-def _examine_apart(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
-    """`_examine` in another process, whose end would be no end of this one."""
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_send, args=(sender, _examine, entry, updates))
-    process.start()
-    sender.close()
-    try:
-        result: tuple[Cell | None, Parameters] = receiver.recv()
-    except EOFError:
-        process.join()
-        result = None, _failed(f"its process ended with status {process.exitcode}")
-    process.join()
-    return result
-
-
-def _send(sender: Connection, function: Callable[..., Any], *args: Any) -> None:
-    th.set_num_threads(1)  # several would add in another order, and be slower
-    sender.send(function(*args))
-
-
-def _examine(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
+def _examine(entry: Entry, updates: int) -> tuple[Cell | None, ParameterCheck]:
     """The training that an entry describes, and what `compare_parameters` says of it."""
     try:
         with plugin_warnings():
@@ -154,5 +112,5 @@ def _examine(entry: Entry, updates: int) -> tuple[Cell | None, Parameters]:
         return None, _failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
 
 
-def _failed(reason: str) -> Parameters:
-    return Parameters(reason=f"**failed**: {' '.join(reason.split())}", failed=True)
+def _failed(reason: str) -> ParameterCheck:
+    return ParameterCheck(reason=f"**failed**: {' '.join(reason.split())}", failed=True)

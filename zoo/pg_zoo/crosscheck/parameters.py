@@ -26,7 +26,7 @@ MIN_STEPS = 5000  # of the comparison of parameters: a few updates of A2C are ov
 
 
 @dataclass(frozen=True)
-class Parameters:
+class ParameterCheck:
     """What all that was learnt says about two trainings from the same seed.
 
     Attributes:
@@ -63,7 +63,7 @@ class Parameters:
         return f"**different**: up to {largest:.2g} ({name})"
 
 
-def compare_parameters(cell: Cell, updates: int) -> Parameters:
+def compare_parameters(cell: Cell, updates: int) -> ParameterCheck:
     """Train our class and SB3's from the same seed, one after the other, and compare all that they have learnt.
 
     Args:
@@ -75,15 +75,15 @@ def compare_parameters(cell: Cell, updates: int) -> Parameters:
     """
     names = missing_in_sb3(cell)
     if names:
-        return Parameters(reason=f"cannot be compared: SB3 has no {', '.join(names)}")
+        return ParameterCheck(reason=f"cannot be compared: SB3 has no {', '.join(names)}")
     try:
         resolved(counterpart(cell))
     except UserError as error:
-        return Parameters(reason=f"cannot be compared: {error}")
+        return ParameterCheck(reason=f"cannot be compared: {error}")
     ours, done = _learnt(replace(cell, hyperparams={**cell.hyperparams, "engine": "autograd"}), updates)
     theirs, done_by_sb3 = _learnt(counterpart(cell), updates)
     assert done == done_by_sb3
-    return Parameters(done, differences(ours, theirs))
+    return ParameterCheck(done, differences(ours, theirs))
 
 
 def counterpart(cell: Cell) -> Cell:

@@ -11,7 +11,8 @@ import numpy as np
 
 from pg_zoo.crosscheck.parameters import SEED, counterpart
 from pg_zoo.errors import UserError
-from pg_zoo.evidence.scored import published, references
+from pg_zoo.evidence.scored import published
+from pg_zoo.results.scales import Mark, find_scale
 from pg_zoo.results.statistics import Equivalence, equivalence
 from pg_zoo.results.storage import RANDOM, read_cells
 from pg_zoo.runs.cell import Cell
@@ -19,31 +20,8 @@ from pg_zoo.runs.cell import Cell
 PACKAGES = ("pg-agents", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "numpy", "numba")
 
 
-def reference_range(
-    random: float | None, best: tuple[float, str] | None, sb3: float | None
-) -> tuple[float, str] | None:
-    """What a difference of scores is measured by: how far above random actions one can, or SB3 does, get.
-
-    Nothing here is of the scores that are compared, by which a margin could move with what it judges.
-
-    Args:
-        random: Mean return of random actions.
-        best: The best known score and what it is, such as the return at which the task counts as solved.
-        sb3: The score that rl_zoo3 publishes of SB3, where there is one.
-
-    Returns:
-        The range and where it ends; None where nothing is known to be better than random.
-    """
-    if random is None:
-        return None
-    for end, what in ([best] if best else []) + ([] if sb3 is None else [(sb3, "SB3's published score")]):
-        if end > random:
-            return end - random, what
-    return None
-
-
 @dataclass(frozen=True)
-class Scores:
+class ScoreCheck:
     """The scores of both on one entry.
 
     Attributes:
@@ -80,7 +58,9 @@ class Scores:
             return f"**failed trainings: {self.failed}**"
         if self.result is None:
             return "no margin: nothing is known to be better than random"
-        near = "; both are that close to random actions too" * (self.answer == "equivalent" and self._is_near_random)
+        near = ""
+        if self.answer == "equivalent" and self._is_near_random:
+            near = ", but neither beats random by more than the margin"
         return self.result.verdict + near
 
     @property
@@ -119,7 +99,7 @@ def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episode
     return list(found.values())
 
 
-def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin: float) -> Scores:
+def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin: float) -> ScoreCheck:
     """Compare what is stored of an entry.
 
     Args:
@@ -139,15 +119,21 @@ def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin:
     for one in (*ours, *theirs):
         if old := [name for name in PACKAGES if one["versions"].get(name, version(name)) != version(name)]:
             raise UserError(f"{folder} has scores made with another version of {', '.join(old)}: choose another -o.")
-    scores = Scores([one["score"] for one in ours], [one["score"] for one in theirs], steps, failed=failed)
+    scores = ScoreCheck([one["score"] for one in ours], [one["score"] for one in theirs], steps, failed=failed)
     if failed:
         return scores
-    random, best = references(cell.env, cell.hyperparams.get("env_kwargs"), stored.get((RANDOM, cell.env), []))
+    sb3 = published().get(cell.algo, {}).get(cell.env)
+    # No score that is compared here takes part: the margin would move with what it judges.
+    scale = find_scale(
+        cell.env,
+        cell.hyperparams.get("env_kwargs"),
+        [one["score"] for one in stored.get((RANDOM, cell.env), [])],
+        None if sb3 is None else Mark(float(sb3["mean"]), "SB3's published score"),
+    )
     speeds = [np.median([one["steps_per_second"] for one in group]) for group in (ours, theirs)]
     engine = ", ".join(sorted({one["engine"] for one in ours}))
-    scores = replace(scores, random=random, engine=engine, speedup=float(speeds[0] / speeds[1]))
-    sb3 = published().get(cell.algo, {}).get(cell.env)
-    span = reference_range(random, best, None if sb3 is None else float(sb3["mean"]))
-    if span is None:
+    scores = replace(scores, random=scale.random, engine=engine, speedup=float(speeds[0] / speeds[1]))
+    if scale.random is None or scale.end is None or scale.one is None:
         return scores
-    return replace(scores, end=span[1], result=equivalence(scores.ours, scores.theirs, margin * span[0]))
+    result = equivalence(scores.ours, scores.theirs, margin * (scale.one - scale.random))
+    return replace(scores, end=scale.end.kind, result=result)

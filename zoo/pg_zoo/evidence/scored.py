@@ -6,21 +6,20 @@ Beside `<algo>.yml`, `evidence/<algo>/<environment>.json` holds what the entry o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import yaml
 
 from pg_agents import registry
-from pg_envs.references import BEST, is_batched, reference_scores
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.evidence.entries import entries, evidence_path
 from pg_zoo.lookup import plugin_warnings
 from pg_zoo.results import statistics
+from pg_zoo.results.scales import find_scale
 from pg_zoo.results.storage import (
     COMMIT,
     RANDOM,
@@ -166,7 +165,7 @@ def _from_cells(
     scores = [float(cell["score"]) for cell in group]
     mean = statistics.mean(np.array(scores))
     last = max(group, key=lambda cell: cell["date"])
-    random, best = references(env, entry.get("env_kwargs"), cells.get((RANDOM, env), []))
+    scale = find_scale(env, entry.get("env_kwargs"), [cell["score"] for cell in cells.get((RANDOM, env), [])])
     return Evidence(
         algo=algo,
         env=env,
@@ -184,8 +183,8 @@ def _from_cells(
         machine=last["machine"],
         date=last["date"],
         command=last["command"],
-        random=random,
-        best=best,
+        random=scale.random,
+        best=scale.goal,
     )
 
 
@@ -210,27 +209,6 @@ def difference_of(entry: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> s
         if expected.get(name) != given.get(name):
             return f"{name} is {given.get(name)!r} and not {expected.get(name)!r}"
     return ""
-
-
-def references(
-    env: str, env_kwargs: Mapping[str, Any] | None, random_cells: Sequence[Mapping[str, Any]]
-) -> tuple[float | None, tuple[float, str] | None]:
-    """The mean return of random actions, and the best known one with what it is.
-
-    Args:
-        env: The Gymnasium id.
-        env_kwargs: Arguments of the environment.
-        random_cells: Results of random actions on it.
-    """
-    spec = gym.registry.get(env)
-    # Of others, nothing is known, and a simulation would take minutes.
-    if spec is not None and is_batched(spec):
-        scores = reference_scores(env, **(env_kwargs or {}))
-        kind = next((kind for kind in BEST if kind in scores), None)
-        return scores.get("random"), None if kind is None else (scores[kind], kind)
-    random = float(np.mean([cell["score"] for cell in random_cells])) if random_cells else None
-    threshold = None if spec is None else spec.reward_threshold
-    return random, None if threshold is None else (float(threshold), "solved")
 
 
 def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:

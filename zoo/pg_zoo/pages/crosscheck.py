@@ -9,10 +9,11 @@ from importlib.metadata import version
 
 import numpy as np
 
-from pg_zoo.crosscheck.parameters import MIN_STEPS, Parameters
-from pg_zoo.crosscheck.scores import PACKAGES, Scores
+from pg_zoo.crosscheck.parameters import MIN_STEPS, ParameterCheck
+from pg_zoo.crosscheck.scores import PACKAGES, ScoreCheck
 from pg_zoo.evidence.entries import Entry
 from pg_zoo.options import CrosscheckOptions
+from pg_zoo.pages.tables import markdown_table
 from pg_zoo.results.statistics import EQUIVALENCE_CONFIDENCE
 from pg_zoo.runs.provenance import command_line
 
@@ -22,8 +23,8 @@ class Row:
     """What is found out about one entry."""
 
     entry: Entry
-    parameters: Parameters
-    scores: Scores | None = None
+    parameters: ParameterCheck
+    scores: ScoreCheck | None = None
 
     @property
     def contradicts(self) -> bool:
@@ -41,8 +42,8 @@ entry's hyperparameters, wrappers and normalisation, and compared.
 - date: {date}
 - command: `{command}`
 - versions: {versions}
-- exit status: {status}. 0 says that nothing contradicts the claim: no parameters and no scores are different, and
-  nothing failed. It does not say that all is shown: how much is, the following lines do.
+- exit status: {status}. 0 means that no comparison contradicted the claim and nothing failed; how many were conclusive
+  is listed below.
 
 {tallies}
 
@@ -101,9 +102,8 @@ def document(rows: Sequence[Row], args: CrosscheckOptions) -> str:
         status=int(any(row.contradicts for row in rows)),
         tallies="\n\n".join(f"**{line}.**" for line in tallies(rows)),
     )
-    text += _table(
-        _PARAMETER_COLUMNS, [(*_key(row), str(row.parameters.updates or ""), str(row.parameters)) for row in rows]
-    )
+    compared = [(*_key(row), str(row.parameters.updates or ""), str(row.parameters)) for row in rows]
+    text += markdown_table(_PARAMETER_COLUMNS, compared) + "\n"
     if args.seeds:
         text += _SCORES.format(
             seeds=args.seeds,
@@ -112,7 +112,8 @@ def document(rows: Sequence[Row], args: CrosscheckOptions) -> str:
             margin=args.margin,
             confidence=EQUIVALENCE_CONFIDENCE,
         )
-        text += _table(_SCORE_COLUMNS, [_score_row(row, row.scores) for row in rows if row.scores])
+        scored = [_score_row(row, row.scores) for row in rows if row.scores]
+        text += markdown_table(_SCORE_COLUMNS, scored) + "\n"
     return text
 
 
@@ -135,7 +136,7 @@ def _tally(what: str, answers: Sequence[str], known: Sequence[str]) -> str:
 _ALWAYS_TOLD = ("equal", "equivalent", "not shown", "different")
 
 
-def _score_row(row: Row, scores: Scores) -> tuple[str, ...]:
+def _score_row(row: Row, scores: ScoreCheck) -> tuple[str, ...]:
     result = scores.result
     return (
         *_key(row),
@@ -159,8 +160,3 @@ def _mean_and_std(scores: Sequence[float]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.{2 if abs(value) < 100 else 1}f}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

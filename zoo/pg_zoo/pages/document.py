@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from pg_zoo.pages import figures
+from pg_zoo.pages.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ def _markdown(block: Block) -> str:
         case Bullets(items):
             return "\n".join(f"* {item}" for item in items)
         case Table(columns, rows, numbers):
-            rule = ["---", *["---:" if numbers else "---"] * (len(columns) - 1)]
-            table = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
-            return "\n".join(f"| {' | '.join(row)} |" for row in (table[0], rule, *table[1:]))
+            return markdown_table(columns, rows, range(1, len(columns)) if numbers else ())
         case Pictures(shown, caption):
             return " ".join(f"![{name}](figures/{name}.png)" for name in shown) + f"\n\n{caption}"
         case Details(summary, text):

@@ -18,7 +18,8 @@ try:
     from pg_zoo.pages import figures
     from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
     from pg_zoo.results import statistics
-    from pg_zoo.results.findings import Findings, Scale, Selection, pairs
+    from pg_zoo.results.findings import Findings, Selection, pairs
+    from pg_zoo.results.scales import Scale
     from pg_zoo.results.tables import Results, read
     from pg_zoo.words import count, different, duration, interval, listed, number, ranges
 except ModuleNotFoundError as error:
@@ -196,7 +197,7 @@ def _aggregates(findings: Findings, chosen: Selection, look: figures.Look) -> li
 def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block]:
     results, scale = findings.results, findings.scales[env]
     facts = [f"random actions score {number(scale.random)}"] if scale.random is not None else []
-    facts += [f"{scale.best[1]} is {number(scale.best[0])}"] if scale.best else []
+    facts += [f"{scale.best.words} is {number(scale.best.value)}"] if scale.best else []
     facts += [f"solved at {number(scale.threshold)}"] if scale.threshold is not None else []
     facts.append(f"1 after normalisation is {scale.why}" if scale.one is not None else f"not normalised: {scale.why}")
     text = "; ".join(facts)
@@ -229,7 +230,7 @@ def _scores(results: Results, env: str, scale: Scale) -> list[list[str]]:
         ends = [number(scores.min()), number(scores.max())]
         rows.append([f"`{algo}`", str(len(scores)), interval(statistics.mean(scores)), interval(middle), *ends, normal])
     known = [] if RANDOM in measured or scale.random is None else [("random (known)", scale.random)]
-    known += [(f"{scale.best_name} (known)", scale.best[0])] if scale.best else []
+    known += [(f"{scale.best_name} (known)", scale.best.value)] if scale.best else []
     for name, value in known:
         normal = number(float(scale.normalise(value))) if scale.one is not None else ""
         rows.append([name, "", number(value), "", "", "", normal])
@@ -261,7 +262,7 @@ def _curves(results: Results, env: str, scale: Scale, look: figures.Look) -> lis
     algos = [algo for algo, n in n_curves.items() if n]
     if not algos:
         return []
-    best = {scale.best_name: scale.best[0]} if scale.best else {}
+    best = {scale.best_name: scale.best.value} if scale.best else {}
     known = {"random": scale.random, **best, "solved": scale.threshold}
     lines = {name: value for name, value in known.items() if value is not None}
     name = "".join(character if character.isalnum() else "-" for character in env)

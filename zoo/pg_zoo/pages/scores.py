@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pg_zoo.evidence.scored import Evidence, published
+from pg_zoo.pages.tables import markdown_table
 from pg_zoo.results import statistics
 from pg_zoo.words import count, duration, interval, number
 
@@ -53,7 +54,7 @@ training, averaged over training seeds that tuning did not see, with the 95 % in
 - *seeds*: trainings. *episodes*: those of the evaluation after each of them.
 - *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
   Where other work ran on the machine meanwhile, it is an upper bound.
-- *random*: actions drawn uniformly; of several measurements on an environment, the one of most episodes.
+- *random*: mean return of uniformly random actions, from the longest measurement available.
 - *best known*: the exact optimum, a game's value, or a reference controller's score, where there is one; *solved*: the
   return at which Gymnasium calls the environment solved, and whether the interval of the score lies above it
   (*{REACHED}*), below it (*{NOT_REACHED}*), or holds it (*{NOT_SHOWN}*).
@@ -61,9 +62,10 @@ training, averaged over training seeds that tuning did not see, with the 95 % in
   of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
   its steps. Where it is of an older version of the environment, that is named.
 - *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*, by the 95 % interval of the difference
-  (Welch), with the standard error over seeds here, and over the episodes of their one run there. Where it holds 0, a
-  difference is *{NOT_SHOWN}*, which does not mean that there is none. Not compared is what had *{MORE_STEPS}* than
-  theirs. Where the published score is of an *{OLDER}*, rewards and episodes differ, and the answer says little.
+  (Welch), with the standard error over seeds here, and over the episodes of their one run there. If the interval
+  contains 0, the difference is *{NOT_SHOWN}*; that is not evidence of equality. Trainings with *{MORE_STEPS}* than
+  theirs are not compared. Where the published score is of an *{OLDER}*, rewards and episodes differ, and the answer
+  says little.
 """
 _NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
 _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
@@ -72,7 +74,7 @@ _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's
 def table(all_evidence: Iterable[Evidence]) -> str:
     """The page of all scores, in Markdown."""
     scores = published()
-    rows: list[tuple[str, ...]] = [_COLUMNS, tuple("---:" if column in _NUMBERS else "---" for column in _COLUMNS)]
+    rows: list[tuple[str, ...]] = []
     answers = []
     shown = list(all_evidence)
     random = _random(shown)
@@ -81,7 +83,7 @@ def table(all_evidence: Iterable[Evidence]) -> str:
         answer = comparison(evidence, theirs)
         answers.append(answer)
         notes = [evidence.note] * bool(evidence.note) + [_NOT_FRESH] * (not evidence.fresh)
-        note = " ".join("; ".join(notes).replace("|", "\\|").split())
+        note = " ".join("; ".join(notes).split())
         rows.append((*_row(evidence, random[_task(evidence)]), _published_score(theirs), answer, note))
     parts = [_HEAD.replace("{source}", scores["source"])]
     summary = []
@@ -94,7 +96,8 @@ def table(all_evidence: Iterable[Evidence]) -> str:
             )
     if summary:
         parts.append("\n".join(summary) + "\n")
-    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n")
+    right = [index for index, column in enumerate(_COLUMNS) if column in _NUMBERS]
+    parts.append(markdown_table(_COLUMNS, rows, right) + "\n")
     return "\n".join(parts)
 
 

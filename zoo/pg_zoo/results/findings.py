@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from pg_agents import registry
-from pg_envs.references import BEST, is_batched, reference_scores
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import plugin_warnings
 from pg_zoo.results import statistics
+from pg_zoo.results.scales import Mark, Scale, find_scale
 from pg_zoo.results.statistics import MIN_SEEDS, Difference, Estimate
 from pg_zoo.results.storage import COMMIT, RANDOM
 from pg_zoo.results.tables import Results
@@ -27,12 +26,6 @@ CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be conclud
 # would outweigh all other environments.
 LIMITS = (-1.0, 2.0)
 
-_BEST_IN_WORDS = {
-    "optimum": "the exact optimum",
-    "controller": "the reference controller's score, which can be surpassed",
-    "value": "the game's value",
-    "equilibrium": "what an equilibrium wins",
-}
 # As `pg_zoo.recipes.files` tells the origin of what was not tuned for the environment.
 _UNTUNED = re.compile(r"'default' in \S+ of (?P<whose>\S+)|the algorithm's own defaults")
 _UNEQUAL_STEPS = 1.1  # the ratio from which on a comparison mentions them
@@ -69,64 +62,17 @@ def pairs(algos: Sequence[str], baseline: str | None = None, *, has_random: bool
     return chosen or list(itertools.combinations(algos, 2))
 
 
-@dataclass(frozen=True)
-class Scale:
-    """What scores on an environment are measured by.
-
-    Attributes:
-        random: Mean return of random actions, if known.
-        best: The best known score, and in words which that is.
-        threshold: The return at which the environment's author counts it as solved.
-        one: What is 1 after normalisation, where random is 0; None where nothing can be.
-        why: What `one` is, or why there is none, in words.
-    """
-
-    random: float | None
-    best: tuple[float, str] | None
-    threshold: float | None
-    one: float | None
-    why: str
-
-    @property
-    def best_name(self) -> str:
-        """What `best` is, in a word or two: a controller need not be the best that there is."""
-        assert self.best is not None
-        return "controller" if self.best[1] == _BEST_IN_WORDS["controller"] else "optimal"
-
-    def normalise(self, scores: np.ndarray | float) -> np.ndarray:
-        """0 for random actions, 1 for `one`."""
-        assert self.random is not None
-        assert self.one is not None
-        return statistics.normalised(np.asarray(scores), self.random, self.one)
-
-
-def find_scale(results: Results, env: str) -> Scale:
-    """Find what scores on an environment are measured by: what is known of it, and what was measured.
+def scale_of(results: Results, env: str) -> Scale:
+    """The scale of an environment; its substitute is the highest mean score in the results.
 
     Args:
         results: The results.
-        env: The Gymnasium id, of those that are registered or not.
+        env: A Gymnasium id, registered or not.
     """
-    spec = gym.registry.get(env)  # an environment that is not installed here is none that anything is known of
-    known = reference_scores(env, **env_kwargs(results, env)[0]) if spec and is_batched(spec) else {}
-    threshold = spec.reward_threshold if spec else None
-    measured = results.scores(RANDOM, env)
-    random = known["random"] if "random" in known else float(measured.mean()) if len(measured) else None
-    best = next(((known[key], _BEST_IN_WORDS[key]) for key in BEST if key in known), None)
-    if best:
-        one, why = best
-    elif threshold is not None:
-        one, why = threshold, "the return at which it counts as solved"
-    else:
-        means = {algo: results.scores(algo, env).mean() for algo in results.algos_on(env)}
-        algo = max(means, key=means.__getitem__, default=RANDOM)
-        one, why = means.get(algo, np.nan), f"the mean score of `{algo}`, the best here"
-    if random is None:
-        return Scale(random, best, threshold, None, "the score of random actions is not known")
-    if not one > random:
-        why = f"random actions, {number(random)}, are no worse than {why}, {number(one)}"
-        return Scale(random, best, threshold, None, why)
-    return Scale(random, best, threshold, float(one), why)
+    means = {algo: float(results.scores(algo, env).mean()) for algo in results.algos_on(env)}
+    algo = max(means, key=means.__getitem__, default=None)
+    substitute = None if algo is None else Mark(means[algo], f"the mean score of `{algo}`, the best here")
+    return find_scale(env, env_kwargs(results, env)[0], [*results.scores(RANDOM, env)], substitute)
 
 
 def env_kwargs(results: Results, env: str) -> list[dict[str, Any]]:
@@ -225,7 +171,7 @@ class Findings:
         """By environment."""
         with plugin_warnings(), one_line(registry.PluginError):
             registry.register_envs()
-        return {env: find_scale(self.results, env) for env in self.results.envs}
+        return {env: scale_of(self.results, env) for env in self.results.envs}
 
     @cached_property
     def unlike(self) -> dict[str, list[dict[str, Any]]]:

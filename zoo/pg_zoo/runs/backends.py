@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
 import tempfile
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -22,6 +20,7 @@ import torch as th
 from pg_zoo.errors import UserError
 from pg_zoo.results.storage import NO_ROOM, new_folder
 from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.processes import ONE_THREAD, start
 from pg_zoo.runs.provenance import command_line
 from pg_zoo.runs.training import run_cell
 
@@ -31,16 +30,9 @@ Backend = Callable[[Sequence[Cell], Path, "int | None"], Generator[Outcome, None
 ended: with None, or with what went wrong. Closing the generator ends what still runs. It raises an OSError only where
 nothing can be stored, which is no cell's own fault."""
 
-_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-# Each cell in a process of its own, forked from one that has torch and the rest loaded: that takes seconds.
-_PROCESSES: Any = multiprocessing.get_context(
-    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-)
-
 
 def local(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Generator[Outcome, None, None]:
     """Run cells in processes on this machine: see `Backend`."""
-    _PROCESSES.set_forkserver_preload([__name__])
     waiting, running = deque(cells), dict[Any, tuple[Cell, _Child]]()
     try:
         while waiting or running:
@@ -63,9 +55,7 @@ class _Child:
     def __init__(self, cell: Cell, folder: Path) -> None:
         descriptor, self.errors = tempfile.mkstemp()
         os.close(descriptor)
-        self.process = _PROCESSES.Process(target=serve, args=(cell, folder, command_line(), self.errors))
-        with _environment(_ONE_THREAD):
-            self.process.start()
+        self.process = start(serve, cell, folder, command_line(), self.errors)
 
     def error(self) -> str | None:
         """What went wrong, if anything, in a process that has ended."""
@@ -83,18 +73,6 @@ class _Child:
         return text or f"exit status {status}" if status else None
 
 
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """For the processes that are started meanwhile."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def serve(cell: Cell, folder: Path, command: str, errors: str) -> None:
     """Run a cell for another process.
 
@@ -106,26 +84,11 @@ def serve(cell: Cell, folder: Path, command: str, errors: str) -> None:
     """
     with open(errors, "w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    become_worker()
     try:
         run_cell(cell, folder, command=command)
     except Exception as error:
         traceback.print_exc()
         sys.exit(error.errno if isinstance(error, OSError) and error.errno in NO_ROOM else 1)
-
-
-def become_worker() -> None:
-    """Make this process one that trains for the one that has started it: it ends with that one, and has one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which then ends this
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    th.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 @contextmanager
@@ -166,7 +129,7 @@ def on_ray(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Gene
 
     with connected_to_ray():
         # A fresh process for each; a second attempt is for the user to make, as it is without Ray.
-        task = ray.remote(num_cpus=1, max_calls=1, max_retries=0, runtime_env={"env_vars": _ONE_THREAD})(_run_there)
+        task = ray.remote(num_cpus=1, max_calls=1, max_retries=0, runtime_env={"env_vars": ONE_THREAD})(_run_there)
         waiting, running = deque(cells), dict[Any, Cell]()
         try:
             while waiting or running:

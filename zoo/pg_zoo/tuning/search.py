@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import time
 import traceback
@@ -16,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pg_zoo.results.storage import NO_ROOM, write_whole
-from pg_zoo.runs.backends import become_worker
 from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.processes import start
 from pg_zoo.runs.training import run_cell
 from pg_zoo.words import duration, number
 
@@ -301,10 +301,8 @@ class _Worker:
     seen: dict[int, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self.process.start()
+        self.connection, theirs = Pipe()
+        self.process = start(_work, theirs)
         theirs.close()
 
     def start(self, trial: Trial, jobs: list[tuple[Cell, Path]]) -> None:
@@ -328,7 +326,6 @@ class _StopError(Exception):
 
 
 def _work(connection: Connection[Any, Any]) -> None:
-    become_worker()
     warnings.simplefilter("ignore")
     serve(connection)
 

@@ -1,0 +1,77 @@
+"""Functions in processes of their own give their results in order, and neither crash the command nor outlive it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch as th
+
+from pg_zoo.runs.processes import Died, in_order, start
+
+
+def later(index, folder):
+    """The first task ends last."""
+    Path(folder, str(index)).touch()
+    while index == 0 and not Path(folder, "1").exists():
+        time.sleep(0.01)
+    return index, th.get_num_threads(), os.environ["OMP_NUM_THREADS"], signal.getsignal(signal.SIGINT)
+
+
+def test_results_come_in_the_order_of_the_tasks_from_one_thread_that_ignores_interrupts(tmp_path):
+    found = list(in_order(later, [(index, tmp_path) for index in range(3)], jobs=2))
+    assert found == [(index, 1, "1", signal.SIG_IGN) for index in range(3)]
+
+
+def crash(status):
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def test_a_process_that_crashes_is_told_and_the_others_go_on():
+    assert list(in_order(crash, [(3,), (-signal.SIGKILL,), (0,)], jobs=3)) == [Died(3), Died(-signal.SIGKILL), Died(0)]
+
+
+def tell_and_sleep(index, folder):
+    Path(folder, str(os.getpid())).touch()
+    if index:
+        time.sleep(600)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_processes_end_when_nobody_wants_their_results(tmp_path):
+    results = in_order(tell_and_sleep, [(0, tmp_path), (1, tmp_path)], jobs=2)
+    assert next(results) is None
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    results.close()
+    for path in tmp_path.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name), 0)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_their_parent_however_it_ends(end, tmp_path):
+    code = f"import time, test_processes as t; t.start(t.tell_and_sleep, 1, {str(tmp_path)!r}); time.sleep(600)"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    wait_for(lambda: list(tmp_path.iterdir()))
+    (child,) = (int(path.name) for path in tmp_path.iterdir())
+    parent.send_signal(end)
+    parent.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
+
+
+def test_the_process_that_starts_others_still_gets_interrupts():
+    start(crash, 0).join()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

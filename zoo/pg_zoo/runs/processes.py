@@ -1,0 +1,148 @@
+"""Functions in processes of their own: if one crashes, the command goes on; if the command ends, they end with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch as th
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+# Forked from a process that has torch and the rest loaded already: loading takes seconds.
+_CONTEXT: Any = multiprocessing.get_context(
+    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+)
+
+
+def start(function: Callable[..., object], *args: Any) -> BaseProcess:
+    """Start a process that calls `function(*args)`.
+
+    It has one thread, ignores Ctrl-C, which is for the command, and ends when this process ends, however that happens.
+
+    Args:
+        function: A function of a module.
+        *args: Its arguments, which must be picklable.
+    """
+    if hasattr(_CONTEXT, "set_forkserver_preload"):
+        _CONTEXT.set_forkserver_preload(["pg_zoo.runs.training"])
+    process: BaseProcess = _CONTEXT.Process(target=_run, args=(function, args))
+    with _environment(ONE_THREAD), _without_interrupts():
+        process.start()
+    return process
+
+
+@dataclass(frozen=True)
+class Died:
+    """The result of a process that ended without one.
+
+    Attributes:
+        status: Its exit status; negative if it was ended by a signal.
+    """
+
+    status: int | None
+
+
+def in_order(
+    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs: int | None = None
+) -> Generator[Any, None, None]:
+    """Call a function for each task, in a process each, and yield the results in the order of the tasks.
+
+    Closing the iterator ends the processes that still run.
+
+    Args:
+        function: As for `start`; its result must be picklable.
+        tasks: The arguments of each call.
+        jobs: Processes at a time; None for as many as there are cores.
+
+    Yields:
+        The result of each task, or a `Died`.
+    """
+    waiting = deque(enumerate(tasks))
+    running: dict[Any, tuple[int, BaseProcess]] = {}
+    found: dict[int, Any] = {}
+    try:
+        for index in range(len(tasks)):
+            while index not in found:
+                while waiting and len(running) < (jobs or os.cpu_count() or 1):
+                    number, task = waiting.popleft()
+                    ours, theirs = _CONTEXT.Pipe(duplex=False)
+                    running[ours] = number, start(_send_result, theirs, function, *task)
+                    theirs.close()  # or the end of the process would not be noticed
+                for connection in wait(list(running)):
+                    number, process = running[connection]
+                    found[number] = _result(connection, process)
+                    del running[connection]
+            yield found.pop(index)
+    finally:
+        for connection, (_, process) in running.items():
+            process.kill()
+            process.join()
+            connection.close()
+
+
+def _result(connection: Any, process: BaseProcess) -> Any:
+    try:
+        result = connection.recv()
+    except EOFError:
+        process.join()
+        result = Died(process.exitcode)
+    process.join()
+    process.close()
+    connection.close()
+    return result
+
+
+def _send_result(connection: Connection[Any, Any], function: Callable[..., Any], *args: Any) -> None:
+    connection.send(function(*args))
+
+
+def _run(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    th.set_num_threads(1)  # several would add in another order, and be slower
+    function(*args)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables of the processes that are started meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block Ctrl-C in this thread and in processes that it starts, which else show a traceback until `_run`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which lets interrupts through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
