@@ -45,8 +45,13 @@ def write_rows(path, header, rows):
 
 def write_grid(folder, algos, envs, seeds, **changes):
     """`benchmark.json`: what was asked for."""
-    grid = {"algos": [*algos], "envs": [*envs], "seeds": [*seeds]}
-    record = {"format": 1, "command": "pg-zoo benchmark -o somewhere", "created": "2026-11-20", "grid": grid} | changes
+    cells = {algo: {env: [*seeds] for env in envs} for algo in dict.fromkeys([*algos, "random"])}
+    record = {
+        "format": 1,
+        "command": "pg-zoo benchmark -o somewhere",
+        "created": "2026-11-20",
+        "cells": cells,
+    } | changes
     Path(folder).mkdir(parents=True, exist_ok=True)
     Path(folder, "benchmark.json").write_text(json.dumps(record))
 

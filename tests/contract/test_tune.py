@@ -288,17 +288,6 @@ def test_the_winner_is_scored_on_seeds_above_those_of_the_evidence_that_there_wa
     assert trainings.begun == []
 
 
-def test_a_search_that_an_earlier_version_began_keeps_its_seeds(trainings, zoo, tmp_path):
-    out = tmp_path / "out"
-    assert tuned(out, "--write", zoo) == 0
-    record = json.loads((out / "tune.json").read_text())
-    assert record["start"].pop("score_seed") == 1000
-    (out / "tune.json").write_text(json.dumps(record))
-    trainings.begun.clear()
-    assert tuned(out, "--write", zoo) == 0
-    assert trainings.begun == []
-
-
 def test_a_damaged_record_of_the_search_is_one_line_with_the_remedy(trainings, zoo, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/tune.json").write_text("{")

@@ -104,16 +104,6 @@ def test_what_was_asked_for_before_is_not_forgotten(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "benchmark.json").read_text()) == {**record, "command": "pg-zoo all"}
 
 
-def test_a_folder_that_has_the_grid_of_the_last_command_alone_is_read(tmp_path, monkeypatch):
-    grid = {"algos": ["a", "b", "random"], "envs": ["X", "Y"], "seeds": [3]}
-    record = {"format": 1, "command": "old", "created": "1970-01-01", "grid": grid}
-    (tmp_path / "benchmark.json").write_text(json.dumps(record))
-    product = {("a", "X", 3), ("a", "Y", 3), ("b", "X", 3), ("b", "Y", 3), ("random", "X", 3), ("random", "Y", 3)}
-    assert asked_for(record) == product
-    found = ask_for(monkeypatch, tmp_path, ONE, "new")
-    assert (asked_for(found), found["command"]) == ({ONE, *product}, "old; pg-zoo new")
-
-
 def test_a_cell_that_fails_does_not_stop_the_grid_and_is_tried_again(tmp_path):
     error = "Traceback ...\nValueError: too bad\n"
     assert run(tmp_path, fails={CELLS[1]: error}) == (CELLS, [CELLS[1]])
@@ -190,7 +180,7 @@ def test_random_actions_need_no_agent_device_or_log(tmp_path):
         ('{"format": 2}', ["benchmark.json", "format 2", 1, "version that wrote it"]),
         ("{", ["benchmark.json", "JSONDecodeError", "Delete", "`pg-zoo benchmark`"]),
         ("[1]", ["benchmark.json", "Delete"]),
-        ('{"format": 1, "grid": {}}', ["benchmark.json", "KeyError: 'algos'"]),
+        ('{"format": 1}', ["benchmark.json", "KeyError: 'cells'"]),
         ('{"format": 1, "cells": []}', ["benchmark.json"]),
     ],
 )

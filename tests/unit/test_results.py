@@ -141,8 +141,8 @@ FIRST = "cells/ppo/A-v0/seed_0"
         (lambda f: (f / "cells").rename(f / "kept"), "runs has no finished cell"),
         (lambda f: changed(f / "benchmark.json", format=2), r"benchmark.json has format 2, .* reads 1"),
         (
-            lambda f: changed(f / "benchmark.json", grid={}),
-            "benchmark.json .*KeyError: 'algos'.* Delete it",
+            lambda f: changed(f / "benchmark.json", cells=None),
+            "benchmark.json .*AttributeError.* Delete it",
         ),
         (lambda f: (f / "benchmark.json").write_text("[]"), "benchmark.json is damaged .* Delete it and run"),
         (lambda f: changed(f / FIRST / "cell.json", format=0), "seed_0/cell.json has format 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -78,3 +79,17 @@ def find_device(name: str) -> str:
     if asked is not None and found.type != asked.type:
         raise UserError(f"--device {name}: torch finds no such device on this machine.")
     return str(found)
+
+
+_OF_A_REPORT = ("rliable", "pandas", "matplotlib")  # the extra `report`
+
+
+def check_report_packages() -> None:
+    """Check that the packages of a report are installed, without importing them.
+
+    Raises:
+        UserError: One is missing.
+    """
+    for package in _OF_A_REPORT:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"A report needs the package {package}: pip install 'pg-agents[report]'.")

@@ -14,7 +14,7 @@ from typing import Any
 from pg_agents import registry
 from pg_agents.checks import check_number
 from pg_zoo.errors import UserError, one_line, warn
-from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
+from pg_zoo.lookup import check_report_packages, find_algorithm, find_device, find_env, plugin_warnings
 from pg_zoo.options import BenchmarkOptions
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.results.storage import (
@@ -39,7 +39,7 @@ def benchmark(args: BenchmarkOptions) -> int:
     folder = Path(args.output)
     cells = _cells(args)
     try:
-        importlib.import_module("pg_zoo.pages.report")
+        check_report_packages()
     except UserError as error:  # says which package is missing, and how to get it
         warn(f"{error} Without it, this stores results but writes no report.")
     with connected_to_ray(args.ray_address) if args.backend == "ray" else nullcontext():
@@ -54,10 +54,12 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
         print(f"pg-zoo: failed: {cell}: {_last_line(path.read_text(encoding='utf-8'))} ({path})", file=sys.stderr)
     if len(failed) < len(cells):
         try:
-            from pg_zoo.pages.report import write_report
+            check_report_packages()
         except UserError:
             print(f"Results: {folder}. Not yet a report: `pg-zoo report {folder}` writes it.")
         else:
+            from pg_zoo.pages.report import write_report  # which takes a second to import
+
             with one_line(OSError):
                 print(*write_report(folder), sep="\n")
     return 1 if failed else 0

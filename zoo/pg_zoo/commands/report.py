@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pg_zoo.errors import one_line
+from pg_zoo.lookup import check_report_packages
 from pg_zoo.options import ReportOptions
-from pg_zoo.pages.report import write_report
 
 
 def report(args: ReportOptions) -> None:
@@ -13,6 +13,9 @@ def report(args: ReportOptions) -> None:
     Raises:
         UserError: There are no results that can be read, the baseline is not among them, or a file cannot be written.
     """
+    check_report_packages()
+    from pg_zoo.pages.report import write_report
+
     with one_line(OSError, verbose=args.verbose):
         lines = write_report(args.folder, output=args.output, baseline=args.baseline)
     if args.verbose:

@@ -64,7 +64,7 @@ def tune(args: TuneOptions) -> None:
     start = _stored(folder).get("start")
     if start is None:
         start = _start(zoo, args)
-    score_seed = start.get("score_seed", SCORE_SEED)
+    score_seed = start["score_seed"]
     entry, origin, old = start["hyperparams"], start["origin"], start["is_entry"]
     n_timesteps = args.n_timesteps or int(entry.get("n_timesteps", 0))
     if n_timesteps < 1:

@@ -9,21 +9,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pg_zoo.errors import UserError
+from pg_zoo.pages import figures
+from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
+from pg_zoo.results import statistics
+from pg_zoo.results.findings import Findings, Selection, pairs
+from pg_zoo.results.scales import Scale
 from pg_zoo.results.storage import RANDOM, write_whole, writing
-
-try:
-    import rliable  # noqa: F401  # which the statistics take when they need it
-
-    from pg_zoo.pages import figures
-    from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
-    from pg_zoo.results import statistics
-    from pg_zoo.results.findings import Findings, Selection, pairs
-    from pg_zoo.results.scales import Scale
-    from pg_zoo.results.tables import Results, read
-    from pg_zoo.words import count, different, duration, interval, listed, number, ranges
-except ModuleNotFoundError as error:
-    raise UserError(f"A report needs the package {error.name}: pip install 'pg-agents[report]'.") from error
+from pg_zoo.results.tables import Results, read
+from pg_zoo.words import count, different, duration, interval, listed, number, ranges
 
 
 def write_report(folder: str | Path, *, output: str | Path | None = None, baseline: str | None = None) -> list[str]:

@@ -22,7 +22,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from pg_zoo.errors import warn
+from pg_agents import registry
+from pg_zoo.errors import one_line, warn
+from pg_zoo.lookup import plugin_warnings
 from pg_zoo.results import statistics
 from pg_zoo.words import number
 
@@ -151,6 +153,8 @@ def known_scores(env: str, env_kwargs: Mapping[str, Any] | None = None) -> dict[
         Scores by key; empty if the environment states none or cannot be imported. A warning says so if what it states
         is no mapping of numbers, or if its function fails.
     """
+    with one_line(registry.PluginError), plugin_warnings():
+        registry.find_env(env)
     spec = gym.registry.get(env)
     if spec is None:
         return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import os
 import shutil
@@ -84,11 +83,8 @@ def asked_for(record: dict[str, Any]) -> set[tuple[str, str, int]]:
     Raises:
         KeyError, TypeError, AttributeError: They are not what they should be.
     """
-    if "cells" in record:
-        cells = record["cells"].items()
-        return {(algo, env, seed) for algo, envs in cells for env, seeds in envs.items() for seed in seeds}
-    grid = record["grid"]  # of the last command alone, as it was stored at first
-    return set(itertools.product([*grid["algos"], RANDOM], grid["envs"], grid["seeds"]))
+    cells = record["cells"].items()
+    return {(algo, env, seed) for algo, envs in cells for env, seeds in envs.items() for seed in seeds}
 
 
 def read_record(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
