@@ -417,3 +417,10 @@ def test_processes_end_with_the_grid(monkeypatch, tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert not any(os.path.exists(child.errors) for child in started)
+
+
+def test_names_that_would_share_a_folder_are_refused(tmp_path):
+    cells = [Cell("sb3/b", "X-v0", 0, {}), Cell("sb3-b", "X-v0", 0, {})]
+    with pytest.raises(UserError, match=r"sb3/b on X-v0 and sb3-b on X-v0 would share the folder cells/sb3-b/X-v0"):
+        run_grid(cells, tmp_path)
+    assert not list(tmp_path.iterdir())

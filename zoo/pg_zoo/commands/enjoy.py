@@ -27,6 +27,7 @@ from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.options import EnjoyOptions
 from pg_zoo.recipes.files import yaml_problem
 from pg_zoo.recipes.trust import TRUST, data_only
+from pg_zoo.results.storage import as_name
 from pg_zoo.runs.evaluating import takes_most_probable
 
 FOLDER = "logs"  # of all runs, where the user does not say another
@@ -65,7 +66,7 @@ def enjoy(args: EnjoyOptions) -> None:
                 args.video or os.path.join("" if _is_shipped(run_folder) else run_folder, "videos"),
                 record_video_trigger=lambda step: step == 0,
                 video_length=args.n_timesteps,
-                name_prefix=name.replace("/", "-"),
+                name_prefix=as_name(name),
             )
         with closing(env):
             episodes = _replay(model, env, args.n_timesteps, deterministic=takes_most_probable(args, env))

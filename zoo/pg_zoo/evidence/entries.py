@@ -10,11 +10,12 @@ from pg_agents import registry
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import plugin_warnings
 from pg_zoo.recipes.files import File, files
+from pg_zoo.results.storage import as_name
 
 
 def evidence_path(zoo: Path, algo: str, env: str) -> Path:
     """Where a hyperparameter folder has the evidence of an entry."""
-    return zoo / "evidence" / algo.replace("/", "-") / f"{env.replace('/', '-')}.json"
+    return zoo / "evidence" / as_name(algo) / f"{as_name(env)}.json"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pg_zoo.results.storage import (
     RANDOM,
     RECORD,
     asked_for,
+    failure_name,
     read_cells,
     read_record,
     write_whole,
@@ -149,7 +150,7 @@ def _from_cells(
     if len(seeds) < MIN_SEEDS:
         raise UserError(f"Evidence needs at least {MIN_SEEDS} seeds, but {folder} has {len(seeds)}.")
     missing = sorted({*range(seeds[0], seeds[-1]), *_asked_for(folder, algo, env)} - {*seeds})
-    failed = sorted((folder / "failed").glob(f"{algo.replace('/', '-')}-{env.replace('/', '-')}-seed_*.txt"))
+    failed = sorted((folder / "failed").glob(f"{failure_name(algo, env, '*')}.txt"))
     if missing or failed:
         what = f"{failed[0]} failed" if failed else f"seed {missing[0]} is missing"
         raise UserError(f"{what[0].upper()}{what[1:]}: evidence without it would flatter.")

@@ -10,7 +10,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pg_zoo.errors import UserError, one_line
@@ -72,6 +72,21 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def as_name(name: str) -> str:
+    """An algorithm's or environment's name as part of a file name: `sb3/ppo` is `sb3-ppo`."""
+    return name.replace("/", "-")
+
+
+def cell_folder(algo: str, env: str, seed: int) -> PurePath:
+    """The folder of a cell within a results folder."""
+    return PurePath("cells", as_name(algo), as_name(env), f"seed_{seed}")
+
+
+def failure_name(algo: str, env: str, seed: int | str) -> str:
+    """The name of a failed cell's report, without its suffix."""
+    return f"{as_name(algo)}-{as_name(env)}-seed_{seed}"
 
 
 def asked_for(record: dict[str, Any]) -> set[tuple[str, str, int]]:

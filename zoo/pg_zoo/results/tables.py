@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pg_zoo.errors import UserError
-from pg_zoo.results.storage import RANDOM, RECORD, asked_for, damaged, read_cell, read_record
+from pg_zoo.results.storage import RANDOM, RECORD, asked_for, damaged, failure_name, read_cell, read_record
 
 CELLS = [
     *("algo", "env", "seed", "n_timesteps", "score", "wall_time", "steps_per_second", "peak_memory_mib"),
@@ -107,7 +107,7 @@ class Results:
 
     def n_failed(self, algo: str, env: str) -> int:
         """How many trainings failed and have not succeeded since."""
-        return sum(failure.name.startswith(f"{algo}-{env}-seed_".replace("/", "-")) for failure in self.failed)
+        return sum(failure.name.startswith(failure_name(algo, env, "")) for failure in self.failed)
 
     def curves_of(self, algo: str, env: str, time: str) -> list[np.ndarray]:
         """The evaluations along the way of one algorithm on one environment, for each seed that has some.
@@ -201,7 +201,7 @@ def _check_repetitions(details: list[dict[str, Any]]) -> None:
 
 
 def _failures(folder: Path, made: set[Key]) -> list[Failure]:
-    names = {f"{algo}-{env}-seed_{seed}".replace("/", "-") for algo, env, seed in made}
+    names = {failure_name(algo, env, seed) for algo, env, seed in made}
     return [
         Failure(path.stem, path.relative_to(folder), (path.read_text(encoding="utf-8").strip() or "?").splitlines()[-1])
         for path in sorted(folder.glob("failed/*.txt"))

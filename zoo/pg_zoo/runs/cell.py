@@ -11,7 +11,7 @@ from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import constructor_arguments
 from pg_agents.checks import check_number
 from pg_zoo.lookup import find_algorithm
-from pg_zoo.results.storage import RANDOM
+from pg_zoo.results.storage import RANDOM, cell_folder
 
 MAX_SEED = 2**30  # evaluations take the seeds above
 
@@ -65,7 +65,7 @@ class Cell:
     @property
     def path(self) -> PurePath:
         """Its folder within a results folder."""
-        return PurePath("cells", self.algo.replace("/", "-"), self.env.replace("/", "-"), f"seed_{self.seed}")
+        return cell_folder(self.algo, self.env, self.seed)
 
     @property
     def n_timesteps(self) -> int:

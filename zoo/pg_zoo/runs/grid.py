@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +23,7 @@ from pg_zoo.results.storage import (
     RECORD,
     UNFINISHED,
     asked_for,
+    failure_name,
     read_cell,
     read_record,
     resumable,
@@ -51,6 +52,7 @@ def run_grid(
         UserError: The folder cannot be written, is damaged, of another version, or in use, or has cells of the same
             algorithm and environment with other hyperparameters.
     """
+    _check_folders(cells)
     run = BACKENDS[backend] if isinstance(backend, str) else backend
     if (folder / RECORD).exists():
         read_record(folder)
@@ -74,6 +76,22 @@ def run_grid(
 
 
 # What is in the folder
+
+
+def _check_folders(cells: Sequence[Cell]) -> None:
+    """Refuse names that would share a folder.
+
+    Raises:
+        UserError: Two of the cells would.
+    """
+    owners: dict[PurePath, tuple[str, str]] = {}
+    for cell in cells:
+        owner = owners.setdefault(cell.path.parent, (cell.algo, cell.env))
+        if owner != (cell.algo, cell.env):
+            raise UserError(
+                f"{' on '.join(owner)} and {cell.algo} on {cell.env} would share the folder {cell.path.parent}: give "
+                "each a results folder of its own."
+            )
 
 
 def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
@@ -142,8 +160,7 @@ def _write_record(cells: Sequence[Cell], folder: Path) -> None:
 
 def failure_report(cell: Cell, folder: Path) -> Path:
     """The file of a results folder that has the traceback of a cell that failed."""
-    name = f"{cell.algo}-{cell.env}-seed_{cell.seed}.txt"
-    return folder / "failed" / name.replace("/", "-")
+    return folder / "failed" / f"{failure_name(cell.algo, cell.env, cell.seed)}.txt"
 
 
 # What is shown
