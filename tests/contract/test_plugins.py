@@ -218,7 +218,7 @@ def test_an_algorithm_an_environment_and_hyperparameters_from_three_distribution
 
     listed = rows(run("pg-zoo", "list"))
     assert ["vanilla", "Vanilla", "acme-algorithms", "1.0"] in listed
-    assert ["Acme/Corridor-v0", "acme-envs", "1.0", "(plugin", "acme)"] in listed
+    assert ["Acme/Corridor-v0,", "Acme/Work-v0", "acme-envs", "1.0", "(plugin", "acme)"] in listed
     assert ["vanilla", "Acme/Corridor-v0", "acme-hyperparams", "1.0"] in listed
 
 
@@ -278,7 +278,7 @@ def test_a_plugin_that_cannot_be_imported_is_named_and_all_else_works(installed)
         assert "acme-broken 1.0" in warning
         assert "acme has a bad day" in warning
     assert len(warnings) == 3
-    assert ["Acme/Corridor-v0", "acme-envs", "1.0", "(plugin", "acme)"] in rows(listed)
+    assert ["Acme/Corridor-v0,", "Acme/Work-v0", "acme-envs", "1.0", "(plugin", "acme)"] in rows(listed)
 
     assert run("pg-zoo", "train", "--env", "Acme/Corridor-v0", "-n", "1").returncode == 0
 

@@ -44,15 +44,18 @@ def made(**kwargs):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setattr(gym.envs.registration, "registry", dict(gym.registry))
-    monkeypatch.setattr(gym, "registry", gym.envs.registration.registry)
-    gym.register("Stated-v0", Stated, max_episode_steps=50, reward_threshold=6.0)
-    gym.register("Sized-v0", f"{__name__}:Sized", max_episode_steps=50, kwargs={"size": 3})
-    gym.register("Made-v0", made, max_episode_steps=50, kwargs={"size": 3})
-    gym.register("Limited-v0", Limited, max_episode_steps=50)
-    gym.register("Faulty-v0", Faulty, reward_threshold=6.0)
-    gym.register("Broken-v0", "a_module_that_is_not_installed:Env", reward_threshold=6.0)
+def registered():
+    register, before = gym.register, set(gym.envs.registration.registry)
+    register("Stated-v0", Stated, max_episode_steps=50, reward_threshold=6.0)
+    register("Sized-v0", f"{__name__}:Sized", max_episode_steps=50, kwargs={"size": 3})
+    register("Made-v0", made, max_episode_steps=50, kwargs={"size": 3})
+    register("Limited-v0", Limited, max_episode_steps=50)
+    register("Faulty-v0", Faulty, reward_threshold=6.0)
+    register("Broken-v0", "a_module_that_is_not_installed:Env", reward_threshold=6.0)
+    yield
+    for name in ("Stated-v0", "Sized-v0", "Made-v0", "Limited-v0", "Faulty-v0", "Broken-v0"):
+        assert name not in before
+        del gym.envs.registration.registry[name]
 
 
 @pytest.mark.parametrize(
