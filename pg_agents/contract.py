@@ -62,7 +62,7 @@ class Rollout:
         return np.where(self.truncated, self.bootstrapped_rewards, targets) - self.values
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """One step of `N` environments, as the loop hands it to the buffer when the environments have answered.
 
