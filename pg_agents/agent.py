@@ -174,7 +174,8 @@ class PolicyGradient(Arguments):
         registry.find_env(env)
         sb3s = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
         for name in values.keys() - sb3s:
-            setattr(self, name, values[name])
+            if name in arguments or name not in vars(self):  # a subclass may have set its own before
+                setattr(self, name, values[name])
         # For diagnostics: called before each epoch of an update.
         self.on_epoch: Callable[[], None] | None = None
         self._in_mid_episode = False
@@ -184,7 +185,7 @@ class PolicyGradient(Arguments):
         super().__init__(
             policy,
             env,  # type: ignore[arg-type] # None is what `load` passes
-            **{name: value for name, value in values.items() if name in sb3s}
+            **{name: value for name, value in values.items() if name in sb3s - {"policy", "env"}}
             | {
                 "policy_kwargs": self.complete_policy_kwargs(policy_kwargs),
                 "monitor_wrapper": monitor_wrapper,
@@ -644,7 +645,11 @@ class PolicyGradient(Arguments):
         return predicted_values(batch, self.value_clip())
 
     def minibatch_metrics(self, batch: Minibatch) -> dict[str, th.Tensor]:
-        """Further quantities of each sample, `(batch,)`, whose mean over minibatches is logged as `train/<name>`."""
+        """Further quantities of each sample, `(batch,)`, whose mean over minibatches is logged as `train/<name>`.
+
+        The compiled engine calls this when the log is read: coefficients that change belong into the objective's
+        `metrics`, which are given those of the update.
+        """
         return {}
 
     def environment_actions(self, actions: np.ndarray) -> np.ndarray:

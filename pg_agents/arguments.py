@@ -180,7 +180,7 @@ class Arguments(OnPolicyAlgorithm):
             cls.__init__.__signature__ = signature(cls)  # type: ignore[attr-defined]
         elif "__init__" in vars(cls):
             cls._is_made_of_fields = False
-        elif cls._is_made_of_fields and own:
+        elif cls._is_made_of_fields and own and not _has_mixed_in_constructor(cls):
             inherits_all = cls.taken == _root(cls).taken
             required = [name for name, field in cls.declared.items() if field.default is _REQUIRED]
             inherited = [*cls.common, *required] if inherits_all else cls.taken
@@ -205,7 +205,7 @@ def _fields(cls: type[Arguments]) -> dict[str, Argument]:
         known = cls.declared.get(name, Argument())
         if not isinstance(value, Argument):
             value = replace(known, default=value, kw_only=False)
-        elif not value.doc:
+        elif value == Argument(value.default, kw_only=value.kw_only):
             value = replace(known, default=value.default, kw_only=value.kw_only)
         found[name] = value
         if value.default is _REQUIRED:
@@ -213,6 +213,11 @@ def _fields(cls: type[Arguments]) -> dict[str, Argument]:
         else:
             setattr(cls, name, value.default)
     return found
+
+
+def _has_mixed_in_constructor(cls: type[Arguments]) -> bool:
+    bases = cls.__mro__[: cls.__mro__.index(_root(cls))]
+    return any("__init__" in vars(base) and not issubclass(base, Arguments) for base in bases)
 
 
 def _root(cls: type[Arguments]) -> type[Arguments]:
@@ -225,6 +230,11 @@ def signature(cls: type[Arguments]) -> inspect.Signature:
     if cls.same_order_as is not None:
         reference = inspect.signature(cls.same_order_as.__init__).parameters
         by_position = [name for name in reference if name in cls.taken]
+    # Python takes no required argument after one with a default, but for keywords.
+    optional = [name for name in by_position if cls.declared[name].default is not _REQUIRED]
+    if optional:
+        first = by_position.index(optional[0])
+        by_position = [name for n, name in enumerate(by_position) if n < first or name in optional]
     by_keyword = [name for name in cls.taken if name not in by_position]
 
     def parameters(names: list[str], kind: Any) -> list[inspect.Parameter]:

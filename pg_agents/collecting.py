@@ -309,18 +309,20 @@ class EpisodeCollector(Collector):
     def step(self) -> bool:
         """As `Collector.step`, with the length of episodes limited."""
         goes_on = super().step()
-        if goes_on:
-            if np.count_nonzero(self._dones):
-                self._began[np.asarray(self._dones, dtype=bool)] = self.n_steps
-            limit = self.setting.max_episode_steps
-            if self.n_steps >= limit and (lengths := self.n_steps - self._began).max() >= limit:
-                raise ValueError(
-                    f"The episode of environment {lengths.argmax()} has not ended after "
-                    f"{limit} steps, but {type(self.agent).__name__} learns from whole "
-                    "episodes. Give the environment a time limit (gymnasium.wrappers.TimeLimit), or raise the agent's "
-                    "`max_episode_steps`."
-                )
+        limit = self.setting.max_episode_steps
+        if goes_on and self.n_steps >= limit and (lengths := self.n_steps - self._began).max() >= limit:
+            raise ValueError(
+                f"The episode of environment {lengths.argmax()} has not ended after {limit} steps, but "
+                f"{type(self.agent).__name__} learns from whole episodes. Give the environment a time limit "
+                "(gymnasium.wrappers.TimeLimit), or raise the agent's `max_episode_steps`."
+            )
         return goes_on
+
+    def _end_episodes(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[Bools, Bools, Floats]:
+        self._began[np.asarray(dones, dtype=bool)] = self.n_steps
+        return super()._end_episodes(rewards, dones, infos)
 
     def finish(self) -> None:
         """As `Collector.finish`."""

@@ -67,11 +67,12 @@ class AutogradActor:
         to_environment: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         self.policy, self.buffer = policy, buffer
+        self._device = policy.device  # which is looked up among the parameters
         self._to_environment = to_environment or (lambda actions: environment_actions(policy, actions))
 
     def act(self, observations: Any, episode_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `pg_agents.contract.Actor`."""
-        tensors = obs_as_tensor(observations, self.policy.device)
+        tensors = obs_as_tensor(observations, self._device)
         with th.no_grad(), unchecked_distributions():
             actions, values, log_probs = self.policy(tensors)
         drawn = actions.cpu().numpy()

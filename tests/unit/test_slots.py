@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pg_agents import PolicyGradient
+from pg_agents.arguments import argument
 from pg_agents.buffers import RolloutBuffer
 from pg_agents.contract import Objective
 from pg_agents.objectives import score_function
@@ -169,3 +170,61 @@ class TakesABatch(PolicyGradient):
 def test_an_objective_that_takes_a_batch_is_told_the_contract():
     with pytest.raises(TypeError, match=r"`objective` of TakesABatch must .* return an Objective\(value, weight\)"):
         TakesABatch("MlpPolicy", Counting(), learning_rate=1e-3, gamma=0.9)
+
+
+# Constructors
+
+
+class Listed(PolicyGradient):
+    """A policy gradient with arguments of its own."""
+
+    learning_rate: float = 1e-3
+    gamma: float = 0.5
+    n_steps: int = 4
+    power: float = argument(default=1.0, at_least=0)
+
+    def objective(self):
+        return Objective(lambda batch: batch.advantages * batch.log_prob)
+
+
+class SetsItsOwn(Listed):
+    coef: float = 0.1
+
+    def __init__(self, *args, coef=0.5, **kwargs):
+        self.coef = coef
+        super().__init__(*args, **kwargs)
+
+
+class Mixin:
+    def __init__(self, *args, **kwargs):
+        self.mixed = True
+        super().__init__(*args, **kwargs)
+
+
+class MixedIn(Mixin, Listed):
+    gamma: float = 0.9
+
+
+class WithDefaultPolicy(Listed):
+    policy: str = "MlpPolicy"
+
+
+def test_fields_make_a_constructor_with_ranges_and_suggestions():
+    assert Listed("MlpPolicy", Counting(), 1e-2, power=2.0, seed=0).power == 2.0
+    with pytest.raises(ValueError, match="`power` must be a number at least 0, but is -1"):
+        Listed("MlpPolicy", Counting(), power=-1)
+    with pytest.raises(ValueError, match="`n_steps` must be an integer at least 1, but is 0"):
+        Listed("MlpPolicy", Counting(), n_steps=0)
+    with pytest.raises(
+        TypeError, match=r"Listed\(\) got an unexpected keyword argument 'powr'. Did you mean 'power'\?"
+    ):
+        Listed("MlpPolicy", Counting(), powr=1)
+    with pytest.raises(TypeError, match="n_epochs"):  # not listed, so not taken
+        Listed("MlpPolicy", Counting(), n_epochs=2)
+
+
+def test_constructors_of_subclasses_and_mixins_run_and_keep_what_they_set():
+    assert SetsItsOwn("MlpPolicy", Counting()).coef == 0.5
+    agent = MixedIn("MlpPolicy", Counting())
+    assert agent.mixed
+    assert WithDefaultPolicy(env=Counting()).policy_class is ActorCriticPolicy
