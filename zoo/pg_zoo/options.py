@@ -248,9 +248,13 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train an agent", formatter_class=_Help))
     _add_enjoy(commands.add_parser("enjoy", help="replay a trained agent", formatter_class=_Help))
     _add_benchmark(commands.add_parser("benchmark", help="compare algorithms over seeds", formatter_class=_Help))
-    _add_report(commands.add_parser("report", help="what a benchmark shows, as stored", formatter_class=_Help))
+    _add_report(
+        commands.add_parser(
+            "report", help="write the report of a benchmark from its stored results", formatter_class=_Help
+        )
+    )
     _add_tune(commands.add_parser("tune", help="search hyperparameters and score the best", formatter_class=_Help))
-    _add_evidence(commands.add_parser("evidence", help="what tuned values score: the table, or new results for it"))
+    _add_evidence(commands.add_parser("evidence", help="show or store the scores of tuned entries"))
     _add_crosscheck(
         commands.add_parser("crosscheck", help="compare our PPO and A2C with SB3's own", formatter_class=_Help)
     )
@@ -408,7 +412,11 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="random seed of the search")
     add("--device", default="cpu", help="torch device")
     add("--write", metavar="FOLDER", help="folder of <algo>.yml files that gets the entry if it is better")
-    add("--replace", action="store_true", help="with --write: also if it is not shown to be better")
+    add(
+        "--replace",
+        action="store_true",
+        help="with --write: overwrite the entry even if the new one is not shown to be better",
+    )
 
 
 def _add_evidence(parser: argparse.ArgumentParser) -> None:
