@@ -250,16 +250,18 @@ def signature(cls: type[Arguments]) -> inspect.Signature:
 
 
 def _constructor(cls: type[Arguments]) -> Callable[..., None]:
+    made = signature(cls)
+
     def __init__(self: Arguments, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it becomes the class's
         check_keywords(type(self), cls.taken, kwargs)
         try:
-            bound = signature(cls).bind(self, *args, **kwargs)
+            bound = made.bind(self, *args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{type(self).__name__}() {error}") from None
         bound.apply_defaults()
         _root(cls).__init__(**bound.arguments)
 
-    __init__.__signature__ = signature(cls)  # type: ignore[attr-defined]
+    __init__.__signature__ = made  # type: ignore[attr-defined]
     __init__.__qualname__ = f"{cls.__qualname__}.__init__"
     return __init__
 
@@ -269,7 +271,7 @@ def _documentation(cls: type[Arguments]) -> str | None:
     doc = vars(cls).get("__doc__")
     if doc is None or "\nArgs:" in inspect.cleandoc(doc):
         return doc
-    names = [name for name in signature(cls).parameters if name != "self"]
+    names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
     lines = [f"    {name}: {cls.declared[name].doc}" for name in names if cls.declared[name].doc]
     return inspect.cleandoc(doc) + "\n\nArgs:\n" + "\n".join(lines)
 
