@@ -5,6 +5,7 @@ from functools import partial
 import gymnasium as gym
 import pytest
 from fakes import TinyEnv
+from gymnasium.envs.registration import EnvSpec
 from prose import says
 
 from pg_zoo.results.scales import Mark, Scale, find_scale, known_scores
@@ -44,18 +45,16 @@ def made(**kwargs):
 
 
 @pytest.fixture(autouse=True)
-def registered():
-    register, before = gym.register, set(gym.envs.registration.registry)
+def registered(monkeypatch):
+    def register(env_id, entry_point, **spec):
+        monkeypatch.setitem(gym.registry, env_id, EnvSpec(env_id, entry_point, **spec))
+
     register("Stated-v0", Stated, max_episode_steps=50, reward_threshold=6.0)
     register("Sized-v0", f"{__name__}:Sized", max_episode_steps=50, kwargs={"size": 3})
     register("Made-v0", made, max_episode_steps=50, kwargs={"size": 3})
     register("Limited-v0", Limited, max_episode_steps=50)
     register("Faulty-v0", Faulty, reward_threshold=6.0)
     register("Broken-v0", "a_module_that_is_not_installed:Env", reward_threshold=6.0)
-    yield
-    for name in ("Stated-v0", "Sized-v0", "Made-v0", "Limited-v0", "Faulty-v0", "Broken-v0"):
-        assert name not in before
-        del gym.envs.registration.registry[name]
 
 
 @pytest.mark.parametrize(
