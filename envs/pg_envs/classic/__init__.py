@@ -1,0 +1,1 @@
+"""Gymnasium's classic control and toy text as worlds."""
