@@ -59,6 +59,7 @@ from pg_agents.policies import (
     separate_critic,
     with_state_dependent_std,
 )
+from pg_agents.rolling import RollingCollector, RollingEpisodeCollector, can_roll
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -490,6 +491,12 @@ class PolicyGradient(Arguments):
         """Collects the rollouts: steps, or whole episodes where the agent was built with `n_episodes`."""
         return Collector if self.n_episodes is None else EpisodeCollector
 
+    def _rolling_collector(self, env: VecEnv, callback: BaseCallback) -> type[Collector] | None:
+        """The compiled collector with the results of `collector_class`, if there is one for this environment."""
+        rolling = {Collector: RollingCollector, EpisodeCollector: RollingEpisodeCollector}.get(self.collector_class)
+        usual = rolling is not None and not self._overrides("environment_actions")
+        return rolling if usual and can_roll(env, self._engine, callback) else None
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: SB3RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -524,7 +531,9 @@ class PolicyGradient(Arguments):
             mid_episode=self._in_mid_episode,
             note_mid_episode=partial(setattr, self, "_in_mid_episode"),
         )
-        return self.collector_class(self, setting, env, callback, rollout_buffer, n_rollout_steps).collect()
+        own_buffer = rollout_buffer is self.rollout_buffer and isinstance(rollout_buffer, EstimatorMixin)
+        collector = (self._rolling_collector(env, callback) if own_buffer else None) or self.collector_class
+        return collector(self, setting, env, callback, rollout_buffer, n_rollout_steps).collect()
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """Second slot: how good was each action, and what should the critic have said?

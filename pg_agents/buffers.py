@@ -67,6 +67,11 @@ class EstimatorMixin(SB3RolloutBuffer):
             self.pos += 1
             self.full = self.pos == self.buffer_size
 
+    def advance_to(self, position: int) -> None:
+        """Count rows up to `position` as stored: an engine has written all that `record` would."""
+        self.pos = position
+        self.full = position == self.buffer_size
+
     def draw_order(self, batch_size: int | None, n_epochs: int) -> np.ndarray:
         """The order in which the samples of some epochs are learnt from, as `get` draws it.
 
@@ -179,18 +184,26 @@ class EpisodeMixin(EstimatorMixin):
         """Empty the buffer, and give back the room that long episodes took."""
         self.buffer_size = self.initial_size
         super().reset()
-        self.n_finished = np.zeros(self.n_envs, dtype=int)
+        self.n_finished = np.zeros(self.n_envs, dtype=np.int64)
         self._complete = False
 
     def record(self, step: Step, *row: Any) -> None:
         """As for the other buffers; `full` once every environment has contributed its episodes."""
-        t = self.pos
         super().record(step, *row)
         if step.ends is not None:
             self.n_finished += step.ends[0] | step.ends[1]
             self._complete = bool((self.n_finished >= self.n_episodes).all())
+        self._make_room()
+
+    def advance_to(self, position: int) -> None:
+        """As for the other buffers; `n_finished` is written too."""
+        self.pos = position
+        self._complete = bool((self.n_finished >= self.n_episodes).all())
+        self._make_room()
+
+    def _make_room(self) -> None:
         self.full = self._complete
-        if t + 1 == self.buffer_size:
+        if self.pos == self.buffer_size:
             self._resize(2 * self.buffer_size)
 
     def _resize(self, size: int) -> None:

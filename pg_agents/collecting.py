@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.contract import Actor, Engine, NotFiniteError, Step
+from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Bools, Floats
 from pg_agents.observations import LARGEST, check_finite, check_observations
@@ -92,12 +93,14 @@ class Collector:
         assert agent._last_obs is not None, "No previous observation was provided"
         self.agent, self.setting, self.env, self.callback, self.buffer = agent, setting, env, callback, buffer
         self.n_rollout_steps, self.n_steps, self.n_envs = n_rollout_steps, 0, env.num_envs
-        self._ask, self._native = stepper(env), adapter_of(env)
+        self._ask, self._native, self._compiled_env = stepper(env), adapter_of(env), compiled_env(env)
         if self._native is not None and not isinstance(buffer, EstimatorMixin):
             raise ValueError(
                 f"The vector environment resets in steps of their own, which {type(buffer).__name__} cannot "
                 "leave out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
             )
+        self._held: Bools | None = None  # environments that wait for the others
+        self._n_moving = self.n_envs
         # SB3's stand-in for no callback does nothing and shows nobody the local variables.
         self._watched = not (type(callback) is ConvertCallback and callback.callback is None)
 
@@ -144,7 +147,7 @@ class Collector:
         except NotFiniteError as error:
             raise self._explained(error) from None
         new_obs, rewards, dones, infos = self._ask(clipped_actions)
-        agent.num_timesteps += self.n_envs
+        agent.num_timesteps += self._n_moving
         if not self._actor.checks or getattr(new_obs, "shape", None) != self._shape:
             check_observations(new_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
         # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
@@ -179,7 +182,11 @@ class Collector:
         self._dones = dones
         if agent.policy is not self._policy or not self._actor.is_current():  # a callback's doing
             self._get_actor()
+        self._after_step()
         return True
+
+    def _after_step(self) -> None:
+        """Called when the environments have moved and the buffer has the row."""
 
     def finish(self) -> None:
         """Complete the buffer by advantages and returns."""
@@ -215,6 +222,8 @@ class Collector:
         if self._native is not None and self._native.reset_rows.any():
             resets = self._native.reset_rows
             starts = dones | resets
+        elif self._held is not None:
+            starts = dones | self._held
         self._count_episodes(infos, dones)
         normalised = agent._vec_normalize_env
         statistics.running += rewards if normalised is None else normalised.get_original_reward()
@@ -280,8 +289,9 @@ class Collector:
 class EpisodeCollector(Collector):
     """Collects whole episodes, the same number from each environment.
 
-    An environment that has contributed its episodes goes on until the others have. Its further episodes do not enter
-    the statistics, because short episodes would be over-represented.
+    An environment that has contributed its episodes waits for the others if it can: a world's copies stay at the beginning
+    of their next episode. Any other environment goes on, and its further episodes do not enter the statistics, because
+    short episodes would be over-represented.
 
     Raises:
         ValueError: An episode does not end.
@@ -298,6 +308,7 @@ class EpisodeCollector(Collector):
             check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
             agent._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             self.setting.statistics.running[:] = 0
+        self._hold(None)
         # Until the rollout is complete: a rollout that is stopped leaves episodes that began and were not stored.
         self.setting.note_mid_episode(True)
         super().begin()
@@ -306,17 +317,27 @@ class EpisodeCollector(Collector):
         """Every environment has contributed its episodes."""
         return self.buffer.full
 
-    def step(self) -> bool:
-        """As `Collector.step`, with the length of episodes limited."""
-        goes_on = super().step()
+    def _after_step(self) -> None:
         limit = self.setting.max_episode_steps
-        if goes_on and self.n_steps >= limit and (lengths := self.n_steps - self._began).max() >= limit:
+        if self.n_steps >= limit and (lengths := self._lengths()).max() >= limit:
             raise ValueError(
                 f"The episode of environment {lengths.argmax()} has not ended after {limit} steps, but "
                 f"{type(self.agent).__name__} learns from whole episodes. Give the environment a time limit "
                 "(gymnasium.wrappers.TimeLimit), or raise the agent's `max_episode_steps`."
             )
-        return goes_on
+        if self._compiled_env is not None and np.count_nonzero(self._dones):
+            self._hold(self.buffer.n_finished >= self.buffer.n_episodes)
+
+    def _lengths(self) -> np.ndarray:
+        """Lengths of the running episodes."""
+        lengths = self.n_steps - self._began
+        return lengths if self._held is None else np.where(self._held, 0, lengths)
+
+    def _hold(self, held: Bools | None) -> None:
+        if self._compiled_env is not None:
+            self._held = held
+            self._n_moving = self.n_envs if held is None else int(np.count_nonzero(~held))
+            self._compiled_env.adapter.hold(held)
 
     def _end_episodes(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
@@ -326,6 +347,7 @@ class EpisodeCollector(Collector):
 
     def finish(self) -> None:
         """As `Collector.finish`."""
+        self._hold(None)
         self.setting.note_mid_episode(False)
         super().finish()
 

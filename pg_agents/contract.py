@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch as th
@@ -251,6 +251,30 @@ class NotFiniteError(FloatingPointError):
         self.n_epochs = n_epochs
 
 
+class Copies(Protocol):
+    """Copies of an environment that compiled code can step, each with a generator of its own.
+
+    A Gymnasium vector environment offers them as its attribute `copies`, and must take its own steps with the same
+    function. The function at `address` is a C function of ten int64, all but the last three addresses,
+
+        advance(table, actions, rewards, terminated, truncated, observations, last_observations, restarts, first, after)
+
+    which takes one step of the copies `first` to `after` - 1. It reads `actions`, int64 for discrete ones and float32 for
+    a Box. It writes float64 `rewards`, bool `terminated` and `truncated`, float32 `observations`, and, where `restarts`
+    is 1 and an episode ends, the `last_observations` of that episode and the first one of the next as its observation.
+    It returns the number of episodes that ended.
+
+    Attributes:
+        address: Address of the function; 0 if there is no compiler.
+        table: One row, whose address is the function's first argument.
+        held: `(copies,)` bool: copies that stay as they are, with reward 0.
+    """
+
+    address: int
+    table: np.ndarray | None
+    held: np.ndarray
+
+
 class Actor(Protocol):
     """Acts for one rollout, and stores each step in the rollout buffer.
 
@@ -341,6 +365,85 @@ class Engine(Protocol):
 
         Raises:
             NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
+        """
+        ...
+
+
+class CompiledSteps(Protocol):
+    """Steps of policy and environments in compiled code, which write the rollout buffer.
+
+    Attributes:
+        is_finite: All numbers of the last `run` were finite.
+        refused: `"output"`, `"reward"` or `"value"`: the number that was not.
+        n_transitions: Steps that environments took in the last `run`, over all of them.
+        rewards: `(N,)` float32 of the last step, before the bootstrap.
+        terminated: `(N,)` bool of the last step.
+        truncated: `(N,)` bool of the last step; it can be both.
+        episodes: Of each episode that ended in the last `run`: row, environment, return, return in the rewards that the
+            environment's adapter rounds, length.
+        observations: Those that follow the last step, as a `VecEnv` returns them.
+        starts: `(N,)` bool: they are the first of an episode.
+        wrong_value: Environment and value where V is not finite.
+    """
+
+    is_finite: bool
+    refused: str
+    n_transitions: int
+    rewards: np.ndarray
+    terminated: Bools
+    truncated: Bools
+    episodes: list[tuple[int, int, float, float, int]]
+    observations: np.ndarray
+    starts: Bools
+    wrong_value: tuple[int, float]
+
+    def run(self, n_steps: int, stops_at_end: bool) -> int:
+        """Take steps of every environment, as far as the buffer has room; how many were completed.
+
+        Args:
+            n_steps: The largest number of steps.
+            stops_at_end: Stop after a step in which an episode has ended.
+        """
+        ...
+
+    def before(self, row: int) -> tuple[np.ndarray, Bools]:
+        """Observations and their episode starts at the beginning of a step."""
+        ...
+
+    def actions(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Actions of a step, as drawn and as the environment takes them."""
+        ...
+
+    def last_observation(self, i: int) -> np.ndarray:
+        """The last observation of the episode that has just ended in environment `i`."""
+        ...
+
+
+@runtime_checkable
+class RollingEngine(Protocol):
+    """An engine that can also take the environments' steps, in compiled code."""
+
+    def roll(
+        self,
+        actor: Any,
+        env: Any,
+        observations: np.ndarray,
+        starts: Bools,
+        running: Floats,
+        *,
+        gamma: float,
+        bootstraps: bool,
+    ) -> CompiledSteps:
+        """Steps of an environment into the buffer of an actor of this engine.
+
+        Args:
+            actor: The actor.
+            env: The environment's parts, a `pg_agents.envs.compiled.CompiledEnv`.
+            observations: `(N, ...)`: those to act on first.
+            starts: `(N,)` bool: they are the first of an episode.
+            running: `(N,)` float64 returns of the running episodes, kept up to date.
+            gamma: Discount of the value that completes a reward where a time limit cut an episode.
+            bootstraps: Whether it does.
         """
         ...
 

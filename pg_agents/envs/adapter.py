@@ -37,6 +37,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from pg_agents.checks import suggestion
+from pg_agents.contract import Copies
 from pg_agents.envs.infos import Infos, has_rows, per_environment
 
 
@@ -55,6 +56,8 @@ class VectorEnvAdapter(VecEnv):
     Attributes:
         env: The vector environment.
         autoreset_mode: Its autoreset mode.
+        episode_returns: `(num_envs,)` float64, of the running episodes.
+        episode_lengths: `(num_envs,)` int64, of the running episodes.
         reset_rows: Bools of shape `(num_envs,)`: True where the last step was a reset, which ignored the action, and
             not a transition. Such a row has reward 0, the first observation of the new episode, and
             `infos[i]["reset_row"]` is True. Always False outside the mode `NEXT_STEP`.
@@ -149,8 +152,8 @@ class VectorEnvAdapter(VecEnv):
         else:
             infos = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
 
-        self._n_steps += 1
-        self._returns += np.asarray(given_rewards)  # not yet rounded to float32, as in Monitor
+        self.episode_lengths += 1 if self._held is None else ~self._held
+        self.episode_returns += np.asarray(given_rewards)  # not yet rounded to float32, as in Monitor
         self.reset_rows = self._rows_to_reset
         if self.reset_rows is not self._no_rows:
             self._mark_reset_rows(rewards, infos)
@@ -158,16 +161,38 @@ class VectorEnvAdapter(VecEnv):
             self._end_episodes(observations, terminated, truncated, dones, infos)
         return observations, rewards, dones, infos
 
+    def episode(self, episode_return: float, length: int) -> dict[str, Any]:
+        """The entry `episode` of the info of an episode that ends now."""
+        seconds = round(time.time() - self._t_start, 6)
+        return {"r": round(float(episode_return), 6), "l": int(length), "t": seconds}
+
+    @property
+    def copies(self) -> Copies | None:
+        """The environment's copies that compiled code can step, if it has such copies and nothing wraps it."""
+        bare = self.autoreset_mode is AutoresetMode.SAME_STEP and self.env is self.env.unwrapped
+        return getattr(self.env, "copies", None) if bare else None
+
+    def hold(self, held: np.ndarray | None) -> None:
+        """Let environments wait: their steps are none, with reward 0. Only for environments with `copies`.
+
+        Args:
+            held: Bools of shape `(num_envs,)`; None to let all go on, as a reset does.
+        """
+        copies = self.copies
+        self._held = held
+        if copies is not None:
+            copies.held[:] = False if held is None else held
+
     def _start_all(self) -> None:
-        self._n_steps = 0
-        self._starts = [0] * self.num_envs  # `_n_steps` before each episode's first step
-        self._returns = np.zeros(self.num_envs)
+        self.episode_lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self.episode_returns = np.zeros(self.num_envs)
+        self.hold(None)
         self.reset_rows = self._rows_to_reset = self._no_rows
 
     def _mark_reset_rows(self, rewards: np.ndarray, infos: Infos) -> None:
         self._rows_to_reset = self._no_rows
         rewards[self.reset_rows] = 0
-        self._returns[self.reset_rows] = 0
+        self.episode_lengths[self.reset_rows], self.episode_returns[self.reset_rows] = 0, 0
         for i in self.reset_rows.nonzero()[0].tolist():
             self._move_reset_info(infos, i, {"reset_row": True})
 
@@ -175,16 +200,13 @@ class VectorEnvAdapter(VecEnv):
         self, observations: VecEnvObs, terminated: np.ndarray, truncated: np.ndarray, dones: np.ndarray, infos: Infos
     ) -> None:
         """Complete the infos of finished episodes, and start the next ones in the mode `DISABLED`; both in place."""
-        seconds = round(time.time() - self._t_start, 6)
         ended = dones.nonzero()[0].tolist()
         for i in ended:
             last = self._last_observation(observations, infos, i)
             infos[i]["terminal_observation"] = _copied(last, self.observation_space)
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
-            length = self._n_steps - self._starts[i]
-            infos[i]["episode"] = {"r": round(float(self._returns[i]), 6), "l": length, "t": seconds}
-            self._starts[i] = self._n_steps + (self.autoreset_mode is AutoresetMode.NEXT_STEP)  # skips the reset row
-            self._returns[i] = 0
+            infos[i]["episode"] = self.episode(self.episode_returns[i], self.episode_lengths[i])
+            self.episode_lengths[i], self.episode_returns[i] = 0, 0
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             self._rows_to_reset = dones.copy()  # the caller may write to `dones`
         elif self.autoreset_mode is AutoresetMode.DISABLED:

@@ -23,6 +23,11 @@ class MLPActor:
         buffer: The rollout buffer.
         generator: Random numbers for the actions.
         to_environment: Turns drawn actions into the environment's; None for the usual clipping.
+
+    Attributes:
+        step: The table of `kernels.act`.
+        inputs: `(T, N, n)` float32 observations, as the kernels read them.
+        env_inputs: `(T, N, n)` actions, as a compiled environment reads them.
     """
 
     def __init__(
@@ -39,18 +44,21 @@ class MLPActor:
         self._to_environment = to_environment or (lambda actions: environment_actions(policy, actions))
         self.checks = isinstance(self._observation_space, spaces.Box)
         self._act = program.kernels.act
-        self._step = np.zeros(1, dtype=program.kernels.STEP)
-        self._bind()
+        self.step = np.zeros(1, dtype=program.kernels.STEP)
+        self._values: np.ndarray | None = None
+        self.bind()
 
-    def _bind(self) -> None:
-        """Point to the buffer's arrays; again after they have grown."""
-        program, buffer, step, space = self.program, self.buffer, self._step, self._action_space
+    def bind(self) -> None:
+        """Point to the buffer's arrays, unless that is done; again after they have grown."""
+        if self.buffer.values is self._values:
+            return
+        program, buffer, step, space = self.program, self.buffer, self.step, self._action_space
         size, n_envs = buffer.values.shape
         kept = [buffer.values, buffer.log_probs]
         self._values = buffer.values
         stored = buffer.observations.reshape(size, n_envs, program.n_observation)
-        self._inputs = stored if stored.dtype == np.float32 else np.zeros(stored.shape, np.float32)
-        self._converted = None if stored is self._inputs else stored
+        self.inputs = stored if stored.dtype == np.float32 else np.zeros(stored.shape, np.float32)
+        self._converted = None if stored is self.inputs else stored
         drawn = np.int64 if program.is_categorical else np.float32
         # Straight into the buffer, where it has the type that the policy gives.
         direct = buffer.actions.dtype == drawn
@@ -64,7 +72,7 @@ class MLPActor:
         if isinstance(space, spaces.Box):
             low, high = (bound.astype(np.float32).ravel() for bound in (space.low, space.high))
         step["n_envs"] = n_envs
-        for name, array in (("observations", self._inputs), ("actions", actions), ("clipped", clipped)):
+        for name, array in (("observations", self.inputs), ("actions", actions), ("clipped", clipped)):
             step[name] = array.ctypes.data
             kept.append(array)
         # The first rows are drawn already.
@@ -72,26 +80,37 @@ class MLPActor:
         step["low"], step["high"] = low.ctypes.data, high.ctypes.data
         step["values"], step["log_probs"] = buffer.values.ctypes.data, buffer.log_probs.ctypes.data
         self._kept = [*kept, noise, low, high]
-        shape = (size, n_envs, *(() if isinstance(space, spaces.Discrete) else space.shape or ()))
-        self._actions = list(actions.reshape(shape))
-        ready = self._usual and (not program.is_gaussian or space.dtype == np.float32)
-        self._env_actions = list(clipped.reshape(shape)) if ready else None
+        self._drawn, self.env_inputs = actions, clipped
+        self._actions: list[np.ndarray] = []
         self._tensors: list[tuple[th.Tensor, th.Tensor, th.Tensor]] | None = None
+
+    def _make_rows(self) -> None:
+        """A view of each row: one by one they cost more than all at once."""
+        space = self._action_space
+        shape = (*self.buffer.values.shape, *(() if isinstance(space, spaces.Discrete) else space.shape or ()))
+        self._actions = list(self._drawn.reshape(shape))
+        ready = self._usual and (not self.program.is_gaussian or space.dtype == np.float32)
+        self._env_actions = list(self.env_inputs.reshape(shape)) if ready else None
 
     def act(self, observations: Any, episode_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `pg_agents.contract.Actor`."""
         t = self.buffer.pos
-        if self.buffer.values is not self._values:
-            self._bind()
+        self.bind()
         program = self.program
         if self._converted is None:
-            self._inputs[t] = observations.reshape(self._inputs.shape[1:])
+            self.inputs[t] = observations.reshape(self.inputs.shape[1:])
         else:
-            self._converted[t] = observations.reshape(self._inputs.shape[1:])
+            self._converted[t] = observations.reshape(self.inputs.shape[1:])
             with np.errstate(over="ignore"):  # it is refused as infinite
-                self._inputs[t] = observations.reshape(self._inputs.shape[1:])
-        if not self._act(program.policies, program.towers, program.layers, self._step, t):
+                self.inputs[t] = observations.reshape(self.inputs.shape[1:])
+        if not self._act(program.policies, program.towers, program.layers, self.step, t):
             raise NotFiniteError("The policy's outputs are not finite")
+        return self.actions(t)
+
+    def actions(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """The actions of a row, as drawn and as the environment takes them."""
+        if not self._actions:
+            self._make_rows()
         actions = self._actions[t]
         if self._env_actions is None:
             return actions, self._to_environment(actions)
@@ -119,3 +138,11 @@ class MLPActor:
             t = self.buffer.pos
             self._stored_actions[t] = self._actions[t].reshape(self._stored_actions.shape[1:])
         self.buffer.record(step)
+
+    def complete(self, first: int, after: int) -> None:
+        """Write the rows `first` to `after` - 1 where the buffer's types are not those of the kernels."""
+        if self._converted is not None:
+            self._converted[first:after] = self.inputs[first:after]
+        if self._stored_actions is not None:
+            stored = self._stored_actions[first:after]
+            stored[:] = self._drawn[first:after].reshape(stored.shape)

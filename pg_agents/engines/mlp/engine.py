@@ -14,9 +14,11 @@ from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import Batches, Loss, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Update
+from pg_agents.engines.mlp.rolls import Roll
 from pg_agents.engines.mlp.served import check_served
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.engines.mlp.weights import compiled_weight, identity
+from pg_agents.envs.compiled import CompiledEnv
 
 
 class MLPEngine:
@@ -58,6 +60,20 @@ class MLPEngine:
         """See `pg_agents.contract.Engine`."""
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
         return MLPActor(self._program, buffer, generator(), to_environment)
+
+    def roll(
+        self,
+        actor: MLPActor,
+        env: CompiledEnv,
+        observations: np.ndarray,
+        starts: np.ndarray,
+        running: np.ndarray,
+        *,
+        gamma: float,
+        bootstraps: bool,
+    ) -> Roll:
+        """Compiled steps of an environment into the actor's buffer: see `Roll`."""
+        return Roll(actor, env, observations, starts, running, gamma, bootstraps)
 
     def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""

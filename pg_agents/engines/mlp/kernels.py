@@ -14,7 +14,7 @@ import math
 
 import numba
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from pg_agents.engines.mlp.simd import (
     LANES,
@@ -33,7 +33,7 @@ from pg_agents.engines.mlp.simd import (
 
 # SHA-256 of simd.py, its first 12 digits. A test compares them, so that whoever changes that file changes this one too,
 # and Numba compiles anew.
-SIMD = "0d36a52330a1"
+SIMD = "e821c48403e9"
 
 BLOCK = 64  # samples
 FEW = 4  # samples, for which a matrix product would be mostly empty
@@ -647,6 +647,16 @@ def act(policies, towers, layers, steps, t):
                 values[start + row] = value[row]
                 check += value[row] * np.float32(0)
     return check == 0
+
+
+_pointers = [types.CPointer(numba.from_dtype(dtype)) for dtype in (POLICY, TOWER, LAYER, STEP)]
+ANY = 1 << 20  # rows: more than a table has
+
+
+@numba.cfunc(numba.int64(*_pointers, numba.int64), nogil=True, cache=True)
+def act_by_address(policies, towers, layers, steps, t):
+    """`act` as a C function of the tables' addresses."""
+    return act(numba.carray(policies, 1), numba.carray(towers, 2), numba.carray(layers, ANY), numba.carray(steps, 1), t)
 
 
 # Learning

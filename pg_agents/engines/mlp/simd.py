@@ -207,6 +207,25 @@ def _make_pointer(element: Any, of: Any) -> Any:
 floats = _make_pointer(_f32, types.float32)
 doubles = _make_pointer(ir.DoubleType(), types.float64)
 integers = _make_pointer(_i64, types.int64)
+flags = _make_pointer(ir.IntType(8), types.uint8)
+
+
+def _make_function_caller(n_arguments: int) -> Any:
+    """A call of the C function at an address, whose arguments and result are int64."""
+
+    @intrinsic
+    def call(typing_context, address, *arguments):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            function = ir.FunctionType(_i64, [_i64] * n_arguments).as_pointer()
+            numbers = [builder.extract_value(arguments[1], i) for i in range(n_arguments)]
+            return builder.call(builder.inttoptr(arguments[0], function), numbers)
+
+        return types.int64(types.int64, types.StarArgTuple((types.int64,) * n_arguments)), generate
+
+    return call
+
+
+call_policy, call_environment = _make_function_caller(5), _make_function_caller(10)
 
 
 def _make_caller(n_coefficients: int) -> Any:

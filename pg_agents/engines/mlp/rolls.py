@@ -1,0 +1,235 @@
+"""Many steps in one call: the tables of a compiled rollout, and the memory that their addresses point into."""
+
+from __future__ import annotations
+
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+
+from pg_agents.buffers import EpisodeMixin
+from pg_agents.engines.mlp.acting import MLPActor
+from pg_agents.envs.compiled import CompiledEnv
+
+
+class Roll:
+    """Compiled steps of one environment into one buffer.
+
+    Args:
+        actor: Acts, and knows the buffer.
+        env: The environment's parts.
+        observations: `(N, ...)`: those to act on first.
+        starts: `(N,)` bool: they are the first of an episode.
+        running: `(N,)` float64 returns of the running episodes, for the agent's statistics; kept up to date.
+        gamma: Discount of the value that completes a reward where a time limit cut an episode.
+        bootstraps: Whether it does.
+
+    Attributes:
+        rewards: `(N,)` float32 of the last step, before the bootstrap.
+        terminated: `(N,)` bool of the last step.
+        truncated: `(N,)` bool of the last step; it can be both.
+        last_observations: `(N, n)` float32: last observations of the episodes that ended in the last step.
+    """
+
+    def __init__(
+        self,
+        actor: MLPActor,
+        env: CompiledEnv,
+        observations: np.ndarray,
+        starts: np.ndarray,
+        running: np.ndarray,
+        gamma: float,
+        bootstraps: bool,
+    ) -> None:
+        from pg_agents.engines.mlp import rolling
+
+        self._actor, self._env, self._running = actor, env, running
+        program, buffer = actor.program, actor.buffer
+        self._kernels = rolling
+        n, size = buffer.n_envs, program.n_observation
+        self.table = table = np.zeros(1, rolling.ROLLOUT)
+        self._current, self._raw, self.last_observations, self._cut_observations = np.zeros((4, n, size), np.float32)
+        self._current[:] = np.reshape(observations, (n, size))
+        self._raw_rewards = np.zeros(n)
+        self.rewards, self._cut_values = np.zeros((2, n), np.float32)
+        self.terminated, self.truncated, self._starts = np.zeros((3, n), np.bool_)
+        self._starts[:] = starts
+        self._progress = np.zeros(3, np.int64)
+        self._value_step = np.zeros(1, program.kernels.STEP)
+        self._value_step["values_only"] = True
+        self._value_step["observations"] = self._cut_observations.ctypes.data
+        self._value_step["values"] = self._cut_values.ctypes.data
+        table["n_envs"], table["n_observation"] = n, size
+        table["action_bytes"] = program.n_actions * (8 if program.is_categorical else 4)
+        table["bootstraps"], table["gamma"] = bootstraps, gamma
+        table["act"] = program.kernels.act_by_address.address
+        for name, array in (
+            ("policies", program.policies),
+            ("value_policies", program.policies),
+            ("towers", program.towers),
+            ("layers", program.layers),
+            ("step", actor.step),
+            ("value_step", self._value_step),
+            ("copies", env.copies.table),
+            ("held", env.copies.held),
+            ("current", self._current),
+            ("starts", self._starts),
+            ("running", running),
+            ("returns", env.adapter.episode_returns),
+            ("lengths", env.adapter.episode_lengths),
+            ("raw", self._raw),
+            ("last", self.last_observations),
+            ("cut_observations", self._cut_observations),
+            ("cut_values", self._cut_values),
+            ("raw_rewards", self._raw_rewards),
+            ("step_rewards", self.rewards),
+            ("ended", self.terminated),
+            ("cut", self.truncated),
+            ("progress", self._progress),
+        ):
+            table[name] = array.ctypes.data
+        table["value_count"] = self._value_step.ctypes.data + self._value_step.dtype.fields["n_envs"][1]
+        table["advance"] = env.copies.address
+        if isinstance(buffer, EpisodeMixin):
+            table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
+        else:
+            self._no_count = np.zeros(n, np.int64)
+            table["n_finished"] = self._no_count.ctypes.data
+        self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
+        self._bound: np.ndarray | None = None
+
+    def _bind(self) -> None:
+        buffer, table = self._actor.buffer, self.table
+        for name in ("rewards", "env_rewards", "episode_starts", "terminated", "truncated", "final_values"):
+            table[name] = getattr(buffer, name).ctypes.data
+        table["observations"], table["actions"] = self._actor.inputs.ctypes.data, self._actor.env_inputs.ctypes.data
+        self._events = np.zeros((buffer.values.size, self._kernels.EVENT))
+        self._event_lengths = np.zeros(buffer.values.size, np.int64)
+        table["events"], table["event_lengths"] = self._events.ctypes.data, self._event_lengths.ctypes.data
+        self._bound = buffer.values
+
+    def run(self, n_steps: int, stops_at_end: bool) -> int:
+        """See `pg_agents.contract.CompiledSteps`."""
+        actor, buffer = self._actor, self._actor.buffer
+        actor.bind()
+        if self._bound is not buffer.values:
+            self._bind()
+        first = buffer.pos
+        self._progress[:] = first, 0, 0
+        self.table["stops_at_end"] = stops_at_end
+        if self._normalizer is not None:
+            self._normalizer.read()
+        self._code = int(self._kernels.roll(self.table, first, min(first + n_steps, len(buffer.values))))
+        if self._normalizer is not None:
+            self._normalizer.write(self._raw, self._raw_rewards)
+        after = int(self._progress[0])
+        actor.complete(first, after)
+        return after - first
+
+    @property
+    def n_transitions(self) -> int:
+        """See `pg_agents.contract.CompiledSteps`."""
+        return int(self._progress[2])
+
+    @property
+    def is_finite(self) -> bool:
+        """See `pg_agents.contract.CompiledSteps`."""
+        return self._code in (self._kernels.DONE, self._kernels.EPISODE_ENDED)
+
+    @property
+    def refused(self) -> str:
+        """See `pg_agents.contract.CompiledSteps`."""
+        return {self._kernels.NOT_FINITE_OUTPUT: "output", self._kernels.NOT_FINITE_REWARD: "reward"}.get(
+            self._code, "value"
+        )
+
+    @property
+    def wrong_value(self) -> tuple[int, float]:
+        """See `pg_agents.contract.CompiledSteps`."""
+        cut = np.flatnonzero(self.truncated & ~self.terminated)
+        wrong = int(np.argmin(np.isfinite(self._cut_values[: len(cut)])))
+        return int(cut[wrong]), float(self._cut_values[wrong])
+
+    def before(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `pg_agents.contract.CompiledSteps`."""
+        starts: np.ndarray = self._actor.buffer.episode_starts[row].astype(np.bool_)
+        return self._as_given(self._actor.inputs[row]), starts
+
+    def actions(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `pg_agents.contract.CompiledSteps`."""
+        return self._actor.actions(row)
+
+    @property
+    def episodes(self) -> list[tuple[int, int, float, float, int]]:
+        """See `pg_agents.contract.CompiledSteps`."""
+        n_events = int(self._progress[1])
+        rows = self._events[:n_events].tolist()
+        lengths = self._event_lengths[:n_events].tolist()
+        return [
+            (int(t), int(i), true, stated, length) for (i, true, stated, t), length in zip(rows, lengths, strict=True)
+        ]
+
+    @property
+    def observations(self) -> np.ndarray:
+        """See `pg_agents.contract.CompiledSteps`."""
+        return self._as_given(self._current)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """See `pg_agents.contract.CompiledSteps`."""
+        return self._starts.copy()
+
+    def last_observation(self, i: int) -> np.ndarray:
+        """See `pg_agents.contract.CompiledSteps`."""
+        found: np.ndarray = self._as_given(self.last_observations)[i]
+        return found
+
+    def _as_given(self, flat: np.ndarray) -> np.ndarray:
+        space = self._env.adapter.observation_space
+        dtype = np.float32 if self._normalizer is not None else space.dtype
+        return flat.reshape(len(flat), *(space.shape or ())).astype(dtype)
+
+
+class _Normalizer:
+    """VecNormalize's statistics, in and out of the table."""
+
+    def __init__(self, env: VecNormalize, table: np.ndarray) -> None:
+        self._env = env
+        table["normalizes_observations"], table["normalizes_rewards"] = env.norm_obs, env.norm_reward
+        table["updates_statistics"] = env.training
+        table["clip_observation"], table["clip_reward"] = env.clip_obs, env.clip_reward
+        table["epsilon"], table["discount"] = env.epsilon, env.gamma
+        shape = env.observation_space.shape or ()
+        self._means, self._variances = np.zeros((2, int(np.prod(shape, dtype=int))))
+        self._counts, self._moments, self._discounted = np.zeros(2), np.zeros(2), np.zeros(env.num_envs)
+        for name, array in (
+            ("observation_mean", self._means),
+            ("observation_variance", self._variances),
+            ("counts", self._counts),
+            ("reward_moments", self._moments),
+            ("discounted", self._discounted),
+        ):
+            table[name] = array.ctypes.data
+
+    def read(self) -> None:
+        """Take over the statistics: a callback may have changed them."""
+        env = self._env
+        if env.norm_obs:
+            assert isinstance(env.obs_rms, RunningMeanStd), "checked by `compiled_env`"
+            self._means[:], self._variances[:] = env.obs_rms.mean.ravel(), env.obs_rms.var.ravel()
+            self._counts[0] = env.obs_rms.count
+        self._moments[:], self._counts[1] = (env.ret_rms.mean, env.ret_rms.var), env.ret_rms.count
+        self._discounted[:] = env.returns
+
+    def write(self, observations: np.ndarray, rewards: np.ndarray) -> None:
+        """Give back the statistics, with the last step's observations and rewards as the environment gave them."""
+        env = self._env
+        shape = env.observation_space.shape or ()
+        if env.norm_obs:
+            assert isinstance(env.obs_rms, RunningMeanStd), "checked by `compiled_env`"
+            env.obs_rms.mean, env.obs_rms.var = self._means.reshape(shape).copy(), self._variances.reshape(shape).copy()
+            env.obs_rms.count = float(self._counts[0])
+        env.ret_rms.mean, env.ret_rms.var = np.array(self._moments[0]), np.array(self._moments[1])
+        env.ret_rms.count = float(self._counts[1])
+        env.returns = self._discounted.copy()
+        env.old_obs = observations.reshape(env.num_envs, *shape).astype(env.venv.observation_space.dtype)
+        env.old_reward = rewards.astype(np.float32)

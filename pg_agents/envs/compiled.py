@@ -1,0 +1,48 @@
+"""Environments whose steps compiled code can take: copies of a world, maybe in a `VecNormalize`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from pg_agents.contract import Copies
+from pg_agents.envs.adapter import VectorEnvAdapter
+
+
+@dataclass(frozen=True)
+class CompiledEnv:
+    """The parts of such an environment.
+
+    Attributes:
+        adapter: The adapter round the vector environment.
+        copies: What steps them.
+        normalizer: The `VecNormalize` round the adapter, if there is one.
+    """
+
+    adapter: VectorEnvAdapter
+    copies: Copies
+    normalizer: VecNormalize | None = None
+
+
+# Methods that make up a step: any of them may be replaced in a single object.
+_OF_A_STEP = frozenset({"step", "step_async", "step_wait", "normalize_obs", "normalize_reward", "_update_reward"})
+
+
+def compiled_env(env: VecEnv) -> CompiledEnv | None:
+    """The parts of an environment whose steps compiled code can take, if there is a compiler; None for any other.
+
+    Args:
+        env: The environment. Subclasses, other wrappers and replaced methods rule it out: their steps are their own.
+    """
+    normalizer = None
+    if type(env) is VecNormalize:
+        normalizer, env = env, env.venv
+        if isinstance(normalizer.obs_rms if normalizer.norm_obs else None, dict) or not _OF_A_STEP.isdisjoint(
+            vars(normalizer)
+        ):
+            return None
+    if type(env) is not VectorEnvAdapter or not _OF_A_STEP.isdisjoint(vars(env)):
+        return None
+    copies = env.copies
+    return None if copies is None else CompiledEnv(env, copies, normalizer)

@@ -1,0 +1,101 @@
+"""When callbacks want to look: between those steps, compiled code may go on without asking them.
+
+A callback is asked in every step unless it is known to look now and then: SB3's own that count steps, and any callback
+with a method `next_look`:
+
+    def next_look(self) -> int | None:
+        \"\"\"Number of calls of `on_step` until the one that matters, at least 1; None if none does.\"\"\"
+
+The calls in between are counted (`n_calls`) and not made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stable_baselines3.common import callbacks
+from stable_baselines3.common.callbacks import BaseCallback
+
+
+@dataclass(frozen=True)
+class Look:
+    """The next step at which a callback wants to be asked.
+
+    Attributes:
+        steps: Number of vector steps until then, at least 1; infinite for never.
+        at_ends: It wants to be asked after every step in which an episode ends, too.
+    """
+
+    steps: float = math.inf
+    at_ends: bool = False
+
+
+def next_look(callback: BaseCallback, n_envs: int) -> Look | None:
+    """When a callback wants to be asked next; None for one that must be asked in every step.
+
+    Args:
+        callback: The callback.
+        n_envs: Number of environments.
+    """
+    if (asked := getattr(callback, "next_look", None)) is not None:
+        steps = asked()
+        return Look(math.inf if steps is None else steps)
+    known = _KNOWN.get(type(callback)._on_step)
+    return None if known is None or "_on_step" in vars(callback) else known(callback, n_envs)
+
+
+def skip(callback: BaseCallback, n_calls: int, n_envs: int) -> None:
+    """Do what calls of `on_step` at which a callback does not look would have done: count them.
+
+    Args:
+        callback: A callback that `next_look` knows.
+        n_calls: The number of calls.
+        n_envs: Number of environments.
+    """
+    callback.n_calls += n_calls
+    callback.num_timesteps = callback.model.num_timesteps
+    if isinstance(callback, callbacks.CallbackList):
+        for child in callback.callbacks:
+            skip(child, n_calls, n_envs)
+    elif isinstance(callback, callbacks.ProgressBarCallback):
+        callback.pbar.update(n_calls * n_envs)
+
+
+def _of_list(callback: Any, n_envs: int) -> Look | None:
+    looks = [next_look(child, n_envs) for child in callback.callbacks]
+    known = [look for look in looks if look is not None]
+    if len(known) < len(looks):
+        return None
+    return Look(min((look.steps for look in known), default=math.inf), any(look.at_ends for look in known))
+
+
+def _of_function(callback: Any, n_envs: int) -> Look | None:
+    return Look() if callback.callback is None else None
+
+
+def _every(name: str) -> Callable[[Any, int], Look]:
+    def look(callback: Any, n_envs: int) -> Look:
+        frequency = getattr(callback, name)
+        return Look(frequency - callback.n_calls % frequency) if frequency > 0 else Look()
+
+    return look
+
+
+def _of_timesteps(callback: Any, n_envs: int) -> Look:
+    missing = callback.last_time_trigger + callback.n_steps - callback.model.num_timesteps
+    return Look(max(1, math.ceil(missing / n_envs)))
+
+
+# By the method that looks, so that a subclass with one of its own is asked in every step.
+_KNOWN: dict[Callable[..., bool], Callable[[Any, int], Look | None]] = {
+    callbacks.CallbackList._on_step: _of_list,
+    callbacks.ConvertCallback._on_step: _of_function,
+    callbacks.EvalCallback._on_step: _every("eval_freq"),
+    callbacks.CheckpointCallback._on_step: _every("save_freq"),
+    callbacks.EveryNTimesteps._on_step: _of_timesteps,
+    callbacks.ProgressBarCallback._on_step: lambda callback, n_envs: Look(),
+    callbacks.StopTrainingOnMaxEpisodes._on_step: lambda callback, n_envs: Look(at_ends=True),
+}
