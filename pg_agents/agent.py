@@ -47,6 +47,8 @@ from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.choice import check_engine, make_engine
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.compiled import compiled_env
+from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.estimators import Floats, gae
 from pg_agents.logs import LazyLog, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import predicted_values
@@ -59,7 +61,7 @@ from pg_agents.policies import (
     separate_critic,
     with_state_dependent_std,
 )
-from pg_agents.rolling import RollingCollector, RollingEpisodeCollector, can_roll
+from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -173,6 +175,9 @@ class PolicyGradient(Arguments):
         if values["value_learning_rate"] is not None and not self.separate_critic:
             raise ValueError(f"`value_learning_rate` is given, but {type(self).__name__} has no `separate_critic`.")
         registry.find_env(env)
+        if isinstance(env, str) and offers_copies(env):
+            # A world's id means its copies, which compiled code can step; `gym.make` would hide them.
+            env = make_vec(env, 1)
         sb3s = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
         for name in values.keys() - sb3s:
             if name in arguments or name not in vars(self):  # a subclass may have set its own before
@@ -491,11 +496,11 @@ class PolicyGradient(Arguments):
         """Collects the rollouts: steps, or whole episodes where the agent was built with `n_episodes`."""
         return Collector if self.n_episodes is None else EpisodeCollector
 
-    def _rolling_collector(self, env: VecEnv, callback: BaseCallback) -> type[Collector] | None:
-        """The compiled collector with the results of `collector_class`, if there is one for this environment."""
-        rolling = {Collector: RollingCollector, EpisodeCollector: RollingEpisodeCollector}.get(self.collector_class)
-        usual = rolling is not None and not self._overrides("environment_actions")
-        return rolling if usual and can_roll(env, self._engine, callback) else None
+    def _rolling_collector(self, env: VecEnv) -> type[Collector] | None:
+        """The collector with the results of `collector_class` whose steps are compiled, if there is one."""
+        if self._overrides("environment_actions") or compiled_env(env) is None:
+            return None
+        return {Collector: RollingCollector, EpisodeCollector: RollingEpisodeCollector}.get(self.collector_class)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: SB3RolloutBuffer, n_rollout_steps: int
@@ -532,7 +537,7 @@ class PolicyGradient(Arguments):
             note_mid_episode=partial(setattr, self, "_in_mid_episode"),
         )
         own_buffer = rollout_buffer is self.rollout_buffer and isinstance(rollout_buffer, EstimatorMixin)
-        collector = (self._rolling_collector(env, callback) if own_buffer else None) or self.collector_class
+        collector = (self._rolling_collector(env) if own_buffer else None) or self.collector_class
         return collector(self, setting, env, callback, rollout_buffer, n_rollout_steps).collect()
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:

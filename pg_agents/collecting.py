@@ -289,9 +289,9 @@ class Collector:
 class EpisodeCollector(Collector):
     """Collects whole episodes, the same number from each environment.
 
-    An environment that has contributed its episodes waits for the others if it can: a world's copies stay at the beginning
-    of their next episode. Any other environment goes on, and its further episodes do not enter the statistics, because
-    short episodes would be over-represented.
+    An environment that has contributed its episodes waits for the others if it can: a world's copies stay at the
+    beginning of their next episode. Any other environment goes on, and its further episodes do not enter the
+    statistics, because short episodes would be over-represented.
 
     Raises:
         ValueError: An episode does not end.

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
@@ -255,14 +255,15 @@ class Copies(Protocol):
     """Copies of an environment that compiled code can step, each with a generator of its own.
 
     A Gymnasium vector environment offers them as its attribute `copies`, and must take its own steps with the same
-    function. The function at `address` is a C function of ten int64, all but the last three addresses,
+    function. Its `vector_entry_point` says so by a true attribute `offers_copies`, so that an id means the copies. At
+    `address` is a C function of ten int64, all but the last three of them addresses,
 
         advance(table, actions, rewards, terminated, truncated, observations, last_observations, restarts, first, after)
 
-    which takes one step of the copies `first` to `after` - 1. It reads `actions`, int64 for discrete ones and float32 for
-    a Box. It writes float64 `rewards`, bool `terminated` and `truncated`, float32 `observations`, and, where `restarts`
-    is 1 and an episode ends, the `last_observations` of that episode and the first one of the next as its observation.
-    It returns the number of episodes that ended.
+    which takes one step of the copies `first` to `after` - 1. It reads `actions`, int64 for discrete ones and float32
+    for a Box. It writes float64 `rewards`, bool `terminated` and `truncated`, float32 `observations`, and, where
+    `restarts` is 1 and an episode ends, the `last_observations` of that episode and the first one of the next as its
+    observation. It returns the number of episodes that ended.
 
     Attributes:
         address: Address of the function; 0 if there is no compiler.
@@ -313,7 +314,15 @@ class Actor(Protocol):
 
 
 class Engine(Protocol):
-    """Acts and learns with a policy. Parameters and the optimiser's state are the policy's own at any moment."""
+    """Acts and learns with a policy. Parameters and the optimiser's state are the policy's own at any moment.
+
+    An engine that can take the environments' steps too, in compiled code, has a method
+
+        roll(actor, env, running, *, gamma, bootstraps) -> CompiledSteps
+
+    for its actor, a `pg_agents.envs.compiled.CompiledEnv`, the returns of the running episodes `(N,)` that it keeps up
+    to date, the discount of the value that completes a reward where a time limit cut an episode, and whether it does.
+    """
 
     name: str
 
@@ -397,10 +406,12 @@ class CompiledSteps(Protocol):
     starts: Bools
     wrong_value: tuple[int, float]
 
-    def run(self, n_steps: int, stops_at_end: bool) -> int:
+    def run(self, observations: np.ndarray, starts: Bools, n_steps: int, stops_at_end: bool) -> int:
         """Take steps of every environment, as far as the buffer has room; how many were completed.
 
         Args:
+            observations: `(N, ...)`: those to act on first.
+            starts: `(N,)` bool: they are the first of an episode.
             n_steps: The largest number of steps.
             stops_at_end: Stop after a step in which an episode has ended.
         """
@@ -416,35 +427,6 @@ class CompiledSteps(Protocol):
 
     def last_observation(self, i: int) -> np.ndarray:
         """The last observation of the episode that has just ended in environment `i`."""
-        ...
-
-
-@runtime_checkable
-class RollingEngine(Protocol):
-    """An engine that can also take the environments' steps, in compiled code."""
-
-    def roll(
-        self,
-        actor: Any,
-        env: Any,
-        observations: np.ndarray,
-        starts: Bools,
-        running: Floats,
-        *,
-        gamma: float,
-        bootstraps: bool,
-    ) -> CompiledSteps:
-        """Steps of an environment into the buffer of an actor of this engine.
-
-        Args:
-            actor: The actor.
-            env: The environment's parts, a `pg_agents.envs.compiled.CompiledEnv`.
-            observations: `(N, ...)`: those to act on first.
-            starts: `(N,)` bool: they are the first of an episode.
-            running: `(N,)` float64 returns of the running episodes, kept up to date.
-            gamma: Discount of the value that completes a reward where a time limit cut an episode.
-            bootstraps: Whether it does.
-        """
         ...
 
 

@@ -1,62 +1,39 @@
 """Collectors whose steps are compiled, policy and environment in one call.
 
-They do what `pg_agents.collecting` does step by step, with the same results, bit for bit (with `VecNormalize`, up to the
-rounding of its sums). A call ends where a callback wants to look.
+They do what `pg_agents.collecting` does step by step, with the same results, bit for bit (with `VecNormalize`, up to
+the rounding of its sums). A call ends where a callback wants to look.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+import numpy as np
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.collecting import Collector, EpisodeCollector
-from pg_agents.contract import CompiledSteps, Engine, NotFiniteError, RollingEngine
-from pg_agents.envs.compiled import CompiledEnv, compiled_env
+from pg_agents.contract import CompiledSteps, NotFiniteError
 from pg_agents.looking import next_look, skip
 from pg_agents.observations import check_finite
 
 
-def can_roll(env: VecEnv, engine: Engine, callback: BaseCallback) -> bool:
-    """Whether compiled code can take many steps in one call.
-
-    Args:
-        env: The environments.
-        engine: Acts.
-        callback: Must not want to be asked in every step.
-    """
-    parts = compiled_env(env)
-    return (
-        parts is not None
-        and parts.copies.address != 0
-        and isinstance(engine, RollingEngine)
-        and next_look(callback, env.num_envs) is not None
-    )
-
-
 class RollingCollector(Collector):
-    """As `Collector`, for environments and callbacks that `can_roll` lets through."""
+    """As `Collector`, for environments that `compiled_env` knows.
+
+    It goes step by step while the engine cannot roll, or the callback must be asked in every step.
+    """
 
     buffer: EstimatorMixin  # the agent checks its class
-    _roll: CompiledSteps
 
     def _get_actor(self) -> None:
         super()._get_actor()
-        env = compiled_env(self.env)
-        assert env is not None
-        assert isinstance(self._engine, RollingEngine)
-        self._compiled: CompiledEnv = env
-        self._roll = self._engine.roll(
-            self._actor,
-            env,
-            self.agent._last_obs,  # type: ignore[arg-type]
-            self.agent._last_episode_starts,  # type: ignore[arg-type]
-            self.setting.statistics.running,
-            gamma=self.agent.gamma,
-            bootstraps=self.setting.bootstraps,
-        )
+        roll = getattr(self._engine, "roll", None)
+        assert self._compiled_env is not None, "checked by the agent"
+        self._roll: CompiledSteps | None = None
+        if roll is not None and self._compiled_env.copies.address:
+            agent, setting = self.agent, self.setting
+            running, bootstraps = setting.statistics.running, setting.bootstraps
+            self._roll = roll(self._actor, self._compiled_env, running, gamma=agent.gamma, bootstraps=bootstraps)
 
     def step(self) -> bool:
         """Steps of every environment, until the callback wants to look or the buffer needs room.
@@ -68,22 +45,25 @@ class RollingCollector(Collector):
             ValueError: As `Collector.step`.
         """
         agent, callback, roll = self.agent, self.callback, self._roll
-        look = next_look(callback, self.n_envs)
-        assert look is not None, "checked by `can_roll`"
+        look = None if roll is None else next_look(callback, self.n_envs)
+        if roll is None or look is None:
+            return super().step()
+        assert isinstance(agent._last_obs, np.ndarray), "a world has no Dict observations"
+        assert agent._last_episode_starts is not None, "set by `learn`"
         first = self.buffer.pos
-        wanted = min(look.steps, self._room())
-        taken = roll.run(int(wanted), look.at_ends)
+        wanted = int(min(look.steps, self._room()))
+        taken = roll.run(agent._last_obs, agent._last_episode_starts, wanted, look.at_ends)
         agent.num_timesteps += roll.n_transitions
         if not roll.is_finite:
-            self._refuse()
-        looks = taken == look.steps or (look.at_ends and roll.terminated.any() | roll.truncated.any())
+            self._refuse(roll)
+        looks = taken == look.steps or (look.at_ends and bool(np.any(roll.terminated | roll.truncated)))
         skip(callback, taken - looks, self.n_envs)
         last = first + taken - 1
         episodes = roll.episodes
         for episode in episodes:
             if episode[0] < last:
                 self._count_episode(*episode)
-        if looks and not self._look(last):
+        if looks and not self._look(roll, last):
             self.buffer.advance_to(last)
             return False
         for episode in episodes:
@@ -101,9 +81,9 @@ class RollingCollector(Collector):
     def _room(self) -> int:
         return self.n_rollout_steps - self.n_steps
 
-    def _look(self, row: int) -> bool:
+    def _look(self, roll: CompiledSteps, row: int) -> bool:
         """Ask the callback, with SB3's local variables, before the step in this row counts as stored."""
-        agent, roll, adapter = self.agent, self._roll, self._compiled.adapter
+        agent = self.agent
         self.buffer.pos = row
         after = roll.observations
         agent._last_obs, agent._last_episode_starts = roll.before(row)
@@ -114,7 +94,7 @@ class RollingCollector(Collector):
                 infos[index] = {
                     "TimeLimit.truncated": bool(roll.truncated[index] and not roll.terminated[index]),
                     "terminal_observation": roll.last_observation(index),
-                    "episode": adapter.episode(episode_return, length),
+                    "episode": self._episode(episode_return, length),
                 }
         obs_tensor, values, log_probs = self._actor.outputs()
         actions, clipped_actions = roll.actions(row)
@@ -137,19 +117,23 @@ class RollingCollector(Collector):
     def _count_episode(self, row: int, index: int, episode_return: float, stated_return: float, length: int) -> None:
         agent = self.agent
         assert agent.ep_info_buffer is not None, "made by `learn`"
-        agent.ep_info_buffer.append(self._compiled.adapter.episode(episode_return, length))
+        agent.ep_info_buffer.append(self._episode(episode_return, length))
         self.setting.statistics.finished.append(stated_return)
 
-    def _refuse(self) -> None:
-        agent, roll = self.agent, self._roll
+    def _episode(self, episode_return: float, length: int) -> dict[str, Any]:
+        assert self._compiled_env is not None, "checked by the agent"
+        return self._compiled_env.adapter.episode(episode_return, length)
+
+    def _refuse(self, roll: CompiledSteps) -> None:
+        agent = self.agent
         agent._last_obs = roll.observations
         if roll.refused == "output":
             raise self._explained(NotFiniteError("The policy's outputs are not finite"))
         check_finite("reward", roll.rewards, agent.num_timesteps)
         index, value = roll.wrong_value
         raise ValueError(
-            f"The value of the last observation of environment {index} is {value}, after {agent.num_timesteps} steps in "
-            f"all. The observation: {roll.last_observation(index)}"
+            f"The value of the last observation of environment {index} is {value}, after {agent.num_timesteps} steps "
+            f"in all. The observation: {roll.last_observation(index)}"
         )
 
 

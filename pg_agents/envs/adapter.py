@@ -93,6 +93,7 @@ class VectorEnvAdapter(VecEnv):
 
         self._closed = False
         self._t_start = time.time()
+        self.episode_lengths, self.episode_returns = np.zeros(self.num_envs, dtype=np.int64), np.zeros(self.num_envs)
         self._no_rows = np.zeros(self.num_envs, dtype=np.bool_)
         self._start_all()
 
@@ -184,8 +185,7 @@ class VectorEnvAdapter(VecEnv):
             copies.held[:] = False if held is None else held
 
     def _start_all(self) -> None:
-        self.episode_lengths = np.zeros(self.num_envs, dtype=np.int64)
-        self.episode_returns = np.zeros(self.num_envs)
+        self.episode_lengths[:], self.episode_returns[:] = 0, 0
         self.hold(None)
         self.reset_rows = self._rows_to_reset = self._no_rows
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
@@ -22,6 +23,7 @@ def make_vec(
     *,
     seed: int | None = None,
     vectorization_mode: str | None = None,
+    world: bool = False,
     env_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> VecEnv:
@@ -38,6 +40,7 @@ def make_vec(
         vectorization_mode: None for the native version if there is one, else SB3's `DummyVecEnv` over single
             environments; `"vector_entry_point"` for the native version or an error; `"sync"` or `"async"` for
             Gymnasium's `SyncVectorEnv` or `AsyncVectorEnv` over single environments, in the mode `SAME_STEP`.
+        world: Make the environment's world, which compiled code steps: `env_id` itself, or `pg/` before it.
         env_kwargs: Keyword arguments of the environment. `render_mode` defaults to `"rgb_array"`.
         **kwargs: Further arguments of `make_vec_env`, such as `wrapper_class`, `monitor_dir` and `vec_env_cls`. They
             apply to single environments, so any of them rules out the native version.
@@ -53,6 +56,11 @@ def make_vec(
     """
     check_number("n_envs", n_envs, at_least=1, integer=True)
     find_env(env_id)
+    if world:
+        combined = {"vectorization_mode": vectorization_mode, **kwargs}
+        for keyword in (keyword for keyword, value in combined.items() if value):
+            raise ValueError(f"`{keyword}` cannot be combined with `world=True`: a world steps its copies itself.")
+        env_id, vectorization_mode = world_of(env_id), "vector_entry_point"
     known = inspect.signature(make_vec_env).parameters
     for keyword in kwargs.keys() - known.keys():
         raise TypeError(f"make_vec() got an unexpected keyword argument {keyword!r}.{suggestion(keyword, known)}")
@@ -80,6 +88,40 @@ def make_vec(
                 vec_env.action_space.seed(seed)
             return vec_env
     return make_vec_env(env_id, n_envs, seed, env_kwargs=env_kwargs, **kwargs)
+
+
+def offers_copies(env_id: str) -> bool:
+    """Whether an id stands for a world, whose copies compiled code can step; nothing is built.
+
+    Args:
+        env_id: A registered id, or any other, for which the answer is no.
+    """
+    spec = gym.registry.get(env_id)
+    point: object = None if spec is None else spec.vector_entry_point
+    if isinstance(point, str):
+        try:
+            point = load_env_creator(point)
+        except (ImportError, AttributeError):  # a requirement is missing; whoever makes the environment is told
+            return False
+    return bool(getattr(point, "offers_copies", False))
+
+
+def world_of(env_id: object) -> str:
+    """The id of an environment's world: the id itself, or `pg/` before it.
+
+    Args:
+        env_id: A registered id.
+
+    Raises:
+        ValueError: There is no such world.
+    """
+    if isinstance(env_id, str):
+        for candidate in (env_id, f"pg/{env_id}"):
+            find_env(candidate)
+            if offers_copies(candidate):
+                return candidate
+    known = sorted(one for one in gym.registry if one.startswith("pg/") and offers_copies(one))
+    raise ValueError(f"There is no world for {env_id!r}. The worlds of this package: {', '.join(known)}.")
 
 
 def _vector_env(env_id: str, n_envs: int, mode: str, env_kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:

@@ -5,10 +5,10 @@ A `World` is three functions on one copy's arrays, and the spaces. Its faces are
 registers both under one id.
 """
 
+from pg_envs.worlds.compiling import compiled
 from pg_envs.worlds.faces import WorldEnv, WorldVector
 from pg_envs.worlds.random import below, standard_normal, uniform
 from pg_envs.worlds.registering import register_world
-from pg_envs.worlds.compiling import compiled
 from pg_envs.worlds.world import World
 
 __all__ = [

@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -126,6 +125,8 @@ class WorldVector(VectorEnv[Any, Any, Any]):
     Raises:
         ValueError: An argument is out of range.
     """
+
+    offers_copies = True
 
     def __init__(
         self,

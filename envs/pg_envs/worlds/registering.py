@@ -17,6 +17,7 @@ class _Maker:
     def __init__(self, face: type[Any], world: World | Callable[..., World], metadata: Mapping[str, Any]) -> None:
         self._face, self._world = face, world
         self.metadata = dict(metadata)
+        self.offers_copies = getattr(face, "offers_copies", False)
 
     def __call__(self, **arguments: Any) -> Any:
         names = ("num_envs", "max_episode_steps", "autoreset_mode", "render_mode")

@@ -45,6 +45,7 @@ class MLPEngine:
         self._pace = Pace()
         self._weight = compiled_weight(loss.objective)
         self._served = _served(loss)
+        self._roll: Roll | None = None
 
     def fits(self, policy: ActorCriticPolicy, loss: Loss) -> bool:
         """Whether policy and loss are still those that the engine was made for."""
@@ -61,19 +62,12 @@ class MLPEngine:
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
         return MLPActor(self._program, buffer, generator(), to_environment)
 
-    def roll(
-        self,
-        actor: MLPActor,
-        env: CompiledEnv,
-        observations: np.ndarray,
-        starts: np.ndarray,
-        running: np.ndarray,
-        *,
-        gamma: float,
-        bootstraps: bool,
-    ) -> Roll:
-        """Compiled steps of an environment into the actor's buffer: see `Roll`."""
-        return Roll(actor, env, observations, starts, running, gamma, bootstraps)
+    def roll(self, actor: MLPActor, env: CompiledEnv, running: np.ndarray, *, gamma: float, bootstraps: bool) -> Roll:
+        """See `pg_agents.contract.Engine`."""
+        if self._roll is None or not self._roll.fits(env, actor.buffer):
+            self._roll = Roll(self._program, env, actor.buffer)
+        self._roll.begin(actor, running, gamma, bootstraps)
+        return self._roll
 
     def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""

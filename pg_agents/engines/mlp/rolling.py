@@ -1,8 +1,8 @@
 """The compiled rollout: policy and copies of an environment take many steps in one call.
 
 The kernel knows neither networks nor equations. It calls two C functions through their addresses: the policy's
-`kernels.act_by_address`, and the environment's `advance`, which `pg_agents.contract.Copies` describes. Everything else is
-the bookkeeping of `pg_agents.collecting.Collector`, number for number: time limits and their bootstrap, the ends of
+`kernels.act_by_address`, and the environment's `advance`, which `pg_agents.contract.Copies` describes. Everything else
+is the bookkeeping of `pg_agents.collecting.Collector`, number for number: time limits and their bootstrap, the ends of
 episodes and their statistics, VecNormalize.
 """
 

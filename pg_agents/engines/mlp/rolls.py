@@ -6,8 +6,9 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from pg_agents.buffers import EpisodeMixin
+from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.engines.mlp.acting import MLPActor
+from pg_agents.engines.mlp.tables import Program
 from pg_agents.envs.compiled import CompiledEnv
 
 
@@ -15,13 +16,9 @@ class Roll:
     """Compiled steps of one environment into one buffer.
 
     Args:
-        actor: Acts, and knows the buffer.
+        program: The policy's tables.
         env: The environment's parts.
-        observations: `(N, ...)`: those to act on first.
-        starts: `(N,)` bool: they are the first of an episode.
-        running: `(N,)` float64 returns of the running episodes, for the agent's statistics; kept up to date.
-        gamma: Discount of the value that completes a reward where a time limit cut an episode.
-        bootstraps: Whether it does.
+        buffer: The buffer.
 
     Attributes:
         rewards: `(N,)` float32 of the last step, before the bootstrap.
@@ -30,29 +27,18 @@ class Roll:
         last_observations: `(N, n)` float32: last observations of the episodes that ended in the last step.
     """
 
-    def __init__(
-        self,
-        actor: MLPActor,
-        env: CompiledEnv,
-        observations: np.ndarray,
-        starts: np.ndarray,
-        running: np.ndarray,
-        gamma: float,
-        bootstraps: bool,
-    ) -> None:
+    _actor: MLPActor
+
+    def __init__(self, program: Program, env: CompiledEnv, buffer: EstimatorMixin) -> None:
         from pg_agents.engines.mlp import rolling
 
-        self._actor, self._env, self._running = actor, env, running
-        program, buffer = actor.program, actor.buffer
-        self._kernels = rolling
+        self._env, self._buffer, self._kernels = env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
         self.table = table = np.zeros(1, rolling.ROLLOUT)
         self._current, self._raw, self.last_observations, self._cut_observations = np.zeros((4, n, size), np.float32)
-        self._current[:] = np.reshape(observations, (n, size))
-        self._raw_rewards = np.zeros(n)
+        self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
         self.rewards, self._cut_values = np.zeros((2, n), np.float32)
         self.terminated, self.truncated, self._starts = np.zeros((3, n), np.bool_)
-        self._starts[:] = starts
         self._progress = np.zeros(3, np.int64)
         self._value_step = np.zeros(1, program.kernels.STEP)
         self._value_step["values_only"] = True
@@ -60,22 +46,20 @@ class Roll:
         self._value_step["values"] = self._cut_values.ctypes.data
         table["n_envs"], table["n_observation"] = n, size
         table["action_bytes"] = program.n_actions * (8 if program.is_categorical else 4)
-        table["bootstraps"], table["gamma"] = bootstraps, gamma
-        table["act"] = program.kernels.act_by_address.address
+        table["act"], table["advance"] = program.kernels.act_by_address.address, env.copies.address
         for name, array in (
             ("policies", program.policies),
             ("value_policies", program.policies),
             ("towers", program.towers),
             ("layers", program.layers),
-            ("step", actor.step),
             ("value_step", self._value_step),
             ("copies", env.copies.table),
             ("held", env.copies.held),
             ("current", self._current),
             ("starts", self._starts),
-            ("running", running),
             ("returns", env.adapter.episode_returns),
             ("lengths", env.adapter.episode_lengths),
+            ("n_finished", self._n_finished),
             ("raw", self._raw),
             ("last", self.last_observations),
             ("cut_observations", self._cut_observations),
@@ -86,34 +70,49 @@ class Roll:
             ("cut", self.truncated),
             ("progress", self._progress),
         ):
+            assert array is not None, "copies that have an address have a table"
             table[name] = array.ctypes.data
-        table["value_count"] = self._value_step.ctypes.data + self._value_step.dtype.fields["n_envs"][1]
-        table["advance"] = env.copies.address
-        if isinstance(buffer, EpisodeMixin):
-            table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
-        else:
-            self._no_count = np.zeros(n, np.int64)
-            table["n_finished"] = self._no_count.ctypes.data
+        table["value_count"] = self._value_step["n_envs"].ctypes.data
         self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
         self._bound: np.ndarray | None = None
 
+    def fits(self, env: CompiledEnv, buffer: EstimatorMixin) -> bool:
+        """Whether environment and buffer are still those that the tables were made for."""
+        mine = self._env
+        same = env.adapter is mine.adapter and env.copies is mine.copies and env.normalizer is mine.normalizer
+        return same and buffer is self._buffer
+
+    def begin(self, actor: MLPActor, running: np.ndarray, gamma: float, bootstraps: bool) -> None:
+        """Bind an actor; the arguments are those of `MLPEngine.roll`."""
+        self._actor, self._running = actor, running
+        table = self.table
+        table["running"], table["gamma"], table["bootstraps"] = running.ctypes.data, gamma, bootstraps
+        table["step"] = actor.step.ctypes.data
+        self._bind()
+        if self._normalizer is not None:
+            self._normalizer.begin(table)
+
     def _bind(self) -> None:
-        buffer, table = self._actor.buffer, self.table
+        buffer, table = self._buffer, self.table
         for name in ("rewards", "env_rewards", "episode_starts", "terminated", "truncated", "final_values"):
             table[name] = getattr(buffer, name).ctypes.data
         table["observations"], table["actions"] = self._actor.inputs.ctypes.data, self._actor.env_inputs.ctypes.data
-        self._events = np.zeros((buffer.values.size, self._kernels.EVENT))
-        self._event_lengths = np.zeros(buffer.values.size, np.int64)
+        self._events = np.empty((buffer.values.size, self._kernels.EVENT))
+        self._event_lengths = np.empty(buffer.values.size, np.int64)
         table["events"], table["event_lengths"] = self._events.ctypes.data, self._event_lengths.ctypes.data
+        if isinstance(buffer, EpisodeMixin):
+            table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
         self._bound = buffer.values
 
-    def run(self, n_steps: int, stops_at_end: bool) -> int:
+    def run(self, observations: np.ndarray, starts: np.ndarray, n_steps: int, stops_at_end: bool) -> int:
         """See `pg_agents.contract.CompiledSteps`."""
-        actor, buffer = self._actor, self._actor.buffer
+        actor, buffer = self._actor, self._buffer
         actor.bind()
         if self._bound is not buffer.values:
             self._bind()
         first = buffer.pos
+        self._current[:] = observations.reshape(self._current.shape)
+        self._starts[:] = starts
         self._progress[:] = first, 0, 0
         self.table["stops_at_end"] = stops_at_end
         if self._normalizer is not None:
@@ -151,7 +150,7 @@ class Roll:
 
     def before(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """See `pg_agents.contract.CompiledSteps`."""
-        starts: np.ndarray = self._actor.buffer.episode_starts[row].astype(np.bool_)
+        starts: np.ndarray = self._buffer.episode_starts[row].astype(np.bool_)
         return self._as_given(self._actor.inputs[row]), starts
 
     def actions(self, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +175,8 @@ class Roll:
     @property
     def starts(self) -> np.ndarray:
         """See `pg_agents.contract.CompiledSteps`."""
-        return self._starts.copy()
+        starts: np.ndarray = self._starts.copy()
+        return starts
 
     def last_observation(self, i: int) -> np.ndarray:
         """See `pg_agents.contract.CompiledSteps`."""
@@ -186,7 +186,8 @@ class Roll:
     def _as_given(self, flat: np.ndarray) -> np.ndarray:
         space = self._env.adapter.observation_space
         dtype = np.float32 if self._normalizer is not None else space.dtype
-        return flat.reshape(len(flat), *(space.shape or ())).astype(dtype)
+        given: np.ndarray = flat.reshape(len(flat), *(space.shape or ())).astype(dtype)
+        return given
 
 
 class _Normalizer:
@@ -194,10 +195,6 @@ class _Normalizer:
 
     def __init__(self, env: VecNormalize, table: np.ndarray) -> None:
         self._env = env
-        table["normalizes_observations"], table["normalizes_rewards"] = env.norm_obs, env.norm_reward
-        table["updates_statistics"] = env.training
-        table["clip_observation"], table["clip_reward"] = env.clip_obs, env.clip_reward
-        table["epsilon"], table["discount"] = env.epsilon, env.gamma
         shape = env.observation_space.shape or ()
         self._means, self._variances = np.zeros((2, int(np.prod(shape, dtype=int))))
         self._counts, self._moments, self._discounted = np.zeros(2), np.zeros(2), np.zeros(env.num_envs)
@@ -209,6 +206,14 @@ class _Normalizer:
             ("discounted", self._discounted),
         ):
             table[name] = array.ctypes.data
+
+    def begin(self, table: np.ndarray) -> None:
+        """Take over the settings."""
+        env = self._env
+        table["normalizes_observations"], table["normalizes_rewards"] = env.norm_obs, env.norm_reward
+        table["updates_statistics"] = env.training
+        table["clip_observation"], table["clip_reward"] = env.clip_obs, env.clip_reward
+        table["epsilon"], table["discount"] = env.epsilon, env.gamma
 
     def read(self) -> None:
         """Take over the statistics: a callback may have changed them."""
