@@ -63,6 +63,7 @@ class RollingCollector(Collector):
         for episode in episodes:
             if episode[0] < last:
                 self._count_episode(*episode)
+        self.n_steps += taken - 1  # as callbacks find it
         if looks and not self._look(roll, last):
             self.buffer.advance_to(last)
             return False
@@ -71,7 +72,7 @@ class RollingCollector(Collector):
                 self._count_episode(*episode)
         agent._last_obs, agent._last_episode_starts = roll.observations, roll.starts
         self._dones = roll.terminated | roll.truncated
-        self.n_steps += taken
+        self.n_steps += 1
         self.buffer.advance_to(first + taken)
         if looks and (agent.policy is not self._policy or not self._actor.is_current()):  # the callback's doing
             self._get_actor()

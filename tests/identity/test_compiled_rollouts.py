@@ -1,0 +1,304 @@
+"""A compiled rollout is the rollout of the same world step by step, bit for bit.
+
+A function as callback must be asked in every step, so it makes the collector step.
+"""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+)
+from stable_baselines3.common.vec_env import VecNormalize
+
+from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents.envs.make import make_vec
+
+pytest.importorskip("numba")
+
+WORLDS = ["pg/CartPole-v1", "pg/Pendulum-v1"]
+STORED = ["observations", "actions", "rewards", "values", "log_probs", "episode_starts", "advantages", "returns"]
+STORED += ["env_rewards", "terminated", "truncated", "final_values"]
+
+
+def every_step(locals_, globals_):
+    return True
+
+
+def trained(algorithm, env, n_envs, timesteps, *, limit=None, normalize=None, callback=None, **arguments):
+    env_kwargs = {} if limit is None else {"max_episode_steps": limit}
+    envs = make_vec(env, n_envs, seed=1, world=True, env_kwargs=env_kwargs)
+    if normalize is not None:
+        envs = VecNormalize(envs, **normalize)
+    agent = algorithm("MlpPolicy", envs, seed=0, **arguments)
+    return agent.learn(timesteps, callback=callback)
+
+
+def parameters(agent):
+    return th.cat([parameter.detach().flatten() for parameter in agent.policy.parameters()]).numpy()
+
+
+def facts(agent):
+    """All that a training leaves behind and that does not hold times."""
+    buffer = agent.rollout_buffer
+    return {
+        "parameters": parameters(agent),
+        "steps": agent.num_timesteps,
+        "last observations": agent._last_obs,
+        "last starts": np.asarray(agent._last_episode_starts, dtype=bool),
+        "episodes": [(info["r"], info["l"]) for info in agent.ep_info_buffer],
+        "own returns": list(agent.episode_statistics.finished),
+        "running": agent.episode_statistics.running,
+        **{name: getattr(buffer, name) for name in STORED},
+    }
+
+
+def assert_equal(one, other, **tolerance):
+    for name, value in facts(one).items():
+        expected = facts(other)[name]
+        np.testing.assert_allclose(value, expected, **{"rtol": 0, "atol": 0, "err_msg": name, **tolerance})
+
+
+CASES = {
+    "PPO": (PPO, {"n_steps": 64, "batch_size": 32, "n_epochs": 2}),
+    "PPO with state-dependent σ": (
+        PPO,
+        {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"state_dependent_std": True}},
+    ),
+    "A2C": (A2C, {}),
+    "ActorCritic": (ActorCritic, {}),
+    "REINFORCE": (REINFORCE, {}),
+    "ReinforceBaseline": (ReinforceBaseline, {}),
+}
+
+
+@pytest.mark.parametrize("env", WORLDS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_compiled_rollout_is_the_rollout_step_by_step(case, env):
+    algorithm, arguments = CASES[case]
+    if "policy_kwargs" in arguments and env == "pg/CartPole-v1":
+        pytest.skip("σ belongs to continuous actions")
+    one, other = (
+        trained(algorithm, env, 3, 900, limit=50, callback=callback, **arguments) for callback in (None, every_step)
+    )
+    assert one.engine_in_use == "mlp"
+    assert_equal(one, other)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(WORLDS),
+    st.sampled_from([PPO, A2C, REINFORCE]),
+    st.integers(1, 7),
+    st.integers(2, 40),
+    st.integers(1, 30),
+    st.sampled_from([[], [8], [5, 3]]),
+)
+def test_any_size_and_time_limit(env, algorithm, n_envs, n_steps, limit, net_arch):
+    arguments = {"n_episodes": 1 + n_steps % 3} if algorithm is REINFORCE else {"n_steps": n_steps}
+    if algorithm is PPO:
+        arguments |= {"batch_size": 16, "n_epochs": 1}
+    one, other = (
+        trained(
+            algorithm, env, n_envs, 5 * n_envs * n_steps, limit=limit, callback=callback,
+            policy_kwargs={"net_arch": net_arch}, **arguments,
+        )
+        for callback in (None, every_step)
+    )  # fmt: skip
+    assert_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "normalize", [{}, {"norm_reward": False}, {"norm_obs": False}, {"training": False}, {"clip_obs": 0.3}]
+)
+@pytest.mark.parametrize("algorithm", [PPO, REINFORCE])
+def test_normalisation_is_that_of_vecnormalize(algorithm, normalize):
+    arguments = {"n_steps": 64, "batch_size": 64, "n_epochs": 2} if algorithm is PPO else {}
+    one, other = (
+        trained(algorithm, "pg/Pendulum-v1", 3, 600, limit=40, normalize=normalize, callback=callback, **arguments)
+        for callback in (None, every_step)
+    )
+    # NumPy adds up float32 observations in float32: some 1e-7 of their size in each mean, and what follows from it.
+    assert_equal(one, other, rtol=2e-4, atol=2e-4)
+    for name in ("obs_rms", "ret_rms"):
+        if hasattr(one.env, name):
+            mine, theirs = getattr(one.env, name), getattr(other.env, name)
+            np.testing.assert_allclose(mine.mean, theirs.mean, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(mine.var, theirs.var, rtol=1e-4)
+            assert mine.count == pytest.approx(theirs.count)
+    np.testing.assert_allclose(one.env.returns, other.env.returns, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(one.env.get_original_reward(), other.env.get_original_reward(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(one.env.get_original_obs(), other.env.get_original_obs(), rtol=1e-4, atol=1e-4)
+
+
+SEEN = [
+    "n_steps",
+    "obs_tensor",
+    "values",
+    "log_probs",
+    "actions",
+    "clipped_actions",
+    "new_obs",
+    "rewards",
+    "dones",
+    "infos",
+]
+
+
+class Seen(BaseCallback):
+    """What a child of another callback sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _on_step(self):
+        found = copy.deepcopy({name: value for name, value in self.locals.items() if name in SEEN})
+        self.seen.append(
+            [self.n_calls, self.num_timesteps, self.model.num_timesteps, found["n_steps"], self.model._last_obs]
+            + [found[name] for name in ("obs_tensor", "values", "log_probs", "actions", "clipped_actions")]
+            + [found[name] for name in ("new_obs", "rewards", "dones")]
+            + [[{k: v for k, v in info.items() if k != "episode"} for info in found["infos"]]]
+            + [[(info["episode"]["r"], info["episode"]["l"]) for info in found["infos"] if "episode" in info]]
+        )
+        return True
+
+
+def assert_same_sight(one, other):
+    assert len(one.seen) == len(other.seen) > 0
+    for mine, theirs in zip(one.seen, other.seen, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            if isinstance(a, (list, int)):
+                assert str(a) == str(b)
+            else:
+                np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("env", WORLDS)
+@pytest.mark.parametrize("frequency", [1, 7, 23, 64])
+def test_a_callback_that_looks_now_and_then_sees_what_it_would_see_step_by_step(env, frequency):
+    sights = []
+    for also in ([], [every_step]):
+        seen = Seen()
+        callback = CallbackList([EveryNTimesteps(frequency, seen), *map(_as_callback, also)])
+        trained(PPO, env, 3, 400, limit=20, callback=callback, n_steps=32, batch_size=32, n_epochs=1)
+        sights.append(seen)
+    assert_same_sight(*sights)
+
+
+def _as_callback(function):
+    from stable_baselines3.common.callbacks import ConvertCallback
+
+    return ConvertCallback(function)
+
+
+def test_evaluations_and_checkpoints_come_at_their_steps(tmp_path):
+    results = []
+    for name, also in (("rolled", []), ("stepped", [every_step])):
+        evaluated = EvalCallback(
+            make_vec("CartPole-v1", world=True, seed=5),
+            n_eval_episodes=1,
+            eval_freq=50,
+            log_path=str(tmp_path / name),
+            verbose=0,
+            warn=False,
+        )
+        saved = CheckpointCallback(70, str(tmp_path / name), "at")
+        agent = trained(
+            PPO, "pg/CartPole-v1", 2, 300, callback=CallbackList([evaluated, saved, *map(_as_callback, also)]),
+            n_steps=64, batch_size=32, n_epochs=1,
+        )  # fmt: skip
+        files = sorted(file.name for file in (tmp_path / name).glob("at*"))
+        results.append((evaluated.evaluations_timesteps, evaluated.evaluations_results, files, parameters(agent)))
+    (times, scores, files, one), (_, _, _, other) = results
+    assert times == [100, 200, 300]
+    assert files == ["at_140_steps.zip", "at_280_steps.zip"]
+    assert (times, scores, files) == results[1][:3]
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_training_stops_after_the_episode_that_was_asked_for():
+    agents = [
+        trained(
+            A2C, "pg/CartPole-v1", 2, 100_000,
+            callback=CallbackList([StopTrainingOnMaxEpisodes(5), *map(_as_callback, also)]),
+        )
+        for also in ([], [every_step])
+    ]  # fmt: skip
+    assert agents[0].num_timesteps == agents[1].num_timesteps < 1000
+    np.testing.assert_array_equal(parameters(agents[0]), parameters(agents[1]))
+    np.testing.assert_array_equal(agents[0]._last_obs, agents[1]._last_obs)
+
+
+def test_a_progress_bar_counts_every_step(monkeypatch):
+    from stable_baselines3.common import callbacks
+
+    class Bar:
+        total = 0
+
+        def __init__(self, total):
+            pass
+
+        def update(self, n):
+            Bar.total += n
+
+        def refresh(self):
+            pass
+
+        close = refresh
+
+    monkeypatch.setattr(callbacks, "tqdm", Bar)
+    agent = trained(PPO, "pg/CartPole-v1", 2, 300, callback=callbacks.ProgressBarCallback(), n_steps=64, batch_size=32)
+    assert Bar.total == agent.num_timesteps == 384
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_subclass_that_looks_otherwise_is_asked_in_every_step(known):
+    class Mine(EveryNTimesteps):
+        calls = 0
+
+        if known:
+
+            def next_look(self):
+                return 10
+
+        def _on_step(self):
+            Mine.calls += 1
+            return True
+
+    trained(PPO, "pg/CartPole-v1", 1, 64, callback=Mine(5, Seen()), n_steps=64, batch_size=32, n_epochs=1)
+    # 10 calls apart from the beginning of the rollout: at its steps 10, 20, ..., 60.
+    assert Mine.calls == (6 if known else 64)
+
+
+def test_whole_episodes_take_no_step_that_is_not_learnt_from():
+    agent = trained(REINFORCE, "pg/CartPole-v1", 5, 1, n_episodes=1)
+    buffer = agent.rollout_buffer
+    lengths = [info["l"] for info in agent.ep_info_buffer]
+    assert len(lengths) == 5
+    assert len(set(lengths)) > 1, "copies of different lengths, for copies that wait"
+    assert agent.num_timesteps == sum(lengths) == buffer.trained_on.sum()
+
+
+def test_an_id_of_a_world_means_its_copies():
+    agent = PPO("MlpPolicy", "pg/CartPole-v1", n_steps=64, batch_size=32, n_epochs=1, seed=0).learn(64)
+    envs = make_vec("CartPole-v1", 1, world=True)
+    other = PPO("MlpPolicy", envs, n_steps=64, batch_size=32, n_epochs=1, seed=0).learn(64)
+    np.testing.assert_array_equal(parameters(agent), parameters(other))
+
+
+def test_an_environment_without_a_world_is_named():
+    with pytest.raises(ValueError, match=r"no world for 'LunarLander-v3'.*pg/CartPole-v1"):
+        make_vec("LunarLander-v3", 2, world=True)
+    with pytest.raises(ValueError, match="`wrapper_class` cannot be combined with `world=True`"):
+        make_vec("CartPole-v1", 2, world=True, wrapper_class=gym.wrappers.TimeLimit)
