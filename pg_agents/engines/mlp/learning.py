@@ -228,9 +228,9 @@ class Update:
         return min(self._start(minibatch) + self.batch_size, (epoch + 1) * self.n_samples)
 
     def _stored(self, samples: slice) -> np.ndarray:
-        """Where these samples lie in the buffer."""
-        numbers = self.samples.reshape(-1)[samples]
-        return np.asarray(numbers % self.n_steps * self.n_envs + numbers // self.n_steps)
+        """Where these samples lie in the buffer: they are numbered environment after environment."""
+        places = np.arange(self.n_steps * self.n_envs).reshape(self.n_steps, self.n_envs).T.ravel()
+        return np.asarray(places[self.samples.reshape(-1)[samples]])
 
     def _minibatch(self, samples: slice) -> Minibatch:
         stored = self._stored(samples)
