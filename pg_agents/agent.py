@@ -489,6 +489,34 @@ class PolicyGradient(Arguments):
             self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
         return self.rollout_buffer
 
+    def roll_episodes(
+        self, env: VecEnv, n_episodes: np.ndarray, *, deterministic: bool = True
+    ) -> list[tuple[float, int]] | None:
+        """Play whole episodes in compiled code, from a reset on.
+
+        Args:
+            env: The environments, copies of a world.
+            n_episodes: `(n_envs,)`, the number of episodes of each.
+            deterministic: The most probable actions, not drawn ones.
+
+        Returns:
+            Return and length of each episode, in the order of their ends; None, and nothing is done, if environment or
+            policy are not served.
+
+        Raises:
+            NotFiniteError: An observation, a reward or the policy's output is not finite.
+        """
+        parts = compiled_env(env)
+        same = (env.observation_space, env.action_space) == (self.observation_space, self.action_space)
+        if parts is None or not parts.copies.address or not same or self._overrides("environment_actions"):
+            return None
+        play = getattr(self._engine, "episodes", None)
+        if play is None:
+            return None
+        # As `predict`, it depends on torch's generator, and not on the training's.
+        generator = np.random.default_rng(None if deterministic else int(th.randint(2**62, ())))
+        return play(self.policy, parts, env.reset(), n_episodes, generator, deterministic=deterministic)
+
     # The four slots
 
     @property

@@ -321,7 +321,12 @@ class Engine(Protocol):
         roll(actor, env, running, *, gamma, bootstraps) -> CompiledSteps
 
     for its actor, a `pg_agents.envs.compiled.CompiledEnv`, the returns of the running episodes `(N,)` that it keeps up
-    to date, the discount of the value that completes a reward where a time limit cut an episode, and whether it does.
+    to date, the discount of the value that completes a reward where a time limit cut an episode, and whether it does. It
+    also has a method that plays whole episodes,
+
+        episodes(policy, env, observations, n_episodes, generator, *, deterministic) -> list of (return, length)
+
+    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends.
     """
 
     name: str

@@ -118,6 +118,7 @@ STEP = np.dtype(
     [
         ("n_envs", _integer),
         ("values_only", _integer),
+        ("deterministic", _integer),  # the most probable actions
         ("observations", _address),  # (T, N, n_observation) float32
         ("noise", _address),  # (T, N, n_actions) float32: uniform, or normal for Gaussians
         ("actions", _address),  # (T, N, n_actions) int64 for categorical actions, else float32
@@ -445,6 +446,31 @@ def _distribution(policy, head, std_head, lanes):
 
 
 @njit(**_compiled)
+def _mode(policy, head, lanes_used):
+    """The block's most probable actions: those of SB3's `mode`."""
+    actions = floats(policy.actions)
+    outputs = floats(head.output)
+    if policy.distribution == CATEGORICAL:
+        sizes = integers(policy.sizes)
+        first = 0
+        for dimension in range(policy.n_actions):
+            for i in range(lanes_used):
+                chosen = 0
+                for j in range(1, sizes[dimension]):
+                    if outputs[(first + j) * BLOCK + i] > outputs[(first + chosen) * BLOCK + i]:
+                        chosen = j
+                actions[dimension * BLOCK + i] = chosen
+            first += sizes[dimension]
+    else:
+        for j in range(policy.n_actions):
+            for i in range(lanes_used):
+                output = outputs[j * BLOCK + i]
+                if policy.distribution == BERNOULLI:
+                    output = np.float32(1) if output > 0 else np.float32(0)
+                actions[j * BLOCK + i] = output
+
+
+@njit(**_compiled)
 def _sample(policy, head, noise, lanes_used):
     """Draw the block's actions; `noise` is (samples, n_actions)."""
     actions = floats(policy.actions)
@@ -626,7 +652,10 @@ def act(policies, towers, layers, steps, t):
         if not step.values_only:
             _evaluate(policy, layers, towers[0], observations, start, rows)
             _distribution(policy, head, std_head, lanes)
-            _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
+            if step.deterministic:
+                _mode(policy, head, rows)
+            else:
+                _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
             _log_prob_and_entropy(policy, head, rows)
             for row in range(rows):
                 log_probs[start + row] = log_prob[row]

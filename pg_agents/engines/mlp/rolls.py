@@ -82,6 +82,13 @@ class Roll:
         same = env.adapter is mine.adapter and env.copies is mine.copies and env.normalizer is mine.normalizer
         return same and buffer is self._buffer
 
+    def wait_after(self, n_episodes: np.ndarray) -> None:
+        """Let each environment wait after so many episodes, `(N,)`; those with 0 wait from now on."""
+        most = n_episodes.max()
+        self._n_finished[:] = most - n_episodes
+        self.table["n_episodes"] = most
+        self._env.adapter.hold(n_episodes == 0)
+
     def begin(self, actor: MLPActor, running: np.ndarray, gamma: float, bootstraps: bool) -> None:
         """Bind an actor; the arguments are those of `MLPEngine.roll`."""
         self._actor, self._running = actor, running
