@@ -515,7 +515,10 @@ class PolicyGradient(Arguments):
             return None
         # As `predict`, it depends on torch's generator, and not on the training's.
         generator = np.random.default_rng(None if deterministic else int(th.randint(2**62, ())))
-        return play(self.policy, parts, env.reset(), n_episodes, generator, deterministic=deterministic)
+        episodes: list[tuple[float, int]] = play(
+            self.policy, parts, env.reset(), n_episodes, generator, deterministic=deterministic
+        )
+        return episodes
 
     # The four slots
 

@@ -321,8 +321,8 @@ class Engine(Protocol):
         roll(actor, env, running, *, gamma, bootstraps) -> CompiledSteps
 
     for its actor, a `pg_agents.envs.compiled.CompiledEnv`, the returns of the running episodes `(N,)` that it keeps up
-    to date, the discount of the value that completes a reward where a time limit cut an episode, and whether it does. It
-    also has a method that plays whole episodes,
+    to date, the discount of the value that completes a reward where a time limit cut an episode, and whether it does.
+    It also has a method that plays whole episodes,
 
         episodes(policy, env, observations, n_episodes, generator, *, deterministic) -> list of (return, length)
 

@@ -310,8 +310,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--vec-env",
         choices=["dummy", "subproc", "native", "world"],
         default="dummy",
-        help="environments one by one in this process, each in one of its own, the environment's own vector version, or "
-        "its world, which compiled code steps",
+        help="environments one by one in this process, each in one of its own, the environment's own vector version, "
+        "or its world, which compiled code steps",
     )
     add("-P", "--progress", action="store_true", help="show a progress bar")
     add("-uuid", "--uuid", action="store_true", help="give the run's folder a unique name")

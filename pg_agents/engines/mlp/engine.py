@@ -20,7 +20,6 @@ from pg_agents.engines.mlp.tables import Program
 from pg_agents.engines.mlp.weights import compiled_weight, identity
 from pg_agents.envs.compiled import CompiledEnv
 
-
 _ROWS = 256  # steps of an evaluation that are kept at a time
 
 
@@ -85,7 +84,8 @@ class MLPEngine:
         """See `pg_agents.contract.Engine`."""
         n_envs = len(n_episodes)
         buffer = RolloutBuffer(_ROWS, policy.observation_space, policy.action_space, n_envs=n_envs)
-        roll, finished, starts = Roll(self._program, env, buffer), [], np.ones(n_envs, np.bool_)
+        finished: list[tuple[float, int]] = []
+        roll, starts = Roll(self._program, env, buffer), np.ones(n_envs, np.bool_)
         roll.wait_after(n_episodes)
         while len(finished) < n_episodes.sum():
             buffer.reset()
