@@ -78,6 +78,10 @@ class Canvas:
         drawn = self._pygame.font.Font(None, size).render(words, True, colour)
         self.surface.blit(drawn, drawn.get_rect(center=self._pixel(centre)))
 
+    def paste(self, image: np.ndarray) -> None:
+        """An image, uint8 of shape `(height, width, 3)`, over the whole picture."""
+        self._pygame.surfarray.blit_array(self.surface, image.transpose(1, 0, 2))
+
     def image(self) -> np.ndarray:
         """The picture, uint8 of shape `(height, width, 3)`."""
         return np.ascontiguousarray(self._pygame.surfarray.array3d(self.surface).transpose(1, 0, 2))

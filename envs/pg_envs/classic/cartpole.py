@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from pg_envs.classic.pictures import Picture
 from pg_envs.worlds import World, uniform
 
 GRAVITY, CART_MASS, POLE_MASS, HALF_LENGTH, FORCE, TAU = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
@@ -21,8 +23,8 @@ def start(state: Any, random: Any) -> None:
         state[i] = uniform(random, -0.05, 0.05)
 
 
-def step(state: Any, action: Any, random: Any) -> tuple[float, bool]:
-    """Push the cart to the left (0) or right (1); reward 1."""
+def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
+    """Push the cart to the left (0) or right (1); the reward is `constants[0]`, or `constants[1]` in the last step."""
     position, speed, angle, angular_speed = state[0], state[1], state[2], state[3]
     force = FORCE if action[0] == 1 else -FORCE
     cos, sin = math.cos(angle), math.sin(angle)
@@ -35,7 +37,8 @@ def step(state: Any, action: Any, random: Any) -> tuple[float, bool]:
     angle = angle + TAU * angular_speed
     state[0], state[1] = position, speed + TAU * acceleration
     state[2], state[3] = angle, angular_speed + TAU * angular_acceleration
-    return 1.0, abs(position) > LARGEST_POSITION or abs(angle) > LARGEST_ANGLE
+    over = abs(position) > LARGEST_POSITION or abs(angle) > LARGEST_ANGLE
+    return constants[1] if over else constants[0], over
 
 
 def observe(state: Any, observation: Any) -> None:
@@ -44,5 +47,23 @@ def observe(state: Any, observation: Any) -> None:
         observation[i] = state[i]
 
 
-_high = np.array([2 * LARGEST_POSITION, np.inf, 2 * LARGEST_ANGLE, np.inf], dtype=np.float32)
-CARTPOLE = World(start, step, observe, 4, spaces.Box(-_high, _high, dtype=np.float32), spaces.Discrete(2))
+@cache
+def cartpole(sutton_barto_reward: bool = False) -> World:
+    """The world of `pg/CartPole-v1`.
+
+    Args:
+        sutton_barto_reward: The reward is 0, and -1 when the pole falls, in place of 1.
+    """
+    high = np.array([2 * LARGEST_POSITION, np.inf, 2 * LARGEST_ANGLE, np.inf], dtype=np.float32)
+    return World(
+        *(start, step, observe, 4),
+        *(spaces.Box(-high, high, dtype=np.float32), spaces.Discrete(2)),
+        constants=(0.0, -1.0) if sutton_barto_reward else (1.0, 1.0),
+        draw=Picture("gymnasium.envs.classic_control.cartpole:CartPoleEnv", show),
+        image_size=(600, 400),
+    )
+
+
+def show(env: Any, state: np.ndarray) -> None:
+    """Put a state into Gymnasium's environment."""
+    env.state = state

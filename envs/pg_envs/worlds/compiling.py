@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_undeclared: list[Callable[..., Any]] = []  # so that decorating a function does not import Numba
+
 
 def has_compiler() -> bool:
     """Whether Numba is installed and not switched off (`NUMBA_DISABLE_JIT`)."""
@@ -19,13 +21,17 @@ def has_compiler() -> bool:
 
 
 def compiled(function: Function) -> Function:
-    """A decorator for the functions that a world's functions call: Numba compiles them where it is installed.
+    """A decorator for the functions that a world's functions call: Numba compiles them with their callers.
 
-    `start`, `step` and `observe` themselves need no decorator.
+    The function stays what it is for Python. `start`, `step` and `observe` themselves need no decorator.
     """
-    if not has_compiler():
-        return function
-    import numba
+    _undeclared.append(function)
+    return function
 
-    decorated: Function = numba.njit(nogil=True, error_model="numpy")(function)
-    return decorated
+
+def declare_helpers() -> None:
+    """Tell Numba of the functions that `compiled` has decorated: their callers can be compiled from here on."""
+    from numba.extending import register_jitable
+
+    while _undeclared:
+        register_jitable(nogil=True, error_model="numpy")(_undeclared.pop())

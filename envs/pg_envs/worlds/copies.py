@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from pg_envs.worlds.compiling import has_compiler
+from pg_envs.worlds.compiling import declare_helpers, has_compiler
 from pg_envs.worlds.random import N_RANDOM, generator_state
 from pg_envs.worlds.world import World
 
@@ -153,6 +153,7 @@ def _compiled(function: Callable[..., Any], name: str, discrete_actions: bool) -
         parameters = (*parameters, numbers)
     signature = (STEP_RESULT if name == "step" else types.void)(*parameters)
     options = {"nogil": True, "error_model": "numpy"}
+    declare_helpers()
     try:
         try:
             return numba.cfunc(signature, cache=True, **options)(function)

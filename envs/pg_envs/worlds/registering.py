@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -10,28 +12,48 @@ import gymnasium as gym
 from pg_envs.worlds.faces import WorldEnv, WorldVector
 from pg_envs.worlds.world import METADATA, World
 
+_OF_THE_FACE = ("num_envs", "max_episode_steps", "autoreset_mode", "render_mode")
+
 
 class _Maker:
     """An entry point: makes a face of a world."""
 
-    def __init__(self, face: type[Any], world: World | Callable[..., World], metadata: Mapping[str, Any]) -> None:
-        self._face, self._world = face, world
-        self.metadata = dict(metadata)
+    def __init__(
+        self, face: type[Any], world: World | Callable[..., World] | str, metadata: Mapping[str, Any] | None
+    ) -> None:
+        self._face, self._world, self._metadata = face, world, metadata
         self.offers_copies = getattr(face, "offers_copies", False)
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is known without making an environment."""
+        if self._metadata is not None:
+            return dict(self._metadata)
+        world = self._imported()
+        return dict(world.metadata if isinstance(world, World) else METADATA)
+
     def __call__(self, **arguments: Any) -> Any:
-        names = ("num_envs", "max_episode_steps", "autoreset_mode", "render_mode")
-        of_the_face = {name: arguments.pop(name) for name in names if name in arguments}
-        if isinstance(self._world, World):
-            if arguments:
-                raise TypeError(f"This world has no arguments, but {sorted(arguments)} are given.")
-            return self._face(self._world, **of_the_face)
-        return self._face(self._world(**arguments), **of_the_face)
+        of_the_face = {name: arguments.pop(name) for name in _OF_THE_FACE if name in arguments}
+        world = self._imported()
+        if not isinstance(world, World):
+            world = world(**arguments)
+        elif arguments:
+            raise TypeError(f"This world has no arguments, but {sorted(arguments)} are given.")
+        if self._metadata is not None:
+            world = replace(world, metadata=self._metadata)
+        return self._face(world, **of_the_face)
+
+    def _imported(self) -> World | Callable[..., World]:
+        if not isinstance(self._world, str):
+            return self._world
+        module, _, attribute = self._world.partition(":")
+        world: World | Callable[..., World] = getattr(import_module(module), attribute)
+        return world
 
 
 def register_world(
     env_id: str,
-    world: World | Callable[..., World],
+    world: World | Callable[..., World] | str,
     *,
     max_episode_steps: int | None = None,
     reward_threshold: float | None = None,
@@ -41,16 +63,20 @@ def register_world(
 
     Args:
         env_id: The id, such as `"Acme/Cart-v0"`. An id that is registered already is left as it is.
-        world: The world, or a function of the environment's keyword arguments that makes one.
+        world: The world; or a function of the environment's keyword arguments that makes one; or where to find either,
+            such as `"acme.cart:CART"`, which is imported when it is needed.
         max_episode_steps: Time limit.
         reward_threshold: Mean return at which the task counts as solved.
-        metadata: Metadata that can be read without making the environment; None for those of the world, which a
-            function does not tell before it is called.
+        metadata: Metadata in place of the world's. They can be read without making an environment, unlike those of a
+            world that a function makes.
+
+    Raises:
+        ValueError: `world` is a string that is not of the form `"module:attribute"`.
     """
+    if isinstance(world, str) and not all(world.partition(":")):
+        raise ValueError(f"`world` must be a World, a function or 'module:attribute', but is {world!r}.")
     if env_id in gym.registry:
         return
-    if metadata is None:
-        metadata = world.metadata if isinstance(world, World) else METADATA
     gym.register(
         env_id,
         _Maker(WorldEnv, world, metadata),
