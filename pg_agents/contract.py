@@ -422,14 +422,6 @@ class CompiledSteps(Protocol):
         """
         ...
 
-    def before(self, row: int) -> tuple[np.ndarray, Bools]:
-        """Observations and their episode starts at the beginning of a step."""
-        ...
-
-    def actions(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Actions of a step, as drawn and as the environment takes them."""
-        ...
-
     def last_observation(self, i: int) -> np.ndarray:
         """The last observation of the episode that has just ended in environment `i`."""
         ...

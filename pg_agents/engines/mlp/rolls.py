@@ -155,15 +155,6 @@ class Roll:
         wrong = int(np.argmin(np.isfinite(self._cut_values[: len(cut)])))
         return int(cut[wrong]), float(self._cut_values[wrong])
 
-    def before(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `pg_agents.contract.CompiledSteps`."""
-        starts: np.ndarray = self._buffer.episode_starts[row].astype(np.bool_)
-        return self._as_given(self._actor.inputs[row]), starts
-
-    def actions(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `pg_agents.contract.CompiledSteps`."""
-        return self._actor.actions(row)
-
     @property
     def episodes(self) -> list[tuple[int, int, float, float, int]]:
         """See `pg_agents.contract.CompiledSteps`."""
