@@ -60,7 +60,7 @@ def test_a_number_that_is_not_finite_is_named_with_its_step(world, message):
 def test_a_last_value_that_is_not_finite_is_named():
     agent = agent_in(counting(7, observation=np.inf), limit=7, n_steps=16, batch_size=32)
     with pytest.raises(
-        ValueError, match="last observation of environment 0 is .*, after 14 steps.*The observation: .inf"
+        ValueError, match=r"last observation of environment 0 is .*, after 14 steps.*The observation: .inf"
     ):
         agent.learn(100)
 
