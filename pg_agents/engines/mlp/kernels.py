@@ -358,8 +358,9 @@ def _load_features(policy, tower, observations, row, index):
             features[row * width + j] = 0
         _expand(policy.n_observation, policy.categories, observations, features, row * width, index)
     else:
-        for j in range(policy.n_features):
-            features[row * width + j] = observations[index * policy.n_observation + j]
+        first, n_features = index * policy.n_features, policy.n_features
+        for j in range(n_features):
+            features[row * width + j] = observations[first + j]
 
 
 @njit(**_compiled)
