@@ -72,8 +72,9 @@ class MLPEngine:
 
     def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:
         """V of single observations, of shape `(n,)`."""
-        if self._program.rows.is_dict:
-            return self.values(policy, {key: np.stack([one[key] for one in observations]) for key in observations[0]})
+        first = observations[0]
+        if isinstance(first, dict):
+            return self.values(policy, {key: np.stack([one[key] for one in observations]) for key in first})
         return self.values(policy, np.stack(observations))
 
     def update(

@@ -61,7 +61,8 @@ class Rows:
         """
         given = observations if self.is_dict else {"": observations}
         if not isinstance(given, dict) or given.keys() != self._parts.keys():
-            raise ValueError(f"Unexpected observation {given!r} for the observation space {self._space}.")
+            kind = f"with the keys {sorted(given)}" if isinstance(given, dict) else f"of type {type(given).__name__}"
+            raise ValueError(f"Unexpected observation {kind} for the observation space {self._space}.")
         for key, part in self._parts.items():
             shape = np.shape(given[key])[1:]
             if shape not in (part.shape, (1,) if part.shape == () else None):
