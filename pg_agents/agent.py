@@ -162,8 +162,9 @@ class PolicyGradient(Arguments):
     engine: str = argument(
         default="auto",
         kw_only=True,
-        doc='Engine that acts and learns: `"mlp"` (compiled, for MLP policies on the CPU), `"autograd"` (torch, for '
-        'all), `"auto"` for the first where it serves this agent and else the second, or the name of a plugin.',
+        doc='Engine that acts and learns: `"mlp"` (compiled, for policies without images on the CPU), `"autograd"` '
+        '(torch, for all), `"auto"` for the first where it serves this agent and else the second, or the name of a '
+        "plugin.",
     )
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: Env, **arguments: Any) -> None:

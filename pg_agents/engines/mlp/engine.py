@@ -102,19 +102,20 @@ class MLPEngine:
 
     def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""
-        program, space = self._program, policy.observation_space
-        shape = np.shape(observations)[1:]
-        if shape not in (space.shape, (1,) if space.shape == () else None):
-            raise ValueError(f"Unexpected observation shape {shape} for the observation space {space}.")
-        flat, values = np.ascontiguousarray(observations, dtype=np.float32), np.zeros(len(observations), np.float32)
+        program = self._program
+        rows = program.rows.pack_batch(observations)
+        values = np.zeros(len(rows), np.float32)
         step = np.zeros(1, program.kernels.STEP)
-        step["n_envs"], step["values_only"] = len(observations), True
-        step["observations"], step["values"] = flat.ctypes.data, values.ctypes.data
+        step["n_envs"], step["values_only"] = len(rows), True
+        step["observations"], step["values"] = rows.ctypes.data, values.ctypes.data
         program.kernels.act(program.policies, program.towers, program.layers, step, 0)
         return th.from_numpy(values)
 
     def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:
         """V of single observations, of shape `(n,)`."""
+        first = observations[0]
+        if isinstance(first, dict):
+            return self.values(policy, {key: np.stack([one[key] for one in observations]) for key in first})
         return self.values(policy, np.stack(observations))
 
     def update(

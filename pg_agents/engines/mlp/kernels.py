@@ -97,7 +97,8 @@ POLICY = np.dtype(
     [
         ("n_observation", _integer),  # numbers of a stored observation
         ("n_features", _integer),  # of the networks' input
-        ("one_hot", _integer),  # the observation is a number that stands for a unit vector
+        ("one_hot", _integer),  # some of the numbers stand for unit vectors
+        ("categories", _address),  # (n_observation,) int64: of the unit vector, its length; else 0
         ("has_critic", _integer),
         ("distribution", _integer),
         ("n_actions", _integer),  # numbers of a stored action
@@ -333,6 +334,22 @@ def _forward_row(layers, tower, row):
 
 
 @njit(**_compiled)
+def _expand(n_observation, categories, observations, features, place, index):
+    """Observation number `index` as features from `place` on, where there are zeros."""
+    sizes = integers(categories)
+    for j in range(n_observation):
+        number, size = observations[index * n_observation + j], sizes[j]
+        if size == 0:
+            features[place] = number
+            place += 1
+        else:
+            # A NaN, or a number outside the space, is no index.
+            if number >= 0 and number < size:
+                features[place + np.int64(number)] = 1
+            place += size
+
+
+@njit(**_compiled)
 def _load_features(policy, tower, observations, row, index):
     """Observation number `index` as row `row` of the network's input."""
     width = _rounded_up(policy.n_features)
@@ -340,13 +357,11 @@ def _load_features(policy, tower, observations, row, index):
     if policy.one_hot:
         for j in range(width):
             features[row * width + j] = 0
-        number = observations[index]
-        # A NaN, or a number outside the space, is no index.
-        if number >= 0 and number < policy.n_features:
-            features[row * width + np.int64(number)] = 1
+        _expand(policy.n_observation, policy.categories, observations, features, row * width, index)
     else:
-        for j in range(policy.n_features):
-            features[row * width + j] = observations[index * policy.n_observation + j]
+        first, n_features = index * policy.n_features, policy.n_features
+        for j in range(n_features):
+            features[row * width + j] = observations[first + j]
 
 
 @njit(**_compiled)
