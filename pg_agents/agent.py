@@ -50,7 +50,7 @@ from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.estimators import Floats, gae
-from pg_agents.logs import LazyLog, record_hyperparameters, rollout_metrics
+from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import predicted_values
 from pg_agents.observations import check_observations
 from pg_agents.policies import (
@@ -407,6 +407,8 @@ class PolicyGradient(Arguments):
         Args:
             iteration: Number of updates so far; 0 to leave it out of the log.
         """
+        if is_unread(self._logger):
+            self._lazy_log.clear()
         if self.episode_statistics.finished:
             self.logger.record("rollout/ep_raw_rew_mean", safe_mean(self.episode_statistics.finished))
         super().dump_logs(iteration)
