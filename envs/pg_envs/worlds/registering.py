@@ -15,7 +15,7 @@ class _Maker:
     """An entry point: makes a face of a world."""
 
     def __init__(self, face: type[Any], world: World | Callable[..., World], metadata: Mapping[str, Any]) -> None:
-        self._face, self._world = face, world
+        self.face, self._world = face, world
         self.metadata = dict(metadata)
 
     def __call__(self, **arguments: Any) -> Any:
@@ -24,8 +24,8 @@ class _Maker:
         if isinstance(self._world, World):
             if arguments:
                 raise TypeError(f"This world has no arguments, but {sorted(arguments)} are given.")
-            return self._face(self._world, **of_the_face)
-        return self._face(self._world(**arguments), **of_the_face)
+            return self.face(self._world, **of_the_face)
+        return self.face(self._world(**arguments), **of_the_face)
 
 
 def register_world(
