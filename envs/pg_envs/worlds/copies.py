@@ -194,7 +194,7 @@ class Copies(AnyCopies):
             table[name] = getattr(self, name).ctypes.data
         if self._last_states is not None:
             table["last_states"] = self._last_states.ctypes.data
-        self.address = kernels.advance.address
+        self.address = kernels.advance.address or 0
         self._advance, self._begin = kernels.advance.ctypes, kernels.begin.ctypes
         self._step, self._check = kernels.step.ctypes, kernels.check.ctypes
         arrays: tuple[np.ndarray, ...] = (

@@ -299,6 +299,10 @@ class WorldEnv(EnvFace):
         state: np.ndarray = self.copies.states[0]
         return state
 
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.copies.states[0] = state
+
 
 class WorldVector(VectorFace):
     """Many copies of a world, as a `gymnasium.vector.VectorEnv`.
