@@ -5,7 +5,8 @@
 
 Both sides are trained alternately, in pairs, with equal hyperparameters and seeds. The measure is the number of
 environment steps per second of `learn` as a whole, with SB3's Monitor, a callback and logging, after a warm-up, or of
-environment steps per second of `learn` as a whole, with SB3's Monitor, a callback and logging, after a warm-up, or
+`evaluate_policy`. The table gives medians, and the median of the pairs' ratios. The figure needs
+`pip install pg-agents[bench]`.
 
 Run it on an idle machine and without OMP_NUM_THREADS: the script sets the number of torch's threads itself.
 """
