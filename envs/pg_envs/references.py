@@ -40,6 +40,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pg_envs.batched import Batched
 from pg_envs.checks import check_choice, check_number
+from pg_envs.worlds.faces import WorldVector
 
 POLICIES = ("controller", "random", "zero")
 BEST = ("optimum", "controller", "value", "equilibrium")
@@ -170,9 +171,9 @@ def normalised_score(score: float, scores: Mapping[str, float]) -> float:
 
 
 def is_batched(spec: EnvSpec) -> bool:
-    """Whether an environment's vector version is a `Batched`: copies are cheap, and its `Dynamics` can be asked."""
+    """Whether an environment's vector version is a `Batched` or a world's: copies are cheap, and can be asked."""
     creator = _creator(spec.vector_entry_point)
-    return isinstance(creator, type) and issubclass(creator, Batched)
+    return (isinstance(creator, type) and issubclass(creator, Batched)) or getattr(creator, "offers_copies", False)
 
 
 def _creator(point: Any) -> Any:
@@ -208,18 +209,28 @@ def _make(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> VectorEnv[Any
 
 def _known_scores(env: VectorEnv[Any, Any, Any], limit: int | None) -> dict[str, float]:
     """The exact scores, if the time limit is the registered one, for which they hold."""
-    if not isinstance(env, Batched) or env.max_episode_steps != limit:
+    if not isinstance(env, (Batched, WorldVector)) or env.max_episode_steps != limit:
         return {}
-    optimum = env.dynamics.optimum()
-    return env.dynamics.known_returns() | ({} if optimum is None else {"optimum": optimum})
+    if isinstance(env, WorldVector):
+        known, optimum = dict(env.world.known_returns), env.world.optimum
+    else:
+        known, optimum = env.dynamics.known_returns(), env.dynamics.optimum()
+    return known | ({} if optimum is None else {"optimum": optimum})
 
 
 def _exists(policy: str, env: VectorEnv[Any, Any, Any]) -> bool:
     if policy == "controller":
         env.reset(seed=0)
-        return isinstance(env, Batched) and env.dynamics.controller(env.state) is not None
+        return _controlled(env) is not None
     space = env.single_action_space
     return policy == "random" or (isinstance(space, spaces.Box) and np.zeros(space.shape, space.dtype) in space)
+
+
+def _controlled(env: VectorEnv[Any, Any, Any]) -> np.ndarray | None:
+    """The actions of the reference controller; None if there is none."""
+    if isinstance(env, WorldVector):
+        return None if env.world.controller is None else env.world.controller(env.copies.states)
+    return env.dynamics.controller(env.state) if isinstance(env, Batched) else None
 
 
 def _returns(env: VectorEnv[Any, Any, Any], policy: str, n_episodes: int, seed: int) -> np.ndarray:
@@ -238,8 +249,7 @@ def _returns_of_batch(env: VectorEnv[Any, Any, Any], policy: str, seed: int) -> 
     returns, running = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=np.bool_)
     for _ in range(TOO_LONG):
         if policy == "controller":
-            assert isinstance(env, Batched)
-            actions = env.dynamics.controller(env.state)
+            actions = _controlled(env)
         else:
             actions = env.action_space.sample() if policy == "random" else zeros
         _, rewards, terminated, truncated, _ = env.step(actions)

@@ -1,4 +1,4 @@
-"""Gymnasium's `FrozenLake-v1`, `CliffWalking-v1` and `Taxi-v4` as worlds, from the tables of the installed Gymnasium."""
+"""Gymnasium's `FrozenLake-v1`, `CliffWalking-v1` and `Taxi-v4` as worlds, from the installed Gymnasium's tables."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def taxi(**arguments: Any) -> World:
     """The world of `pg/Taxi-v4`.
 
     Args:
-        **arguments: `is_rainy` and `fickle_passenger`, and `rainy_probability` and `fickle_probability` if the installed
-            Gymnasium has them.
+        **arguments: `is_rainy` and `fickle_passenger`, and `rainy_probability` and `fickle_probability` if the
+            installed Gymnasium has them.
 
     Raises:
         TypeError: An argument is unknown.
     """
-    env = load_env_creator(TAXI)(**arguments)
+    env: Any = load_env_creator(TAXI)(**arguments)
     table = Table.of(env)
     masks = np.array([env.action_mask(state) for state in env.P])
     return World(
@@ -130,7 +130,7 @@ def show_taxi(env: Any, state: np.ndarray) -> None:
 @cache
 def _world(entry_point: str, n_steps: int | None, **arguments: Any) -> World:
     """A world that its table describes whole, with the exact scores for a time limit."""
-    env = load_env_creator(entry_point)(**arguments)
+    env: Any = load_env_creator(entry_point)(**arguments)
     table = Table.of(env)
     return World(
         *(tables.start, tables.step, tables.observe, 2),

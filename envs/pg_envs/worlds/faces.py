@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -78,7 +79,8 @@ class WorldEnv(gym.Env[Any, Any]):
         return self._answer(), float(numbers.rewards[0]), bool(numbers.terminated[0]), False, self._info()
 
     def _answer(self) -> Any:
-        return self._numbers.observed(self._numbers.observations)[0]
+        answer = self._numbers.observed(self._numbers.observations)[0]
+        return int(answer) if isinstance(self.observation_space, spaces.Discrete) else answer
 
     def _info(self) -> dict[str, Any]:
         if self.world.info is None:
