@@ -30,7 +30,7 @@ def test_numbers_and_states_are_integers_of_64_bits_throughout():
 
 
 def test_neither_bound_is_drawn():
-    assert 0.0 < NORM
+    assert NORM > 0.0
     assert M_1 * NORM < 1.0
     assert uniform([0, 0, 0, 0, 0, 0], 0.0, 1.0) == M_1 * NORM  # no seed has this state: the difference is 0
 
