@@ -50,7 +50,7 @@ from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.estimators import Floats, gae
-from pg_agents.logs import LazyLog, record_hyperparameters, rollout_metrics
+from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import predicted_values
 from pg_agents.observations import check_observations
 from pg_agents.policies import (
@@ -162,8 +162,9 @@ class PolicyGradient(Arguments):
     engine: str = argument(
         default="auto",
         kw_only=True,
-        doc='Engine that acts and learns: `"mlp"` (compiled, for MLP policies on the CPU), `"autograd"` (torch, for '
-        'all), `"auto"` for the first where it serves this agent and else the second, or the name of a plugin.',
+        doc='Engine that acts and learns: `"mlp"` (compiled, for policies without images on the CPU), `"autograd"` '
+        '(torch, for all), `"auto"` for the first where it serves this agent and else the second, or the name of a '
+        "plugin.",
     )
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: Env, **arguments: Any) -> None:
@@ -406,6 +407,8 @@ class PolicyGradient(Arguments):
         Args:
             iteration: Number of updates so far; 0 to leave it out of the log.
         """
+        if is_unread(self._logger):
+            self._lazy_log.clear()
         if self.episode_statistics.finished:
             self.logger.record("rollout/ep_raw_rew_mean", safe_mean(self.episode_statistics.finished))
         super().dump_logs(iteration)
@@ -488,6 +491,37 @@ class PolicyGradient(Arguments):
         with threads.for_policy(self.policy):
             self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
         return self.rollout_buffer
+
+    def roll_episodes(
+        self, env: VecEnv, n_episodes: np.ndarray, *, deterministic: bool = True
+    ) -> list[tuple[float, int]] | None:
+        """Play whole episodes in compiled code, from a reset on.
+
+        Args:
+            env: The environments, copies of a world.
+            n_episodes: `(n_envs,)`, the number of episodes of each.
+            deterministic: The most probable actions, not drawn ones.
+
+        Returns:
+            Return and length of each episode, in the order of their ends; None, and nothing is done, if environment or
+            policy are not served.
+
+        Raises:
+            NotFiniteError: An observation, a reward or the policy's output is not finite.
+        """
+        parts = compiled_env(env)
+        same = (env.observation_space, env.action_space) == (self.observation_space, self.action_space)
+        if parts is None or not parts.copies.address or not same or self._overrides("environment_actions"):
+            return None
+        play = getattr(self._engine, "episodes", None)
+        if play is None:
+            return None
+        # As `predict`, it depends on torch's generator, and not on the training's.
+        generator = np.random.default_rng(None if deterministic else int(th.randint(2**62, ())))
+        episodes: list[tuple[float, int]] = play(
+            self.policy, parts, env.reset(), n_episodes, generator, deterministic=deterministic
+        )
+        return episodes
 
     # The four slots
 

@@ -87,10 +87,11 @@ class EstimatorMixin(SB3RolloutBuffer):
             numbers = np.arange(self.pos * self.n_envs, dtype=np.int64)
         else:
             numbers = np.flatnonzero(self.trained_on.T).astype(np.int64)
-        if batch_size is None:
-            return np.tile(numbers, (n_epochs, 1))
-        # SB3 seeds this generator, and shuffles with it.
-        return np.stack([numbers[np.random.permutation(len(numbers))] for _ in range(n_epochs)])  # noqa: NPY002
+        orders = np.tile(numbers, (n_epochs, 1))
+        if batch_size is not None:
+            for order in orders:
+                np.random.shuffle(order)  # noqa: NPY002 - SB3 seeds this generator, and shuffles with it
+        return orders
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """The steps that are trained on, in minibatches."""

@@ -103,6 +103,14 @@ class Collector:
         self._n_moving = self.n_envs
         # SB3's stand-in for no callback does nothing and shows nobody the local variables.
         self._watched = not (type(callback) is ConvertCallback and callback.callback is None)
+        # The local variables of SB3's loop.
+        self._shown: dict[str, Any] = {
+            "self": agent,
+            "env": env,
+            "callback": callback,
+            "rollout_buffer": buffer,
+            "n_rollout_steps": n_rollout_steps,
+        }
 
     def collect(self) -> bool:
         """Collect one rollout, advantages included.
@@ -139,54 +147,58 @@ class Collector:
         Returns:
             False if the callback stops the training.
         """
-        agent, callback = self.agent, self.callback
+        agent, actor = self.agent, self._actor
         if agent.use_sde and agent.sde_sample_freq > 0 and self.n_steps % agent.sde_sample_freq == 0:
             agent.policy.reset_noise(self.n_envs)
         try:
-            actions, clipped_actions = self._actor.act(agent._last_obs, agent._last_episode_starts)  # type: ignore[arg-type]
+            actions, clipped_actions = actor.act(agent._last_obs, agent._last_episode_starts)  # type: ignore[arg-type]
         except NotFiniteError as error:
             raise self._explained(error) from None
         new_obs, rewards, dones, infos = self._ask(clipped_actions)
         agent.num_timesteps += self._n_moving
-        if not self._actor.checks or getattr(new_obs, "shape", None) != self._shape:
+        if not actor.checks or getattr(new_obs, "shape", None) != self._shape:
             check_observations(new_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
         # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
         if not abs(sum(np.asarray(rewards).tolist())) <= LARGEST:
             check_finite("reward", np.asarray(rewards), agent.num_timesteps)
 
-        if self._watched:
-            obs_tensor, values, log_probs = self._actor.outputs()
-            callback.update_locals(
-                {
-                    **self._locals(),
-                    "obs_tensor": obs_tensor,
-                    "values": values,
-                    "log_probs": log_probs,
-                    "actions": actions,
-                    "clipped_actions": clipped_actions,
-                    "new_obs": new_obs,
-                    "rewards": rewards,
-                    "dones": dones,
-                    "infos": infos,
-                }
-            )
-            if not callback.on_step():
-                return False
-        else:
-            callback.n_calls += 1
-            callback.num_timesteps = agent.num_timesteps
+        if not self._goes_on(actions, clipped_actions, new_obs, rewards, dones, infos):
+            return False
 
         self.n_steps += 1
         self._store(rewards, dones, infos)
         agent._last_obs = new_obs
         self._dones = dones
-        if agent.policy is not self._policy or not self._actor.is_current():  # a callback's doing
+        if agent.policy is not self._policy or not actor.is_current():  # a callback's doing
             self._get_actor()
         self._after_step()
         return True
 
     def _after_step(self) -> None:
         """Called when the environments have moved and the buffer has the row."""
+
+    def _goes_on(
+        self,
+        actions: np.ndarray,
+        clipped_actions: np.ndarray,
+        new_obs: Any,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> bool:
+        """Show the callback the step, and ask it."""
+        callback = self.callback
+        if not self._watched:
+            callback.n_calls += 1
+            callback.num_timesteps = self.agent.num_timesteps
+            return True
+        shown = self._shown
+        shown["n_steps"] = self.n_steps
+        shown["obs_tensor"], shown["values"], shown["log_probs"] = self._actor.outputs()
+        shown["actions"], shown["clipped_actions"] = actions, clipped_actions
+        shown["new_obs"], shown["rewards"], shown["dones"], shown["infos"] = new_obs, rewards, dones, infos
+        callback.update_locals(shown)
+        return bool(callback.on_step())
 
     def finish(self) -> None:
         """Complete the buffer by advantages and returns."""
@@ -197,18 +209,9 @@ class Collector:
         self.buffer.compute_returns_and_advantage(last_values=values, dones=self._dones)
         if self.setting.on_filled is not None:
             self.setting.on_filled()
-        self.callback.update_locals({**self._locals(), "values": values, "dones": self._dones})
+        self._shown |= {"n_steps": self.n_steps, "values": values, "dones": self._dones}
+        self.callback.update_locals(self._shown)
         self.callback.on_rollout_end()
-
-    def _locals(self) -> dict[str, Any]:
-        return {
-            "self": self.agent,
-            "env": self.env,
-            "callback": self.callback,
-            "rollout_buffer": self.buffer,
-            "n_rollout_steps": self.n_rollout_steps,
-            "n_steps": self.n_steps,
-        }
 
     def _get_actor(self) -> None:
         self._policy, self._engine = self.agent.policy, self.setting.engine()
@@ -217,16 +220,19 @@ class Collector:
         )
 
     def _store(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        agent, statistics = self.agent, self.setting.statistics
+        agent, running = self.agent, self.setting.statistics.running
         starts, resets = dones, None
         if self._native is not None and self._native.reset_rows.any():
             resets = self._native.reset_rows
             starts = dones | resets
         elif self._held is not None:
             starts = dones | self._held
-        self._count_episodes(infos, dones)
+        for info in infos:
+            if "episode" in info or "is_success" in info:
+                self._count_episodes(infos, dones)
+                break
         normalised = agent._vec_normalize_env
-        statistics.running += rewards if normalised is None else normalised.get_original_reward()
+        np.add(running, rewards if normalised is None else normalised.get_original_reward(), running)
         env_rewards, ends = rewards, None
         if np.count_nonzero(dones):
             env_rewards = np.array(rewards)  # before the bootstrap
@@ -274,8 +280,7 @@ class Collector:
         return True
 
     def _count_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
-        if _tell_of_an_episode(infos):
-            self.agent._update_info_buffer(infos, dones)
+        self.agent._update_info_buffer(infos, dones)
 
     def _explained(self, error: NotFiniteError) -> ValueError:
         agent = self.agent
@@ -355,13 +360,5 @@ class EpisodeCollector(Collector):
         return bool(self.buffer.n_finished[index] < self.buffer.n_episodes)
 
     def _count_episodes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
-        if _tell_of_an_episode(infos):
-            counts = np.flatnonzero(self.buffer.n_finished < self.buffer.n_episodes)
-            self.agent._update_info_buffer([infos[index] for index in counts], np.asarray(dones)[counts])
-
-
-def _tell_of_an_episode(infos: list[dict[str, Any]]) -> bool:
-    for info in infos:  # noqa: SIM110 - a generator costs more than the loop, in every step
-        if "episode" in info or "is_success" in info:
-            return True
-    return False
+        counts = np.flatnonzero(self.buffer.n_finished < self.buffer.n_episodes)
+        self.agent._update_info_buffer([infos[index] for index in counts], np.asarray(dones)[counts])

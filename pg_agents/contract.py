@@ -322,6 +322,11 @@ class Engine(Protocol):
 
     for its actor, a `pg_agents.envs.compiled.CompiledEnv`, the returns of the running episodes `(N,)` that it keeps up
     to date, the discount of the value that completes a reward where a time limit cut an episode, and whether it does.
+    It also has a method that plays whole episodes,
+
+        episodes(policy, env, observations, n_episodes, generator, *, deterministic) -> list of (return, length)
+
+    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends.
     """
 
     name: str
@@ -415,14 +420,6 @@ class CompiledSteps(Protocol):
             n_steps: The largest number of steps.
             stops_at_end: Stop after a step in which an episode has ended.
         """
-        ...
-
-    def before(self, row: int) -> tuple[np.ndarray, Bools]:
-        """Observations and their episode starts at the beginning of a step."""
-        ...
-
-    def actions(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Actions of a step, as drawn and as the environment takes them."""
         ...
 
     def last_observation(self, i: int) -> np.ndarray:

@@ -10,13 +10,16 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
-from stable_baselines3.common.logger import HParam, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import DISABLED, HParam, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import FloatSchedule
 
 from pg_agents.policies import unchecked_distributions
 
+# Tools patch them, in the class or in one logger, to see what is logged.
+_RECORD, _DUMP = Logger.record, Logger.dump
+_RECORDING = frozenset({"record", "record_mean", "dump"})
 _HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0}
 _NOT_HYPERPARAMETERS = {"policy", "env", "device", "verbose", "tensorboard_log", "stats_window_size"}
 _NOT_HYPERPARAMETERS |= {"rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
@@ -46,6 +49,17 @@ class LazyLog:
     def clear(self) -> None:
         """Forget the metrics that were not recorded."""
         self._waiting = {}
+
+
+def is_unread(logger: Logger) -> bool:
+    """Whether `logger.dump` shows its values to nobody, and forgets them: there is no output, and no patch."""
+    return (
+        not logger.output_formats
+        and logger.level != DISABLED
+        and type(logger) is Logger
+        and _RECORDING.isdisjoint(vars(logger))
+        and (Logger.record, Logger.dump) == (_RECORD, _DUMP)
+    )
 
 
 def rollout_metrics(

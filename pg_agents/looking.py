@@ -26,7 +26,7 @@ class Look:
 
     Attributes:
         steps: Number of vector steps until then, at least 1; infinite for never.
-        at_ends: It wants to be asked after every step in which an episode ends, too.
+        at_ends: It counts episodes, and wants to be asked anew for its next look when one has ended.
     """
 
     steps: float = math.inf
@@ -47,19 +47,22 @@ def next_look(callback: BaseCallback, n_envs: int) -> Look | None:
     return None if known is None or "_on_step" in vars(callback) else known(callback, n_envs)
 
 
-def skip(callback: BaseCallback, n_calls: int, n_envs: int) -> None:
+def skip(callback: BaseCallback, n_calls: int, n_envs: int, n_episodes: int) -> None:
     """Do what calls of `on_step` at which a callback does not look would have done: count them.
 
     Args:
         callback: A callback that `next_look` knows.
         n_calls: The number of calls.
         n_envs: Number of environments.
+        n_episodes: Number of episodes that ended in those steps.
     """
     callback.n_calls += n_calls
     callback.num_timesteps = callback.model.num_timesteps
     if isinstance(callback, callbacks.CallbackList):
         for child in callback.callbacks:
-            skip(child, n_calls, n_envs)
+            skip(child, n_calls, n_envs, n_episodes)
+    elif isinstance(callback, callbacks.StopTrainingOnMaxEpisodes):
+        callback.n_episodes += n_episodes
     elif isinstance(callback, callbacks.ProgressBarCallback):
         callback.pbar.update(n_calls * n_envs)
 
@@ -89,6 +92,12 @@ def _of_timesteps(callback: Any, n_envs: int) -> Look:
     return Look(max(1, math.ceil(missing / n_envs)))
 
 
+def _of_episodes(callback: Any, n_envs: int) -> Look:
+    # In one step as many episodes can end as there are environments.
+    missing = callback._total_max_episodes - callback.n_episodes
+    return Look(at_ends=True) if missing > n_envs else Look(1)
+
+
 # By the method that looks, so that a subclass with one of its own is asked in every step.
 _KNOWN: dict[Callable[..., bool], Callable[[Any, int], Look | None]] = {
     callbacks.CallbackList._on_step: _of_list,
@@ -97,5 +106,5 @@ _KNOWN: dict[Callable[..., bool], Callable[[Any, int], Look | None]] = {
     callbacks.CheckpointCallback._on_step: _every("save_freq"),
     callbacks.EveryNTimesteps._on_step: _of_timesteps,
     callbacks.ProgressBarCallback._on_step: lambda callback, n_envs: Look(),
-    callbacks.StopTrainingOnMaxEpisodes._on_step: lambda callback, n_envs: Look(at_ends=True),
+    callbacks.StopTrainingOnMaxEpisodes._on_step: _of_episodes,
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-LARGEST = np.finfo(np.float32).max
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int, step: int, key: str = "") -> None:

@@ -36,7 +36,9 @@ class RollingCollector(Collector):
             self._roll = roll(self._actor, self._compiled_env, running, gamma=agent.gamma, bootstraps=bootstraps)
 
     def step(self) -> bool:
-        """Steps of every environment, until the callback wants to look or the buffer needs room.
+        """Steps of every environment, as far as the callback need not be asked and the buffer has room.
+
+        The step at which the callback looks is one of `Collector.step`.
 
         Returns:
             False if the callback stops the training.
@@ -46,88 +48,37 @@ class RollingCollector(Collector):
         """
         agent, callback, roll = self.agent, self.callback, self._roll
         look = None if roll is None else next_look(callback, self.n_envs)
-        if roll is None or look is None:
+        if roll is None or look is None or look.steps <= 1:
             return super().step()
         assert isinstance(agent._last_obs, np.ndarray), "a world has no Dict observations"
         assert agent._last_episode_starts is not None, "set by `learn`"
-        first = self.buffer.pos
-        wanted = int(min(look.steps, self._room()))
+        wanted = int(min(look.steps - 1, self._room()))
         taken = roll.run(agent._last_obs, agent._last_episode_starts, wanted, look.at_ends)
         agent.num_timesteps += roll.n_transitions
+        agent._last_obs, agent._last_episode_starts = roll.observations, roll.starts
         if not roll.is_finite:
             self._refuse(roll)
-        looks = taken == look.steps or (look.at_ends and bool(np.any(roll.terminated | roll.truncated)))
-        skip(callback, taken - looks, self.n_envs)
-        last = first + taken - 1
-        episodes = roll.episodes
-        for episode in episodes:
-            if episode[0] < last:
-                self._count_episode(*episode)
-        self.n_steps += taken - 1  # as callbacks find it
-        if looks and not self._look(roll, last):
-            self.buffer.advance_to(last)
-            return False
-        for episode in episodes:
-            if episode[0] == last:
-                self._count_episode(*episode)
-        agent._last_obs, agent._last_episode_starts = roll.observations, roll.starts
+        for episode in roll.episodes:
+            self._count_episode(*episode)
+        skip(callback, taken, self.n_envs, len(roll.episodes))
         self._dones = roll.terminated | roll.truncated
-        self.n_steps += 1
-        self.buffer.advance_to(first + taken)
-        if looks and (agent.policy is not self._policy or not self._actor.is_current()):  # the callback's doing
-            self._get_actor()
+        self.n_steps += taken
+        self.buffer.advance_to(self.buffer.pos + taken)
         self._after_step()
         return True
 
     def _room(self) -> int:
         return self.n_rollout_steps - self.n_steps
 
-    def _look(self, roll: CompiledSteps, row: int) -> bool:
-        """Ask the callback, with SB3's local variables, before the step in this row counts as stored."""
-        agent = self.agent
-        self.buffer.pos = row
-        after = roll.observations
-        agent._last_obs, agent._last_episode_starts = roll.before(row)
-        dones = roll.terminated | roll.truncated
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.n_envs)]
-        for at, index, episode_return, _, length in roll.episodes:
-            if at == row:
-                infos[index] = {
-                    "TimeLimit.truncated": bool(roll.truncated[index] and not roll.terminated[index]),
-                    "terminal_observation": roll.last_observation(index),
-                    "episode": self._episode(episode_return, length),
-                }
-        obs_tensor, values, log_probs = self._actor.outputs()
-        actions, clipped_actions = roll.actions(row)
-        self.callback.update_locals(
-            {
-                **self._locals(),
-                "obs_tensor": obs_tensor,
-                "values": values,
-                "log_probs": log_probs,
-                "actions": actions,
-                "clipped_actions": clipped_actions,
-                "new_obs": after,
-                "rewards": roll.rewards.copy(),
-                "dones": dones,
-                "infos": infos,
-            }
-        )
-        return self.callback.on_step()
-
     def _count_episode(self, row: int, index: int, episode_return: float, stated_return: float, length: int) -> None:
         agent = self.agent
         assert agent.ep_info_buffer is not None, "made by `learn`"
-        agent.ep_info_buffer.append(self._episode(episode_return, length))
-        self.setting.statistics.finished.append(stated_return)
-
-    def _episode(self, episode_return: float, length: int) -> dict[str, Any]:
         assert self._compiled_env is not None, "checked by the agent"
-        return self._compiled_env.adapter.episode(episode_return, length)
+        agent.ep_info_buffer.append(self._compiled_env.adapter.episode(episode_return, length))
+        self.setting.statistics.finished.append(stated_return)
 
     def _refuse(self, roll: CompiledSteps) -> None:
         agent = self.agent
-        agent._last_obs = roll.observations
         if roll.refused == "output":
             raise self._explained(NotFiniteError("The policy's outputs are not finite"))
         check_finite("reward", roll.rewards, agent.num_timesteps)

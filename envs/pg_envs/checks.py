@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 
 def check_number(
@@ -67,3 +68,39 @@ def is_distribution(probabilities: np.ndarray) -> np.ndarray:
     """
     fine: np.ndarray = (probabilities >= 0).all(axis=-1) & (np.abs(probabilities.sum(axis=-1) - 1) < 1e-5)
     return fine
+
+
+def valid_action(action: Any, space: spaces.Space[Any]) -> np.ndarray:
+    """One action, as the only row of `valid_actions`.
+
+    Raises:
+        ValueError: As `valid_actions`.
+    """
+    action = np.asarray(action)
+    if action.shape != space.shape:
+        raise ValueError(f"`action` must have shape {space.shape}, but has {action.shape}.")
+    return valid_actions(action[None], space, 1)
+
+
+def valid_actions(actions: np.ndarray, space: spaces.Space[Any], n: int) -> np.ndarray:
+    """Actions clipped to a Box, or checked against a discrete space.
+
+    Raises:
+        ValueError: The actions have the wrong shape, are not numbers, or are outside a discrete space.
+    """
+    expected = (n, *(space.shape or ()))
+    if actions.shape != expected:
+        raise ValueError(f"`action` must have shape {expected}, but has {actions.shape}.")
+    if isinstance(space, spaces.Box):
+        if actions.dtype.kind not in "fiu" or np.isnan(actions).any():
+            raise ValueError(f"`action` must be numbers in {space}, but is {actions!r}.")
+        clipped: np.ndarray = np.clip(actions, space.low, space.high).astype(np.float64)
+        return clipped
+    if actions.dtype.kind not in "iu":
+        raise ValueError(f"`action` must be in {space}, but is {actions!r}.")
+    low, size = (space.start, space.n) if isinstance(space, spaces.Discrete) else (0, space.nvec)  # type: ignore[attr-defined]
+    wrong = (actions < low) | (actions >= low + size)
+    if wrong.any():
+        odd = actions[wrong.reshape(n, -1).any(axis=1)][0]
+        raise ValueError(f"`action` must be in {space}, but is {odd!r}.")
+    return actions

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
 from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, LIGHT, ORANGE, WHITE, Canvas
+from pg_envs.worlds import World, WorldEnv, WorldVector
+from pg_envs.worlds.world import METADATA
 
 LEFT, RIGHT = 0, 1
 GOAL = 3
 BEST = 2 - math.sqrt(2)
-NEXT = np.array([[0, 1], [2, 0], [1, 3], [3, 3]])  # by position and action
+NEXT = ((0, 1), (2, 0), (1, 3), (3, 3))  # by position and action
 
 
 def expected_return(p_right: float) -> float:
@@ -38,62 +38,68 @@ def expected_return(p_right: float) -> float:
     return (2 * p - 4) / (p * (1 - p)) if 0 < p < 1 else -math.inf
 
 
-class CorridorState(NamedTuple):
-    """The `position` of each copy, an integer from 0 to 3, of shape `(copies,)`."""
-
-    position: np.ndarray
+# A state is the position, from 0 to 3. The constants are `NEXT`.
 
 
-class CorridorDynamics(Dynamics[CorridorState]):
-    """The corridor's equations: see `ShortCorridor`."""
-
-    image_size = (440, 130)
-
-    def __init__(self) -> None:
-        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self.action_space = spaces.Discrete(2)
-
-    def start(self, rngs: Sequence[np.random.Generator]) -> CorridorState:
-        """Every copy starts in state 0."""
-        return CorridorState(np.zeros(len(rngs), dtype=np.int64))
-
-    def step(self, state: CorridorState, actions: np.ndarray) -> Step[CorridorState]:
-        """One step in the direction of the action; in state 1, in the opposite direction."""
-        position = NEXT[state.position, actions]
-        return CorridorState(position), np.full(len(position), -1.0), position == GOAL
-
-    def observe(self, state: CorridorState) -> np.ndarray:
-        """A constant 1: the states cannot be told apart."""
-        return np.ones((len(state.position), 1), dtype=np.float32)
-
-    def optimum(self) -> float:
-        """J(2 - √2) = -(6 + 4 √2), the best without memory. The time limit, whose effect is negligible, is ignored."""
-        return expected_return(BEST)
-
-    def known_returns(self) -> dict[str, float]:
-        """J of the two ε-greedy policies with ε = .1, where value-based learning ends, and of p = 1/2."""
-        return {
-            "random": expected_return(0.5),
-            "epsilon_greedy_left": expected_return(0.05),
-            "epsilon_greedy_right": expected_return(0.95),
-        }
-
-    def draw(self, state: CorridorState, canvas: Canvas) -> None:
-        """Three cells, with arrows that show where "right" leads, and the goal."""
-        canvas.view((-0.6, -0.65), (3.6, 0.6))
-        for cell in range(4):
-            canvas.rectangle((cell - 0.5, -0.5), (cell + 0.5, 0.5), GREEN if cell == GOAL else LIGHT)
-        for cell in range(GOAL):
-            side = -1 if cell == 1 else 1
-            canvas.line([(cell - 0.28 * side, -0.3), (cell + 0.15 * side, -0.3)], ORANGE, 4)
-            tip, foot = cell + 0.3 * side, cell + 0.12 * side
-            canvas.polygon([(tip, -0.3), (foot, -0.2), (foot, -0.4)], ORANGE)
-        canvas.line([(-0.5, -0.5), (3.5, -0.5), (3.5, 0.5), (-0.5, 0.5)], BLACK, 5, closed=True)
-        canvas.text((GOAL, 0), "goal", WHITE, 30)
-        canvas.circle((int(state.position[0]), 0.1), 0.18, BLUE)
+def start(state: Any, random: Any) -> None:
+    """Every copy starts in state 0."""
+    state[0] = 0.0
 
 
-class ShortCorridor(Single[CorridorState]):
+def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
+    """One step in the direction of the action; in state 1, in the opposite direction."""
+    state[0] = constants[2 * int(state[0]) + int(action[0])]
+    return -1.0, int(state[0]) == GOAL
+
+
+def observe(state: Any, observation: Any) -> None:
+    """A constant 1: the states cannot be told apart."""
+    observation[0] = 1.0
+
+
+def known_returns() -> dict[str, float]:
+    """J of the two ε-greedy policies with ε = .1, where value-based learning ends, and of p = 1/2."""
+    return {
+        "random": expected_return(0.5),
+        "epsilon_greedy_left": expected_return(0.05),
+        "epsilon_greedy_right": expected_return(0.95),
+    }
+
+
+def draw(state: np.ndarray, canvas: Canvas) -> None:
+    """Three cells, with arrows that show where "right" leads, and the goal."""
+    canvas.view((-0.6, -0.65), (3.6, 0.6))
+    for cell in range(4):
+        canvas.rectangle((cell - 0.5, -0.5), (cell + 0.5, 0.5), GREEN if cell == GOAL else LIGHT)
+    for cell in range(GOAL):
+        side = -1 if cell == 1 else 1
+        canvas.line([(cell - 0.28 * side, -0.3), (cell + 0.15 * side, -0.3)], ORANGE, 4)
+        tip, foot = cell + 0.3 * side, cell + 0.12 * side
+        canvas.polygon([(tip, -0.3), (foot, -0.2), (foot, -0.4)], ORANGE)
+    canvas.line([(-0.5, -0.5), (3.5, -0.5), (3.5, 0.5), (-0.5, 0.5)], BLACK, 5, closed=True)
+    canvas.text((GOAL, 0), "goal", WHITE, 30)
+    canvas.circle((int(state[0]), 0.1), 0.18, BLUE)
+
+
+def corridor_world() -> World:
+    """The corridor; see `ShortCorridor`. The known returns ignore the time limit, whose effect is negligible."""
+    return World(
+        start,
+        step,
+        observe,
+        n_state=1,
+        observation_space=spaces.Box(0.0, 1.0, (1,), np.float32),
+        action_space=spaces.Discrete(2),
+        constants=np.ravel(NEXT),
+        draw=draw,
+        optimum=expected_return(BEST),
+        known_returns=known_returns(),
+        image_size=(440, 130),
+        metadata=ShortCorridor.metadata,
+    )
+
+
+class ShortCorridor(WorldEnv):
     """A corridor of three states that look alike; in the middle one the actions are reversed.
 
     ## Description
@@ -132,18 +138,18 @@ class ShortCorridor(Single[CorridorState]):
     """
 
     metadata: dict[str, Any] = {
-        **Single.metadata,
+        **METADATA,
         "render_fps": 4,
         "deterministic_evaluation": False,
         "reference_scores": partial(computed_scores, "pg/ShortCorridor-v0"),
     }
 
     def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(CorridorDynamics(), render_mode)
+        super().__init__(corridor_world(), render_mode)
 
 
-class ShortCorridorVector(Batched[CorridorState]):
-    """Many short corridors at once; see `ShortCorridor` and, for the arguments, `Batched`."""
+class ShortCorridorVector(WorldVector):
+    """Many short corridors at once; see `ShortCorridor` and, for the arguments, `WorldVector`."""
 
     def __init__(
         self,
@@ -152,6 +158,4 @@ class ShortCorridorVector(Batched[CorridorState]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(
-            CorridorDynamics(), num_envs, max_episode_steps, autoreset_mode, render_mode, ShortCorridor.metadata
-        )
+        super().__init__(corridor_world(), num_envs, max_episode_steps, autoreset_mode, render_mode)

@@ -13,7 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from pg_envs.batched import valid_action, valid_actions
+from pg_envs.checks import valid_action, valid_actions
 
 Bins = int | Sequence[int | Sequence[float]]
 MOST_JOINT_ACTIONS = 10**6

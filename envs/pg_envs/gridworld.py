@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
 from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, GREY, LIGHT, RED, Canvas
+from pg_envs.worlds import World, WorldEnv, WorldVector, below
+from pg_envs.worlds.world import METADATA
 
 NORTH, EAST, SOUTH, WEST = range(4)
 N_CORRIDOR = 5
@@ -72,60 +72,46 @@ def expected_return(p_east: float, epsilon: float = 0.0) -> float:
     return float(values[STARTS].mean())
 
 
-class GridworldState(NamedTuple):
-    """The `cell` of each copy, 0 to 4 in the corridor and 5 to 7 in a room to its south, of shape `(copies,)`."""
+# A state is the cell, 0 to 4 in the corridor and 5 to 7 in a room to its south. The constants are `NEXT`, `WALLS` and
+# `REWARD_OF_ENTERING`, one after the other.
+_WALLS_AT, _REWARD_AT = NEXT.size, NEXT.size + WALLS.size
 
-    cell: np.ndarray
+
+def start(state: Any, random: Any) -> None:
+    """A uniformly drawn corridor cell from which the treasure is more than one step away: `STARTS`."""
+    drawn = below(random, 4)
+    state[0] = float(drawn if drawn < 2 else drawn + 1)
 
 
-class GridworldDynamics(Dynamics[GridworldState]):
-    """The gridworld's equations: see `AliasedGridworld`."""
+def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
+    """Move one cell, or stay if there is a wall."""
+    state[0] = constants[4 * int(state[0]) + int(action[0])]
+    return constants[_REWARD_AT + int(state[0])], int(state[0]) >= N_CORRIDOR
 
-    image_size = (520, 232)
 
-    def __init__(self) -> None:
-        self.observation_space = spaces.Box(0.0, 1.0, (4,), np.float32)
-        self.action_space = spaces.Discrete(4)
+def observe(state: Any, observation: Any, constants: Any) -> None:
+    """The walls around the cell."""
+    for side in range(4):
+        observation[side] = constants[_WALLS_AT + 4 * int(state[0]) + side]
 
-    def start(self, rngs: Sequence[np.random.Generator]) -> GridworldState:
-        """A uniformly drawn corridor cell from which the treasure is more than one step away."""
-        return GridworldState(STARTS[[rng.integers(len(STARTS)) for rng in rngs]])
 
-    def step(self, state: GridworldState, actions: np.ndarray) -> Step[GridworldState]:
-        """Move one cell, or stay if there is a wall."""
-        cell = NEXT[state.cell, actions]
-        return GridworldState(cell), REWARD_OF_ENTERING[cell], cell >= N_CORRIDOR
-
-    def observe(self, state: GridworldState) -> np.ndarray:
-        """The walls around the cell."""
-        walls: np.ndarray = WALLS[state.cell].astype(np.float32)
-        return walls
-
-    def optimum(self) -> float:
-        """.825, the best without memory. The time limit, whose effect is negligible, is ignored."""
-        return expected_return(0.5)
-
-    def known_returns(self) -> dict[str, float]:
-        """Returns of the ε-greedy policies with ε = .1, equal for east and west, and of uniformly random actions."""
-        return {"random": expected_return(0.5, epsilon=1), "epsilon_greedy": expected_return(1, epsilon=0.1)}
-
-    def draw(self, state: GridworldState, canvas: Canvas) -> None:
-        """The corridor above the rooms of the two skulls and the treasure; cells that look alike are grey."""
-        canvas.view((-0.6, -1.6), (4.6, 0.6))
-        places = [(cell, 0) for cell in range(N_CORRIDOR)] + [(0, -1), (2, -1), (4, -1)]
-        for cell, (x, y) in enumerate(places):
-            aliased = (WALLS[cell] == WALLS).all(axis=1).sum() == 2
-            canvas.rectangle((x - 0.5, y - 0.5), (x + 0.5, y + 0.5), GREY if aliased else LIGHT)
-        for cell, (x, y) in enumerate(places):
-            corners = [(x - 0.5, y + 0.5), (x + 0.5, y + 0.5), (x + 0.5, y - 0.5), (x - 0.5, y - 0.5)]
-            for side in range(4):
-                if WALLS[cell, side]:
-                    canvas.line([corners[side], corners[(side + 1) % 4]], BLACK, 5)
-        for room in SKULLS:
-            _skull(canvas, *places[room])
-        x, y = places[TREASURE]
-        canvas.polygon([(x, y + 0.3), (x + 0.3, y), (x, y - 0.3), (x - 0.3, y)], GREEN)
-        canvas.circle(places[int(state.cell[0])], 0.16, BLUE)
+def draw(state: np.ndarray, canvas: Canvas) -> None:
+    """The corridor above the rooms of the two skulls and the treasure; cells that look alike are grey."""
+    canvas.view((-0.6, -1.6), (4.6, 0.6))
+    places = [(cell, 0) for cell in range(N_CORRIDOR)] + [(0, -1), (2, -1), (4, -1)]
+    for cell, (x, y) in enumerate(places):
+        aliased = (WALLS[cell] == WALLS).all(axis=1).sum() == 2
+        canvas.rectangle((x - 0.5, y - 0.5), (x + 0.5, y + 0.5), GREY if aliased else LIGHT)
+    for cell, (x, y) in enumerate(places):
+        corners = [(x - 0.5, y + 0.5), (x + 0.5, y + 0.5), (x + 0.5, y - 0.5), (x - 0.5, y - 0.5)]
+        for side in range(4):
+            if WALLS[cell, side]:
+                canvas.line([corners[side], corners[(side + 1) % 4]], BLACK, 5)
+    for room in SKULLS:
+        _skull(canvas, *places[room])
+    x, y = places[TREASURE]
+    canvas.polygon([(x, y + 0.3), (x + 0.3, y), (x, y - 0.3), (x - 0.3, y)], GREEN)
+    canvas.circle(places[int(state[0])], 0.16, BLUE)
 
 
 def _skull(canvas: Canvas, x: float, y: float) -> None:
@@ -135,7 +121,29 @@ def _skull(canvas: Canvas, x: float, y: float) -> None:
         canvas.circle((x + side, y + 0.07), 0.07, LIGHT)
 
 
-class AliasedGridworld(Single[GridworldState]):
+def gridworld_world() -> World:
+    """The gridworld; see `AliasedGridworld`.
+
+    Known are the returns of the best policy without memory, of the ε-greedy policies with ε = .1, equal for east and
+    west, and of uniformly random actions. They ignore the time limit, whose effect is negligible.
+    """
+    return World(
+        start,
+        step,
+        observe,
+        n_state=1,
+        observation_space=spaces.Box(0.0, 1.0, (4,), np.float32),
+        action_space=spaces.Discrete(4),
+        constants=np.concatenate([NEXT.ravel(), WALLS.ravel(), REWARD_OF_ENTERING]),
+        draw=draw,
+        optimum=expected_return(0.5),
+        known_returns={"random": expected_return(0.5, epsilon=1), "epsilon_greedy": expected_return(1, epsilon=0.1)},
+        image_size=(520, 232),
+        metadata=AliasedGridworld.metadata,
+    )
+
+
+class AliasedGridworld(WorldEnv):
     """A corridor with a treasure in the middle and a skull at each end; two of its cells look alike.
 
     ## Description
@@ -175,18 +183,18 @@ class AliasedGridworld(Single[GridworldState]):
     """
 
     metadata: dict[str, Any] = {
-        **Single.metadata,
+        **METADATA,
         "render_fps": 4,
         "deterministic_evaluation": False,
         "reference_scores": partial(computed_scores, "pg/AliasedGridworld-v0"),
     }
 
     def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(GridworldDynamics(), render_mode)
+        super().__init__(gridworld_world(), render_mode)
 
 
-class AliasedGridworldVector(Batched[GridworldState]):
-    """Many aliased gridworlds at once; see `AliasedGridworld` and, for the arguments, `Batched`."""
+class AliasedGridworldVector(WorldVector):
+    """Many aliased gridworlds at once; see `AliasedGridworld` and, for the arguments, `WorldVector`."""
 
     def __init__(
         self,
@@ -195,6 +203,4 @@ class AliasedGridworldVector(Batched[GridworldState]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(
-            GridworldDynamics(), num_envs, max_episode_steps, autoreset_mode, render_mode, AliasedGridworld.metadata
-        )
+        super().__init__(gridworld_world(), num_envs, max_episode_steps, autoreset_mode, render_mode)

@@ -38,9 +38,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from pg_envs.batched import Batched
 from pg_envs.checks import check_choice, check_number
-from pg_envs.worlds.faces import WorldVector
+from pg_envs.worlds.faces import VectorFace
 
 POLICIES = ("controller", "random", "zero")
 BEST = ("optimum", "controller", "value", "equilibrium")
@@ -81,20 +80,20 @@ def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> d
 
 
 def computed_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> dict[str, float]:
-    """Reference scores from the environment's `Dynamics`, and from simulated episodes.
+    """Reference scores from the environment's `World` or `Dynamics`, and from simulated episodes.
 
-    | key          | source                                                             |
-    |--------------|--------------------------------------------------------------------|
-    | `optimum`    | `Dynamics.optimum`                                                 |
-    | `controller` | `Dynamics.known_returns`, or a simulation of `Dynamics.controller` |
-    | `random`     | `Dynamics.known_returns`, or a simulation                          |
-    | `zero`       | `Dynamics.known_returns`, or a simulation                          |
-    | any other    | `Dynamics.known_returns`                                           |
+    | key          | source                                           |
+    |--------------|--------------------------------------------------|
+    | `optimum`    | `optimum`                                        |
+    | `controller` | `known_returns`, or a simulation of `controller` |
+    | `random`     | `known_returns`, or a simulation                 |
+    | `zero`       | `known_returns`, or a simulation                 |
+    | any other    | `known_returns`                                  |
 
     A key is missing if the environment has no such policy. `optimum` and `known_returns` are exact. They hold for the
     registered time limit and are not used with another `max_episode_steps`. Simulated means have a standard error:
     `simulated_returns` returns the episodes behind them, and `benchmarks/results/reference_scores.md` lists the error
-    for every environment. An environment without `Dynamics` has `random` and `zero` only. Results are cached.
+    for every environment. An environment with neither has `random` and `zero` only. Results are cached.
 
     Args:
         env_id: A registered id.
@@ -171,9 +170,10 @@ def normalised_score(score: float, scores: Mapping[str, float]) -> float:
 
 
 def is_batched(spec: EnvSpec) -> bool:
-    """Whether an environment's vector version is a `Batched` or a world's: copies are cheap, and can be asked."""
+    """Whether an environment's vector version is a `VectorFace`: copies are cheap, and they can be asked."""
     creator = _creator(spec.vector_entry_point)
-    return (isinstance(creator, type) and issubclass(creator, Batched)) or getattr(creator, "offers_copies", False)
+    face = getattr(creator, "face", creator)
+    return isinstance(face, type) and issubclass(face, VectorFace)
 
 
 def _creator(point: Any) -> Any:
@@ -209,28 +209,18 @@ def _make(env_id: str, n_episodes: int, kwargs: dict[str, Any]) -> VectorEnv[Any
 
 def _known_scores(env: VectorEnv[Any, Any, Any], limit: int | None) -> dict[str, float]:
     """The exact scores, if the time limit is the registered one, for which they hold."""
-    if not isinstance(env, (Batched, WorldVector)) or env.max_episode_steps != limit:
+    if not isinstance(env, VectorFace) or env.max_episode_steps != limit:
         return {}
-    if isinstance(env, WorldVector):
-        known, optimum = dict(env.world.known_returns), env.world.optimum
-    else:
-        known, optimum = env.dynamics.known_returns(), env.dynamics.optimum()
-    return known | ({} if optimum is None else {"optimum": optimum})
+    optimum = env.copies.optimum()
+    return env.copies.known_returns() | ({} if optimum is None else {"optimum": optimum})
 
 
 def _exists(policy: str, env: VectorEnv[Any, Any, Any]) -> bool:
     if policy == "controller":
         env.reset(seed=0)
-        return _controlled(env) is not None
+        return isinstance(env, VectorFace) and env.copies.controller() is not None
     space = env.single_action_space
     return policy == "random" or (isinstance(space, spaces.Box) and np.zeros(space.shape, space.dtype) in space)
-
-
-def _controlled(env: VectorEnv[Any, Any, Any]) -> np.ndarray | None:
-    """The actions of the reference controller; None if there is none."""
-    if isinstance(env, WorldVector):
-        return None if env.world.controller is None else env.world.controller(env.copies.states)
-    return env.dynamics.controller(env.state) if isinstance(env, Batched) else None
 
 
 def _returns(env: VectorEnv[Any, Any, Any], policy: str, n_episodes: int, seed: int) -> np.ndarray:
@@ -249,7 +239,8 @@ def _returns_of_batch(env: VectorEnv[Any, Any, Any], policy: str, seed: int) -> 
     returns, running = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=np.bool_)
     for _ in range(TOO_LONG):
         if policy == "controller":
-            actions = _controlled(env)
+            assert isinstance(env, VectorFace)
+            actions = env.copies.controller()
         else:
             actions = env.action_space.sample() if policy == "random" else zeros
         _, rewards, terminated, truncated, _ = env.step(actions)

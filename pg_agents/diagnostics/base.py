@@ -61,6 +61,10 @@ class Diagnostic(BaseCallback):
             if hasattr(model.rollout_buffer, attribute):
                 raise ValueError(f"{name} does not support {kind}, which {type(model).__name__} has.")
 
+    def next_look(self) -> int | None:
+        """Never in the middle of a rollout, so compiled code may collect all of it in one call."""
+        return None
+
     def _on_step(self) -> bool:
         return True
 

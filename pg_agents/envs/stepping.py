@@ -1,9 +1,10 @@
 """A faster step for SB3's `DummyVecEnv`, and the adapter below a stack of wrappers.
 
-`DummyVecEnv.step` deep-copies infos and observations, which takes as long as the step of a small environment. `stepper`
-repeats its loop with shallow copies where the values cannot change. To be exact it fills the same buffers, so `step`
-and the result of `stepper` can alternate; to be safe it serves only an environment whose step is SB3's own, and leaves
-any other to its own `step`.
+`DummyVecEnv.step` deep-copies infos and observations, and each environment's step passes through the wrappers that SB3
+and `gymnasium.make` put round it. Together they take as long as the step of a small environment. `stepper` repeats
+`DummyVecEnv`'s loop with shallow copies where the values cannot change, and does in the loop what the usual wrappers do
+in a step. To be exact it fills the same buffers and the wrappers' attributes, so `step` and the result of `stepper` can
+alternate; to be safe it serves only classes whose step is SB3's and Gymnasium's own, and calls `step` of any other.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from pg_agents.envs.adapter import VectorEnvAdapter
@@ -21,11 +25,56 @@ from pg_agents.observations import misfit
 
 Step = Callable[[np.ndarray], tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]
 
-# The loop that `stepper` repeats. Tools patch it in SB3's class to count or time steps; their patch must be called.
+# The loops and steps that `stepper` repeats. Tools patch them in their classes to count or time steps; a patch must be
+# called.
 _STEP_WAIT = DummyVecEnv.step_wait
+_WRAPPERS = (Monitor, TimeLimit, OrderEnforcing, PassiveEnvChecker)
+_WRAPPERS_STEPS = [wrapper.step for wrapper in _WRAPPERS]
 # The methods that make up a step, SB3's private ones included: any of them may be patched in a single object.
 _METHODS = frozenset({"step", "step_async", "step_wait", "_save_obs", "_obs_from_buf"})
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, type(None), np.bool_, np.float32, np.float64, np.int32, np.int64})
+
+
+# An environment with all wrappers; the outermost, if it is an SB3 `Monitor` whose step can be done here; the time limit
+# below (`Any`, as Gymnasium's types say that it cannot count), or None; and what is below both and below the wrappers
+# that change nothing once their checks are done.
+Stack = tuple[gym.Env[Any, Any], Monitor | None, Any, gym.Env[Any, Any]]
+
+
+def _stack(env: gym.Env[Any, Any]) -> Stack:
+    if type(env) is not Monitor or "step" in env.__dict__:
+        return env, None, None, env
+    limit, inner = None, env.env
+    if type(inner) is TimeLimit and "step" not in inner.__dict__:
+        limit, inner = inner, inner.env
+    # They check the first steps, and then only pass on what the environment below returns.
+    while (
+        (type(inner) is OrderEnforcing and inner.has_reset)
+        # Gymnasium 1.1 has no second check.
+        or (type(inner) is PassiveEnvChecker and inner.checked_step and getattr(inner, "checked_data_reuse", True))
+    ) and "step" not in inner.__dict__:
+        inner = inner.env
+    return env, env, limit, inner
+
+
+class _Answered(gym.Env[Any, Any]):
+    """Stands for an environment that has taken its step already."""
+
+    def __init__(self, answer: tuple[Any, ...]) -> None:
+        self.answer = answer
+
+    def step(self, action: Any) -> Any:
+        return self.answer
+
+
+def _end_episode(monitor: Monitor, *answer: Any) -> None:
+    """Have the monitor record the last step of an episode, and the episode, by its own `step`."""
+    env = monitor.env
+    try:
+        monitor.env = _Answered(answer)
+        monitor.step(None)
+    finally:
+        monitor.env = env
 
 
 def stepper(env: VecEnv) -> Step:
@@ -40,12 +89,29 @@ def stepper(env: VecEnv) -> Step:
         return env.step
     envs, rewards, dones, infos = env.envs, env.buf_rews, env.buf_dones, env.buf_infos
     observations = env.buf_obs[None]  # type: ignore[index] # the key of observations without keys
+    if [wrapper.step for wrapper in _WRAPPERS] == _WRAPPERS_STEPS:
+        stacks = [_stack(single) for single in envs]
+    else:
+        stacks = [(single, None, None, single) for single in envs]
 
     def step(actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         env.actions = actions
         copies = []
-        for index, single in enumerate(envs):
-            observation, rewards[index], terminated, truncated, info = single.step(actions[index])
+        for index, (single, monitor, limit, inner) in enumerate(stacks):
+            if monitor is None or monitor.needs_reset:  # its `step` refuses to
+                observation, reward, terminated, truncated, info = single.step(actions[index])
+            else:
+                observation, reward, terminated, truncated, info = inner.step(actions[index])
+                if limit is not None:
+                    limit._elapsed_steps += 1
+                    if limit._elapsed_steps >= limit._max_episode_steps:
+                        truncated = True
+                if terminated or truncated:
+                    _end_episode(monitor, observation, reward, terminated, truncated, info)
+                else:
+                    monitor.rewards.append(float(reward))
+                    monitor.total_steps += 1
+            rewards[index] = reward
             dones[index] = done = terminated or truncated
             info["TimeLimit.truncated"] = truncated and not terminated
             infos[index] = info
@@ -63,11 +129,19 @@ def stepper(env: VecEnv) -> Step:
 
 
 def _copy(info: dict[str, Any]) -> dict[str, Any]:
-    """A deep copy; a shallow one if all values are immutable."""
-    for value in info.values():
-        if type(value) not in _IMMUTABLE:
+    """A deep copy; a cheap one where the values are numbers, texts, arrays, or dictionaries of numbers and texts."""
+    copied = info.copy()
+    for key, value in info.items():
+        kind = type(value)
+        if kind in _IMMUTABLE:
+            continue
+        if kind is np.ndarray and not value.dtype.hasobject:
+            copied[key] = value.copy(order="K")
+        elif kind is dict and all(type(part) in _IMMUTABLE for part in value.values()):
+            copied[key] = value.copy()
+        else:
             return deepcopy(info)
-    return info.copy()
+    return copied
 
 
 def adapter_of(env: VecEnv) -> VectorEnvAdapter | None:

@@ -4,6 +4,7 @@ SB3's own classes are the oracle wherever they can be.
 """
 
 import time
+from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
@@ -276,17 +277,25 @@ def test_set_random_seed_reseeds_everything(cls):
 # 26. Dict observations and the same values flattened
 
 
-@pytest.mark.parametrize("cls", ALL)
-def test_a_dict_observation_and_the_same_values_flattened_give_the_same_weights(cls):
-    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (1,))})
+VECTORS = {"b": spaces.Box(-1, 1, (2, 2)), "a": spaces.Box(-1, 1, (1,))}
+CATEGORIES = {"d": spaces.Discrete(3), "e": spaces.MultiDiscrete([2, 3]), "c": spaces.MultiBinary(2)}
+BY_ENGINE = {"auto": "mlp", "autograd": "autograd"}
 
+
+# SB3's `test_consistency`, which has vectors only, and asks for the same predictions to rounding errors.
+@pytest.mark.parametrize("engine", BY_ENGINE)
+@pytest.mark.parametrize("parts", [VECTORS, {**VECTORS, **CATEGORIES}], ids=["vectors", "and categories"])
+@pytest.mark.parametrize("cls", ALL)
+def test_a_dict_observation_and_the_same_values_flattened_give_the_same_weights(cls, parts, engine):
     def env(flat):
-        tiny = TinyEnv(observation_space=space if not flat else spaces.Dict(space.spaces))
+        tiny = TinyEnv(observation_space=spaces.Dict(deepcopy(parts)))
         return DummyVecEnv([lambda: gym.wrappers.FlattenObservation(tiny) if flat else tiny])
 
-    nested = short(cls, env(flat=False), "MultiInputPolicy").learn(40)
-    flat = short(cls, env(flat=True), engine="autograd").learn(40)
+    nested = short(cls, env(flat=False), "MultiInputPolicy", engine=engine).learn(40)
+    flat = short(cls, env(flat=True), engine=engine).learn(40)
+    assert nested.engine_in_use == flat.engine_in_use == BY_ENGINE[engine]
     assert same(weights(nested), weights(flat))
+    assert not same(weights(nested), weights(short(cls, env(flat=True), engine=engine)))
 
 
 # 27. What SB3's own tests do not notice

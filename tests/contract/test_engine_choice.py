@@ -16,13 +16,13 @@ from combinations import each_pair, each_value
 from fakes import ALL, SHORT, FaultyEnv, Spy, TinyEnv, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 import pg_agents.engines.mlp
 from pg_agents import A2C, PPO, REINFORCE, PolicyGradient, ReinforceBaseline
-from pg_agents.buffers import EpisodeBuffer, RolloutBuffer
+from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, RolloutBuffer
 from pg_agents.contract import Objective
 from pg_agents.engines import threads
 from pg_agents.engines.mlp import tables
@@ -54,6 +54,23 @@ def test_small_networks_on_the_cpu_are_served_and_nobody_needs_to_know(cls, acti
     assert agent.engine == "auto"
     assert engine_of(agent) == "mlp"
     assert why_not(capsys.readouterr().out) == []
+
+
+PARTS = spaces.Dict({"a": BOX, "b": spaces.Discrete(2), "c": spaces.MultiDiscrete([2, 3]), "d": spaces.MultiBinary(2)})
+POLICIES = [{}, {"state_dependent_std": True}, {"share_features_extractor": False}]
+
+
+@pytest.mark.parametrize(("cls", "policy_kwargs"), each_pair(ALL, POLICIES))
+def test_observations_of_several_parts_are_served(cls, policy_kwargs, capsys):
+    env = TinyEnv(spaces.Box(-1, 1, (2,), np.float32), PARTS)
+    agent = short(cls, env, "MultiInputPolicy", policy_kwargs=policy_kwargs, verbose=1).learn(8)
+    assert engine_of(agent) == "mlp"
+    assert why_not(capsys.readouterr().out) == []
+
+
+@every_algorithm
+def test_observations_of_several_categories_are_served(cls):
+    assert engine_of(short(cls, TinyEnv(observation_space=spaces.MultiDiscrete([2, 3]))).learn(8)) == "mlp"
 
 
 @every_algorithm
@@ -157,12 +174,42 @@ class WrongNumber(FourCoefficients):
         return Objective(scored, four_coefficients, (1.0,))
 
 
+class OwnCombined(CombinedExtractor):
+    """Features of parts of somebody's own."""
+
+    def forward(self, observations):
+        return 2 * super().forward(observations)
+
+
+class ReversedParts(DictRolloutBuffer):
+    """Gives minibatches of its own, of observations with parts."""
+
+    def get(self, batch_size=None):
+        yield from super().get(batch_size)
+
+
+class ReversedEpisodesOfParts(DictEpisodeBuffer):
+    """The same, of whole episodes."""
+
+    def get(self, batch_size=None):
+        yield from super().get(batch_size)
+
+
+IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+NORMALISED_IMAGE = spaces.Box(0, 1, (3, 36, 36), np.float32)
+OF_NORMALISED_IMAGES = {"features_extractor_kwargs": {"normalized_image": True}, "normalize_images": False}
+
+
 def image_env():
-    return TinyEnv(observation_space=spaces.Box(0, 255, (36, 36, 1), np.uint8))
+    return TinyEnv(observation_space=IMAGE)
 
 
-def dict_env():
-    return TinyEnv(observation_space=spaces.Dict({"a": BOX, "b": spaces.Discrete(2)}))
+def parts_env(**parts):
+    return TinyEnv(observation_space=spaces.Dict({"vector": BOX, "category": spaces.Discrete(2), **parts}))
+
+
+def of_parts(**kwargs):
+    return {"policy": "MultiInputPolicy", **kwargs}
 
 
 def frozen(agent):
@@ -204,8 +251,27 @@ BOX_ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
 CONSTRUCTED = {
     "CnnPolicy": (A2C, image_env, {"policy": "CnnPolicy"}, "ActorCriticCnnPolicy"),
     "images": (A2C, image_env, {}, "images"),
-    "MultiInputPolicy": (A2C, dict_env, {"policy": "MultiInputPolicy"}, "MultiInputActorCriticPolicy"),
-    "MultiInputPolicy of REINFORCE": (REINFORCE, dict_env, {"policy": "MultiInputPolicy"}, "ActorMultiInputPolicy"),
+    "an image among others": (A2C, lambda: parts_env(image=IMAGE), of_parts(), "images"),
+    "an image among others, in episodes": (REINFORCE, lambda: parts_env(image=IMAGE), of_parts(), "images"),
+    "a normalised image among others": (
+        A2C,
+        lambda: parts_env(image=NORMALISED_IMAGE),
+        of_parts(policy_kwargs=OF_NORMALISED_IMAGES),
+        "flatten",
+    ),
+    "derived features of parts": (
+        A2C,
+        parts_env,
+        of_parts(policy_kwargs={"features_extractor_class": OwnCombined}),
+        "OwnCombined",
+    ),
+    "buffer of parts": (A2C, parts_env, of_parts(rollout_buffer_class=ReversedParts), "ReversedParts"),
+    "episode buffer of parts": (
+        REINFORCE,
+        parts_env,
+        of_parts(rollout_buffer_class=ReversedEpisodesOfParts),
+        "ReversedEpisodesOfParts",
+    ),
     "gSDE": (A2C, lambda: TinyEnv(BOX_ACTIONS), {"use_sde": True}, "use_sde"),
     "features": (A2C, TinyEnv, {"policy_kwargs": {"features_extractor_class": Doubled}}, "Doubled"),
     "derived features": (A2C, TinyEnv, {"policy_kwargs": {"features_extractor_class": OwnFlatten}}, "OwnFlatten"),
@@ -225,12 +291,6 @@ CONSTRUCTED = {
     "value prediction of a class of our name": (NAMESAKE, TinyEnv, {}, "value_prediction"),
     "buffer": (A2C, TinyEnv, {"rollout_buffer_class": Reversed}, "Reversed"),
     "episode buffer": (REINFORCE, TinyEnv, {"rollout_buffer_class": ReversedEpisodes}, "ReversedEpisodes"),
-    "MultiDiscrete observations": (
-        A2C,
-        lambda: TinyEnv(observation_space=spaces.MultiDiscrete([2, 3])),
-        {},
-        "MultiDiscrete",
-    ),
 }
 # The same of what is done to an agent after it was made.
 CHANGED = {
@@ -283,10 +343,18 @@ def test_the_compiled_engine_is_refused_at_once_to_an_agent_that_it_cannot_serve
         construct(cls, make_env, kwargs, engine="mlp")
 
 
-def test_observations_that_do_not_count_from_0_are_left_to_sb3():
+FROM_1 = [spaces.Discrete(3, start=1), spaces.MultiDiscrete([3, 3], start=[0, 1])]
+
+
+@pytest.mark.parametrize("space", FROM_1, ids=str)
+def test_observations_that_do_not_count_from_0_are_left_to_sb3(space):
     """Who cannot serve them either, and says so in its own words."""
-    with pytest.raises(ValueError, match=refused(r"Discrete\(3, start=1\)")):
-        short(A2C, TinyEnv(observation_space=spaces.Discrete(3, start=1)), engine="mlp")
+    for policy, observation_space in {
+        "MlpPolicy": space,
+        "MultiInputPolicy": spaces.Dict({"a": BOX, "b": space}),
+    }.items():
+        with pytest.raises(ValueError, match=refused(r"Discrete\(.*start")):
+            short(A2C, TinyEnv(observation_space=observation_space), policy, engine="mlp")
 
 
 def test_without_verbose_nothing_is_said(capsys):
@@ -628,6 +696,10 @@ def test_the_minibatches_before_one_that_is_not_finite_were_learnt_from():
         th.testing.assert_close(results[1][2][name], value, rtol=0, atol=1e-3 * agent.learning_rate)
 
 
+def parts(a=(0, 0, 0), b=0, c=(1, 1)):
+    return {"a": np.float32(a), "b": b, "c": c, "d": [0, 1]}
+
+
 FAULTS = {
     "NaN": {"observation": np.float32([0, np.nan, 0])},
     "infinity": {"observation": np.float32([0, 0, -np.inf])},
@@ -642,9 +714,19 @@ FAULTS = {
     "category": {"observation": 7, "observation_space": spaces.Discrete(3)},
     "negative category": {"observation": -1, "observation_space": spaces.Discrete(3)},
     "no bit": {"observation": np.int8([0, 2, 0]), "observation_space": spaces.MultiBinary(3)},
+    "one of several categories": {"observation": [0, 3], "observation_space": spaces.MultiDiscrete([3, 3])},
+    "NaN in a part": {"observation": parts(a=[0, np.nan, 0]), "observation_space": PARTS},
+    "category in a part": {"observation": parts(b=2), "observation_space": PARTS},
+    "one of several categories in a part": {"observation": parts(c=[0, -1]), "observation_space": PARTS},
     "reward NaN": {"reward": np.nan},
     "reward infinity": {"reward": np.inf},
     "last observation": {"observation": np.float32([0, np.nan, 0]), "at": 15, "time_limit": True},
+    "last observation with parts": {
+        "observation": parts(a=[0, np.nan, 0]),
+        "observation_space": PARTS,
+        "at": 15,
+        "time_limit": True,
+    },
 }
 
 
@@ -654,7 +736,8 @@ def test_a_faulty_environment_is_named_in_the_same_words_by_both_engines(cls, fa
     messages = []
     for engine in ("autograd", "mlp"):
         env = DummyVecEnv([lambda: TinyEnv(observation_space=space), lambda: FaultyEnv(**fault)])
-        agent = short(cls, env, engine=engine)
+        policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+        agent = short(cls, env, policy, engine=engine)
         before = weights(agent)
         with pytest.raises(ValueError, match=r"environment 1.* after \d+ steps in all") as error:
             agent.learn(200)

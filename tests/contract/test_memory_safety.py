@@ -69,6 +69,30 @@ def test_a_last_observation_of_the_wrong_shape_is_refused(engine, monkeypatch):
         agent.learn(5)
 
 
+OTHER_SHAPES = {
+    "wrong shape": ({"a": np.zeros(3, np.float32), "b": np.int64(0)}, r"shape \(3,\) of 'a'"),
+    "wrong shape of a category": ({"a": np.zeros(2, np.float32), "b": np.zeros(2)}, r"shape \(2,\) of 'b'"),
+    "missing part": ({"a": np.zeros(2, np.float32)}, r"with the keys \['a'\] for the observation space Dict"),
+    "further part": ({"a": np.zeros(2, np.float32), "b": 0, "c": 0}, r"with the keys \['a', 'b', 'c'\]"),
+    "no parts": (np.zeros(2, np.float32), "of type ndarray"),
+}
+
+
+@pytest.mark.parametrize(("last", "said"), OTHER_SHAPES.values(), ids=OTHER_SHAPES)
+def test_a_last_observation_with_other_parts_is_refused(last, said, monkeypatch):
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)})
+    agent = short(A2C, TinyEnv(observation_space=space, time_limit=True), "MultiInputPolicy", engine="mlp")
+    step = agent.env.step_wait
+
+    def wrong():
+        observations, rewards, dones, infos = step()
+        return observations, rewards, dones, [{**info, "terminal_observation": last} for info in infos]
+
+    monkeypatch.setattr(agent.env, "step_wait", wrong)
+    with pytest.raises(ValueError, match=f"Unexpected observation {said}"):
+        agent.learn(8)
+
+
 def test_advantages_of_another_type_are_the_same_advantages():
     def widen(agent):
         agent.rollout_buffer.advantages = agent.rollout_buffer.advantages.astype(np.float64)

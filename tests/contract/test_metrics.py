@@ -10,7 +10,7 @@ import torch as th
 from fakes import TinyEnv
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -174,3 +174,33 @@ def test_kl_of_each_epoch_grows_from_zero_and_the_last_is_sb3s():
     assert logged["train/approx_kl_epoch_1"] == pytest.approx(0, abs=1e-7)
     assert 0 < logged["train/approx_kl_epoch_2"] < logged["train/approx_kl_epoch_3"]
     assert logged["train/approx_kl_epoch_3"] == logged["train/approx_kl"]
+
+
+class Counting(A2C):
+    """Counts how often its metrics are worked out."""
+
+    n_computed = 0
+
+    def minibatch_metrics(self, batch):
+        self.n_computed += 1
+        return {}
+
+
+def test_a_log_that_nobody_sees_is_worked_out_once_at_the_end():
+    agent = Counting("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp").learn(50, log_interval=1)
+    assert agent.n_computed == 1
+    assert "train/policy_loss" in agent.logger.name_to_value
+
+
+@pytest.mark.parametrize("owner", ["the class", "the logger"])
+def test_a_spy_on_the_log_sees_every_metric(owner, monkeypatch):
+    agent = Counting("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp")
+    agent.set_logger(configure(None, []))
+    seen = []
+    if owner == "the class":
+        monkeypatch.setattr(Logger, "dump", lambda self, step=0: seen.append(dict(self.name_to_value)))
+    else:
+        agent.logger.dump = lambda step=0: seen.append(dict(agent.logger.name_to_value))
+    agent.learn(30, log_interval=1)
+    # The first dump comes before the first update.
+    assert ["train/policy_loss" in values for values in seen] == [False, *[True] * 5]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
-from combinations import each_value
+from combinations import each_pair, each_value
 from fakes import Spy
 from gymnasium import spaces
 from hypothesis import given, settings
@@ -49,7 +49,24 @@ OBSERVATION_SPACES = {
     "Discrete": spaces.Discrete(7),
     "MultiBinary": spaces.MultiBinary(9),
     "MultiBinary of two dimensions": spaces.MultiBinary([2, 3]),
+    "MultiDiscrete": spaces.MultiDiscrete([3, 1, 5]),
+    "Dict of vectors": spaces.Dict(
+        {"b": BOX, "a": spaces.Box(-1, 1, (1,), np.float32), "c": spaces.Box(-3, 3, (2, 2), np.float32)}
+    ),
+    "Dict of one part": spaces.Dict({"only": spaces.Discrete(5)}),
+    "Dict of everything": spaces.Dict(
+        {
+            "vector": BOX,
+            "category": spaces.Discrete(4),
+            "categories": spaces.MultiDiscrete([2, 3]),
+            "bits": spaces.MultiBinary(3),
+            "bits of two dimensions": spaces.MultiBinary([2, 2]),
+            "matrix of float64": spaces.Box(-1, 1, (2, 3), np.float64),
+            "bytes": spaces.Box(0, 5, (2,), np.uint8),
+        }
+    ),
 }
+PARTS = OBSERVATION_SPACES["Dict of everything"]
 ACTION_SPACES = {
     "Discrete": spaces.Discrete(3),
     "Discrete of many": spaces.Discrete(37),
@@ -104,7 +121,8 @@ class Noisy(gym.Env):
 def make(cls=PPO, observation_space=BOX, action_space=TWO, n_envs=3, env_kwargs=None, **kwargs):
     env = DummyVecEnv([lambda: Noisy(observation_space, action_space, **(env_kwargs or {}))] * n_envs)
     kwargs = {**SHORT.get(cls, {}), "engine": "mlp", "seed": 0, **kwargs}
-    return cls("MlpPolicy", env, device="cpu", **kwargs)
+    policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
+    return cls(policy, env, device="cpu", **kwargs)
 
 
 def collect(agent):
@@ -118,9 +136,13 @@ def evaluated(agent):
     """V and log π of what was just collected, by torch, of shape (n_steps, n_envs)."""
     buffer = agent.rollout_buffer
     shape = n_steps, n_envs = buffer.values.shape
-    observations = th.as_tensor(buffer.observations.reshape(n_steps * n_envs, *buffer.obs_shape))
-    if isinstance(agent.observation_space, spaces.Discrete):
-        observations = observations.flatten()
+    if isinstance(buffer.observations, dict):
+        observations = {
+            key: th.as_tensor(stored.reshape(n_steps * n_envs, *buffer.obs_shape[key]))
+            for key, stored in buffer.observations.items()
+        }
+    else:
+        observations = th.as_tensor(buffer.observations.reshape(n_steps * n_envs, *buffer.obs_shape))
     actions = th.as_tensor(buffer.actions.reshape(n_steps * n_envs, -1).astype(np.float32))
     if isinstance(agent.action_space, spaces.Discrete):
         actions = actions.flatten()
@@ -317,9 +339,22 @@ def test_every_action_space_is_learnt_as_with_autograd(cls, action_space):
     assert_same_update(collect(make(cls, action_space=action_space, **coefficients)))
 
 
-@every_observation_space
-def test_every_observation_space_is_learnt_as_with_autograd(observation_space):
-    assert_same_update(collect(make(PPO, observation_space)))
+@pytest.mark.parametrize(("observation_space", "cls"), each_value(OBSERVATION_SPACES, ALL))
+def test_every_observation_space_is_acted_in_and_learnt_as_with_autograd(observation_space, cls):
+    agent = collect(make(cls, observation_space))
+    assert_log_probs_and_values_are_the_policys(agent)
+    assert_same_update(agent)
+
+
+@pytest.mark.parametrize("cls", [REINFORCE, ReinforceBaseline])
+def test_whole_episodes_of_observations_with_parts_are_learnt_as_with_autograd(cls):
+    """More of them than the buffer has room for at the beginning."""
+    agent = make(cls, PARTS, n_episodes=3, env_kwargs={"ends": 0.0})
+    agent.rollout_buffer.initial_size = 16
+    collect(agent)
+    assert len(agent.rollout_buffer.values) == 3 * 20
+    assert_log_probs_and_values_are_the_policys(agent)
+    assert_same_update(agent)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
@@ -429,6 +464,10 @@ DISTRIBUTIONS = {
         "policy_kwargs": {"state_dependent_std": True},
     },
 }
+SEEN = {
+    "Box": {},
+    **{name: {"observation_space": OBSERVATION_SPACES[name]} for name in OBSERVATION_SPACES if "Dict" in name},
+}
 
 
 def off_the_kinks(agent, clip_range):
@@ -445,8 +484,8 @@ def off_the_kinks(agent, clip_range):
     assert abs(abs(changes) - clip_range).min() > 0.05
 
 
-@pytest.mark.parametrize("problem", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
-def test_the_kernels_gradient_is_autograds(problem):
+@pytest.mark.parametrize(("problem", "seen"), each_value(DISTRIBUTIONS, SEEN))
+def test_the_kernels_gradient_is_autograds(problem, seen):
     """Of one minibatch of 96 samples, read from Adam: its first moment is (1 - β_1) g after one step from zero.
 
     Each number is a sum of 96 terms in float32 whose order differs: 1e-4 of it, and where terms cancel, 1e-5 of the
@@ -462,6 +501,7 @@ def test_the_kernels_gradient_is_autograds(problem):
         ent_coef=0.1,
         max_grad_norm=None,
         **problem,
+        **seen,
     )
     with th.no_grad():
         for parameter in agent.policy.parameters():  # none is 0, nor any gradient for that reason
@@ -482,6 +522,9 @@ def test_the_kernels_gradient_is_autograds(problem):
 
 
 # Any shape
+
+
+ALONE = [space for space in OBSERVATION_SPACES.values() if not isinstance(space, spaces.Dict)]
 
 
 @st.composite
@@ -506,6 +549,10 @@ def problems(draw, cls):
             st.sampled_from(list(OBSERVATION_SPACES.values())),
             st.builds(lambda n: spaces.Box(-1, 1, (n,), np.float32), st.integers(1, 70)),
             st.builds(spaces.Discrete, st.integers(1, 70)),
+            st.builds(spaces.MultiDiscrete, st.lists(st.integers(1, 9), min_size=1, max_size=6)),
+            st.builds(
+                spaces.Dict, st.dictionaries(st.text("ab", min_size=1, max_size=2), st.sampled_from(ALONE), min_size=1)
+            ),
         )
     )
     kwargs = {"n_envs": draw(st.one_of(st.integers(1, 6), st.sampled_from([16, 17, 65])))}
@@ -620,6 +667,38 @@ def test_each_of_many_environments_gets_the_action_of_its_own_observation():
     np.testing.assert_array_equal(buffer.values, buffer.observations.reshape(4, 130))
     given_ = [[int(action) for action in env.actions] for env in agent.env.envs]
     np.testing.assert_array_equal(np.transpose(given_), buffer.actions.reshape(4, 130))
+
+
+def test_each_part_of_an_observation_meets_its_own_weights():
+    """A value that is read off the observation: the keys in the order of the alphabet, categories as unit vectors."""
+    space = spaces.Dict(
+        {
+            "c": spaces.Discrete(3),
+            "b": spaces.MultiDiscrete([2, 3]),
+            "a": spaces.Box(-1, 1, (1,)),
+            "d": spaces.MultiBinary(2),
+        }
+    )
+    agent = make(A2C, space, n_steps=50, policy_kwargs={"net_arch": []})
+    with th.no_grad():
+        agent.policy.value_net.weight.copy_(th.tensor([1.0, 10, 20, 100, 200, 300, 1000, 2000, 3000, 1e4, 2e4]))
+    buffer = collect(agent).rollout_buffer
+    a, b, c, d = (buffer.observations[key] for key in "abcd")
+    first, second = b[..., 0], b[..., 1]
+    expected = (
+        a[..., 0] + 10 * (1 + first) + 100 * (1 + second) + 1000 * (1 + c[..., 0]) + 1e4 * d[..., 0] + 2e4 * d[..., 1]
+    )
+    np.testing.assert_allclose(buffer.values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("observation", [-1.0, 3.0, 1e30, -1e30, np.nan, np.inf])
+def test_a_number_that_is_no_category_is_no_index(observation):
+    """It has no feature, whoever let it through, and leaves its neighbours alone."""
+    agent = make(A2C, spaces.MultiDiscrete([3, 3, 3]), policy_kwargs={"net_arch": []})
+    with th.no_grad():
+        agent.policy.value_net.weight.copy_(th.tensor([1.0, 2, 3, 10, 20, 30, 100, 200, 300]))
+    given_ = np.array([[1, observation, 2]])
+    assert agent._engine.values(agent.policy, given_).item() == 2 + 300
 
 
 class Constant(Noisy):
@@ -754,12 +833,13 @@ def test_environments_are_given_clipped_actions_and_the_buffer_has_them_as_drawn
     np.testing.assert_array_equal(np.stack(env.given), np.clip(stored, space.low, space.high))
 
 
-@pytest.mark.parametrize("n_envs", [1, 2, 70])
-def test_the_value_after_the_rollout_and_at_a_time_limit_is_the_policys(n_envs):
-    agent = make(A2C, env_kwargs={"ends": 0.0}, n_steps=20, gae_lambda=0.0, gamma=0.5, n_envs=n_envs)
+@pytest.mark.parametrize(("n_envs", "observation_space"), each_pair([1, 2, 70], {"Box": BOX, "Dict": PARTS}))
+def test_the_value_after_the_rollout_and_at_a_time_limit_is_the_policys(n_envs, observation_space):
+    short = {"n_steps": 20, "gae_lambda": 0.0, "gamma": 0.5}
+    agent = make(A2C, observation_space, env_kwargs={"ends": 0.0}, n_envs=n_envs, **short)
     buffer = collect(agent).rollout_buffer
     with th.no_grad():
-        last = agent.policy.predict_values(th.as_tensor(agent._last_obs)).numpy().flatten()
+        last = agent.policy.predict_values(agent.policy.obs_to_tensor(agent._last_obs)[0]).numpy().flatten()
     # The last step, the 20th, was cut by the time limit: its target is V of the observation that it led to.
     assert buffer.truncated[-1].all()
     with th.no_grad():
@@ -769,6 +849,26 @@ def test_the_value_after_the_rollout_and_at_a_time_limit_is_the_policys(n_envs):
     np.testing.assert_allclose(agent._engine.values(agent.policy, agent._last_obs), last, rtol=1e-5, atol=1e-6)
 
 
+@every_observation_space
+def test_callbacks_and_metrics_see_the_same_observations_as_with_autograd(observation_space):
+    class Looking(PPO):
+        """Keeps the minibatches that its metrics are given."""
+
+        def minibatch_metrics(self, batch):
+            self.seen.append(batch.observations)
+            return {}
+
+    agents, told = [], []
+    for engine in ("autograd", "mlp"):
+        agent = make(Looking, observation_space, engine=engine, n_steps=32, n_epochs=1, batch_size=96)
+        agent.seen, spy = [], Spy(step=lambda spy: spy.locals["obs_tensor"])
+        agents.append(agent.learn(96, callback=spy, log_interval=None))
+        told.append(spy.seen)
+    th.testing.assert_close(told[1], told[0], rtol=0, atol=0)
+    (wanted,), (given_,) = (agent.seen for agent in agents)
+    th.testing.assert_close(given_, wanted, rtol=0, atol=0)
+
+
 def terminal_observations(agent):
     return [info["terminal_observation"] for info in agent.env.buf_infos]
 
@@ -776,6 +876,15 @@ def terminal_observations(agent):
 def test_normalised_observations_are_acted_on_and_stored_as_they_are():
     env = VecNormalize(DummyVecEnv([lambda: Noisy(spaces.Box(-50, 9, (3,), np.float64), TWO)] * 2))
     agent = collect(PPO("MlpPolicy", env, n_steps=16, batch_size=8, engine="mlp", seed=0, device="cpu"))
+    assert_log_probs_and_values_are_the_policys(agent)
+    assert_same_update(agent)
+
+
+def test_normalised_parts_of_observations_are_acted_on_and_stored_as_they_are():
+    space = spaces.Dict({"large": spaces.Box(-50, 9, (3,), np.float32), "category": spaces.Discrete(3)})
+    env = VecNormalize(DummyVecEnv([lambda: Noisy(space, TWO)] * 2), norm_obs_keys=["large"])
+    agent = collect(PPO("MultiInputPolicy", env, n_steps=64, batch_size=32, engine="mlp", seed=0, device="cpu"))
+    assert np.abs(agent.rollout_buffer.observations["large"]).max() < 10
     assert_log_probs_and_values_are_the_policys(agent)
     assert_same_update(agent)
 
@@ -923,9 +1032,9 @@ def test_a_model_goes_on_in_sb3(cls, tmp_path):
     assert_same_update(collect(ours))
 
 
-@every_algorithm
-def test_a_loaded_model_learns_as_the_saved_one_does(cls, tmp_path):
-    agent = make(cls).learn(100)
+@pytest.mark.parametrize(("cls", "observation_space"), each_pair(ALL, {"Box": BOX, "Dict": PARTS}))
+def test_a_loaded_model_learns_as_the_saved_one_does(cls, observation_space, tmp_path):
+    agent = make(cls, observation_space).learn(100)
     agent.save(tmp_path / "model")
     loaded = cls.load(tmp_path / "model", env=agent.env)
     for one in (agent, loaded):

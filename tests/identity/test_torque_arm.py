@@ -1,12 +1,15 @@
 """TorqueArm: hand-computed steps, mechanics written out with dense matrices, and what physics conserves."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
 import pg_envs  # noqa: F401
-from pg_envs.torque.arm import ArmDynamics
+from pg_envs.torque.arm import TorqueArmVector, chain_world, pull_and_damp
 from pg_envs.torque.chain import ROTOR, Chain
+from pg_envs.worlds import WorldVector
 
 
 def dense(n, angles):
@@ -25,6 +28,20 @@ def moving(n, copies, seed=0):
     return rng.normal(0, 0.1, (n, copies)), rng.normal(0, 1, (n, copies))
 
 
+class Moving:
+    """Chains that move together, without a time limit; angles and speeds are of shape (n, copies)."""
+
+    def __init__(self, chain, q, speed):
+        self.env = WorldVector(chain_world(chain), q.shape[1])
+        self.env.reset(seed=0)
+        self.parts = self.env.state[:, : chain.n], self.env.state[:, chain.n : 2 * chain.n]
+        self.parts[0][:], self.parts[1][:] = q.T, speed.T
+
+    def move(self, actions):
+        self.env.step(actions.T.astype(np.float32))
+        return [part.T.copy() for part in self.parts]
+
+
 def energies(chain, q, speed):
     return np.array([chain.energy(q[:, c], speed[:, c]) for c in range(q.shape[1])])
 
@@ -37,7 +54,7 @@ def tip_of(q):
 def test_a_geared_step_is_the_one_computed_by_hand():
     env = gym.make("pg/TorqueArm-v0", n_joints=1).unwrapped
     env.reset(seed=0)
-    q, goal = env.state.q[0, 0], env.state.goal[0]
+    q, goal = env.state[0], env.state[-4:-2].copy()
     observation, reward, terminated, truncated, info = env.step(np.array([0.4], dtype=np.float32))
     speed = (0 + 0.05 * 5 * 0.4) / 1.1  # = 1/11
     q += 0.05 / 11
@@ -53,12 +70,13 @@ def test_a_geared_step_is_the_one_computed_by_hand():
 
 
 def test_near_the_goal_half_is_added_to_the_reward():
-    dynamics = ArmDynamics(2)
-    state = dynamics.start([np.random.default_rng(0), np.random.default_rng(0)])
-    goal = state.tip + np.array([[0.049, 0.0], [0.0, 0.051]])
-    _, rewards, _ = dynamics.step(state._replace(goal=goal), np.zeros((2, 2)))
+    env = TorqueArmVector(2)
+    env.reset(seed=0)
+    goal, tip = env.state[:, -4:-2], env.state[:, -2:]
+    goal[:] = tip + np.array([[0.049, 0.0], [0.0, 0.051]])
+    _, rewards, *_, infos = env.step(np.zeros((2, 2)))
     np.testing.assert_allclose(rewards, [0.5 - 0.049, -0.051], atol=1e-6)
-    assert dynamics.info(state._replace(goal=goal))["is_success"].tolist() == [True, False]
+    assert infos["is_success"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize("kind", ["geared", "chain"])
@@ -77,7 +95,7 @@ def test_observation_ends_with_the_gradient_of_the_distance_by_the_joints():
     observation, _ = env.reset(seed=2)
     for _ in range(20):
         observation, *_ = env.step(env.action_space.sample())
-    q, goal = env.state.q[0], env.state.goal[0]
+    q, goal = env.state[:n], env.state[-4:-2]
     assert observation.shape == (4 * n + 4,)
     np.testing.assert_allclose(observation[3 * n : 3 * n + 2], tip_of(q), atol=1e-5)
     np.testing.assert_allclose(observation[3 * n + 2 : 3 * n + 4], goal - tip_of(q), atol=1e-5)
@@ -88,11 +106,13 @@ def test_observation_ends_with_the_gradient_of_the_distance_by_the_joints():
 
 @pytest.mark.parametrize("kind", ["geared", "chain"])
 def test_episodes_start_at_rest_almost_straight_with_a_goal_in_reach(kind):
-    state = ArmDynamics(4, kind).start([np.random.default_rng(i) for i in range(4000)])
-    radius, angle = np.hypot(*state.goal.T), np.arctan2(state.goal[:, 1], state.goal[:, 0])
-    assert not state.speed.any()
-    assert np.abs(state.q[:, 0]).max() <= 0.1
-    np.testing.assert_allclose(state.q[:, 1:].std(axis=0), 0.1, rtol=0.05)  # 4.5 standard errors
+    env = TorqueArmVector(4000, 4, kind)
+    env.reset(seed=0)
+    q, speed, goal = env.state[:, :4], env.state[:, 4:8], env.state[:, -4:-2]
+    radius, angle = np.hypot(*goal.T), np.arctan2(goal[:, 1], goal[:, 0])
+    assert not speed.any()
+    assert np.abs(q[:, 0]).max() <= 0.1
+    np.testing.assert_allclose(q[:, 1:].std(axis=0), 0.1, rtol=0.05)  # 4.5 standard errors
     assert (radius.min(), radius.max()) == pytest.approx((0.3, 0.9), abs=2e-3)
     assert (angle.min(), angle.max()) == pytest.approx((-np.pi / 2, np.pi / 2), abs=1e-2)
 
@@ -124,9 +144,9 @@ def test_an_undamped_chain_keeps_its_energy_for_an_episode(n, tolerance):
     """The stated tolerance, from speeds of about 1 rad/s; a semi-implicit step of .05 would multiply it at n = 20."""
     chain = Chain(n, damping=0.0)
     q, speed = moving(n, 100)
-    start, largest = energies(chain, q, speed), 0.0
+    start, largest, chains = energies(chain, q, speed), 0.0, Moving(chain, q, speed)
     for _ in range(100):
-        q, speed = chain.move(q, speed, np.zeros_like(q))
+        q, speed = chains.move(np.zeros_like(q))
         largest = max(largest, np.abs(energies(chain, q, speed) / start - 1).max())
     assert largest < tolerance
 
@@ -135,9 +155,10 @@ def test_halving_the_substeps_quarters_the_error_in_energy():
     q, speed = moving(7, 100)
     errors = []
     for substeps in (8, 16):
-        chain, state = Chain(7, substeps=substeps, damping=0.0), (q, speed)
+        chain = Chain(7, substeps=substeps, damping=0.0)
+        chains = Moving(chain, q, speed)
         for _ in range(20):
-            state = chain.move(*state, np.zeros_like(q))
+            state = chains.move(np.zeros_like(q))
         errors.append(np.abs(energies(chain, *state) - energies(chain, q, speed)).mean())
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
 
@@ -146,7 +167,7 @@ def test_the_energy_that_a_chain_gains_is_the_work_of_its_motors():
     chain = Chain(6, substeps=100, damping=0.0)
     q, speed = moving(6, 20)
     actions = np.random.default_rng(1).uniform(-1, 1, q.shape)
-    new_q, new_speed = chain.move(q, speed, actions)
+    new_q, new_speed = Moving(chain, q, speed).move(actions)
     work = (20 * chain.inertia[:, None] * actions * (new_q - q)).sum(axis=0)  # torques are held for the step
     gained = energies(chain, new_q, new_speed) - energies(chain, q, speed)
     np.testing.assert_allclose(gained, work, rtol=1e-4, atol=1e-5)
@@ -158,9 +179,9 @@ def test_damping_never_adds_energy_however_stiff(n):
     for damping in (8.0, 1000.0):
         chain = Chain(n, damping=damping)
         q, speed = moving(n, 50)
-        before = energies(chain, q, speed)
+        before, chains = energies(chain, q, speed), Moving(chain, q, speed)
         for _ in range(20):
-            q, speed = chain.move(q, speed, np.zeros_like(q))
+            q, speed = chains.move(np.zeros_like(q))
             after = energies(chain, q, speed)
             assert (after < before).all()
             before = after
@@ -170,8 +191,9 @@ def test_damping_never_adds_energy_however_stiff(n):
 def test_no_joint_reaches_the_speed_that_bounds_the_observation(n):
     chain = Chain(n)
     q, speed = moving(n, 50)
+    chains = Moving(chain, q, speed)
     for t in range(200):
-        q, speed = chain.move(q, speed, np.where(t // 5 % 2, np.sign(speed), -np.sign(q)))
+        q, speed = chains.move(np.where(t // 5 % 2, np.sign(speed), -np.sign(q)))
         assert np.abs(speed).max() < chain.fastest()
 
 
@@ -194,13 +216,13 @@ def test_arms_whose_episodes_started_at_different_times_move_as_single_ones(kind
         assert rewards[2] == reward
 
 
-def played(n, kind, copies, act):
-    """Mean return and last distance."""
+def played(n, kind, copies, act=None):
+    """Mean return and last distance of a controller, by default the reference."""
     arms = gym.make_vec("pg/TorqueArm-v0", copies, n_joints=n, dynamics=kind, max_episode_steps=101)
     arms.reset(seed=0)
     total = 0.0
     for _ in range(100):
-        _, rewards, _, _, infos = arms.step(act(arms.unwrapped.dynamics, arms.unwrapped.state))
+        _, rewards, _, _, infos = arms.step((act or arms.unwrapped.world.controller)(arms.unwrapped.state))
         total += rewards.mean()
     return total, infos["distance"].mean()
 
@@ -211,14 +233,14 @@ def test_a_weak_jacobian_controller_scores_about_what_was_published_at_20_joints
     Those of 10,000 arms have standard errors of .17 and .0007: the tolerances are four of both together. Published are
     -6.4 and .040 of an unknown number of arms; 1,000 would have standard errors of .55 and .0023.
     """
-    score, distance = played(20, "geared", 10_000, lambda dynamics, state: dynamics.pull_and_damp(state, 1.0, 0.1))
+    score, distance = played(20, "geared", 10_000, partial(pull_and_damp, 20, 1.0, 0.1))
     assert score == pytest.approx(-5.26, abs=0.71)
     assert distance == pytest.approx(0.0380, abs=0.0029)
 
 
 @pytest.mark.parametrize("n", [7, 20])
 def test_the_reference_controller_brings_the_tip_of_a_chain_to_the_goal(n):
-    score, distance = played(n, "chain", 200, lambda dynamics, state: dynamics.controller(state))
+    score, distance = played(n, "chain", 200)
     assert distance < 0.05
     assert score > 10
 

@@ -35,7 +35,7 @@ def play(env_id, actions, start=None):
     env = gym.make(env_id)
     env.reset(seed=0)
     if start is not None:
-        env.unwrapped.state = gridworld.GridworldState(np.array([start]))
+        env.unwrapped.state = [start]
     steps = [env.step(action) for action in actions]
     return [step[1] for step in steps], steps[-1][2]
 
@@ -83,8 +83,11 @@ def test_who_is_greedy_in_the_corridor_never_arrives():
 def test_the_agent_in_the_gridworld_sees_the_walls():
     # North, east, south, west: a skull's, a grey, the treasure's, the other grey and the other skull's cell.
     walls = [[1, 0, 0, 1], [1, 0, 1, 0], [1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]]
-    dynamics = gridworld.GridworldDynamics()
-    np.testing.assert_array_equal(dynamics.observe(gridworld.GridworldState(np.arange(5))), walls)
+    # Up against the wall in the north of each cell, nothing moves.
+    env = gym.make_vec("pg/AliasedGridworld-v0", 5)
+    env.reset(seed=0)
+    env.unwrapped.state[:, 0] = np.arange(5)
+    np.testing.assert_array_equal(env.step(np.full(5, NORTH))[0], walls)
 
 
 @pytest.mark.parametrize(

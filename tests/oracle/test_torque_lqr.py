@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import solve_discrete_are
 
 import pg_envs  # noqa: F401
-from pg_envs.torque.lqr import LQRDynamics, LQRState
+from pg_envs.torque.lqr import LQRDynamics, TorqueLQR, TorqueLQRVector
 
 GAMMA = 0.99
 
@@ -23,6 +23,15 @@ def stiffness(n):
 
 def costs(n):
     return np.diag([0.1 / n] * n + [0.01 / n] * n), np.diag([0.36 / n] * n)
+
+
+def stepped(n, x, a):
+    """The environment one step after the state x, the reward, and whether the episode has terminated."""
+    env = TorqueLQR(n)
+    env.reset()
+    env.state[: 2 * n] = x
+    _, reward, terminated, *_ = env.step(np.asarray(a, dtype=np.float32))
+    return env, reward, terminated
 
 
 # n, J*, zero action, worst |a| of the optimum over the box of first states.
@@ -60,8 +69,8 @@ def test_the_optimum_that_the_metadata_state_is_the_riccati_solution_of_the_publ
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_step_is_the_solution_of_the_differential_equation_with_held_torque(n):
     rng = np.random.default_rng(0)
-    x, a = rng.uniform(-1, 1, 2 * n), rng.uniform(-1, 1, n)
-    new, _, _ = LQRDynamics(n).step(LQRState(x[None]), a[None])
+    x, a = rng.uniform(-1, 1, 2 * n), rng.uniform(-1, 1, n).astype(np.float32)
+    env = stepped(n, x, a)[0]
     exact = solve_ivp(
         lambda _, z: np.concatenate([z[n:], -stiffness(n) @ z[:n] - 0.2 * z[n:] + 6 * a]),
         (0, 0.1),
@@ -69,13 +78,13 @@ def test_a_step_is_the_solution_of_the_differential_equation_with_held_torque(n)
         rtol=1e-12,
         atol=1e-12,
     ).y[:, -1]
-    np.testing.assert_allclose(new.x[0], exact, atol=1e-9)
+    np.testing.assert_allclose(env.state[: 2 * n], exact, atol=1e-9)
 
 
 def test_reward_is_minus_the_cost_of_the_state_before_the_step():
-    _, rewards, terminated = LQRDynamics(1).step(LQRState(np.array([[1.0, -0.5]])), np.array([[0.5]]))
-    assert rewards[0] == pytest.approx(-0.1 * (1 + 0.1 * 0.25 + 0.1 * 9))
-    assert not terminated[0]
+    _, reward, terminated = stepped(1, [1.0, -0.5], [0.5])
+    assert reward == pytest.approx(-0.1 * (1 + 0.1 * 0.25 + 0.1 * 9))
+    assert not terminated
 
 
 def test_discounted_cost_of_the_optimal_gain_in_the_environment_is_the_riccati_solution():
@@ -168,19 +177,21 @@ def test_known_returns_are_those_of_simulated_episodes(policy, n):
 
 def test_no_actions_leave_the_observation_space_and_the_worst_come_close():
     dynamics = LQRDynamics(2)
-    reach = dynamics.observation_space.high[0]
+    env = TorqueLQRVector(4, 2, max_episode_steps=None)
+    reach = env.single_observation_space.high[0]
     response = []
     flow = dynamics.B
     for _ in range(1500):
         response.append(flow)
         flow = dynamics.A @ flow
     signs = np.sign(np.array(response)[::-1])  # (t, 2n, n): what drives each entry of the state highest at the end
-    state = LQRState(np.ones((4, 4)))
+    env.reset()
+    env.state[:, :4] = 1
     largest = 0.0
     for t in range(len(signs)):
-        state, _, _ = dynamics.step(state, signs[t])
-        largest = max(largest, np.abs(state.x).max())
-        assert dynamics.observation_space.contains(dynamics.observe(state)[0])
+        observations, *_ = env.step(signs[t].astype(np.float32))
+        largest = max(largest, np.abs(env.state[:, :4]).max())
+        assert observations in env.observation_space
     assert 0.9 * reach < largest <= reach
 
 

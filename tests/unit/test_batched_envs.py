@@ -243,7 +243,7 @@ def test_a_seed_may_be_numpys(seed):
     observations, _ = env.reset(seed=seed)
     np.testing.assert_array_equal(observations, Batched(Count(), 2).reset(seed=3)[0])
     assert env.np_random_seed == (3, 4)
-    assert [rng.bit_generator.state for rng in env.np_random] == [rng.bit_generator.state for rng in env._rngs]
+    assert [rng.bit_generator.state for rng in env.np_random] == [rng.bit_generator.state for rng in env.copies.rngs]
 
 
 def test_there_are_no_options_but_the_mask():

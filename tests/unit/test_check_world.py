@@ -239,7 +239,7 @@ class Restless(WorldEnv):
 
     def reset(self, **arguments):
         answer = super().reset(**arguments)
-        uniform(self._copies.randoms[0], 0.0, 1.0)
+        uniform(self.copies.randoms[0], 0.0, 1.0)
         return answer
 
 

@@ -1,16 +1,21 @@
 """`stepper` does what `DummyVecEnv.step` does: the same results, and the same state left behind."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pg_agents import A2C
 from pg_agents.envs.stepping import stepper
+
+# `Chatty` does so on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:.*share an object:UserWarning")
 
 OBSERVATION_SPACES = {
     "Box": spaces.Box(-1, 1, (3,), np.float32),
@@ -176,6 +181,105 @@ def test_it_works_through_monitor():
                     assert info["episode"].pop("t") >= 0
     assert_same(given, wanted)
     assert any("episode" in info for _, _, _, infos in given for info in infos)
+
+
+def usual_wrappers(env, max_episode_steps=3):
+    """Those of `gymnasium.make` and SB3's `make_vec_env`."""
+    return Monitor(TimeLimit(OrderEnforcing(PassiveEnvChecker(env)), max_episode_steps))
+
+
+def layers(env):
+    """An environment and all below it."""
+    return [env, *layers(env.env)] if isinstance(env, gym.Wrapper) else [env]
+
+
+def without_times(results):
+    for _, _, _, infos in results:
+        for info in infos:
+            if "episode" in info:
+                assert info["episode"].pop("t") >= 0
+    return results
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["from the first step", "after the wrappers' checks"])
+def test_the_usual_wrappers_give_and_remember_the_same(checked):
+    env, other = pair(wrap=usual_wrappers)
+    if checked:
+        assert_same(without_times(steps(env.step, 4)[0]), without_times(steps(other.step, 4)[0]))
+    given, wanted = (without_times(steps(step)[0]) for step in (stepper(env), other.step))
+    assert_same(given, wanted)
+    assert any(info["TimeLimit.truncated"] for _, _, _, infos in wanted for info in infos)
+    for single, its_twin in zip(env.envs, other.envs, strict=True):
+        for layer, twin in zip(layers(single), layers(its_twin), strict=True):
+            for name in ("rewards", "total_steps", "needs_reset", "episode_returns", "episode_lengths"):
+                assert_same(getattr(layer, name, None), getattr(twin, name, None))
+            for name in ("_elapsed_steps", "_has_reset", "checked_step", "checked_data_reuse", "left"):
+                assert_same(getattr(layer, name, None), getattr(twin, name, None))
+
+
+def test_the_usual_wrappers_are_left_out():
+    env, _ = pair(wrap=usual_wrappers, n_envs=1)
+    step = stepper(env)
+    steps(step, 4, 1)
+
+    def refuse(action):
+        raise AssertionError("a wrapper was called")
+
+    step = stepper(env)
+    env.envs[0].env.step = refuse  # after the stepper was made
+    step(np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_a_step_that_was_replaced_in_a_wrapper_or_below_is_called(depth):
+    env, _ = pair(wrap=usual_wrappers, n_envs=1)
+    steps(env.step, 4, 1)
+    layer, calls = layers(env.envs[0])[depth], []
+    original = layer.step
+    layer.step = lambda action: calls.append(action) or original(action)
+    steps(stepper(env), 5, 1)
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize("wrapper", [Monitor, TimeLimit, OrderEnforcing, PassiveEnvChecker])
+def test_a_step_that_was_replaced_in_a_wrappers_class_is_called(wrapper, monkeypatch):
+    env, _ = pair(wrap=usual_wrappers, n_envs=1)
+    steps(env.step, 4, 1)
+    original, calls = wrapper.step, []
+    monkeypatch.setattr(wrapper, "step", lambda self, action: calls.append(action) or original(self, action))
+    steps(stepper(env), 5, 1)
+    assert len(calls) == 5
+
+
+def test_a_wrapper_that_nobody_knows_is_called():
+    class Doubling(gym.RewardWrapper):
+        def reward(self, reward):
+            return 2 * reward
+
+    env, other = pair(wrap=lambda env: Monitor(Doubling(TimeLimit(env, 3))))
+    assert_same(without_times(steps(stepper(env))[0]), without_times(steps(other.step)[0]))
+
+
+def test_monitors_file_is_written(tmp_path):
+    files = [tmp_path / name for name in ("a", "b")]
+    for get_step, file in zip((stepper, lambda env: env.step), files, strict=True):
+        env = DummyVecEnv([lambda file=file: Monitor(Chatty(), str(file))])
+        env.seed(7)
+        env.reset()
+        steps(get_step(env), n_envs=1)
+        env.close()
+    one, other = (
+        [line.split(",")[:2] for line in Path(f"{file}.monitor.csv").read_text().splitlines()[2:]] for file in files
+    )
+    assert one == other
+    assert len(one) > 10
+
+
+def test_monitor_refuses_a_step_after_the_end():
+    env, _ = pair(wrap=usual_wrappers)
+    env.envs[1].needs_reset = True
+    with pytest.raises(RuntimeError, match="needs reset"):
+        stepper(env)(np.zeros((3, 2), np.float32))
 
 
 def test_a_plain_dummy_vec_env_of_arrays_is_stepped_without_its_own_step():

@@ -128,6 +128,10 @@ class Table:
                 values = self._backed_up(values).mean(axis=1)
         return float(self.starts @ values)
 
+    def known_returns(self, n_steps: int | None) -> dict[str, float]:
+        """The exact mean returns of policies by name."""
+        return {"random": self.random(n_steps)}
+
     def _backed_up(self, values: np.ndarray) -> np.ndarray:
         """∑ p (r + V(s')), of shape `(states, actions)`."""
         _, probabilities, states, rewards, terminated = np.moveaxis(self.outcomes, -1, 0)

@@ -81,8 +81,8 @@ def taxi(**arguments: Any) -> World:
         info=partial(taxi_info, masks),
         draw=Picture(TAXI, show_taxi),
         # The table does not know that passengers change their minds.
-        optimum=None if env.fickle_passenger else table.optimum(200),
-        known_returns={} if env.fickle_passenger else {"random": table.random(200)},
+        optimum=None if env.fickle_passenger else partial(table.optimum, 200),
+        known_returns={} if env.fickle_passenger else partial(table.known_returns, 200),
         image_size=WINDOW_SIZE,
     )
 
@@ -138,8 +138,8 @@ def _world(entry_point: str, n_steps: int | None, **arguments: Any) -> World:
         constants=table.constants(),
         info=tables.info,
         draw=Picture(entry_point, show, tuple(arguments.items())),
-        optimum=table.optimum(n_steps),
-        known_returns={"random": table.random(n_steps)},
+        optimum=partial(table.optimum, n_steps),
+        known_returns=partial(table.known_returns, n_steps),
         image_size=env.window_size,
     )
 

@@ -96,6 +96,10 @@ class ExploitabilityCallback(BaseCallback):
         if self._draws:
             check_matplotlib()
 
+    def next_look(self) -> int | None:
+        """Never in the middle of a rollout, so compiled code may collect all of it in one call."""
+        return None
+
     def _on_step(self) -> bool:
         return True
 

@@ -48,5 +48,9 @@ class HandOver(BaseCallback):
                 env.env_method("hand_over", snapshot)
         self.n_rollouts += 1
 
+    def next_look(self) -> int | None:
+        """Never in the middle of a rollout, so compiled code may collect all of it in one call."""
+        return None
+
     def _on_step(self) -> bool:
         return True

@@ -2,163 +2,185 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice, check_number
 from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREEN, LIGHT, ORANGE, Canvas
+from pg_envs.torque.chain import Chain, move
+from pg_envs.worlds import World, WorldEnv, WorldVector, compiled, standard_normal, uniform
+from pg_envs.worlds.world import METADATA
 
 DT = 0.05
 NEAR = 0.05
-Motion = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+FASTEST = 2.5  # top speed of a geared joint
+
+# A state is, n numbers each, the joints' angles q, their speeds, cos q, sin q, Jᵀ(goal - tip), and room for `geometry`;
+# then the goal and the tip, two numbers each. The constants begin with n.
 
 
-class ArmState(NamedTuple):
-    """The state of the arms, with derived quantities that are needed several times.
+@compiled
+def geometry(state: Any, n: int) -> None:
+    """Write what follows from the angles and the goal: cos q, sin q, the tip, and the torques of a pull on the tip.
 
-    Joints come first in memory, so that sums along an arm are sums of long rows: the arrays are transposed views.
-
-    Attributes:
-        q: Angles of the joints, each relative to the previous link, of shape `(copies, n_joints)`.
-        speed: Speeds of the joints, of the same shape.
-        goal: Position of the goal, of shape `(copies, 2)`.
-        tip: Position of the end of the last link, of shape `(copies, 2)`.
-        pull: Jᵀ(goal - tip), the joint torques of a force on the tip towards the goal, of shape `(copies, n_joints)`.
+    The pull is the force goal - tip. Its torque on joint i is its product with the vector from the joint to the tip,
+    turned by a right angle.
     """
-
-    q: np.ndarray
-    speed: np.ndarray
-    goal: np.ndarray
-    tip: np.ndarray
-    pull: np.ndarray
-
-
-class ArmDynamics(Dynamics[ArmState]):
-    """The arm's equations: see `TorqueArm`."""
-
-    image_size = (480, 480)
-
-    def __init__(self, n_joints: int = 2, dynamics: str = "geared") -> None:
-        check_number("n_joints", n_joints, at_least=1, integer=True)
-        check_choice("dynamics", dynamics, ("geared", "chain"))
-        n = self.n_joints = int(n_joints)
-        if dynamics == "geared":
-            self._move: Motion = geared
-            fastest = 2.5
-            self.stiffness, self.damping = np.full(n, 30.0), 1.0
-        else:
-            from pg_envs.torque.chain import Chain  # imported on demand, because it is compiled
-
-            chain = Chain(n, DT)
-            self._move = chain.move
-            fastest = chain.fastest()
-            self.stiffness, self.damping = 16 / (n * chain.inertia), 0.6
-        bounds = [1.0] * 2 * n + [0.2 * fastest] * n + [1.0, 1.0, 2.0, 2.0] + [6.0] * n
-        high = 1.01 * np.array(bounds, dtype=np.float32)  # room for rounding
-        self.observation_space = spaces.Box(-high, high, dtype=np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
-
-    def start(self, rngs: Sequence[np.random.Generator]) -> ArmState:
-        """At rest and almost straight, with a goal in the half disc in front."""
-        q = 0.1 * np.stack([rng.standard_normal(self.n_joints) for rng in rngs], axis=1)
-        base, radius, angle = np.stack([rng.random(3) for rng in rngs], axis=1)
-        q[0] = 0.2 * base - 0.1
-        radius, angle = 0.3 + 0.6 * radius, np.pi * (angle - 0.5)
-        goal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        return self._state(q, np.zeros_like(q), goal)
-
-    def step(self, state: ArmState, actions: np.ndarray) -> Step[ArmState]:
-        """The joints move; the reward is -|goal - tip| - .05 mean(a²) + .5 [|goal - tip| < .05]."""
-        # These are copies only if some arms have just been reset.
-        q, speed, forward = (np.ascontiguousarray(part.T) for part in (state.q, state.speed, actions))
-        new = self._state(*self._move(q, speed, forward), state.goal)
-        distance = self._distance(new)
-        effort = np.einsum("ij,ij->i", actions, actions) / self.n_joints
-        rewards = -distance - 0.05 * effort + 0.5 * (distance < NEAR)
-        return new, rewards, np.zeros(len(distance), dtype=np.bool_)
-
-    def observe(self, state: ArmState) -> np.ndarray:
-        """The vector (cos q, sin q, .2 q', tip, goal - tip, 3 Jᵀ(goal - tip))."""
-        q = state.q.astype(np.float32)
-        parts = [np.cos(q), np.sin(q), 0.2 * state.speed, state.tip, state.goal - state.tip, 3 * state.pull]
-        return np.concatenate([part.astype(np.float32, copy=False) for part in parts], axis=1)
-
-    def info(self, state: ArmState) -> dict[str, np.ndarray]:
-        """`distance` of the tip from the goal, and `is_success`, whether it is less than .05."""
-        distance = self._distance(state)
-        return {"distance": distance, "is_success": distance < NEAR}
-
-    def controller(self, state: ArmState) -> np.ndarray:
-        """A force that pulls the tip to the goal, by the transposed Jacobian, and damping: see `pull_and_damp`."""
-        return self.pull_and_damp(state, self.stiffness, self.damping)
-
-    def pull_and_damp(self, state: ArmState, stiffness: float | np.ndarray, damping: float) -> np.ndarray:
-        """Actions `stiffness` Jᵀ(goal - tip) - `damping` q', clipped.
-
-        Args:
-            state: The arms' state.
-            stiffness: Stiffness, one for all joints or one per joint.
-            damping: Damping, the same for all joints.
-        """
-        actions: np.ndarray = np.clip(stiffness * state.pull - damping * state.speed, -1.0, 1.0)
-        return actions
-
-    def _state(self, q: np.ndarray, speed: np.ndarray, goal: np.ndarray) -> ArmState:
-        """A state from angles and speeds with joints first, `(n_joints, copies)`."""
-        # In float32, the observation's precision, NumPy's cos and sin are sixteen times as fast.
-        angle = running_sum(q).astype(np.float32)
-        # The vector from the base of link i to the tip, in lengths of a link: the sum of the links i, i + 1, ...
-        x, y = (running_sum(part[::-1])[::-1] for part in (np.cos(angle), np.sin(angle)))
-        tip = np.stack([x[0], y[0]], axis=1) / np.float32(self.n_joints)
-        to_goal = np.ascontiguousarray((goal - tip).T / self.n_joints, dtype=np.float32)
-        return ArmState(q.T, speed.T, goal, tip, (x * to_goal[1] - y * to_goal[0]).T)
-
-    @staticmethod
-    def _distance(state: ArmState) -> np.ndarray:
-        away = state.goal - state.tip
-        distance: np.ndarray = np.sqrt(away[:, 0] ** 2 + away[:, 1] ** 2)
-        return distance
-
-    def draw(self, state: ArmState, canvas: Canvas) -> None:
-        """The reachable disc, the goal, links and joints."""
-        canvas.view((-1.1, -1.1), (1.1, 1.1))
-        canvas.circle((0, 0), 1.0, LIGHT)
-        canvas.circle(state.goal[0], NEAR, GREEN)
-        angles = np.cumsum(state.q[0])
-        joints = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0) / self.n_joints
-        points = np.vstack([np.zeros(2), joints])
-        canvas.line(list(points), BLUE, 6)
-        for point in points[:-1]:
-            canvas.circle(point, 0.02, BLACK)
-        canvas.circle(points[-1], 0.025, ORANGE)
+    goal, tip, pull, place = 6 * n, 6 * n + 2, 4 * n, 5 * n
+    along, across, x, y = 1.0, 0.0, 0.0, 0.0  # the direction of a link, and the sum of the links before it
+    for i in range(n):
+        cos, sin = math.cos(state[i]), math.sin(state[i])
+        state[2 * n + i], state[3 * n + i] = cos, sin
+        along, across = along * cos - across * sin, across * cos + along * sin
+        state[pull + i], state[place + i] = x, y
+        x += along
+        y += across
+    state[tip], state[tip + 1] = x / n, y / n
+    towards, upwards = (state[goal] - x / n) / n, (state[goal + 1] - y / n) / n
+    for i in range(n):
+        state[pull + i] = (x - state[pull + i]) * upwards - (y - state[place + i]) * towards
 
 
-def running_sum(rows: np.ndarray) -> np.ndarray:
-    """Sums along the first axis, in an order that does not depend on the length of the rows."""
-    sums = np.empty_like(rows)
-    sums[0] = rows[0]
-    for i in range(1, len(rows)):
-        np.add(sums[i - 1], rows[i], out=sums[i])
-    return sums
+@compiled
+def paid(state: Any, action: Any, n: int) -> Any:
+    """The reward -|goal - tip| - .05 mean(a²) + .5 [|goal - tip| < .05]."""
+    x, y = state[6 * n] - state[6 * n + 2], state[6 * n + 1] - state[6 * n + 3]
+    distance, effort = math.sqrt(x * x + y * y), 0.0
+    for i in range(n):
+        a = float(action[i])
+        effort += a * a
+    return -distance - 0.05 * (effort / n) + (0.5 if distance < NEAR else 0.0)
 
 
-def geared(q: np.ndarray, speed: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def start(state: Any, random: Any, constants: Any) -> None:
+    """At rest and almost straight, with a goal in the half disc in front."""
+    n = int(constants[0])
+    for i in range(n):
+        state[i] = uniform(random, -0.1, 0.1) if i == 0 else 0.1 * standard_normal(random)
+        state[n + i] = 0.0
+    radius = uniform(random, 0.3, 0.9)
+    angle = uniform(random, -math.pi / 2, math.pi / 2)
+    state[6 * n], state[6 * n + 1] = radius * math.cos(angle), radius * math.sin(angle)
+    geometry(state, n)
+
+
+def step_geared(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
     """One step of joints whose rotor inertia dominates that of the links: q'' = 5a - 2q', with implicit damping.
 
     q' ← (q' + 5a dt) / (1 + 2 dt), then q ← q + q' dt.
     """
-    speed = (speed + DT * 5 * actions) / (1 + 2 * DT)
-    return q + DT * speed, speed
+    n = int(constants[0])
+    for i in range(n):
+        speed = (state[n + i] + DT * 5 * float(action[i])) / (1 + 2 * DT)
+        state[n + i] = speed
+        state[i] += DT * speed
+    geometry(state, n)
+    return paid(state, action, n), False
 
 
-class TorqueArm(Single[ArmState]):
+def step_chain(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
+    """One step of uniform rods with their true mass matrix: see `chain.move`."""
+    n = int(constants[0])
+    move(state, action, constants)
+    geometry(state, n)
+    return paid(state, action, n), False
+
+
+def observe(state: Any, observation: Any, constants: Any) -> None:
+    """The vector (cos q, sin q, .2 q', tip, goal - tip, 3 Jᵀ(goal - tip))."""
+    n = int(constants[0])
+    for i in range(n):
+        observation[i], observation[n + i] = state[2 * n + i], state[3 * n + i]
+        observation[2 * n + i] = 0.2 * state[n + i]
+        observation[3 * n + 4 + i] = 3.0 * state[4 * n + i]
+    for k in range(2):
+        observation[3 * n + k] = state[6 * n + 2 + k]
+        observation[3 * n + 2 + k] = state[6 * n + k] - state[6 * n + 2 + k]
+
+
+def info(n: int, states: np.ndarray) -> dict[str, np.ndarray]:
+    """`distance` of the tip from the goal, and `is_success`, whether it is less than .05."""
+    away = states[:, 6 * n : 6 * n + 2] - states[:, 6 * n + 2 :]
+    distance = np.sqrt(away[:, 0] ** 2 + away[:, 1] ** 2)
+    return {"distance": distance, "is_success": distance < NEAR}
+
+
+def pull_and_damp(n: int, stiffness: float | np.ndarray, damping: float, states: np.ndarray) -> np.ndarray:
+    """Actions `stiffness` Jᵀ(goal - tip) - `damping` q', clipped.
+
+    Args:
+        n: Number of joints.
+        stiffness: Stiffness, one for all joints or one per joint.
+        damping: Damping, the same for all joints.
+        states: `(copies, n_state)`.
+    """
+    actions: np.ndarray = np.clip(stiffness * states[:, 4 * n : 5 * n] - damping * states[:, n : 2 * n], -1.0, 1.0)
+    return actions
+
+
+def draw(n: int, state: np.ndarray, canvas: Canvas) -> None:
+    """The reachable disc, the goal, links and joints."""
+    canvas.view((-1.1, -1.1), (1.1, 1.1))
+    canvas.circle((0, 0), 1.0, LIGHT)
+    canvas.circle(state[6 * n : 6 * n + 2], NEAR, GREEN)
+    angles = np.cumsum(state[:n])
+    joints = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], axis=1), axis=0) / n
+    points = np.vstack([np.zeros(2), joints])
+    canvas.line(list(points), BLUE, 6)
+    for point in points[:-1]:
+        canvas.circle(point, 0.02, BLACK)
+    canvas.circle(points[-1], 0.025, ORANGE)
+
+
+def arm_world(n_joints: int = 2, dynamics: str = "geared") -> World:
+    """The arm; see `TorqueArm`, also for the arguments."""
+    check_number("n_joints", n_joints, at_least=1, integer=True)
+    check_choice("dynamics", dynamics, ("geared", "chain"))
+    n = int(n_joints)
+    if dynamics == "chain":
+        return chain_world(Chain(n, DT))
+    return _world(n, step_geared, np.array([float(n)]), FASTEST, partial(pull_and_damp, n, 30.0, 1.0))
+
+
+def chain_world(chain: Chain) -> World:
+    """An arm that moves as a chain."""
+    controller = partial(pull_and_damp, chain.n, 16 / (chain.n * chain.inertia), 0.6)
+    return _world(chain.n, step_chain, chain.constants(), chain.fastest(), controller)
+
+
+def _world(
+    n: int,
+    step: Callable[..., tuple[float, bool]],
+    constants: np.ndarray,
+    fastest: float,
+    controller: Callable[[np.ndarray], np.ndarray],
+) -> World:
+    bounds = [1.0] * 2 * n + [0.2 * fastest] * n + [1.0, 1.0, 2.0, 2.0] + [6.0] * n
+    high = 1.01 * np.array(bounds, dtype=np.float32)  # room for rounding
+    return World(
+        start,
+        step,
+        observe,
+        n_state=6 * n + 4,
+        observation_space=spaces.Box(-high, high, dtype=np.float32),
+        action_space=spaces.Box(-1.0, 1.0, (n,), np.float32),
+        constants=constants,
+        info=partial(info, n),
+        draw=partial(draw, n),
+        controller=controller,
+        image_size=(480, 480),
+        metadata=TorqueArm.metadata,
+    )
+
+
+class TorqueArm(WorldEnv):
     """A planar arm of n joints whose tip must reach a goal and stay there.
 
     ## Description
@@ -190,8 +212,6 @@ class TorqueArm(Single[ArmState]):
       the straight arm. A step has two substeps. Without damping, from speeds of about 1 rad/s, the energy stays within
       2 % for 100 steps (20 joints; .1 % on average).
 
-    Angles and speeds are float64; the observation, the tip, and hence the reward are computed in float32.
-
     ## Rewards
     -|goal - tip| - .05 mean(a²) + .5 [|goal - tip| < .05], after the step.
 
@@ -216,16 +236,16 @@ class TorqueArm(Single[ArmState]):
     """
 
     metadata: dict[str, Any] = {
-        **Single.metadata,
+        **METADATA,
         "reference_scores": partial(computed_scores, "pg/TorqueArm-v0"),
     }
 
     def __init__(self, n_joints: int = 2, dynamics: str = "geared", render_mode: str | None = None) -> None:
-        super().__init__(ArmDynamics(n_joints, dynamics), render_mode)
+        super().__init__(arm_world(n_joints, dynamics), render_mode)
 
 
-class TorqueArmVector(Batched[ArmState]):
-    """Many arms at once; see `TorqueArm` and, for the arguments, `Batched`."""
+class TorqueArmVector(WorldVector):
+    """Many arms at once; see `TorqueArm` and, for the arguments, `WorldVector`."""
 
     def __init__(
         self,
@@ -236,11 +256,4 @@ class TorqueArmVector(Batched[ArmState]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(
-            ArmDynamics(n_joints, dynamics),
-            num_envs,
-            max_episode_steps,
-            autoreset_mode,
-            render_mode,
-            TorqueArm.metadata,
-        )
+        super().__init__(arm_world(n_joints, dynamics), num_envs, max_episode_steps, autoreset_mode, render_mode)

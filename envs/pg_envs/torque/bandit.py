@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,10 +10,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice
 from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREY, ORANGE, Canvas
+from pg_envs.worlds import World, WorldEnv, WorldVector, compiled
+from pg_envs.worlds.world import METADATA
 
 
 class Peak(NamedTuple):
@@ -28,6 +29,8 @@ PEAKS = {
     "narrow": (Peak(1.0, -0.6, 0.05), Peak(1.0, 0.6, 0.05)),
     "unequal": (Peak(0.6, -0.4, 0.3), Peak(1.0, 0.7, 0.05)),
 }
+
+N_NUMBERS = 6  # of the two peaks
 
 
 def reward(torques: Any, kind: str) -> np.ndarray:
@@ -44,72 +47,83 @@ def reward(torques: Any, kind: str) -> np.ndarray:
         ValueError: `kind` is neither of these.
     """
     check_choice("kind", kind, tuple(PEAKS))
-    torques = np.asarray(torques, dtype=np.float64)
-    peaks = [height * np.exp(-0.5 * ((torques - at) / width) ** 2) for height, at, width in PEAKS[kind]]
-    highest: np.ndarray = np.max(peaks, axis=0)
+    torques, constants = np.asarray(torques, dtype=np.float64), np.ravel(PEAKS[kind])
+    rewards = [paid(float(torque), constants) for torque in torques.ravel()]
+    return np.reshape(rewards, torques.shape)
+
+
+@compiled
+def paid(torque: Any, constants: Any) -> Any:
+    """The reward of a torque, from the peaks' numbers."""
+    highest = 0.0
+    for i in range(0, N_NUMBERS, 3):
+        apart = (torque - constants[i + 1]) / constants[i + 2]
+        highest = max(highest, constants[i] * math.exp(-0.5 * (apart * apart)))
     return highest
 
 
-class BanditState(NamedTuple):
-    """The chosen `torque`, NaN before the step, of shape `(copies,)`."""
-
-    torque: np.ndarray
+# A state is the chosen torque, NaN before the step.
 
 
-class BanditDynamics(Dynamics[BanditState]):
-    """The reward: see `TorqueBandit`."""
-
-    image_size = (480, 280)
-
-    def __init__(self, kind: str = "narrow") -> None:
-        check_choice("kind", kind, tuple(PEAKS))
-        self.kind = kind
-        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def start(self, rngs: Sequence[np.random.Generator]) -> BanditState:
-        """No torque yet."""
-        return BanditState(np.full(len(rngs), np.nan))
-
-    def step(self, state: BanditState, actions: np.ndarray) -> Step[BanditState]:
-        """The only step."""
-        torque = actions[:, 0]
-        return BanditState(torque), reward(torque, self.kind), np.ones(len(torque), dtype=np.bool_)
-
-    def observe(self, state: BanditState) -> np.ndarray:
-        """A constant 1."""
-        return np.ones((len(state.torque), 1), dtype=np.float32)
-
-    def optimum(self) -> float:
-        """The height of the highest peak."""
-        return max(peak.height for peak in PEAKS[self.kind])
-
-    def known_returns(self) -> dict[str, float]:
-        """r(0)."""
-        return {"zero": float(reward(0.0, self.kind))}
-
-    def controller(self, state: BanditState) -> np.ndarray:
-        """The torque at the highest peak."""
-        return np.full((len(state.torque), 1), max(PEAKS[self.kind]).at)
-
-    def draw(self, state: BanditState, canvas: Canvas) -> None:
-        """The reward as a function of the torque, and the chosen torque."""
-        canvas.view((-1.2, -0.25), (1.2, 1.15))
-        torques = np.linspace(-1, 1, 401)
-        canvas.line([(-1, 0), (1, 0)], GREY, 2)
-        canvas.line(list(zip(torques, reward(torques, self.kind), strict=True)), BLUE, 3)
-        for x in (-1, 0, 1):
-            canvas.line([(x, -0.02), (x, 0.02)], BLACK, 2)
-            canvas.text((x, -0.1), f"{x}", size=20)
-        canvas.text((0.5, -0.1), "torque", size=20)
-        if np.isfinite(state.torque[0]):
-            won = float(reward(state.torque[0], self.kind))
-            canvas.line([(state.torque[0], 0), (state.torque[0], won)], ORANGE, 3)
-            canvas.circle((state.torque[0], won), 0.04, ORANGE)
-            canvas.text((0, 1.09), f"reward {won:.2f}", ORANGE, 24)
+def start(state: Any, random: Any) -> None:
+    """No torque yet."""
+    state[0] = math.nan
 
 
-class TorqueBandit(Single[BanditState]):
+def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
+    """The only step."""
+    state[0] = action[0]
+    return paid(state[0], constants), True
+
+
+def observe(state: Any, observation: Any) -> None:
+    """A constant 1."""
+    observation[0] = 1.0
+
+
+def controller(kind: str, states: np.ndarray) -> np.ndarray:
+    """The torque at the highest peak."""
+    return np.full((len(states), 1), max(PEAKS[kind]).at)
+
+
+def draw(kind: str, state: np.ndarray, canvas: Canvas) -> None:
+    """The reward as a function of the torque, and the chosen torque."""
+    canvas.view((-1.2, -0.25), (1.2, 1.15))
+    torques = np.linspace(-1, 1, 401)
+    canvas.line([(-1, 0), (1, 0)], GREY, 2)
+    canvas.line(list(zip(torques, reward(torques, kind), strict=True)), BLUE, 3)
+    for x in (-1, 0, 1):
+        canvas.line([(x, -0.02), (x, 0.02)], BLACK, 2)
+        canvas.text((x, -0.1), f"{x}", size=20)
+    canvas.text((0.5, -0.1), "torque", size=20)
+    if np.isfinite(state[0]):
+        won = float(reward(state[0], kind))
+        canvas.line([(state[0], 0), (state[0], won)], ORANGE, 3)
+        canvas.circle((state[0], won), 0.04, ORANGE)
+        canvas.text((0, 1.09), f"reward {won:.2f}", ORANGE, 24)
+
+
+def bandit_world(kind: str = "narrow") -> World:
+    """The bandit; see `TorqueBandit`, also for the argument."""
+    check_choice("kind", kind, tuple(PEAKS))
+    return World(
+        start,
+        step,
+        observe,
+        n_state=1,
+        observation_space=spaces.Box(0.0, 1.0, (1,), np.float32),
+        action_space=spaces.Box(-1.0, 1.0, (1,), np.float32),
+        constants=np.ravel(PEAKS[kind]),
+        draw=partial(draw, kind),
+        controller=partial(controller, kind),
+        optimum=max(peak.height for peak in PEAKS[kind]),
+        known_returns={"zero": float(reward(0.0, kind))},
+        image_size=(480, 280),
+        metadata=TorqueBandit.metadata,
+    )
+
+
+class TorqueBandit(WorldEnv):
     """One torque, and a reward with two peaks: a Gaussian policy fails although the best action is simple.
 
     ## Description
@@ -142,17 +156,17 @@ class TorqueBandit(Single[BanditState]):
     """
 
     metadata: dict[str, Any] = {
-        **Single.metadata,
+        **METADATA,
         "render_fps": 4,
         "reference_scores": partial(computed_scores, "pg/TorqueBandit-v0"),
     }
 
     def __init__(self, kind: str = "narrow", render_mode: str | None = None) -> None:
-        super().__init__(BanditDynamics(kind), render_mode)
+        super().__init__(bandit_world(kind), render_mode)
 
 
-class TorqueBanditVector(Batched[BanditState]):
-    """Many torque bandits at once; see `TorqueBandit` and, for the other arguments, `Batched`."""
+class TorqueBanditVector(WorldVector):
+    """Many torque bandits at once; see `TorqueBandit` and, for the other arguments, `WorldVector`."""
 
     def __init__(
         self,
@@ -162,5 +176,4 @@ class TorqueBanditVector(Batched[BanditState]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
     ) -> None:
-        dynamics = BanditDynamics(kind)
-        super().__init__(dynamics, num_envs, max_episode_steps, autoreset_mode, render_mode, TorqueBandit.metadata)
+        super().__init__(bandit_world(kind), num_envs, max_episode_steps, autoreset_mode, render_mode)

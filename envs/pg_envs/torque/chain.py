@@ -9,8 +9,6 @@ gravity. For rods of mass m = 1/n and length l = 1/n, with W_ij = m l² a_ij, a_
 where t_i is the torque through joint i: that of the motor, less damping and the acceleration of its rotor, of inertia
 A = .02.
 
-The functions are compiled, because NumPy needs some 3,000 calls for a step of 20 joints. They treat the chains one by
-one, so the motion of a chain does not depend on the number of chains.
 """
 
 # ruff: noqa: N803, N806 - inertias have the capital letters of the literature
@@ -18,13 +16,13 @@ one, so the motion of a chain does not depend on the number of chains.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numba import float64, int64, njit, void
+
+from pg_envs.worlds import compiled
 
 ROTOR = 0.02
-
-compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 class Chain:
@@ -51,18 +49,9 @@ class Chain:
         self.max_torque = 20 * self.inertia
         self.damping = damping * self.inertia
 
-    def move(self, q: np.ndarray, speed: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Angles and speeds of the joints after one step.
-
-        Args:
-            q: Angles before the step, of shape `(n, copies)`.
-            speed: Speeds before the step, of the same shape.
-            actions: Torques as fractions of the largest, of the same shape.
-        """
-        new_q, new_speed = np.empty_like(q), np.empty_like(speed)
-        torques = self.max_torque[:, None] * actions
-        move(q.T, speed.T, torques.T, self.damping, self.dt, self.substeps, new_q.T, new_speed.T)
-        return new_q, new_speed
+    def constants(self) -> np.ndarray:
+        """What `move` reads: n, the duration and number of substeps, the largest torques, and the damping."""
+        return np.concatenate([[self.n, self.dt / self.substeps, self.substeps], self.max_torque, self.damping])
 
     def fastest(self) -> float:
         """A bound on the speed of the joints: below it, damping already takes more power than the motors supply.
@@ -178,70 +167,54 @@ def subtract_centrifugal(x: np.ndarray, y: np.ndarray, turn: np.ndarray, torques
         sy -= m * turn[i] ** 2 * y[i]
 
 
-# One signature for arrays in any order, so that a batch and a single chain share one compilation.
-@njit(
-    void(float64[:, :], float64[:, :], float64[:, :], float64[:], float64, int64, float64[:, :], float64[:, :]),
-    nogil=True,
-    cache=True,
-    error_model="numpy",
-)
-def move(
-    q: np.ndarray,
-    speed: np.ndarray,
-    torques: np.ndarray,
-    damping: np.ndarray,
-    dt: float,
-    substeps: int,
-    new_q: np.ndarray,
-    new_speed: np.ndarray,
-) -> None:
-    """One step of chains, in substeps by the midpoint rule.
+@compiled
+def move(state: Any, action: Any, constants: Any) -> None:
+    """One step of a chain, in substeps by the midpoint rule.
 
     A substep takes the forces at the chain's predicted position after half of it, with the mean of the speeds before
     and after, which a first solution predicts. Damping acts on the speed after the substep, so it may be arbitrarily
     stiff.
 
     Args:
-        q: Angles of the joints, of shape `(copies, n)`.
-        speed: Speeds of the joints, of the same shape.
-        torques: Torques of the motors, of the same shape.
-        damping: Damping d of the joints, of shape `(n,)`.
-        dt: Duration of the step.
-        substeps: Number of substeps.
-        new_q: Receives the angles after the step, of shape `(copies, n)`.
-        new_speed: Receives the speeds after the step, of the same shape.
+        state: Its first 2n numbers are the angles and the speeds of the joints, which are read and written.
+        action: Torques of the motors as fractions of the largest, n numbers.
+        constants: Those of `Chain.constants`.
     """
-    copies, n = q.shape
-    h = dt / substeps
-    A = ROTOR + h * damping
-    angle, turn, x, y, drive, push, acceleration, mean = np.empty((8, n))
-    factors = np.empty((6, n))
-    for c in range(copies):
-        phi, omega = 0.0, 0.0
+    n, h, substeps = int(constants[0]), constants[1], int(constants[2])
+    work = np.empty((15, n))
+    angle, turn, x, y, drive, push, acceleration, mean, A = (
+        work[0], work[1], work[2], work[3], work[4], work[5], work[6], work[7], work[8]
+    )  # fmt: skip
+    factors = work[9:]
+    phi, omega = 0.0, 0.0
+    for i in range(n):
+        phi += state[i]
+        omega += state[n + i]
+        angle[i], turn[i] = phi, omega
+        A[i] = ROTOR + h * constants[3 + n + i]
+    for _ in range(substeps):
+        after, before = 0.0, 0.0
+        for i in range(n - 1, -1, -1):
+            middle = angle[i] + h / 2 * turn[i]
+            x[i], y[i] = math.cos(middle) / n, math.sin(middle) / n
+            before = turn[i - 1] if i > 0 else 0.0
+            own = constants[3 + i] * float(action[i]) - constants[3 + n + i] * (turn[i] - before)
+            drive[i] = own - after
+            after = own
+        factor(x, y, A, factors)
         for i in range(n):
-            phi += q[c, i]
-            omega += speed[c, i]
-            angle[i], turn[i] = phi, omega
-        for _ in range(substeps):
-            after = 0.0
-            for i in range(n - 1, -1, -1):
-                middle = angle[i] + h / 2 * turn[i]
-                x[i], y[i] = math.cos(middle) / n, math.sin(middle) / n
-                own = torques[c, i] - damping[i] * (turn[i] - (turn[i - 1] if i > 0 else 0.0))
-                drive[i] = own - after
-                after = own
-            factor(x, y, A, factors)
-            mean[:] = turn
-            for _ in range(2):
-                push[:] = drive
-                subtract_centrifugal(x, y, mean, push)
-                solve(x, y, factors, push, acceleration)
-                for i in range(n):
-                    mean[i] = turn[i] + h / 2 * acceleration[i]
+            mean[i] = turn[i]
+        for _ in range(2):
             for i in range(n):
-                angle[i] += h * mean[i]
-                turn[i] += h * acceleration[i]
-        phi, omega = 0.0, 0.0
+                push[i] = drive[i]
+            subtract_centrifugal(x, y, mean, push)
+            solve(x, y, factors, push, acceleration)
+            for i in range(n):
+                mean[i] = turn[i] + h / 2 * acceleration[i]
         for i in range(n):
-            new_q[c, i], new_speed[c, i] = angle[i] - phi, turn[i] - omega
-            phi, omega = angle[i], turn[i]
+            angle[i] += h * mean[i]
+            turn[i] += h * acceleration[i]
+    phi, omega = 0.0, 0.0
+    for i in range(n):
+        state[i], state[n + i] = angle[i] - phi, turn[i] - omega
+        phi, omega = angle[i], turn[i]

@@ -5,18 +5,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_number
 from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, BLUE, GREY, LIGHT, Canvas
+from pg_envs.worlds import World, WorldEnv, WorldVector, uniform
+from pg_envs.worlds.world import METADATA
 
 STIFFNESS, DAMPING = 4.0, 0.2
 MAX_TORQUE = 6.0
@@ -24,13 +24,53 @@ DT = 0.1
 HORIZON = 100
 
 
-class LQRState(NamedTuple):
-    """`x`: the angles, then the speeds, of each copy's joints, of shape `(copies, 2 n_joints)`."""
-
-    x: np.ndarray
+# A state is x, 2n numbers, the angles and the speeds, and room for the action a, n numbers, and the next x. The
+# constants are n, the costs of the squares of (x, a), and the columns of the matrix that takes (x, a) to the next x.
 
 
-class LQRDynamics(Dynamics[LQRState]):
+def start(state: Any, random: Any, constants: Any) -> None:
+    """Angles and speeds uniform in [-1, 1]."""
+    for i in range(2 * int(constants[0])):
+        state[i] = uniform(random, -1.0, 1.0)
+
+
+def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
+    """The next state Ax + Ba, and the reward -(x·Qx + a·Ra)."""
+    n = int(constants[0])
+    size, total, cost = 2 * n, 3 * n, 0.0
+    for i in range(n):
+        state[size + i] = action[i]
+    for i in range(total):
+        cost += constants[1 + i] * (state[i] * state[i])
+    for i in range(size):
+        state[total + i] = 0.0
+    j = 0
+    while j + 3 < total:  # four columns at once: a sum is read and written once for all of them
+        column = 1 + total + j * size
+        first, second, third, fourth = state[j], state[j + 1], state[j + 2], state[j + 3]
+        for i in range(size):
+            new = state[total + i] + constants[column + i] * first
+            new += constants[column + size + i] * second
+            new += constants[column + 2 * size + i] * third
+            state[total + i] = new + constants[column + 3 * size + i] * fourth
+        j += 4
+    while j < total:
+        column, last = 1 + total + j * size, state[j]
+        for i in range(size):
+            state[total + i] += constants[column + i] * last
+        j += 1
+    for i in range(size):
+        state[i] = state[total + i]
+    return -cost, False
+
+
+def observe(state: Any, observation: Any, constants: Any) -> None:
+    """x."""
+    for i in range(2 * int(constants[0])):
+        observation[i] = state[i]
+
+
+class LQRDynamics:
     """The chain's equations, x' = Ax + Ba with the cost x·Qx + a·Ra, and their solution: see `TorqueLQR`.
 
     Attributes:
@@ -53,29 +93,27 @@ class LQRDynamics(Dynamics[LQRState]):
         self.A, self.B = flow[: 2 * n, : 2 * n], flow[: 2 * n, 2 * n :]
         self.Q = DT / n * np.diag([1.0] * n + [0.1] * n)
         self.R = DT / n * 0.1 * MAX_TORQUE**2 * one
-        self._flow = np.ascontiguousarray(flow[: 2 * n])
-        self._costs = np.concatenate([self.Q.diagonal(), self.R.diagonal()])
-        reach = self._reach()
-        self.observation_space = spaces.Box(-reach, reach, (2 * n,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (n,), np.float32)
-        self._columns = min(n, 5)
-        side = 100 if n > 2 else 200
-        self.image_size = (side * self._columns, side * math.ceil(n / self._columns))
 
-    def start(self, rngs: Sequence[np.random.Generator]) -> LQRState:
-        """Angles and speeds uniform in [-1, 1]."""
-        return LQRState(np.stack([rng.uniform(-1.0, 1.0, 2 * self.n_joints) for rng in rngs]))
-
-    def step(self, state: LQRState, actions: np.ndarray) -> Step[LQRState]:
-        """The next state Ax + Ba, and the reward -(x·Qx + a·Ra)."""
-        xa = np.concatenate([state.x, actions], axis=1)
-        # One matrix-vector product per copy: a matrix product would add in an order that depends on their number.
-        x = np.matmul(self._flow, xa[..., None])[..., 0]
-        return LQRState(x), -(xa * xa * self._costs).sum(axis=1), np.zeros(len(x), dtype=np.bool_)
-
-    def observe(self, state: LQRState) -> np.ndarray:
-        """The state."""
-        return state.x.astype(np.float32)
+    def world(self) -> World:
+        """The chain as a world."""
+        n, reach = self.n_joints, self._reach()
+        columns, side = min(n, 5), 100 if n > 2 else 200
+        matrix = np.column_stack([self.A, self.B])
+        return World(
+            start,
+            step,
+            observe,
+            n_state=5 * n,
+            observation_space=spaces.Box(-reach, reach, (2 * n,), np.float32),
+            action_space=spaces.Box(-1.0, 1.0, (n,), np.float32),
+            constants=np.concatenate([[n], self.Q.diagonal(), self.R.diagonal(), matrix.T.ravel()]),
+            draw=self.draw,
+            controller=self.controller,
+            optimum=self.optimum,
+            known_returns=self.known_returns,
+            image_size=(side * columns, side * math.ceil(n / columns)),
+            metadata=TorqueLQR.metadata,
+        )
 
     def optimal_gain(self, gamma: float = 0.99) -> np.ndarray:
         """K of the optimal actions a = -Kx for the discount gamma, of shape `(n, 2n)`.
@@ -143,9 +181,11 @@ class LQRDynamics(Dynamics[LQRState]):
             returns[policy] = -float(cost)
         return returns
 
-    def controller(self, state: LQRState) -> np.ndarray:
+    def controller(self, states: np.ndarray) -> np.ndarray:
         """The optimal actions for the discount .99."""
-        wanted = np.matmul(-self._best_gain, state.x[..., None])[..., 0]
+        x = states[:, : 2 * self.n_joints]
+        # One product per copy: a matrix product would add in an order that depends on their number.
+        wanted = np.matmul(-self._best_gain, x[..., None])[..., 0]
         actions: np.ndarray = np.clip(wanted, -1.0, 1.0)
         return actions
 
@@ -175,11 +215,12 @@ class LQRDynamics(Dynamics[LQRState]):
         gain: np.ndarray = np.linalg.solve(self.R + PB @ self.B, PB @ self.A)
         return gain
 
-    def draw(self, state: LQRState, canvas: Canvas) -> None:
+    def draw(self, state: np.ndarray, canvas: Canvas) -> None:
         """A dial per joint, whose hand points up at the angle 0."""
-        columns, rows = self._columns, math.ceil(self.n_joints / self._columns)
+        columns = min(self.n_joints, 5)
+        rows = math.ceil(self.n_joints / columns)
         canvas.view((-0.5, -rows + 0.5), (columns - 0.5, 0.5))
-        for joint, angle in enumerate(state.x[0, : self.n_joints]):
+        for joint, angle in enumerate(state[: self.n_joints]):
             centre = np.array([joint % columns, -(joint // columns)])
             canvas.line([centre - np.array([0.6, 0]), centre], GREY, 2)
             canvas.circle(centre, 0.4, LIGHT)
@@ -188,7 +229,7 @@ class LQRDynamics(Dynamics[LQRState]):
             canvas.circle(centre, 0.05, BLACK)
 
 
-class TorqueLQR(Single[LQRState]):
+class TorqueLQR(WorldEnv):
     """A chain of discs joined by springs that must be brought to rest with little torque; its optimum is known exactly.
 
     ## Description
@@ -229,17 +270,18 @@ class TorqueLQR(Single[LQRState]):
     """
 
     metadata: dict[str, Any] = {
-        **Single.metadata,
+        **METADATA,
         "render_fps": 10,
         "reference_scores": partial(computed_scores, "pg/TorqueLQR-v0"),
     }
 
     def __init__(self, n_joints: int = 1, render_mode: str | None = None) -> None:
-        super().__init__(LQRDynamics(n_joints), render_mode)
+        self.dynamics = LQRDynamics(n_joints)
+        super().__init__(self.dynamics.world(), render_mode)
 
 
-class TorqueLQRVector(Batched[LQRState]):
-    """Many chains at once; see `TorqueLQR` and, for the arguments, `Batched`."""
+class TorqueLQRVector(WorldVector):
+    """Many chains at once; see `TorqueLQR` and, for the arguments, `WorldVector`."""
 
     def __init__(
         self,
@@ -249,6 +291,5 @@ class TorqueLQRVector(Batched[LQRState]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(
-            LQRDynamics(n_joints), num_envs, max_episode_steps, autoreset_mode, render_mode, TorqueLQR.metadata
-        )
+        self.dynamics = LQRDynamics(n_joints)
+        super().__init__(self.dynamics.world(), num_envs, max_episode_steps, autoreset_mode, render_mode)

@@ -2,87 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from pg_envs.batched import Batched, Dynamics, Single, Step
 from pg_envs.checks import check_choice
 from pg_envs.references import computed_scores
 from pg_envs.rendering import BLACK, GREY, RED, Canvas
+from pg_envs.worlds import World, WorldEnv, WorldVector, compiled, uniform
+from pg_envs.worlds.world import METADATA
 
 DT = 0.05
 MAX_SPEED = 8.0
 MAX_TORQUE = 2.0
-WORST = np.pi**2 + 0.1 * MAX_SPEED**2 + 0.001 * MAX_TORQUE**2
+WORST = math.pi**2 + 0.1 * MAX_SPEED**2 + 0.001 * MAX_TORQUE**2
+_TORQUE_COST, _PUSH = np.float32(0.001), np.float32(3.0)
 
 
-class PendulumState(NamedTuple):
-    """`angle`, 0 at the top, and `speed` of each copy, of shape `(copies,)`."""
-
-    angle: np.ndarray
-    speed: np.ndarray
-
-
-class PendulumDynamics(Dynamics[PendulumState]):
-    """The pendulum's equations: see `TorquePendulum`."""
-
-    def __init__(self, preset: str | None = None) -> None:
-        check_choice("preset", preset, (None, "gymnasium"))
-        self._speed_unit, self._reward_unit = (1.0, 1.0) if preset == "gymnasium" else (MAX_SPEED, WORST)
-        high = np.array([1.0, 1.0, MAX_SPEED / self._speed_unit], dtype=np.float32)
-        self.observation_space = spaces.Box(-high, high, dtype=np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def start(self, rngs: Sequence[np.random.Generator]) -> PendulumState:
-        """A uniform angle, and a speed uniform in [-1, 1]."""
-        angle, speed = np.stack([rng.uniform((-np.pi, -1.0), (np.pi, 1.0)) for rng in rngs], axis=1)
-        return PendulumState(angle, speed)
-
-    def step(self, state: PendulumState, actions: np.ndarray) -> Step[PendulumState]:
-        """The reward -(θ² + .1 θ'² + .001 u²), and then θ'' = 15 sin θ + 3u."""
-        angle, speed = state
-        torque = (MAX_TORQUE * actions[:, 0]).astype(np.float32)  # the precision of Gymnasium, for equal numbers
-        off = _from_top(angle)
-        costs = off**2 + 0.1 * speed**2 + 0.001 * torque**2
-        speed = np.clip(speed + (15.0 * np.sin(angle) + 3.0 * torque) * DT, -MAX_SPEED, MAX_SPEED)
-        new = PendulumState(angle + speed * DT, speed)
-        return new, -costs / self._reward_unit, np.zeros(len(speed), dtype=np.bool_)
-
-    def observe(self, state: PendulumState) -> np.ndarray:
-        """The vector (cos θ, sin θ, θ')."""
-        parts = [np.cos(state.angle), np.sin(state.angle), state.speed / self._speed_unit]
-        return np.stack(parts, axis=1).astype(np.float32)
-
-    def controller(self, state: PendulumState) -> np.ndarray:
-        """Proportional-derivative control near the top; elsewhere energy is pumped up to that of rest at the top.
-
-        The energy is θ'²/2 + 15 cos θ; its rate is 3uθ'.
-        """
-        angle, speed = state
-        off = _from_top(angle)
-        pump = (15.0 - speed**2 / 2 - 15.0 * np.cos(angle)) * np.where(speed < 0, -1.0, 1.0)
-        hold = -10.0 * off - 2.0 * speed
-        actions: np.ndarray = np.clip(np.where(np.cos(angle) > 0.9, hold, pump), -1.0, 1.0)
-        return actions[:, None]
-
-    def draw(self, state: PendulumState, canvas: Canvas) -> None:
-        """A rod on its hinge."""
-        canvas.view((-1.2, -1.2), (1.2, 1.2))
-        canvas.circle((0, 0), 1.0, GREY, 1)
-        angle = float(state.angle[0])
-        end = (-np.sin(angle), np.cos(angle))
-        canvas.line([(0, 0), end], RED, 24)
-        canvas.circle((0, 0), 0.072, RED)
-        canvas.circle(end, 0.072, RED)
-        canvas.circle((0, 0), 0.03, BLACK)
+@compiled
+def _from_top(angle: Any) -> Any:
+    """The angle in [-π, π)."""
+    return (angle + math.pi) % (2 * math.pi) - math.pi
 
 
-class TorquePendulum(Single[PendulumState]):
+# A state is the angle, 0 at the top, and the speed. The constants are the units of the observed speed and the reward.
+
+
+def start(state: Any, random: Any) -> None:
+    """A uniform angle, and a speed uniform in [-1, 1]."""
+    state[0] = uniform(random, -math.pi, math.pi)
+    state[1] = uniform(random, -1.0, 1.0)
+
+
+def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
+    """The reward -(θ² + .1 θ'² + .001 u²), and then θ'' = 15 sin θ + 3u."""
+    angle, speed = state[0], state[1]
+    torque = np.float32(MAX_TORQUE) * action[0]  # float32 is the precision of Gymnasium, for equal numbers
+    off = _from_top(angle)
+    cost = off * off + 0.1 * (speed * speed) + float(_TORQUE_COST * (torque * torque))
+    speed = speed + (15.0 * math.sin(angle) + float(_PUSH * torque)) * DT
+    speed = min(max(speed, -MAX_SPEED), MAX_SPEED)
+    state[0], state[1] = angle + speed * DT, speed
+    return -cost / constants[1], False
+
+
+def observe(state: Any, observation: Any, constants: Any) -> None:
+    """The vector (cos θ, sin θ, θ')."""
+    observation[0], observation[1] = math.cos(state[0]), math.sin(state[0])
+    observation[2] = state[1] / constants[0]
+
+
+def controller(states: np.ndarray) -> np.ndarray:
+    """Proportional-derivative control near the top; elsewhere energy is pumped up to that of rest at the top.
+
+    The energy is θ'²/2 + 15 cos θ; its rate is 3uθ'.
+    """
+    angle, speed = states.T
+    off = (angle + np.pi) % (2 * np.pi) - np.pi
+    pump = (15.0 - speed**2 / 2 - 15.0 * np.cos(angle)) * np.where(speed < 0, -1.0, 1.0)
+    hold = -10.0 * off - 2.0 * speed
+    actions: np.ndarray = np.clip(np.where(np.cos(angle) > 0.9, hold, pump), -1.0, 1.0)
+    return actions[:, None]
+
+
+def draw(state: np.ndarray, canvas: Canvas) -> None:
+    """A rod on its hinge."""
+    canvas.view((-1.2, -1.2), (1.2, 1.2))
+    canvas.circle((0, 0), 1.0, GREY, 1)
+    angle = float(state[0])
+    end = (-np.sin(angle), np.cos(angle))
+    canvas.line([(0, 0), end], RED, 24)
+    canvas.circle((0, 0), 0.072, RED)
+    canvas.circle(end, 0.072, RED)
+    canvas.circle((0, 0), 0.03, BLACK)
+
+
+def pendulum_world(preset: str | None = None) -> World:
+    """The pendulum; see `TorquePendulum`, also for the argument."""
+    check_choice("preset", preset, (None, "gymnasium"))
+    units = (1.0, 1.0) if preset == "gymnasium" else (MAX_SPEED, WORST)
+    high = np.array([1.0, 1.0, MAX_SPEED / units[0]], dtype=np.float32)
+    return World(
+        start,
+        step,
+        observe,
+        n_state=2,
+        observation_space=spaces.Box(-high, high, dtype=np.float32),
+        action_space=spaces.Box(-1.0, 1.0, (1,), np.float32),
+        constants=units,
+        draw=draw,
+        controller=controller,
+        metadata=TorquePendulum.metadata,
+    )
+
+
+class TorquePendulum(WorldEnv):
     """A pendulum that must be swung up and kept upright, with too little torque to lift it directly.
 
     ## Description
@@ -114,22 +132,22 @@ class TorquePendulum(Single[PendulumState]):
     * v0: first version.
 
     Args:
-        preset: None, or `"gymnasium"` for the numbers of `Pendulum-v1`: with the same seed and twice our actions, it
-            has the same observations and rewards.
+        preset: None, or `"gymnasium"` for the numbers of `Pendulum-v1`: from the same state and with twice our
+            actions, it has the same observations and rewards.
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
     metadata: dict[str, Any] = {
-        **Single.metadata,
+        **METADATA,
         "reference_scores": partial(computed_scores, "pg/TorquePendulum-v0"),
     }
 
     def __init__(self, preset: str | None = None, render_mode: str | None = None) -> None:
-        super().__init__(PendulumDynamics(preset), render_mode)
+        super().__init__(pendulum_world(preset), render_mode)
 
 
-class TorquePendulumVector(Batched[PendulumState]):
-    """Many pendulums at once; see `TorquePendulum` and, for the arguments, `Batched`."""
+class TorquePendulumVector(WorldVector):
+    """Many pendulums at once; see `TorquePendulum` and, for the arguments, `WorldVector`."""
 
     def __init__(
         self,
@@ -139,12 +157,4 @@ class TorquePendulumVector(Batched[PendulumState]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(
-            PendulumDynamics(preset), num_envs, max_episode_steps, autoreset_mode, render_mode, TorquePendulum.metadata
-        )
-
-
-def _from_top(angle: np.ndarray) -> np.ndarray:
-    """The angle in [-π, π)."""
-    wrapped: np.ndarray = (angle + np.pi) % (2 * np.pi) - np.pi
-    return wrapped
+        super().__init__(pendulum_world(preset), num_envs, max_episode_steps, autoreset_mode, render_mode)

@@ -250,25 +250,19 @@ class _Stepped:
         self.copies, self.which = Copies(world, n), which
         self.chosen = np.arange(n) == which
         self.copies.held[:] = ~self.chosen
-        self.actions = np.zeros((n, world.n_action), dtype=np.int64 if world.discrete_actions else np.float32)
-        self.rewards, self.ends = np.zeros(n), np.zeros((2, n), dtype=np.bool_)
-        self.observations, self.last = np.full((2, n, world.n_observation), -7.0, dtype=np.float32)
 
     def call(self, call: _Call) -> _Numbers:
         """The numbers after a call, from those before it."""
         copies, i = self.copies, self.which
         copies.states[i], copies.randoms[i] = call.before.state, call.before.random
+        reward, terminated = 0.0, False
         if call.function == "start":
-            copies.begin(self.chosen, self.observations)
-            reward, terminated = 0.0, False
+            copies.begin(self.chosen)
         else:
-            self.actions[i] = np.asarray(call.action).reshape(-1)
-            arrays = self.actions, self.rewards, self.ends[0], self.ends[1], self.observations, self.last
-            copies.advance(*arrays, restarts=False)
-            reward, terminated = float(self.rewards[i]), bool(self.ends[0, i])
-        return _Numbers(
-            copies.states[i].copy(), copies.randoms[i].copy(), self.observations[i].copy(), reward, terminated
-        )
+            copies.step(np.stack([np.asarray(call.action)] * copies.n))
+            reward, terminated = copies.rewards.item(i), copies.terminated.item(i)
+        observation = copies.observations()[i].reshape(-1).astype(np.float32)
+        return _Numbers(copies.states[i].copy(), copies.randoms[i].copy(), observation, reward, terminated)
 
 
 def _check_guards(world: World, calls: list[_Call]) -> None:
@@ -276,15 +270,16 @@ def _check_guards(world: World, calls: list[_Call]) -> None:
     stepped = _Stepped(world, 2 * N_GUARDS + 1, N_GUARDS)
     beside = ~stepped.chosen
     stepped.copies.states[beside], stepped.copies.randoms[beside] = -7.0, -7
+    before = stepped.copies.observations()[beside]
     constants = np.array(world.constants)
     for call in calls:
         stepped.call(call)
-        for array, name, function in (
-            (stepped.copies.states[beside], "state", call.function),
-            (stepped.copies.randoms[beside], "random", call.function),
-            (stepped.observations[beside], "observation", "observe"),
+        for array, expected, name, function in (
+            (stepped.copies.states[beside], -7.0, "state", call.function),
+            (stepped.copies.randoms[beside], -7, "random", call.function),
+            (stepped.copies.observations()[beside], before, "observation", "observe"),
         ):
-            if (array != -7).any():
+            if (array != expected).any():
                 _Running(function, call.where).fail(f"writes beyond its `{name}` when it is compiled")
         if not np.array_equal(constants, world.constants):
             _Running(call.function, call.where).fail("writes the constants when it is compiled")

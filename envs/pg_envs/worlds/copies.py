@@ -1,21 +1,126 @@
-"""Copies of a world: their numbers, and the loop over them, compiled or interpreted."""
+"""Copies of an environment: `AnyCopies`, what the faces need of them, and `Copies`, those of a world."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
-from pg_envs.worlds.compiling import declare_helpers, has_compiler
+from pg_envs.checks import valid_actions
+from pg_envs.rendering import Canvas
+from pg_envs.worlds.compiling import has_compiler
 from pg_envs.worlds.random import N_RANDOM, generator_state
 from pg_envs.worlds.world import World
 
 
-class Copies:
-    """`n` copies of a world, each with a generator of its own.
+class AnyCopies(ABC):
+    """Copies of an environment that are stepped together, each with randomness of its own.
+
+    Attributes:
+        n: Number of copies.
+        max_episode_steps: Number of steps after which an episode is truncated; None for no limit.
+        restarts: Whether a step that ends an episode starts the next one.
+        observation_space: Of one copy.
+        action_space: Of one copy.
+        image_size: Width and height of a picture, in pixels.
+        rewards: `(n,)` float64: what the last step gave, as the next two.
+        terminated: `(n,)` bool.
+        truncated: `(n,)` bool; a step can be both.
+        held: `(n,)` bool: copies that `step` leaves as they are, with reward 0.
+        table: What compiled code reads of the copies; None if it cannot step them.
+        address: Address of the C function that steps them; 0 if there is none.
+    """
+
+    n: int
+    max_episode_steps: int | None
+    restarts: bool
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    image_size: tuple[int, int]
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    held: np.ndarray
+    table: np.ndarray | None = None
+    address: int = 0
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """The copies' states."""
+
+    @abstractmethod
+    def seed(self, i: int, seed: int) -> None:
+        """Give a copy the generator that belongs to a seed."""
+
+    @abstractmethod
+    def begin(self, which: np.ndarray) -> None:
+        """Start episodes in some copies.
+
+        Args:
+            which: `(n,)` bool.
+        """
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> int:
+        """One step of every copy that is not held.
+
+        Args:
+            actions: `(n, ...)`. They are clipped to a Box.
+
+        Returns:
+            The number of episodes that ended.
+
+        Raises:
+            ValueError: The actions have the wrong shape, are not numbers, or are outside a discrete space.
+        """
+
+    @abstractmethod
+    def observations(self) -> np.ndarray:
+        """The observations, a new array: of the next episode where one ended and the next has started."""
+
+    @abstractmethod
+    def last_observations(self) -> np.ndarray:
+        """The last observations of the episodes that ended in the last step, if `restarts`; other rows say nothing."""
+
+    @abstractmethod
+    def info(self) -> dict[str, np.ndarray]:
+        """Entries of the info dictionary, new arrays with one row per copy."""
+
+    @abstractmethod
+    def last_info(self) -> dict[str, np.ndarray]:
+        """The same before the restarts of the last step."""
+
+    @abstractmethod
+    def draw(self, i: int, canvas: Canvas) -> None:
+        """Draw one copy.
+
+        Raises:
+            NotImplementedError: The environment has no picture.
+        """
+
+    @abstractmethod
+    def optimum(self) -> float | None:
+        """Mean undiscounted episode return of the best policy; None if unknown."""
+
+    @abstractmethod
+    def known_returns(self) -> dict[str, float]:
+        """Exact mean returns of further policies by name."""
+
+    @abstractmethod
+    def controller(self) -> np.ndarray | None:
+        """Actions of the reference controller; None if there is none."""
+
+
+class Copies(AnyCopies):
+    """Copies of a world, each with a generator of its own.
 
     Nothing of a copy depends on the others, on their number, or on what steps them.
 
@@ -23,12 +128,13 @@ class Copies:
         world: The world.
         n: Number of copies.
         max_episode_steps: Number of steps after which an episode is truncated; None for no limit.
+        restarts: Whether a step that ends an episode starts the next one.
 
     Attributes:
         states: `(n, n_state)` float64.
         randoms: `(n, 6)` int64: the generators.
         n_steps: `(n,)` int64: steps of the running episodes.
-        held: `(n,)` bool: copies that `advance` leaves as they are.
+        constants: The world's constants, unless `use_constants` has replaced them.
         table: A row of `kernels.COPIES`, for compiled code; None without a compiler.
         address: Address of the compiled `kernels.advance`; 0 without a compiler.
 
@@ -36,91 +142,259 @@ class Copies:
         TypeError: Numba cannot compile one of the world's functions.
     """
 
-    def __init__(self, world: World, n: int, max_episode_steps: int | None = None) -> None:
-        self.world, self.n, self.max_episode_steps = world, n, max_episode_steps
+    def __init__(self, world: World, n: int, max_episode_steps: int | None = None, restarts: bool = False) -> None:
+        self.world, self.n, self.max_episode_steps, self.restarts = world, n, max_episode_steps, restarts
+        self.observation_space, self.action_space = world.observation_space, world.action_space
+        self.image_size = world.image_size
+        assert isinstance(world.constants, np.ndarray), "made so by World"
+        self.constants = world.constants
         self.states = np.zeros((n, world.n_state))
         self.randoms = np.zeros((n, N_RANDOM), dtype=np.int64)
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.held = np.zeros(n, dtype=np.bool_)
+        self.actions = np.zeros((n, world.n_action), dtype=np.int64 if world.discrete_actions else np.float32)
+        self.rewards = np.zeros(n)
+        self.terminated, self.truncated = np.zeros((2, n), dtype=np.bool_)
+        self._observations, self._last_observations = np.zeros((2, n, world.n_observation), dtype=np.float32)
+        self._last_states = np.zeros((n, world.n_state)) if restarts and world.info is not None else None
+        self._low, self._high = _bounds(world)
+        self._bind()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but views and addresses."""
+        return {name: value for name, value in vars(self).items() if name not in _BOUND}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Views and addresses of this copy's own arrays."""
+        vars(self).update(state)
+        self._bind()
+
+    def _bind(self) -> None:
+        self._given = self.actions.reshape(self.n, *(self.action_space.shape or ()))
+        self._seen, self._last_seen = (
+            array.reshape(self.n, *(self.observation_space.shape or ()))
+            for array in (self._observations, self._last_observations)
+        )
         self.table: np.ndarray | None = None
         self.address = 0
         if has_compiler():
-            self._fill_table()
+            self._fill_tables()
         else:
             _say_that_it_is_slow()
 
-    def _fill_table(self) -> None:
+    def _fill_tables(self) -> None:
         from pg_envs.worlds import kernels
 
         world = self.world
-        assert isinstance(world.constants, np.ndarray), "made so by World"
         table = self.table = np.zeros(1, kernels.COPIES)
         table["n_state"], table["n_random"], table["n_action"] = world.n_state, N_RANDOM, world.n_action
-        table["action_bytes"] = 8 if world.discrete_actions else 4
+        table["action_bytes"] = self.actions.itemsize
         table["n_observation"], table["max_episode_steps"] = world.n_observation, self.max_episode_steps or 0
-        for name, n_parameters in (("start", 2), ("step", 3), ("observe", 2)):
+        for name, n_parameters in _PARAMETERS.items():
             function = getattr(world, name)
-            table[name] = _compiled(function, name, world.discrete_actions).address
+            table[name] = kernels.compile_function(function, name, world.discrete_actions).address
             table[f"constants_of_{name}"] = function.__code__.co_argcount > n_parameters
         for name in ("constants", "states", "randoms", "n_steps", "held"):
-            table[name] = (world.constants if name == "constants" else getattr(self, name)).ctypes.data
-        self.address = kernels.advance.address
+            table[name] = getattr(self, name).ctypes.data
+        if self._last_states is not None:
+            table["last_states"] = self._last_states.ctypes.data
+        self.address = kernels.advance.address or 0
         self._advance, self._begin = kernels.advance.ctypes, kernels.begin.ctypes
+        self._step, self._check = kernels.step.ctypes, kernels.check.ctypes
+        arrays: tuple[np.ndarray, ...] = (
+            *(table, self.actions, self.rewards, self.terminated, self.truncated),
+            *(self._observations, self._last_observations),
+        )
+        self._addresses = [array.ctypes.data for array in arrays]
+        face = self._face = np.zeros(1, kernels.FACE)
+        face["n"], face["discrete"], face["restarts"] = self.n, world.discrete_actions, self.restarts
+        names = ("copies", "actions", "rewards", "terminated", "truncated", "observations", "last_observations")
+        for name, address in zip(names, self._addresses, strict=True):
+            face[name] = address
+        face["low"], face["high"] = self._low.ctypes.data, self._high.ctypes.data
+        self._face_address: int = face.ctypes.data
+        self._pace = _Pace() if self.n >= FEWEST_COPIES and _may_use_threads() else None
+
+    @property
+    def state(self) -> np.ndarray:
+        """The copies' states, `(n, n_state)`; they may be written."""
+        return self.states
+
+    def use_constants(self, constants: np.ndarray) -> None:
+        """Let the world's functions read other constants from now on."""
+        self.constants = np.ascontiguousarray(constants, dtype=np.float64)
+        if self.table is not None:
+            self.table["constants"] = self.constants.ctypes.data
 
     def seed(self, i: int, seed: int) -> None:
         """Give a copy the generator that belongs to a seed."""
         self.randoms[i] = generator_state(seed)
 
-    def begin(self, which: np.ndarray, observations: np.ndarray) -> None:
-        """Start episodes in some copies, and write their first observations.
+    def begin(self, which: np.ndarray) -> None:
+        """Start episodes in some copies.
 
         Args:
             which: `(n,)` bool.
-            observations: `(n, n_observation)` float32.
         """
         if self.table is not None:
-            self._begin(self.table.ctypes.data, which.ctypes.data, observations.ctypes.data, self.n)
+            self._begin(self.table.ctypes.data, which.ctypes.data, self._observations.ctypes.data, self.n)
             return
         for i in np.flatnonzero(which).tolist():
-            self._start(i)
-            self._observe(i, observations)
+            self._start_one(i)
+            self._observe_one(i, self._observations)
 
-    def advance(
-        self,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-        observations: np.ndarray,
-        last_observations: np.ndarray,
-        restarts: bool,
-    ) -> None:
-        """One step of every copy that is not held; the arguments are those of `kernels.advance`, as arrays."""
-        arrays = actions, rewards, terminated, truncated, observations, last_observations
-        if self.table is not None:
-            self._advance(self.table.ctypes.data, *(array.ctypes.data for array in arrays), restarts, 0, self.n)
-            return
-        rewards[:], terminated[:], truncated[:] = 0.0, False, False
+    def step(self, actions: np.ndarray) -> int:
+        """See `AnyCopies.step`."""
+        if self.table is None or actions.dtype != self.actions.dtype or actions.shape != self._given.shape:
+            actions = valid_actions(actions, self.action_space, self.n)
+        self._given[...] = actions
+        if self.table is None:
+            return self._step_interpreted()
+        if self._pace is None:
+            n_ended: int = self._step(self._face_address)
+        else:
+            n_threads = self._pace.choose()
+            start = time.perf_counter()
+            n_ended = self._step(self._face_address) if n_threads == 1 else self._step_in_two_threads()
+            self._pace.seconds[n_threads] = time.perf_counter() - start
+        if n_ended < 0:
+            valid_actions(actions, self.action_space, self.n)  # raises
+        return n_ended
+
+    def _step_in_two_threads(self) -> int:
+        wrong: int = self._check(self._face_address)
+        if wrong >= 0:
+            return -1 - wrong
+        ends = []
+
+        def advance(first: int, after: int) -> None:
+            ends.append(self._advance(*self._addresses, self.restarts, first, after))
+
+        other = threading.Thread(target=advance, args=(self.n // 2, self.n))
+        other.start()
+        advance(0, self.n // 2)
+        other.join()
+        return sum(ends)
+
+    def _step_interpreted(self) -> int:
+        self.rewards[:], self.terminated[:], self.truncated[:] = 0.0, False, False
+        n_ended = 0
         for i in np.flatnonzero(~self.held).tolist():
             self.n_steps[i] += 1
-            given = self._given(self.world.step, 3, self.states[i], actions[i], self.randoms[i])
-            rewards[i], terminated[i] = given
-            truncated[i] = self.max_episode_steps is not None and self.n_steps[i] >= self.max_episode_steps
-            if restarts and (terminated[i] or truncated[i]):
-                self._observe(i, last_observations)
-                self._start(i)
-            self._observe(i, observations)
+            given = self._call("step", self.states[i], self.actions[i], self.randoms[i])
+            self.rewards[i], self.terminated[i] = given
+            self.truncated[i] = self.max_episode_steps is not None and self.n_steps[i] >= self.max_episode_steps
+            if self.terminated[i] or self.truncated[i]:
+                n_ended += 1
+                if self.restarts:
+                    self._observe_one(i, self._last_observations)
+                    if self._last_states is not None:
+                        self._last_states[i] = self.states[i]
+                    self._start_one(i)
+            self._observe_one(i, self._observations)
+        return n_ended
 
-    def _start(self, i: int) -> None:
-        self._given(self.world.start, 2, self.states[i], self.randoms[i])
+    def _start_one(self, i: int) -> None:
+        self._call("start", self.states[i], self.randoms[i])
         self.n_steps[i] = 0
 
-    def _observe(self, i: int, observations: np.ndarray) -> None:
-        self._given(self.world.observe, 2, self.states[i], observations[i])
+    def _observe_one(self, i: int, observations: np.ndarray) -> None:
+        self._call("observe", self.states[i], observations[i])
 
-    def _given(self, function: Callable[..., Any], n_parameters: int, *arrays: np.ndarray) -> Any:
-        takes_constants = function.__code__.co_argcount > n_parameters
-        return function(*arrays, self.world.constants) if takes_constants else function(*arrays)
+    def _call(self, name: str, *arrays: np.ndarray) -> Any:
+        function = getattr(self.world, name)
+        takes_constants = function.__code__.co_argcount > len(arrays)
+        return function(*arrays, self.constants) if takes_constants else function(*arrays)
+
+    def observations(self) -> np.ndarray:
+        """See `AnyCopies.observations`."""
+        seen: np.ndarray = self._seen.astype(self.observation_space.dtype)
+        return seen
+
+    def last_observations(self) -> np.ndarray:
+        """See `AnyCopies.last_observations`."""
+        seen: np.ndarray = self._last_seen.astype(self.observation_space.dtype)
+        return seen
+
+    def last_states(self) -> np.ndarray:
+        """The states before the restarts of the last step, `(n, n_state)`. Only for worlds with `info`."""
+        states: np.ndarray = self.states.copy()
+        if self._last_states is not None:
+            ended = self.terminated | self.truncated
+            states[ended] = self._last_states[ended]
+        return states
+
+    def info(self) -> dict[str, np.ndarray]:
+        """See `AnyCopies.info`."""
+        return {} if self.world.info is None else self.world.info(self.states)
+
+    def last_info(self) -> dict[str, np.ndarray]:
+        """See `AnyCopies.last_info`."""
+        return {} if self.world.info is None else self.world.info(self.last_states())
+
+    def draw(self, i: int, canvas: Canvas) -> None:
+        """See `AnyCopies.draw`."""
+        if self.world.draw is None:
+            raise NotImplementedError("This world has no picture: its World has no `draw`.")
+        self.world.draw(self.states[i], canvas)
+
+    def optimum(self) -> float | None:
+        """See `AnyCopies.optimum`."""
+        optimum = self.world.optimum
+        return optimum() if callable(optimum) else optimum
+
+    def known_returns(self) -> dict[str, float]:
+        """See `AnyCopies.known_returns`."""
+        known = self.world.known_returns
+        return dict(known() if callable(known) else known)
+
+    def controller(self) -> np.ndarray | None:
+        """See `AnyCopies.controller`."""
+        return None if self.world.controller is None else self.world.controller(self.states)
+
+
+FEWEST_COPIES = 64  # for two threads
+WORTH = 2e-4  # seconds of a step that may gain from two threads: starting one takes a fraction of it
+TRY_AGAIN = 64  # steps
+
+_PARAMETERS = {"start": 2, "step": 3, "observe": 2}  # without the constants
+_BOUND = frozenset(
+    {
+        *("_given", "_seen", "_last_seen", "table", "address", "_advance", "_begin", "_step", "_check", "_addresses"),
+        *("_face", "_face_address", "_pace"),
+    }
+)
+
+
+class _Pace:
+    """Chooses one or two threads by the time that steps took: where the other core is busy, two cost time."""
+
+    def __init__(self) -> None:
+        self.seconds = {1: 0.0, 2: 0.0}
+        self._n_steps = 0
+
+    def choose(self) -> int:
+        """The number of threads for the next step; now and then the slower one, to measure again."""
+        if self.seconds[1] < WORTH:
+            return 1
+        self._n_steps += 1
+        faster = 1 if self.seconds[1] <= self.seconds[2] else 2
+        return 3 - faster if self._n_steps % TRY_AGAIN == 0 else faster
+
+
+@cache
+def _may_use_threads() -> bool:
+    return (os.cpu_count() or 1) > 1 and os.environ.get("OMP_NUM_THREADS") != "1"
+
+
+def _bounds(world: World) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest action, `(n_action,)`."""
+    space = world.action_space
+    if isinstance(space, spaces.Box):
+        return np.ascontiguousarray(space.low.ravel()), np.ascontiguousarray(space.high.ravel())
+    sizes = [space.n] if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]
+    high: np.ndarray = np.asarray(sizes, dtype=np.int64) - 1
+    return np.zeros_like(high), high
 
 
 @cache
@@ -128,38 +402,3 @@ def _say_that_it_is_slow() -> None:
     gym.logger.warn(
         "Numba is not installed or switched off, so worlds run as plain Python: slower, with the same results."
     )
-
-
-@cache
-def _compiled(function: Callable[..., Any], name: str, discrete_actions: bool) -> Any:
-    """One of a world's functions, compiled, with an address.
-
-    Raises:
-        TypeError: Numba cannot compile it; the message is Numba's.
-    """
-    import numba
-    from numba import types
-
-    from pg_envs.worlds.kernels import STEP_RESULT
-
-    numbers, random = types.CPointer(types.float64), types.CPointer(types.int64)
-    action = types.CPointer(types.int64 if discrete_actions else types.float32)
-    parameters = {
-        "start": (numbers, random),
-        "step": (numbers, action, random),
-        "observe": (numbers, types.CPointer(types.float32)),
-    }[name]
-    if function.__code__.co_argcount > len(parameters):
-        parameters = (*parameters, numbers)
-    signature = (STEP_RESULT if name == "step" else types.void)(*parameters)
-    options = {"nogil": True, "error_model": "numpy"}
-    declare_helpers()
-    try:
-        try:
-            return numba.cfunc(signature, cache=True, **options)(function)
-        except RuntimeError:  # no file to keep it beside: written at a prompt
-            return numba.cfunc(signature, **options)(function)
-    except numba.core.errors.NumbaError as error:
-        raise TypeError(
-            f"Numba cannot compile `{name}` of a World, {function.__module__}.{function.__qualname__}: {error}"
-        ) from error

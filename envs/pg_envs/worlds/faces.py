@@ -1,50 +1,43 @@
-"""The faces of a world: `WorldEnv`, one copy, and `WorldVector`, many.
+"""The faces of an environment's copies: `EnvFace`, one copy, and `VectorFace`, many.
 
-Copy i of a vector that is reset with seed s is equal, bit for bit, to a single environment that is reset with seed s + i.
+`WorldEnv` and `WorldVector` are those of a world. Copy i of a vector that is reset with seed s is equal, bit for bit,
+to a single environment that is reset with seed s + i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from pg_envs.batched import valid_action, valid_actions
-from pg_envs.checks import check_choice, check_number
+from pg_envs.checks import check_choice, check_number, valid_action
 from pg_envs.rendering import Canvas, Window
-from pg_envs.worlds.copies import Copies
-from pg_envs.worlds.world import World
+from pg_envs.worlds.copies import AnyCopies, Copies
+from pg_envs.worlds.world import METADATA, World
 
 
-class WorldEnv(gym.Env[Any, Any]):
-    """One copy of a world, as a `gymnasium.Env`.
+class EnvFace(gym.Env[Any, Any]):
+    """One copy of an environment, as a `gymnasium.Env`.
 
     Args:
-        world: The world.
+        copies: One copy, which does not restart by itself.
         render_mode: None, `"rgb_array"` or `"human"`.
     """
 
-    def __init__(self, world: World, render_mode: str | None = None) -> None:
-        self.metadata = dict(world.metadata)
-        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        self.world, self.render_mode = world, render_mode
-        self.observation_space, self.action_space = world.observation_space, world.action_space
-        self._copies = Copies(world, 1)
-        self._began = False
-        self._numbers = _Numbers(world, 1)
-        self._window: Window | None = None
+    metadata: dict[str, Any] = METADATA
 
-    @property
-    def state(self) -> np.ndarray:
-        """The copy's state, `(n_state,)` float64; it may be written."""
-        state: np.ndarray = self._copies.states[0]
-        return state
+    def __init__(self, copies: AnyCopies, render_mode: str | None = None) -> None:
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        self.copies, self.render_mode = copies, render_mode
+        self.observation_space, self.action_space = copies.observation_space, copies.action_space
+        self._action_shape = copies.action_space.shape
+        self._began = self._seeded = False
+        self._window: Window | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode, as Gymnasium specifies. There are no options.
@@ -55,13 +48,14 @@ class WorldEnv(gym.Env[Any, Any]):
         if options:
             raise ValueError(f"`options` must be empty, but is {options!r}.")
         super().reset(seed=seed)
-        if seed is not None or not self._copies.randoms.any():
-            self._copies.seed(0, self.np_random_seed)
-        self._copies.begin(_ONE, self._numbers.observations)
+        if seed is not None or not self._seeded:
+            self.copies.seed(0, self.np_random_seed)
+            self._seeded = True
+        self.copies.begin(_ONE)
         self._began = True
         if self.render_mode == "human":
             self.render()
-        return self._answer(), self._info()
+        return self._observation(), _first(self.copies.info())
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step, as Gymnasium specifies.
@@ -71,22 +65,18 @@ class WorldEnv(gym.Env[Any, Any]):
         """
         if not self._began:
             raise gym.error.ResetNeeded("Call reset before step.")
-        numbers = self._numbers
-        numbers.take(valid_action(action, self.action_space))
-        self._copies.advance(*numbers.arrays, restarts=False)
+        copies, action = self.copies, np.asarray(action)
+        if action.shape != self._action_shape:
+            valid_action(action, self.action_space)  # raises
+        copies.step(action[None])
         if self.render_mode == "human":
             self.render()
-        return self._answer(), float(numbers.rewards[0]), bool(numbers.terminated[0]), False, self._info()
+        info = _first(copies.info())
+        return self._observation(), copies.rewards.item(0), copies.terminated.item(0), False, info
 
-    def _answer(self) -> Any:
-        answer = self._numbers.observed(self._numbers.observations)[0]
-        return int(answer) if isinstance(self.observation_space, spaces.Discrete) else answer
-
-    def _info(self) -> dict[str, Any]:
-        if self.world.info is None:
-            return {}
-        infos = self.world.info(self._copies.states)
-        return {key: values[0].item() if values.ndim == 1 else values[0] for key, values in infos.items()}
+    def _observation(self) -> Any:
+        observation = self.copies.observations()[0]
+        return int(observation) if isinstance(self.observation_space, gym.spaces.Discrete) else observation
 
     def render(self) -> Any:
         """An image of shape `(height, width, 3)`; the mode `"human"` updates the window and returns None."""
@@ -95,10 +85,10 @@ class WorldEnv(gym.Env[Any, Any]):
             return None
         if not self._began:
             raise gym.error.ResetNeeded("Call reset before render.")
-        canvas = _picture(self.world, self.state)
+        canvas = _picture(self.copies, 0)
         if self.render_mode == "rgb_array":
             return canvas.image()
-        self._window = self._window or Window(*self.world.image_size)
+        self._window = self._window or Window(*self.copies.image_size)
         self._window.show(canvas, self.metadata["render_fps"])
         return None
 
@@ -109,52 +99,39 @@ class WorldEnv(gym.Env[Any, Any]):
             self._window = None
 
 
-class WorldVector(VectorEnv[Any, Any, Any]):
-    """Many copies of a world, as a `gymnasium.vector.VectorEnv`.
+class VectorFace(VectorEnv[Any, Any, Any]):
+    """Many copies of an environment, as a `gymnasium.vector.VectorEnv`.
 
     Args:
-        world: The world.
-        num_envs: Number of copies.
-        max_episode_steps: Number of steps after which an episode is truncated; None for no limit.
-        autoreset_mode: One of Gymnasium's three modes, or its name. After the end of an episode, `"SameStep"` starts
-            the next one in the same step and `"NextStep"` in a separate step; `"Disabled"` waits for
-            `reset(options={"reset_mask": ...})`.
+        copies: The copies.
+        autoreset_mode: As returned by `checked_mode`.
         render_mode: None or `"rgb_array"`.
-
-    Attributes:
-        copies: The copies' numbers, which compiled code may step as well.
+        metadata: Metadata of the environment. Its `render_modes` and `autoreset_mode` are replaced by those of this
+            vector.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: `render_mode` is neither.
     """
 
     offers_copies = True
 
     def __init__(
         self,
-        world: World,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        copies: AnyCopies,
+        autoreset_mode: AutoresetMode,
         render_mode: str | None = None,
+        metadata: Mapping[str, Any] = METADATA,
     ) -> None:
-        check_number("num_envs", num_envs, at_least=1, integer=True)
-        check_number("max_episode_steps", max_episode_steps, at_least=1, integer=True, optional=True)
         check_choice("render_mode", render_mode, (None, "rgb_array"))
-        if not isinstance(autoreset_mode, AutoresetMode):
-            check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**world.metadata, "render_modes": ["rgb_array"], "autoreset_mode": self.autoreset_mode}
-        self.world, self.num_envs, self.render_mode = world, num_envs, render_mode
-        self.max_episode_steps = max_episode_steps
-        self.single_observation_space, self.single_action_space = world.observation_space, world.action_space
-        self.observation_space = batch_space(world.observation_space, num_envs)
-        self.action_space = batch_space(world.action_space, num_envs)
-        self.copies = Copies(world, num_envs, max_episode_steps)
-        self._numbers = _Numbers(world, num_envs)
+        self.metadata = {**metadata, "render_modes": ["rgb_array"], "autoreset_mode": autoreset_mode}
+        self.copies, self.num_envs, self.render_mode = copies, copies.n, render_mode
+        self.autoreset_mode, self.max_episode_steps = autoreset_mode, copies.max_episode_steps
+        self.single_observation_space, self.single_action_space = copies.observation_space, copies.action_space
+        self.observation_space = batch_space(copies.observation_space, copies.n)
+        self.action_space = batch_space(copies.action_space, copies.n)
         self._began = False
         self._seeds: list[int] = []
-        self._ended = np.zeros(num_envs, dtype=np.bool_)
+        self._ended = np.zeros(copies.n, dtype=np.bool_)  # and wait for a reset
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -179,10 +156,10 @@ class WorldVector(VectorEnv[Any, Any, Any]):
             raise ValueError(f"`options` may have the key 'reset_mask' only, but has {sorted(options)}.")
         which = self._which(mask)
         self._reseed(which, seed)
-        self.copies.begin(which, self._numbers.observations)
-        self._ended[which] = False
+        self.copies.begin(which)
+        self._ended &= ~which
         self._began = True
-        return self._numbers.observed(self._numbers.observations), self._info()
+        return self.copies.observations(), self._info()
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one step in every copy.
@@ -200,39 +177,48 @@ class WorldVector(VectorEnv[Any, Any, Any]):
         """
         if not self._began:
             raise gym.error.ResetNeeded("Call reset before step.")
-        ended, numbers, copies = self._ended, self._numbers, self.copies
-        actions = np.asarray(actions)
-        resets = None
-        if self.autoreset_mode is not AutoresetMode.SAME_STEP and ended.any():
-            if self.autoreset_mode is AutoresetMode.DISABLED:
-                raise ValueError(
-                    f"The episodes of copies {np.flatnonzero(ended).tolist()} have ended: in the autoreset mode "
-                    "'Disabled' call reset(options={'reset_mask': terminated | truncated}) before the next step."
-                )
-            resets = ended.copy()
-            if actions.shape == self.action_space.shape:  # those of the resets are ignored, whatever they are
-                actions = actions.copy()
-                actions[resets] = actions[~resets][:1] if not resets.all() else np.zeros_like(actions[:1])
-        numbers.take(valid_actions(actions, self.single_action_space, self.num_envs))
-        if resets is None:
-            copies.advance(*numbers.arrays, restarts=self.autoreset_mode is AutoresetMode.SAME_STEP)
+        copies, actions = self.copies, np.asarray(actions)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            n_ended = copies.step(actions)
+            infos = self._info()
+            if n_ended:
+                infos |= self._final()
         else:
-            before = copies.held.copy()
-            copies.held |= resets
-            copies.advance(*numbers.arrays, restarts=False)
-            copies.held[:] = before
-            copies.begin(resets, numbers.observations)
-        rewards, terminated, truncated = numbers.rewards.copy(), numbers.terminated.copy(), numbers.truncated.copy()
-        dones = terminated | truncated
-        infos: dict[str, Any] = {}
-        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
-            self._ended = dones
-        elif np.count_nonzero(dones):
-            infos = self._final(dones)
-        observations = numbers.observed(numbers.observations)
-        if self.world.info is not None:
-            infos = {**self._info(), **infos}
-        return observations, rewards, terminated, truncated, infos
+            self._step_and_reset(actions)
+            self._ended = copies.terminated | copies.truncated
+            infos = self._info()
+        return copies.observations(), copies.rewards.copy(), copies.terminated.copy(), copies.truncated.copy(), infos
+
+    def _step_and_reset(self, actions: np.ndarray) -> None:
+        """One step, in which the copies whose episodes have ended start the next one."""
+        copies, ended = self.copies, self._ended
+        if not ended.any():
+            copies.step(actions)
+            return
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            raise ValueError(
+                f"The episodes of copies {np.flatnonzero(ended).tolist()} have ended: in the autoreset mode 'Disabled' "
+                "call reset(options={'reset_mask': terminated | truncated}) before the next step."
+            )
+        copies.begin(ended)
+        if actions.shape == self.action_space.shape:  # those of the resets are ignored, whatever they are
+            actions = actions.copy()
+            actions[ended] = self._any_action()
+        held = copies.held.copy()
+        copies.held |= ended
+        try:
+            copies.step(actions)
+        finally:
+            copies.held[:] = held
+
+    def _any_action(self) -> Any:
+        space = self.single_action_space
+        return np.clip(0, space.low, space.high) if isinstance(space, gym.spaces.Box) else getattr(space, "start", 0)
+
+    @property
+    def state(self) -> Any:
+        """The copies' states: those of a world are `(num_envs, n_state)` and may be written."""
+        return self.copies.state
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -247,7 +233,7 @@ class WorldVector(VectorEnv[Any, Any, Any]):
             return None
         if not self._began:
             raise gym.error.ResetNeeded("Call reset before render.")
-        return tuple(_picture(self.world, state).image() for state in self.copies.states)
+        return tuple(_picture(self.copies, i).image() for i in range(self.num_envs))
 
     def _seed_all(self) -> None:
         """Give every copy a generator unless it has one."""
@@ -272,19 +258,18 @@ class WorldVector(VectorEnv[Any, Any, Any]):
                 self.copies.seed(i, int(one))
 
     def _info(self) -> dict[str, Any]:
-        infos: dict[str, Any] = {}
-        if self.world.info is not None:
-            for key, values in self.world.info(self.copies.states).items():
-                infos[key], infos[f"_{key}"] = values.copy(), np.ones(self.num_envs, dtype=np.bool_)
-        return infos
+        infos = self.copies.info()
+        return _with_marks(infos, np.ones(self.num_envs, dtype=np.bool_)) if infos else {}
 
-    def _final(self, dones: np.ndarray) -> dict[str, Any]:
-        """The last observations of episodes that have just ended, in the format of `SyncVectorEnv`."""
-        last = np.full(self.num_envs, None, dtype=object)
-        observations = self._numbers.observed(self._numbers.last_observations)
-        for i in np.flatnonzero(dones).tolist():
+    def _final(self) -> dict[str, Any]:
+        """The last observations and infos of episodes that have just ended, in the format of `SyncVectorEnv`."""
+        dones = self.copies.terminated | self.copies.truncated
+        last = np.empty(self.num_envs, dtype=object)  # of None
+        observations = self.copies.last_observations()
+        for i in dones.nonzero()[0].tolist():
             last[i] = observations[i]
-        return {"final_obs": last, "_final_obs": dones.copy(), "final_info": {}, "_final_info": dones.copy()}
+        final = _with_marks(self.copies.last_info(), dones)
+        return {"final_obs": last, "_final_obs": dones, "final_info": final, "_final_info": dones.copy()}
 
     def _which(self, mask: Any) -> np.ndarray:
         if mask is None:
@@ -299,36 +284,99 @@ class WorldVector(VectorEnv[Any, Any, Any]):
         return np.ascontiguousarray(mask)
 
 
-class _Numbers:
-    """The arrays that a step of `n` copies reads and writes."""
+class WorldEnv(EnvFace):
+    """One copy of a world, as a `gymnasium.Env`.
 
-    def __init__(self, world: World, n: int) -> None:
+    Args:
+        world: The world.
+        render_mode: None, `"rgb_array"` or `"human"`.
+    """
+
+    copies: Copies
+
+    def __init__(self, world: World, render_mode: str | None = None) -> None:
+        self.metadata = dict(world.metadata)
         self.world = world
-        self.actions = np.zeros((n, world.n_action), dtype=np.int64 if world.discrete_actions else np.float32)
-        self.rewards = np.zeros(n)
-        self.terminated, self.truncated = np.zeros((2, n), dtype=np.bool_)
-        self.observations, self.last_observations = np.zeros((2, n, world.n_observation), dtype=np.float32)
-        self.arrays = (
-            *(self.actions, self.rewards, self.terminated, self.truncated),
-            *(self.observations, self.last_observations),
-        )
-        space = world.observation_space
-        self._shape, self._dtype = (n, *(space.shape or ())), space.dtype
+        super().__init__(Copies(world, 1), render_mode)
 
-    def take(self, actions: np.ndarray) -> None:
-        self.actions[:] = actions.reshape(self.actions.shape)
+    @property
+    def state(self) -> np.ndarray:
+        """The copy's state, `(n_state,)` float64; it may be written."""
+        state: np.ndarray = self.copies.states[0]
+        return state
 
-    def observed(self, observations: np.ndarray) -> np.ndarray:
-        """A copy of written observations, as the space has them."""
-        return observations.reshape(self._shape).astype(self._dtype)
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.copies.states[0] = state
+
+
+class WorldVector(VectorFace):
+    """Many copies of a world, as a `gymnasium.vector.VectorEnv`.
+
+    Args:
+        world: The world.
+        num_envs: Number of copies.
+        max_episode_steps: Number of steps after which an episode is truncated; None for no limit.
+        autoreset_mode: One of Gymnasium's three modes, or its name. After the end of an episode, `"SameStep"` starts
+            the next one in the same step and `"NextStep"` in a separate step; `"Disabled"` waits for
+            `reset(options={"reset_mask": ...})`.
+        render_mode: None or `"rgb_array"`.
+
+    Attributes:
+        copies: The copies' numbers, which compiled code may step as well.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    copies: Copies
+
+    def __init__(
+        self,
+        world: World,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        mode = checked_mode(num_envs, max_episode_steps, autoreset_mode)
+        self.world = world
+        copies = Copies(world, num_envs, max_episode_steps, restarts=mode is AutoresetMode.SAME_STEP)
+        super().__init__(copies, mode, render_mode, world.metadata)
+
+
+def checked_mode(num_envs: int, max_episode_steps: int | None, autoreset_mode: str | AutoresetMode) -> AutoresetMode:
+    """Check the arguments of a vector environment.
+
+    Returns:
+        The autoreset mode.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    check_number("num_envs", num_envs, at_least=1, integer=True)
+    check_number("max_episode_steps", max_episode_steps, at_least=1, integer=True, optional=True)
+    if not isinstance(autoreset_mode, AutoresetMode):
+        check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
+    return AutoresetMode(autoreset_mode)
 
 
 _ONE = np.ones(1, dtype=np.bool_)
 
 
-def _picture(world: World, state: np.ndarray) -> Canvas:
-    if world.draw is None:
-        raise NotImplementedError("This world has no picture: its World has no `draw`.")
-    canvas = Canvas(*world.image_size)
-    world.draw(state, canvas)
+def _first(infos: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {key: values[0].item() if values.ndim == 1 else values[0] for key, values in infos.items()}
+
+
+def _with_marks(infos: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+    """Infos of a vector environment: beside each entry, the rows in which it is one."""
+    marked: dict[str, Any] = {}
+    for key, values in infos.items():
+        marked[key], marked[f"_{key}"] = values.copy(), rows.copy()
+    return marked
+
+
+def _picture(copies: AnyCopies, i: int) -> Canvas:
+    canvas = Canvas(*copies.image_size)
+    copies.draw(i, canvas)
     return canvas

@@ -1,7 +1,7 @@
 """Random numbers for worlds: the generator MRG32k3a, in arithmetic that Python and compiled code share.
 
-The state is six integers. P. L'Ecuyer, "Good parameters and implementations for combined multiple recursive random number
-generators", Operations Research 47 (1999), table II:
+The state is six integers. P. L'Ecuyer, "Good parameters and implementations for combined multiple recursive random
+number generators", Operations Research 47 (1999), table II:
 
     x_n = (1403580 x_{n-2} - 810728 x_{n-3}) mod m_1,    m_1 = 2³² - 209
     y_n = (527612 y_{n-1} - 1370589 y_{n-3}) mod m_2,    m_2 = 2³² - 22853
@@ -33,7 +33,8 @@ def generator_state(seed: int) -> np.ndarray:
     """
     words = np.random.SeedSequence(seed).generate_state(N_RANDOM, np.uint64)
     moduli = np.array([M_1] * 3 + [M_2] * 3, dtype=np.uint64)
-    return (words % (moduli - np.uint64(1)) + np.uint64(1)).astype(np.int64)
+    numbers: np.ndarray = (words % (moduli - np.uint64(1)) + np.uint64(1)).astype(np.int64)
+    return numbers
 
 
 @compiled

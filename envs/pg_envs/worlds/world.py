@@ -25,27 +25,30 @@ class World:
         def step(state, action, random): ...               # move, return (reward, terminated)
         def observe(state, observation): ...               # write the observation
 
-    `state` are `n_state` float64, `random` the copy's generator for `uniform`, `below` and `standard_normal`, `action` int64
-    for discrete actions and float32 for a Box, `observation` float32. Each function may have one more parameter,
+    `state` are `n_state` float64, `random` the copy's generator for `uniform`, `below` and `standard_normal`, `action`
+    int64 for discrete actions and float32 for a Box, `observation` float32. Each function may have one more parameter,
     `constants`: the world's constants, float64, which no function may write.
 
-    Numba compiles the functions. Arrays may be indexed by integers and no more (no slices, no `len`); modules' numbers and
-    `math` are there; functions that are called need the decorator `compiled`. An index is not checked. Numbers have
-    machine types: write `np.float64(action[0])` for arithmetic in float64 (`float` leaves float32 what it is).
+    Numba compiles the functions. Arrays may be indexed by integers and no more (no slices, no `len`); modules' numbers
+    and `math` are there; functions that are called need the decorator `compiled`. An index is not checked. Numbers have
+    machine types: write `np.float64(action[0])` for arithmetic in float64, since `float` leaves float32 what it is.
 
     Attributes:
         start: Writes the first state of an episode.
         step: One step; returns the reward and whether the task ended. A time limit is not the world's business.
         observe: Writes the observation.
         n_state: Number of floats of a copy's state.
-        observation_space: A Box of float32, Discrete from 0, or MultiDiscrete; discrete observations are written as numbers.
-        action_space: A Box of float32, Discrete from 0, or MultiDiscrete. Actions outside a Box are clipped before `step`.
+        observation_space: A Box of float32, Discrete from 0, or MultiDiscrete; discrete observations are written as
+            numbers.
+        action_space: A Box of float32, Discrete from 0, or MultiDiscrete. Actions outside a Box are clipped before
+            `step`.
         constants: Numbers that the functions read, such as sizes.
         info: `info(states)` gives entries of the info dictionary, arrays with one row per copy, of `(copies, n_state)`.
         draw: `draw(state, canvas)` draws the state of one copy, `(n_state,)`.
         controller: `controller(states)` gives the actions of a reference controller, which knows the equations.
-        optimum: Mean undiscounted episode return of the best policy; None if unknown.
-        known_returns: Exact mean returns of further policies by name.
+        optimum: Mean undiscounted episode return of the best policy, or a function that computes it; None if unknown.
+        known_returns: Exact mean returns of further policies by name, or a function that computes them; `controller`,
+            `random` and `zero` here need no simulation.
         image_size: Width and height of a picture, in pixels.
         metadata: Of both faces, beside what they add.
 
@@ -64,8 +67,8 @@ class World:
     info: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     draw: Callable[[np.ndarray, Any], None] | None = None
     controller: Callable[[np.ndarray], np.ndarray] | None = None
-    optimum: float | None = None
-    known_returns: Mapping[str, float] = field(default_factory=dict)
+    optimum: float | Callable[[], float | None] | None = None
+    known_returns: Mapping[str, float] | Callable[[], Mapping[str, float]] = field(default_factory=dict)
     image_size: tuple[int, int] = (400, 400)
     metadata: Mapping[str, Any] = field(default_factory=lambda: METADATA)
 
@@ -76,8 +79,8 @@ class World:
             discrete |= isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not space.start.any()
             if not discrete and not (isinstance(space, spaces.Box) and space.dtype == np.float32):
                 raise ValueError(
-                    f"`{name}` of a World must be a Box of float32, a Discrete from 0 or a flat MultiDiscrete from 0, but is "
-                    f"{space}."
+                    f"`{name}` of a World must be a Box of float32, a Discrete from 0 or a flat MultiDiscrete from 0, "
+                    f"but is {space}."
                 )
         object.__setattr__(self, "constants", np.ascontiguousarray(self.constants, dtype=np.float64))
         for name, n_parameters in (("start", 2), ("step", 3), ("observe", 2)):

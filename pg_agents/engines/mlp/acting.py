@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,9 +56,20 @@ class MLPActor:
         size, n_envs = buffer.values.shape
         kept = [buffer.values, buffer.log_probs]
         self._values = buffer.values
-        stored = buffer.observations.reshape(size, n_envs, program.n_observation)
-        self.inputs = stored if stored.dtype == np.float32 else np.zeros(stored.shape, np.float32)
-        self._converted = None if stored is self.inputs else stored
+        shape = size, n_envs, program.n_observation
+        observations: Any = buffer.observations
+        # Where each part of an observation belongs: in the buffer, and in the kernels' row.
+        self._parts: list[tuple[str, np.ndarray, np.ndarray]] = []
+        self._converted: np.ndarray | None = None
+        if program.rows.is_dict:
+            inputs = self.inputs = np.zeros(shape, np.float32)
+            for key, columns in program.rows.columns.items():
+                row = inputs[:, :, columns]
+                self._parts.append((key, observations[key].reshape(row.shape), row))
+        else:
+            stored = observations.reshape(shape)
+            self.inputs = stored if stored.dtype == np.float32 else np.zeros(shape, np.float32)
+            self._converted = None if stored is self.inputs else stored
         drawn = np.int64 if program.is_categorical else np.float32
         # Straight into the buffer, where it has the type that the policy gives.
         direct = buffer.actions.dtype == drawn
@@ -82,7 +93,7 @@ class MLPActor:
         self._kept = [*kept, noise, low, high]
         self._drawn, self.env_inputs = actions, clipped
         self._actions: list[np.ndarray] = []
-        self._tensors: list[tuple[th.Tensor, th.Tensor, th.Tensor]] | None = None
+        self._tensors: list[tuple[Any, th.Tensor, th.Tensor]] | None = None
 
     def _make_rows(self) -> None:
         """A view of each row: one by one they cost more than all at once."""
@@ -97,7 +108,12 @@ class MLPActor:
         t = self.buffer.pos
         self.bind()
         program = self.program
-        if self._converted is None:
+        if self._parts:
+            with np.errstate(over="ignore"):  # it is refused as infinite
+                for key, stored, inputs in self._parts:
+                    part = observations[key].reshape(stored.shape[1:])
+                    stored[t], inputs[t] = part, part
+        elif self._converted is None:
             self.inputs[t] = observations.reshape(self.inputs.shape[1:])
         else:
             self._converted[t] = observations.reshape(self.inputs.shape[1:])
@@ -120,12 +136,17 @@ class MLPActor:
         """See `pg_agents.contract.Actor`."""
         if self._tensors is None:
             # All rows at once: one by one they cost more than acting does.
-            observations, values, log_probs = (
-                th.from_numpy(array) for array in (self.buffer.observations, self.buffer.values, self.buffer.log_probs)
-            )
-            as_given = observations.view(*self.buffer.values.shape, *(self._observation_space.shape or ()))
-            self._tensors = list(zip(as_given.unbind(), values.unsqueeze(-1).unbind(), log_probs.unbind(), strict=True))
+            values, log_probs = th.from_numpy(self.buffer.values), th.from_numpy(self.buffer.log_probs)
+            observations = self._as_given(self.buffer.observations, self._observation_space)
+            self._tensors = list(zip(observations, values.unsqueeze(-1).unbind(), log_probs.unbind(), strict=True))
         return self._tensors[self.buffer.pos]
+
+    def _as_given(self, stored: Any, space: spaces.Space[Any]) -> Sequence[Any]:
+        """The observations of each step as tensors of their space's shape."""
+        if isinstance(space, spaces.Dict):
+            parts = [self._as_given(stored[key], part) for key, part in space.items()]
+            return [dict(zip(space, step, strict=True)) for step in zip(*parts, strict=True)]
+        return th.from_numpy(stored).view(*self.buffer.values.shape, *(space.shape or ())).unbind()
 
     def is_current(self) -> bool:
         """Whether the parameters are where they were; judged by one of them, because the loop asks in every step."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pg_agents.buffers import EstimatorMixin
-from pg_agents.contract import Batches, Loss, Summary
+from pg_agents.buffers import EstimatorMixin, RolloutBuffer
+from pg_agents.contract import Batches, Loss, NotFiniteError, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Update
 from pg_agents.engines.mlp.rolls import Roll
@@ -19,6 +19,8 @@ from pg_agents.engines.mlp.served import check_served
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.engines.mlp.weights import compiled_weight, identity
 from pg_agents.envs.compiled import CompiledEnv
+
+_ROWS = 256  # steps of an evaluation that are kept at a time
 
 
 class MLPEngine:
@@ -39,7 +41,7 @@ class MLPEngine:
 
     name = "mlp"
 
-    def __init__(self, policy: ActorCriticPolicy, buffer: RolloutBuffer, loss: Loss) -> None:
+    def __init__(self, policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss) -> None:
         check_served(policy, buffer, loss)
         self._program = Program(policy)
         self._pace = Pace()
@@ -54,7 +56,7 @@ class MLPEngine:
     def actor(
         self,
         policy: ActorCriticPolicy,
-        buffer: RolloutBuffer,
+        buffer: SB3RolloutBuffer,
         generator: Callable[[], np.random.Generator],
         to_environment: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> MLPActor:
@@ -69,27 +71,57 @@ class MLPEngine:
         self._roll.begin(actor, running, gamma, bootstraps)
         return self._roll
 
+    def episodes(
+        self,
+        policy: ActorCriticPolicy,
+        env: CompiledEnv,
+        observations: np.ndarray,
+        n_episodes: np.ndarray,
+        generator: np.random.Generator,
+        *,
+        deterministic: bool,
+    ) -> list[tuple[float, int]]:
+        """See `pg_agents.contract.Engine`."""
+        n_envs = len(n_episodes)
+        buffer = RolloutBuffer(_ROWS, policy.observation_space, policy.action_space, n_envs=n_envs)
+        finished: list[tuple[float, int]] = []
+        roll, starts = Roll(self._program, env, buffer), np.ones(n_envs, np.bool_)
+        roll.wait_after(n_episodes)
+        while len(finished) < n_episodes.sum():
+            buffer.reset()
+            actor = MLPActor(self._program, buffer, generator, None)
+            actor.step["deterministic"] = deterministic
+            roll.begin(actor, np.zeros(n_envs), 1.0, False)
+            roll.run(observations, starts, _ROWS, False)
+            if not roll.is_finite:
+                raise NotFiniteError("An observation, a reward or the policy's output is not finite")
+            observations, starts = roll.observations, roll.starts
+            finished += [(episode_return, length) for _, _, episode_return, _, length in roll.episodes]
+        env.adapter.hold(None)
+        return finished
+
     def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""
-        program, space = self._program, policy.observation_space
-        shape = np.shape(observations)[1:]
-        if shape not in (space.shape, (1,) if space.shape == () else None):
-            raise ValueError(f"Unexpected observation shape {shape} for the observation space {space}.")
-        flat, values = np.ascontiguousarray(observations, dtype=np.float32), np.zeros(len(observations), np.float32)
+        program = self._program
+        rows = program.rows.pack_batch(observations)
+        values = np.zeros(len(rows), np.float32)
         step = np.zeros(1, program.kernels.STEP)
-        step["n_envs"], step["values_only"] = len(observations), True
-        step["observations"], step["values"] = flat.ctypes.data, values.ctypes.data
+        step["n_envs"], step["values_only"] = len(rows), True
+        step["observations"], step["values"] = rows.ctypes.data, values.ctypes.data
         program.kernels.act(program.policies, program.towers, program.layers, step, 0)
         return th.from_numpy(values)
 
     def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:
         """V of single observations, of shape `(n,)`."""
+        first = observations[0]
+        if isinstance(first, dict):
+            return self.values(policy, {key: np.stack([one[key] for one in observations]) for key in first})
         return self.values(policy, np.stack(observations))
 
     def update(
         self,
         policy: ActorCriticPolicy,
-        buffer: RolloutBuffer,
+        buffer: SB3RolloutBuffer,
         loss: Loss,
         batches: Batches,
         on_epoch: Callable[[], None] | None = None,

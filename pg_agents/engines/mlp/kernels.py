@@ -97,7 +97,8 @@ POLICY = np.dtype(
     [
         ("n_observation", _integer),  # numbers of a stored observation
         ("n_features", _integer),  # of the networks' input
-        ("one_hot", _integer),  # the observation is a number that stands for a unit vector
+        ("one_hot", _integer),  # some of the numbers stand for unit vectors
+        ("categories", _address),  # (n_observation,) int64: of the unit vector, its length; else 0
         ("has_critic", _integer),
         ("distribution", _integer),
         ("n_actions", _integer),  # numbers of a stored action
@@ -118,6 +119,7 @@ STEP = np.dtype(
     [
         ("n_envs", _integer),
         ("values_only", _integer),
+        ("deterministic", _integer),  # the most probable actions
         ("observations", _address),  # (T, N, n_observation) float32
         ("noise", _address),  # (T, N, n_actions) float32: uniform, or normal for Gaussians
         ("actions", _address),  # (T, N, n_actions) int64 for categorical actions, else float32
@@ -332,6 +334,22 @@ def _forward_row(layers, tower, row):
 
 
 @njit(**_compiled)
+def _expand(n_observation, categories, observations, features, place, index):
+    """Observation number `index` as features from `place` on, where there are zeros."""
+    sizes = integers(categories)
+    for j in range(n_observation):
+        number, size = observations[index * n_observation + j], sizes[j]
+        if size == 0:
+            features[place] = number
+            place += 1
+        else:
+            # A NaN, or a number outside the space, is no index.
+            if number >= 0 and number < size:
+                features[place + np.int64(number)] = 1
+            place += size
+
+
+@njit(**_compiled)
 def _load_features(policy, tower, observations, row, index):
     """Observation number `index` as row `row` of the network's input."""
     width = _rounded_up(policy.n_features)
@@ -339,13 +357,11 @@ def _load_features(policy, tower, observations, row, index):
     if policy.one_hot:
         for j in range(width):
             features[row * width + j] = 0
-        number = observations[index]
-        # A NaN, or a number outside the space, is no index.
-        if number >= 0 and number < policy.n_features:
-            features[row * width + np.int64(number)] = 1
+        _expand(policy.n_observation, policy.categories, observations, features, row * width, index)
     else:
-        for j in range(policy.n_features):
-            features[row * width + j] = observations[index * policy.n_observation + j]
+        first, n_features = index * policy.n_features, policy.n_features
+        for j in range(n_features):
+            features[row * width + j] = observations[first + j]
 
 
 @njit(**_compiled)
@@ -442,6 +458,31 @@ def _distribution(policy, head, std_head, lanes):
             given = floats(std_head.output)
             for j in range(policy.n_outputs * BLOCK):
                 log_stds[j] = min(max(given[j], np.float32(LOG_STD_MIN)), np.float32(LOG_STD_MAX))
+
+
+@njit(**_compiled)
+def _mode(policy, head, lanes_used):
+    """The block's most probable actions: those of SB3's `mode`."""
+    actions = floats(policy.actions)
+    outputs = floats(head.output)
+    if policy.distribution == CATEGORICAL:
+        sizes = integers(policy.sizes)
+        first = 0
+        for dimension in range(policy.n_actions):
+            for i in range(lanes_used):
+                chosen = 0
+                for j in range(1, sizes[dimension]):
+                    if outputs[(first + j) * BLOCK + i] > outputs[(first + chosen) * BLOCK + i]:
+                        chosen = j
+                actions[dimension * BLOCK + i] = chosen
+            first += sizes[dimension]
+    else:
+        for j in range(policy.n_actions):
+            for i in range(lanes_used):
+                output = outputs[j * BLOCK + i]
+                if policy.distribution == BERNOULLI:
+                    output = np.float32(1) if output > 0 else np.float32(0)
+                actions[j * BLOCK + i] = output
 
 
 @njit(**_compiled)
@@ -626,7 +667,10 @@ def act(policies, towers, layers, steps, t):
         if not step.values_only:
             _evaluate(policy, layers, towers[0], observations, start, rows)
             _distribution(policy, head, std_head, lanes)
-            _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
+            if step.deterministic:
+                _mode(policy, head, rows)
+            else:
+                _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
             _log_prob_and_entropy(policy, head, rows)
             for row in range(rows):
                 log_probs[start + row] = log_prob[row]

@@ -97,7 +97,14 @@ class Update:
         table["optimizer"] = getattr(kernels, OPTIMIZERS[type(optimizer)])
         table["beta_1"], table["beta_2"] = group.get("betas", (0, group.get("alpha")))
         table["epsilon"] = group["eps"]
-        self.observations = np.ascontiguousarray(buffer.observations, dtype=np.float32)
+        self.observations = program.rows.pack(buffer.observations, n_steps * n_envs)
+        given: Any = buffer.observations
+        shapes: Any = buffer.obs_shape
+        self._given = (
+            {key: array.reshape(-1, *shapes[key]) for key, array in given.items()}
+            if program.rows.is_dict
+            else given.reshape(-1, *shapes)
+        )
         self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
         if program.is_categorical:
             program.check_actions(self.actions)
@@ -203,7 +210,7 @@ class Update:
                 parts["value_loss"] = (batch.returns - predicted_values(batch, loss.value_clip)) ** 2
             parts |= loss.metrics(batch)
             divergence = kl_divergence(batch.ratio, batch.log_ratio) if loss.tracks_kl else None
-            spread = deviations(self.program.policy, th.from_numpy(self._observations(last)))
+            spread = deviations(self.program.policy, self._observations(self._stored(last)))
         metrics = {name: mean(part) for name, part in parts.items()} | spread
         if divergence is not None:
             for epoch in range(-(-self.n_begun // self.per_epoch)):
@@ -228,9 +235,9 @@ class Update:
         return min(self._start(minibatch) + self.batch_size, (epoch + 1) * self.n_samples)
 
     def _stored(self, samples: slice) -> np.ndarray:
-        """Where these samples lie in the buffer."""
-        numbers = self.samples.reshape(-1)[samples]
-        return np.asarray(numbers % self.n_steps * self.n_envs + numbers // self.n_steps)
+        """Where these samples lie in the buffer: they are numbered environment after environment."""
+        places = np.arange(self.n_steps * self.n_envs).reshape(self.n_steps, self.n_envs).T.ravel()
+        return np.asarray(places[self.samples.reshape(-1)[samples]])
 
     def _minibatch(self, samples: slice) -> Minibatch:
         stored = self._stored(samples)
@@ -243,13 +250,14 @@ class Update:
             returns=th.from_numpy(self.returns[stored]),
             entropy=th.from_numpy(self.entropies[samples]),
             policy=self.program.policy,
-            stored=lambda: (th.from_numpy(self._observations(samples)), th.from_numpy(self._actions(stored))),
+            stored=lambda: (self._observations(stored), th.from_numpy(self._actions(stored))),
         )
 
-    def _observations(self, samples: slice) -> np.ndarray:
-        space = self.program.policy.observation_space
-        flat: np.ndarray = self.observations.reshape(-1, *(space.shape or (1,)))[self._stored(samples)]
-        return flat.astype(np.int64).reshape(-1) if isinstance(space, spaces.Discrete) else flat
+    def _observations(self, stored: np.ndarray) -> Any:
+        """As the buffer's `get` gives them."""
+        if isinstance(self._given, dict):
+            return {key: th.from_numpy(given[stored]) for key, given in self._given.items()}
+        return th.from_numpy(self._given[stored])
 
     def _actions(self, stored: np.ndarray) -> np.ndarray:
         flat: np.ndarray = self.actions.reshape(self.n_steps * self.n_envs, -1)[stored]

@@ -82,6 +82,13 @@ class Roll:
         same = env.adapter is mine.adapter and env.copies is mine.copies and env.normalizer is mine.normalizer
         return same and buffer is self._buffer
 
+    def wait_after(self, n_episodes: np.ndarray) -> None:
+        """Let each environment wait after so many episodes, `(N,)`; those with 0 wait from now on."""
+        most = n_episodes.max()
+        self._n_finished[:] = most - n_episodes
+        self.table["n_episodes"] = most
+        self._env.adapter.hold(n_episodes == 0)
+
     def begin(self, actor: MLPActor, running: np.ndarray, gamma: float, bootstraps: bool) -> None:
         """Bind an actor; the arguments are those of `MLPEngine.roll`."""
         self._actor, self._running = actor, running
@@ -147,15 +154,6 @@ class Roll:
         cut = np.flatnonzero(self.truncated & ~self.terminated)
         wrong = int(np.argmin(np.isfinite(self._cut_values[: len(cut)])))
         return int(cut[wrong]), float(self._cut_values[wrong])
-
-    def before(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `pg_agents.contract.CompiledSteps`."""
-        starts: np.ndarray = self._buffer.episode_starts[row].astype(np.bool_)
-        return self._as_given(self._actor.inputs[row]), starts
-
-    def actions(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `pg_agents.contract.CompiledSteps`."""
-        return self._actor.actions(row)
 
     @property
     def episodes(self) -> list[tuple[int, int, float, float, int]]:

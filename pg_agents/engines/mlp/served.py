@@ -8,17 +8,29 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from torch import nn
 
-from pg_agents.buffers import EpisodeBuffer, EpisodeMixin, RolloutBuffer
+from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, EpisodeMixin, RolloutBuffer
 from pg_agents.contract import Loss, NotServedError
-from pg_agents.policies import ActorPolicy, StateDependentStdActorPolicy, StateDependentStdPolicy, ZeroValue
+from pg_agents.policies import (
+    ActorMultiInputPolicy,
+    ActorPolicy,
+    StateDependentStdActorMultiInputPolicy,
+    StateDependentStdActorPolicy,
+    StateDependentStdMultiInputPolicy,
+    StateDependentStdPolicy,
+    ZeroValue,
+)
 
-POLICIES = (ActorCriticPolicy, ActorPolicy, StateDependentStdPolicy, StateDependentStdActorPolicy)
+POLICIES = (
+    *(ActorCriticPolicy, ActorPolicy, StateDependentStdPolicy, StateDependentStdActorPolicy),
+    *(MultiInputActorCriticPolicy, ActorMultiInputPolicy),
+    *(StateDependentStdMultiInputPolicy, StateDependentStdActorMultiInputPolicy),
+)
 ACTIVATIONS = {
     nn.Identity: "IDENTITY",
     nn.Tanh: "TANH",
@@ -61,7 +73,12 @@ def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss
     if policy.use_sde:
         raise NotServedError("`use_sde` is set")
     _check_spaces(policy.observation_space, policy.action_space)
-    known = EpisodeBuffer if isinstance(buffer, EpisodeMixin) else RolloutBuffer
+    is_dict = isinstance(policy.observation_space, spaces.Dict)
+    known: type[SB3RolloutBuffer]
+    if isinstance(buffer, EpisodeMixin):
+        known = DictEpisodeBuffer if is_dict else EpisodeBuffer
+    else:
+        known = DictRolloutBuffer if is_dict else RolloutBuffer
     for name in ("get", "add", "_get_samples"):
         if getattr(type(buffer), name) is not getattr(known, name):
             raise NotServedError(f"the buffer {type(buffer).__name__} has its own `{name}`")
@@ -70,24 +87,27 @@ def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss
 
 
 def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    if isinstance(observation_space, spaces.Box):
-        if is_image_space(observation_space):
+    parts = observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    for part in parts:
+        if is_image_space(part):
             raise NotServedError("observations are images")
-    elif not (
-        (isinstance(observation_space, spaces.Discrete) and observation_space.start == 0)
-        or (isinstance(observation_space, spaces.MultiBinary))
-    ):
-        raise NotServedError(f"observations are {observation_space}")
+        if not isinstance(part, spaces.Box | spaces.MultiBinary) and not _counts_from_0(part):
+            raise NotServedError(f"observations are {observation_space}")
     if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim > 1:
         raise NotServedError(f"actions are {action_space}")
+
+
+def _counts_from_0(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec.ndim == 1 and not space.start.any()
+    return isinstance(space, spaces.Discrete) and bool(space.start == 0)
 
 
 def _check_modules(policy: ActorCriticPolicy) -> None:
     if not REPLACEABLE.isdisjoint(vars(policy)):
         raise NotServedError("a method of the policy was replaced")
-    extractors = (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor)
-    if any(type(extractor) is not FlattenExtractor for extractor in extractors):
-        raise NotServedError(f"the features extractor is a {type(policy.features_extractor).__name__}")
+    for extractor in (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor):
+        _check_extractor(extractor, policy.observation_space)
     if type(policy.mlp_extractor) is not MlpExtractor:
         raise NotServedError(f"the networks are a {type(policy.mlp_extractor).__name__}")
     for module in policy.modules():
@@ -108,6 +128,17 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
             raise NotServedError("a parameter is no plain array of float32 on the CPU")
         if is_special(parameter):
             raise NotServedError("a parameter is frozen or has a hook")
+
+
+def _check_extractor(extractor: nn.Module, observation_space: spaces.Space[Any]) -> None:
+    """Features must be the observation's numbers in their order, categories as unit vectors."""
+    known = CombinedExtractor if isinstance(observation_space, spaces.Dict) else FlattenExtractor
+    if type(extractor) is not known:
+        raise NotServedError(f"the features extractor is a {type(extractor).__name__}")
+    if isinstance(observation_space, spaces.Dict) and isinstance(extractor, CombinedExtractor):
+        parts = extractor.extractors
+        if [*parts] != [*observation_space] or any(type(part) is not nn.Flatten for part in parts.values()):
+            raise NotServedError("the features extractor does more than flatten the parts of an observation")
 
 
 def is_special(parameter: th.Tensor) -> bool:

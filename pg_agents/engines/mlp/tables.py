@@ -16,6 +16,7 @@ from torch import nn
 
 from pg_agents import estimators
 from pg_agents.contract import NotServedError
+from pg_agents.engines.mlp.rows import COPIED, Rows
 from pg_agents.engines.mlp.served import (
     ACTIVATIONS,
     HOOKS,
@@ -61,16 +62,16 @@ class Program:
     def __init__(self, policy: ActorCriticPolicy) -> None:
         kernels = self.kernels = load_kernels()
         self.policy = policy
-        observation_space, action_space = policy.observation_space, policy.action_space
+        action_space = policy.action_space
         self._owners: list[Any] = []
         self._zero = self._zeros(1)
         self._bound: tuple[Any, ...] | None = None
         actor, critic = actor_layers(policy), critic_layers(policy)
         row = self.policies = self._table(kernels.POLICY, 1)
-        self.n_features = actor[0][0].in_features
-        row["one_hot"] = isinstance(observation_space, spaces.Discrete)
-        self.n_observation = 1 if row["one_hot"] else self.n_features
-        row["n_observation"], row["n_features"] = self.n_observation, self.n_features
+        rows = self.rows = Rows(policy.observation_space)
+        row["one_hot"], row["categories"] = (rows.categories != COPIED).any(), self._address(rows.categories)
+        self.n_observation = row["n_observation"] = rows.n_observation
+        row["n_features"] = rows.n_features
         row["has_critic"] = bool(critic)
         sizes = self._sizes = _sizes(action_space)
         kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
@@ -96,7 +97,7 @@ class Program:
         for tower, pairs in zip(self.towers, (actor, critic), strict=True):
             # Each has an input of its own, as two threads may fill them.
             tower["input"], tower["input_rows"] = (
-                self._zeros(self._padded(self.n_features) * kernels.BLOCK) for _ in range(2)
+                self._zeros(self._padded(rows.n_features) * kernels.BLOCK) for _ in range(2)
             )
             extra = policy.log_std if pairs is actor and has_log_std else None
             n_heads = 0 if not pairs else 2 if pairs is actor and hasattr(policy, "log_std_net") else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -238,6 +239,11 @@ class _Curve(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.resumed = time.perf_counter()
+
+    def next_look(self) -> int | None:
+        """Number of calls until the next evaluation, for compiled code that takes the steps before it in one call."""
+        missing = self.moments[0] - self.model.num_timesteps if self.moments else None
+        return None if missing is None else max(1, math.ceil(missing / self.training_env.num_envs))
 
     def _on_step(self) -> bool:
         if self.moments and self.num_timesteps >= self.moments[0]:
