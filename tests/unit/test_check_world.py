@@ -51,6 +51,23 @@ def start_reads(state, random):
     state[0], state[1] = state[0] + 1.0, 0.0
 
 
+def start_leaves_for_later(state, random):
+    state[0] = 1.0
+
+
+def step_late(state, action, random):
+    state[0] += 1.0
+    return state[1] if state[0] == 4.0 else 0.0, state[0] == 9.0
+
+
+def observe_first(state, observation):
+    observation[0], observation[1] = state[0], 0.0
+
+
+def start_indexes(state, random):
+    state[0], state[1] = state[int(state[1])], 0.0
+
+
 def start_raises(state, random):
     state[0], state[1] = math.sqrt(-1.0), 0.0
 
@@ -140,8 +157,16 @@ def observe_count(state, observation):
     ("change", "problem"),
     [
         ({"start": start_beyond}, r"`start` writes state\[2\], but the last index is 1 \(copy 0, step 0\)"),
-        ({"start": start_leaves}, r"`start` does not write state\[1\], or reads .* \(copy 0, step 0\)"),
-        ({"start": start_reads}, r"`start` does not write state\[0\], or reads what the last episode left"),
+        (
+            {"start": start_leaves},
+            r"`start` leaves state\[1\] to what the last episode wrote, and `observe` reads it \(copy 0, step 0\)",
+        ),
+        ({"start": start_reads}, r"`start` leaves state\[0\] to what the last episode wrote, and `observe` reads it"),
+        (
+            {"start": start_leaves_for_later, "step": step_late, "observe": observe_first},
+            r"`start` leaves state\[1\] to what the last episode wrote, and `step` reads it \(copy 0, step 2\)",
+        ),
+        ({"start": start_indexes}, r"`start` leaves the state to what the last episode wrote, and `start` reads it"),
         ({"start": start_raises}, r"`start` raises ValueError: .* \(copy 0, step 0\)"),
         ({"start": start_slices}, r"`start` indexes `state` by slice\(0, 2, None\), but only integers"),
         ({"step": step_beyond}, r"`step` writes state\[2\], but the last index is 1 \(copy 0, step 2\)"),
@@ -176,6 +201,16 @@ def observe_count(state, observation):
 def test_faults_are_found_and_named(change, problem):
     with pytest.raises(AssertionError, match=problem):
         check_world(replace(WALK, **change))
+
+
+def step_with_scratch(state, action, random):
+    state[2] = state[1] + 1.0
+    state[1] = state[2]
+    return state[2], state[1] >= 9.0
+
+
+def test_a_state_may_have_room_for_intermediate_numbers():
+    check_world(replace(WALK, step=step_with_scratch, n_state=3))
 
 
 def test_a_world_without_fault_passes_and_stays_as_it_is():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -27,7 +27,7 @@ def check_world(world: World, *, n_copies: int = 3, n_steps: int = 100, seed: in
 
     1. The functions index their arrays from 0 to the last number only, `observe` writes the observation only, and no
        function writes the action or the constants.
-    2. `start` writes the whole state and reads none of it; `observe` writes the whole observation.
+    2. `start` writes all of the state that is read thereafter, and `observe` writes the whole observation.
     3. Observations are in the space and finite, rewards finite, ends True or False.
     4. The same numbers give the same numbers: what a function returns and writes depends on its arguments alone.
     5. Compiled, a function does what it does interpreted, up to rounding (1e-12, relative).
@@ -141,31 +141,48 @@ class _Running:
 def _interpreted(world: World, i: int, seed: int, actions: list[Any]) -> list[_Call]:
     """The calls of one copy in plain Python, each checked on its own."""
     numbers = _Numbers(np.zeros(world.n_state), generator_state(seed), np.zeros(world.n_observation, np.float32))
-    calls, n_steps, limit = [_begun(world, numbers, f"copy {i}, step 0")], 0, len(actions) // 4
+    calls, n_steps, limit = [_twice(world, "start", numbers, None, f"copy {i}, step 0")], 0, len(actions) // 4
+    twin = _Twin(world, calls[0])
     for t, action in enumerate(actions):
         where = f"copy {i}, step {t}"
         if calls[-1].after.terminated or n_steps == limit:
-            calls.append(_begun(world, calls[-1].after, where))
-            n_steps = 0
+            calls.append(_twice(world, "start", calls[-1].after, None, where))
+            twin, n_steps = _Twin(world, calls[-1]), 0
         call = _twice(world, "step", calls[-1].after, action, where)
         if not np.isfinite(call.after.reward):
             _Running("step", where).fail(f"returns the reward {call.after.reward}")
+        twin.follow(call)
         calls.append(call)
         n_steps += 1
     return calls
 
 
-def _begun(world: World, numbers: _Numbers, where: str) -> _Call:
-    """A call of `start`, from two states: what it writes must not depend on them."""
-    first, other = (replace(deepcopy(numbers), state=np.full(world.n_state, fill)) for fill in (0.5, np.nan))
-    for one in (first, other):
-        _moved(world, "start", one, None, where)
-    for i in range(world.n_state):
-        if not _same(first.state[i], other.state[i]):
-            _Running("start", where).fail(
-                f"does not write state[{i}], or reads what the last episode left in the state"
-            )
-    return _twice(world, "start", numbers, None, where)
+class _Twin:
+    """A copy that differs in what the last episode left in the state, and must do the same."""
+
+    def __init__(self, world: World, call: _Call) -> None:
+        self._world, self._left = world, np.zeros(0, dtype=int)
+        self._numbers = replace(deepcopy(call.before), state=np.full(world.n_state, 7.25))
+        started = deepcopy(self._numbers)
+        with suppress(AssertionError):  # which `follow` meets again
+            _moved(world, "start", started, None, call.where)
+            self._left = np.flatnonzero(started.state != call.after.state)
+        self.follow(call)
+
+    def follow(self, call: _Call) -> None:
+        """The same call; it must give the same but for the state."""
+        expected = call.after
+        try:
+            numbers = _called(self._world, call.function, self._numbers, call.action, call.where)
+            moved = _same(numbers.random, expected.random) and numbers.reward == expected.reward
+            moved = moved and numbers.terminated == expected.terminated
+            seen = _same(numbers.observation, expected.observation)
+        except AssertionError:
+            moved = seen = False
+        if not moved or not seen:
+            reader = "observe" if moved else call.function
+            left = f"leaves state[{self._left[0]}]" if len(self._left) else "leaves the state"
+            _Running("start", call.where).fail(f"{left} to what the last episode wrote, and `{reader}` reads it")
 
 
 def _twice(world: World, name: str, before: _Numbers, action: Any, where: str) -> _Call:
