@@ -39,3 +39,12 @@ def test_importing_it_imports_nothing_that_sb3_does_not():
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     # Of the standard library, what finds entry points; of SB3 and Gymnasium, further modules.
     assert set(output.split()) - set(sys.stdlib_module_names) <= {"pg_agents", "stable_baselines3", "gymnasium"}
+
+
+def test_registering_worlds_imports_none_of_them_and_no_compiler():
+    code = (
+        "import sys, gymnasium, pg_envs; gymnasium.spec('pg/CartPole-v1'); "
+        "print(*{'numba', 'llvmlite', 'pg_envs.classic'} & set(sys.modules))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.split() == []

@@ -24,7 +24,7 @@ def start(state: Any, random: Any) -> None:
 
 @compiled
 def accelerations(angle_1: float, angle_2: float, speed_1: float, speed_2: float, torque: float) -> tuple[float, float]:
-    """Angular accelerations of both links (R. S. Sutton and A. G. Barto, Reinforcement Learning, 2018, section 11.3 of 1998)."""
+    """Angular accelerations of both links (R. Sutton and A. Barto, Reinforcement Learning, 1998, section 11.3)."""
     sin, cos = math.sin(angle_2), math.cos(angle_2)
     d_1 = CENTRE * CENTRE + (1.0 + CENTRE * CENTRE + 2.0 * CENTRE * cos) + INERTIA + INERTIA
     d_2 = (CENTRE * CENTRE + CENTRE * cos) + INERTIA

@@ -45,17 +45,17 @@ def step_continuous(state: Any, action: Any, random: Any, constants: Any) -> tup
     position, force = state[0], action[0]
     tripled = 3.0 * position
     if state[2] == 1.0:
-        tripled = float(np.float32(tripled))
+        tripled = np.float64(np.float32(tripled))
     push = force * np.float32(POWER) - np.float32(GRAVITY * math.cos(tripled))
     speed = np.float32(state[1]) + push
     speed = min(max(speed, np.float32(-LARGEST_SPEED)), np.float32(LARGEST_SPEED))
-    position = np.float32(position + float(speed))
+    position = np.float32(position + np.float64(speed))
     position = min(max(position, np.float32(LOWEST)), np.float32(HIGHEST))
     if position == np.float32(LOWEST) and speed < np.float32(0.0):
         speed = np.float32(0.0)
     state[0], state[1], state[2] = position, speed, 1.0
     terminated = position >= np.float32(GOAL_CONTINUOUS) and speed >= np.float32(constants[0])
-    cost = float(force) * float(force) * 0.1
+    cost = np.float64(force) * np.float64(force) * 0.1
     return 100.0 - cost if terminated else 0.0 - cost, terminated
 
 

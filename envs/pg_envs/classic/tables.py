@@ -1,8 +1,8 @@
 """Worlds of tables: `start`, `step` and `observe` for Gymnasium's toy text, whose transitions are a table.
 
 Gymnasium's `P[state][action]` is a list of outcomes: probability, next state, reward, and whether the task ends. Such a
-list stands in a world's constants as rows of `ROW` numbers, of which one is drawn. Before the rows stand the index of the
-first list, the numbers of constants that the lists of a state and of an action take, and a number for more.
+list stands in a world's constants as rows of `ROW` numbers, of which one is drawn. Before the rows stand the index of
+the first list, the numbers of constants that the lists of a state and of an action take, and a number for more.
 """
 
 from __future__ import annotations
@@ -127,6 +127,10 @@ class Table:
             for _ in range(n_steps):
                 values = self._backed_up(values).mean(axis=1)
         return float(self.starts @ values)
+
+    def known_returns(self, n_steps: int | None) -> dict[str, float]:
+        """The exact mean returns of policies by name."""
+        return {"random": self.random(n_steps)}
 
     def _backed_up(self, values: np.ndarray) -> np.ndarray:
         """∑ p (r + V(s')), of shape `(states, actions)`."""

@@ -1,4 +1,4 @@
-"""Gymnasium's `FrozenLake-v1`, `CliffWalking-v1` and `Taxi-v4` as worlds, from the tables of the installed Gymnasium."""
+"""Gymnasium's `FrozenLake-v1`, `CliffWalking-v1` and `Taxi-v4` as worlds, from the installed Gymnasium's tables."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def taxi(**arguments: Any) -> World:
     """The world of `pg/Taxi-v4`.
 
     Args:
-        **arguments: `is_rainy` and `fickle_passenger`, and `rainy_probability` and `fickle_probability` if the installed
-            Gymnasium has them.
+        **arguments: `is_rainy` and `fickle_passenger`, and `rainy_probability` and `fickle_probability` if the
+            installed Gymnasium has them.
 
     Raises:
         TypeError: An argument is unknown.
     """
-    env = load_env_creator(TAXI)(**arguments)
+    env: Any = load_env_creator(TAXI)(**arguments)
     table = Table.of(env)
     masks = np.array([env.action_mask(state) for state in env.P])
     return World(
@@ -81,8 +81,8 @@ def taxi(**arguments: Any) -> World:
         info=partial(taxi_info, masks),
         draw=Picture(TAXI, show_taxi),
         # The table does not know that passengers change their minds.
-        optimum=None if env.fickle_passenger else table.optimum(200),
-        known_returns={} if env.fickle_passenger else {"random": table.random(200)},
+        optimum=None if env.fickle_passenger else partial(table.optimum, 200),
+        known_returns={} if env.fickle_passenger else partial(table.known_returns, 200),
         image_size=WINDOW_SIZE,
     )
 
@@ -130,7 +130,7 @@ def show_taxi(env: Any, state: np.ndarray) -> None:
 @cache
 def _world(entry_point: str, n_steps: int | None, **arguments: Any) -> World:
     """A world that its table describes whole, with the exact scores for a time limit."""
-    env = load_env_creator(entry_point)(**arguments)
+    env: Any = load_env_creator(entry_point)(**arguments)
     table = Table.of(env)
     return World(
         *(tables.start, tables.step, tables.observe, 2),
@@ -138,8 +138,8 @@ def _world(entry_point: str, n_steps: int | None, **arguments: Any) -> World:
         constants=table.constants(),
         info=tables.info,
         draw=Picture(entry_point, show, tuple(arguments.items())),
-        optimum=table.optimum(n_steps),
-        known_returns={"random": table.random(n_steps)},
+        optimum=partial(table.optimum, n_steps),
+        known_returns=partial(table.known_returns, n_steps),
         image_size=env.window_size,
     )
 

@@ -2,9 +2,10 @@
 
 A `World` is three functions on one copy's arrays, and the spaces. Its faces are `WorldEnv`, a `gymnasium.Env`, and
 `WorldVector`, a `gymnasium.vector.VectorEnv`, whose copies the compiled rollouts of `pg_agents` step too.
-`register_world` registers both under one id.
+`register_world` registers both under one id, and `check_world` is the conformance check.
 """
 
+from pg_envs.worlds.checking import check_world
 from pg_envs.worlds.compiling import compiled
 from pg_envs.worlds.faces import WorldEnv, WorldVector
 from pg_envs.worlds.random import below, standard_normal, uniform
@@ -16,6 +17,7 @@ __all__ = [
     "WorldEnv",
     "WorldVector",
     "below",
+    "check_world",
     "compiled",
     "register_world",
     "standard_normal",

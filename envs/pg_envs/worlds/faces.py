@@ -55,7 +55,7 @@ class EnvFace(gym.Env[Any, Any]):
         self._began = True
         if self.render_mode == "human":
             self.render()
-        return self.copies.observations()[0], _first(self.copies.info())
+        return self._observation(), _first(self.copies.info())
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step, as Gymnasium specifies.
@@ -72,7 +72,11 @@ class EnvFace(gym.Env[Any, Any]):
         if self.render_mode == "human":
             self.render()
         info = _first(copies.info())
-        return copies.observations()[0], copies.rewards.item(0), copies.terminated.item(0), False, info
+        return self._observation(), copies.rewards.item(0), copies.terminated.item(0), False, info
+
+    def _observation(self) -> Any:
+        observation = self.copies.observations()[0]
+        return int(observation) if isinstance(self.observation_space, gym.spaces.Discrete) else observation
 
     def render(self) -> Any:
         """An image of shape `(height, width, 3)`; the mode `"human"` updates the window and returns None."""

@@ -21,7 +21,7 @@ class _Maker:
     def __init__(
         self, face: type[Any], world: World | Callable[..., World] | str, metadata: Mapping[str, Any] | None
     ) -> None:
-        self._face, self._world, self._metadata = face, world, metadata
+        self.face, self._world, self._metadata = face, world, metadata
         self.offers_copies = getattr(face, "offers_copies", False)
 
     @property
@@ -41,7 +41,7 @@ class _Maker:
             raise TypeError(f"This world has no arguments, but {sorted(arguments)} are given.")
         if self._metadata is not None:
             world = replace(world, metadata=self._metadata)
-        return self._face(world, **of_the_face)
+        return self.face(world, **of_the_face)
 
     def _imported(self) -> World | Callable[..., World]:
         if not isinstance(self._world, str):

@@ -179,11 +179,12 @@ def known_scores(env: str, env_kwargs: Mapping[str, Any] | None = None) -> dict[
 
 
 def _metadata(spec: EnvSpec, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metadata of the class that an id stands for; only if that is a function, an environment is made."""
+    """The metadata of the class that an id stands for; only if it is a function without any, an environment is made."""
     point = spec.entry_point or spec.vector_entry_point
     creator: Any = load_env_creator(point) if isinstance(point, str) else point
-    if isinstance(creator, type):
-        return getattr(creator, "metadata", {})
+    metadata = getattr(creator, "metadata", {} if isinstance(creator, type) else None)
+    if isinstance(metadata, Mapping):
+        return metadata
     with closing(gym.make(spec.id, **arguments)) as made:
         return made.unwrapped.metadata
 
