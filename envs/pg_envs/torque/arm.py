@@ -54,7 +54,7 @@ def paid(state: Any, action: Any, n: int) -> Any:
     x, y = state[6 * n] - state[6 * n + 2], state[6 * n + 1] - state[6 * n + 3]
     distance, effort = math.sqrt(x * x + y * y), 0.0
     for i in range(n):
-        a = float(action[i])
+        a = np.float64(action[i])
         effort += a * a
     return -distance - 0.05 * (effort / n) + (0.5 if distance < NEAR else 0.0)
 
@@ -78,7 +78,7 @@ def step_geared(state: Any, action: Any, random: Any, constants: Any) -> tuple[f
     """
     n = int(constants[0])
     for i in range(n):
-        speed = (state[n + i] + DT * 5 * float(action[i])) / (1 + 2 * DT)
+        speed = (state[n + i] + DT * 5 * np.float64(action[i])) / (1 + 2 * DT)
         state[n + i] = speed
         state[i] += DT * speed
     geometry(state, n)

@@ -198,7 +198,7 @@ def move(state: Any, action: Any, constants: Any) -> None:
             middle = angle[i] + h / 2 * turn[i]
             x[i], y[i] = math.cos(middle) / n, math.sin(middle) / n
             before = turn[i - 1] if i > 0 else 0.0
-            own = constants[3 + i] * float(action[i]) - constants[3 + n + i] * (turn[i] - before)
+            own = constants[3 + i] * np.float64(action[i]) - constants[3 + n + i] * (turn[i] - before)
             drive[i] = own - after
             after = own
         factor(x, y, A, factors)

@@ -34,6 +34,8 @@ class AnyCopies(ABC):
         terminated: `(n,)` bool.
         truncated: `(n,)` bool; a step can be both.
         held: `(n,)` bool: copies that `step` leaves as they are, with reward 0.
+        address: Address of a function that steps the copies, for compiled code elsewhere; 0 for none.
+        table: What that function reads; None for no compiler.
     """
 
     n: int
@@ -46,6 +48,8 @@ class AnyCopies(ABC):
     terminated: np.ndarray
     truncated: np.ndarray
     held: np.ndarray
+    address: int = 0
+    table: np.ndarray | None = None
 
     @property
     @abstractmethod
@@ -172,7 +176,7 @@ class Copies(AnyCopies):
             array.reshape(self.n, *(self.observation_space.shape or ()))
             for array in (self._observations, self._last_observations)
         )
-        self.table: np.ndarray | None = None
+        self.table = None
         self.address = self.advance_address = 0
         if has_compiler():
             self._fill_tables()
