@@ -14,6 +14,7 @@ from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import Batches, Loss, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Update
+from pg_agents.engines.mlp.predicting import MLPPredictor
 from pg_agents.engines.mlp.served import check_served
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.engines.mlp.weights import compiled_weight, identity
@@ -58,6 +59,10 @@ class MLPEngine:
         """See `pg_agents.contract.Engine`."""
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
         return MLPActor(self._program, buffer, generator(), to_environment)
+
+    def predictor(self, policy: ActorCriticPolicy) -> MLPPredictor:
+        """See `pg_agents.contract.Predicts`."""
+        return MLPPredictor(policy)
 
     def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""
