@@ -597,17 +597,20 @@ def run_python(code):
     return done.stdout.split()
 
 
-def test_importing_and_making_an_agent_compiles_nothing():
+def test_importing_and_making_an_agent_and_asking_it_compiles_nothing():
     printed = run_python("""
         import sys
+        import numpy as np
         from pg_agents import PPO
         compiling = {"numba", "llvmlite", "pg_agents.engines.mlp.kernels", "pg_agents.engines.mlp.simd"}
         print("imported", *compiling & sys.modules.keys())
         PPO("MlpPolicy", "CartPole-v1", device="cpu")
-        PPO("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp")
+        agent = PPO("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp")
         print("made", *compiling & sys.modules.keys())
+        agent.predict(np.zeros(4, np.float32), deterministic=True)
+        print("asked", *compiling & sys.modules.keys())
     """)
-    assert printed == ["imported", "made"]
+    assert printed == ["imported", "made", "asked"]
 
 
 # Numbers that are not finite
