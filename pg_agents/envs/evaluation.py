@@ -84,7 +84,8 @@ def evaluate_policy(
     if callback is not None or render or not monitored:
         return evaluation.evaluate_policy(**given)
     returns, lengths = _episodes(model, vec_env, n_eval_episodes, given["deterministic"])
-    mean, std = np.mean(returns), np.std(returns)
+    mean: Any = np.mean(returns)  # a NumPy number, as SB3's
+    std: Any = np.std(returns)
     if reward_threshold is not None:
         assert mean > reward_threshold, f"Mean reward below threshold: {mean:.2f} < {reward_threshold:.2f}"
     return (returns, lengths) if return_episode_rewards else (mean, std)
@@ -106,7 +107,10 @@ def _episodes(
     states, episode_starts, counted = None, np.ones(env.num_envs, dtype=bool), left > 0
     while counted.any():
         actions, states = model.predict(
-            observations, state=states, episode_start=episode_starts, deterministic=deterministic
+            observations,  # type: ignore[arg-type] # of no environment a tuple
+            state=states,
+            episode_start=episode_starts,
+            deterministic=deterministic,
         )
         observations, _, dones, infos = step(actions)
         np.copyto(episode_starts, dones, where=counted)

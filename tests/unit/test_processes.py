@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch as th
 
-from pg_zoo.runs.processes import Died, in_order, start
+from pg_zoo.runs.processes import Died, in_order, prepare, start
 
 
 def later(index, folder):
@@ -24,6 +25,22 @@ def later(index, folder):
 def test_results_come_in_the_order_of_the_tasks_from_one_thread_that_ignores_interrupts(tmp_path):
     found = list(in_order(later, [(index, tmp_path) for index in range(3)], jobs=2))
     assert found == [(index, 1, "1", signal.SIG_IGN) for index in range(3)]
+
+
+def loaded():
+    from pg_agents.engines.mlp.tables import load_kernels
+
+    modules = {"pg_zoo.runs.backends", "pg_agents.engines.mlp.kernels", "torch._dynamo", "pg_envs.registration"}
+    n_threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc").is_dir() else threading.active_count()
+    return modules - sys.modules.keys(), load_kernels.cache_info().currsize, n_threads
+
+
+def test_a_process_has_loaded_what_trainings_need_and_nothing_that_they_would_notice():
+    prepare()
+    missing, n_uses, n_threads = next(in_order(loaded, [()]))
+    assert missing == set()
+    assert n_uses == 0  # the first one has the estimators use a compiled sum
+    assert n_threads == 2  # of which one waits for the end of this process
 
 
 def crash(status):

@@ -153,6 +153,8 @@ def on_ray(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Gene
 
 def _run_there(cell: Cell, command: str) -> tuple[dict[str, bytes], str | None]:
     """The contents of a cell's files by their names, or what went wrong."""
+    import pg_zoo.runs.loaded  # noqa: F401 - the memory of a cell is without it, as on this machine
+
     th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "cell")
