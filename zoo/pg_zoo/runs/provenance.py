@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from contextlib import suppress
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def _most(whose: str) -> float | None:
 
 def versions(cell: Cell) -> dict[str, str]:
     """Versions of what a cell's results depend on, by the name of the package."""
-    found = {"python": platform.python_version(), **_installed()}
+    found = dict(_INSTALLED)
     algorithms, envs = registry.plugins(registry.ALGORITHMS), registry.plugins(registry.ENVS)
     used = [algorithms[cell.algo]] if cell.algo in algorithms else []
     used += [envs[name] for name, env_ids in registry.register_envs().items() if cell.env in env_ids]
@@ -78,9 +77,8 @@ def versions(cell: Cell) -> dict[str, str]:
     return found | dict(plugin.distribution.rsplit(" ", 1) for plugin in used)
 
 
-@cache
 def _installed() -> dict[str, str]:
-    found = {}
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
@@ -109,7 +107,8 @@ def commit(folder: Path) -> str | None:
     return head.strip() + "+changes" * bool(changes)
 
 
-# Of the code that this process has loaded, or was forked with: the checkout may change while it runs.
+# Of the code that this process has loaded, or was forked with: packages and the checkout may change while it runs.
+_INSTALLED = _installed()
 _LOADED = commit(Path(pg_agents.__file__).parents[1])
 
 
