@@ -19,6 +19,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 import pg_agents
 from pg_agents import PPO, make_vec
 from pg_agents.envs import EnvPoolVector, VectorEnvAdapter
+from pg_zoo.cli import main
 
 # The stand-in
 
@@ -323,3 +324,16 @@ def test_images_keep_their_arguments_in_environments_made_anew(envpool):
 def test_errors_say_what_envpool_has(envpool, env_id, arguments, error, message):
     with pytest.raises(error, match=message):
         make_vec(env_id, 2, **{"backend": "envpool", **arguments})
+
+
+def test_the_command_line_trains_on_it(envpool, tmp_path, capsys):
+    arguments = ["--algo", "ppo", "--env", "Pendulum-v1", "--seed", "1", "-n", "256", "--eval-freq", "200"]
+    arguments += ["--eval-episodes", "1", "--hyperparams", "n_envs:2", "n_steps:64", "batch_size:64"]
+    logs = [tmp_path / name for name in "ab"]
+    for folder in logs:
+        assert main(["train", *arguments, "--vec-env", "envpool", "-f", str(folder), "--verbose", "0"]) == 0
+    policies = [PPO.load(next(folder.rglob("Pendulum-v1.zip"))).policy for folder in logs]
+    a, b = (th.nn.utils.parameters_to_vector(policy.parameters()) for policy in policies)
+    assert th.equal(a, b)
+    assert main(["train", *arguments[:2], "--env", "Taxi-v4", "--vec-env", "envpool", "-f", str(tmp_path)]) != 0
+    assert "EnvPool does not have 'Taxi-v4', but has Taxi-v3" in capsys.readouterr().err

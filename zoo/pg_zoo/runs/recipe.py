@@ -55,7 +55,7 @@ from pg_zoo.recipes.trust import TRUST, data_only, evaluated
 
 N_TIMESTEPS = 100_000  # without a number in the entry
 
-VecEnvKind = Literal["dummy", "subproc", "native"]
+VecEnvKind = Literal["dummy", "subproc", "native", "envpool"]
 
 # Hyperparameters that are not arguments of an algorithm's constructor.
 _MANAGED = {"callback", "env_kwargs", "env_wrapper", "frame_stack", "monitor_kwargs", "n_envs", "n_timesteps"}
@@ -114,11 +114,11 @@ class Recipe:
         Args:
             seed: Seed of the first environment; the others count from it.
             vec_env: Environments one by one in this process (`"dummy"`), each in a process of its own (`"subproc"`),
-                or the environment's own vector version (`"native"`).
+                the environment's own vector version (`"native"`), or EnvPool's version (`"envpool"`).
             monitor_dir: Folder of the files of `Monitor`; by default none are written.
 
         Raises:
-            UserError: Single environments are needed, but `vec_env` is `"native"`.
+            UserError: Single environments are needed, but `vec_env` has none.
         """
         env = self._stepped(self.n_envs, self.env_kwargs, seed, vec_env, monitor_dir)
         return self._wrapped(env, evaluates=False)
@@ -198,12 +198,13 @@ class Recipe:
     def _stepped(
         self, n_envs: int, env_kwargs: dict[str, Any] | None, seed: int, vec_env: VecEnvKind, monitor_dir: str | None
     ) -> VecEnv:
-        if vec_env == "native":
+        if vec_env in ("native", "envpool"):
             if self.env_wrapper is not None or self.monitor_kwargs:
-                raise UserError("--vec-env native has no single environments for env_wrapper or monitor_kwargs.")
-            native = make_vec(self.env, n_envs, vectorization_mode="vector_entry_point", env_kwargs=env_kwargs)
-            native.seed(seed)
-            return native
+                raise UserError(f"--vec-env {vec_env} has no single environments for env_wrapper or monitor_kwargs.")
+            kind = {"backend": "envpool"} if vec_env == "envpool" else {"vectorization_mode": "vector_entry_point"}
+            together = make_vec(self.env, n_envs, env_kwargs=env_kwargs, **kind)
+            together.seed(seed)
+            return together
         # Other processes need not know the id: it may have been registered by a module that only this one imports.
         return make_vec_env(
             gym.spec(self.env).make,
