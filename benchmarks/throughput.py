@@ -70,12 +70,15 @@ class Workload:
     kwargs: dict[str, Any] = field(default_factory=dict)
     reference: str = "SB3"  # or "autograd": our own engine, if SB3 does not have the algorithm
     native: bool = False  # our side uses a Gymnasium vector environment
+    pool: bool = False  # our side uses EnvPool
     simulator: bool = False  # measure the environment's own rate as well
 
     def make_env(self, side: str) -> Any:
         """The environment, seeded when the agent is."""
         if self.native and side == "ours":
             return gym.make_vec(self.env, self.n_envs, vectorization_mode="vector_entry_point")
+        if self.pool and side == "ours":
+            return pg_agents.make_vec(self.env, self.n_envs, backend="envpool")
         with no_stderr():
             return make_vec_env(self.env, self.n_envs)
 
@@ -120,6 +123,15 @@ WORKLOADS = [
         20_480,
         kwargs={"n_steps": 512, "batch_size": 256, "n_epochs": 10},
         simulator=True,
+    ),
+    Workload(
+        "PPO 8 envs × 512 steps, HalfCheetah, EnvPool",
+        "PPO",
+        "HalfCheetah-v5",
+        8,
+        20_480,
+        kwargs={"n_steps": 512, "batch_size": 256, "n_epochs": 10},
+        pool=True,
     ),
 ]
 PARTS = ("environment", "acting", "learning", "rest")
@@ -527,6 +539,9 @@ def main() -> None:
     if not args.only and find_spec("matplotlib") is None:
         parser.error("the figure needs `pip install pg-agents[bench]`")
     workloads = [workload for workload in WORKLOADS if args.only.lower() in workload.name.lower()]
+    if find_spec("envpool") is None:
+        workloads = [workload for workload in workloads if not workload.pool]
+        print("Left out: workloads with EnvPool, which is not installed (pip install 'pg-agents[envpool]').")
     if not workloads:
         parser.error(f"--only: no workload has {args.only!r} in its name")
     begun, load, default_threads = time.perf_counter(), os.getloadavg()[0], torch_default_threads()

@@ -201,8 +201,8 @@ class Recipe:
         if vec_env in ("native", "envpool"):
             if self.env_wrapper is not None or self.monitor_kwargs:
                 raise UserError(f"--vec-env {vec_env} has no single environments for env_wrapper or monitor_kwargs.")
-            kind = {"backend": "envpool"} if vec_env == "envpool" else {"vectorization_mode": "vector_entry_point"}
-            together = make_vec(self.env, n_envs, env_kwargs=env_kwargs, **kind)
+            backend, mode = ("envpool", None) if vec_env == "envpool" else (None, "vector_entry_point")
+            together = make_vec(self.env, n_envs, backend=backend, vectorization_mode=mode, env_kwargs=env_kwargs)
             together.seed(seed)
             return together
         # Other processes need not know the id: it may have been registered by a module that only this one imports.
