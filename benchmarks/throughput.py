@@ -4,8 +4,9 @@
     python benchmarks/throughput.py --only A2C --pairs 3   # prints only
 
 Both sides are trained alternately, in pairs, with equal hyperparameters and seeds. The measure is the number of
-environment steps per second of `learn` as a whole, with SB3's Monitor, a callback and logging, after a warm-up. The
-table gives medians, and the median of the pairs' ratios. The figure needs `pip install pg-agents[bench]`.
+environment steps per second of `learn` as a whole, with SB3's Monitor, a callback and logging, after a warm-up, or of
+`evaluate_policy`. The table gives medians, and the median of the pairs' ratios. The figure needs
+`pip install pg-agents[bench]`.
 
 Run it on an idle machine and without OMP_NUM_THREADS: the script sets the number of torch's threads itself.
 """
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,13 +36,17 @@ from unittest.mock import patch
 import gymnasium as gym
 import numpy as np
 import stable_baselines3
+import stable_baselines3.common.evaluation
 import torch as th
 from rl_zoo3.utils import SimpleLinearSchedule
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 import pg_agents
-import pg_agents.engines
+from pg_agents import collecting
+from pg_agents.engines.autograd import AutogradEngine
+from pg_agents.engines.mlp.engine import MLPEngine
+from pg_agents.engines.mlp.rolls import Roll
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,13 +75,18 @@ class Workload:
     steps: int
     kwargs: dict[str, Any] = field(default_factory=dict)
     reference: str = "SB3"  # or "autograd": our own engine, if SB3 does not have the algorithm
-    native: bool = False  # our side uses a Gymnasium vector environment
+    face: str = "dummy"  # of our environment: SB3's "dummy", Gymnasium's "native", "world" or "envpool"
     simulator: bool = False  # measure the environment's own rate as well
+    evaluates: int = 0  # measure an evaluation of so many episodes, not a training
 
     def make_env(self, side: str) -> Any:
         """The environment, seeded when the agent is."""
-        if self.native and side == "ours":
+        if side == "ours" and self.face == "native":
             return gym.make_vec(self.env, self.n_envs, vectorization_mode="vector_entry_point")
+        if side == "ours" and self.face == "world":
+            return pg_agents.make_vec(self.env, self.n_envs, world=True)
+        if side == "ours" and self.face == "envpool":
+            return pg_agents.make_vec(self.env, self.n_envs, backend="envpool")
         with no_stderr():
             return make_vec_env(self.env, self.n_envs)
 
@@ -96,13 +107,28 @@ RL_ZOO3 = {
     "learning_rate": SimpleLinearSchedule(0.001),
     "clip_range": SimpleLinearSchedule(0.2),
 }
+FEW_EPOCHS = ROLLOUTS | {"n_epochs": 4}
+CHEETAH = {"n_steps": 512, "batch_size": 256, "n_epochs": 10}
 WORKLOADS = [
+    Workload("PPO defaults, CartPole, 1 env, world", "PPO", "CartPole-v1", 1, 10_240, face="world"),
+    Workload("PPO defaults, Pendulum, 1 env, world", "PPO", "Pendulum-v1", 1, 10_240, face="world"),
+    Workload("PPO 8 envs × 256 steps, CartPole, world", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS, face="world"),
+    Workload("PPO as in rl_zoo3, CartPole, 8 envs, world", "PPO", "CartPole-v1", 8, 32_768, RL_ZOO3, face="world"),
+    Workload("PPO 8 envs × 256 steps, Acrobot, world", "PPO", "Acrobot-v1", 8, 20_480, FEW_EPOCHS, face="world"),
+    Workload("A2C defaults, CartPole, 8 envs, world", "A2C", "CartPole-v1", 8, 49_160, face="world"),
+    Workload(
+        "REINFORCE, CartPole, 8 envs, world", "REINFORCE", "CartPole-v1", 8, 40_960, reference="autograd", face="world"
+    ),
+    Workload(
+        "evaluate_policy, 100 episodes of CartPole, world", "PPO", "CartPole-v1", 1, 0, face="world", evaluates=100
+    ),
     Workload("PPO defaults, CartPole, 1 env", "PPO", "CartPole-v1", 1, 10_240),
     Workload("PPO defaults, Pendulum, 1 env", "PPO", "Pendulum-v1", 1, 10_240),
     Workload("PPO 8 envs × 256 steps, CartPole", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS),
-    Workload("PPO 8 envs × 256 steps, CartPole, native", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS, native=True),
+    Workload("PPO 8 envs × 256 steps, CartPole, native", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS, face="native"),
     Workload("PPO as in rl_zoo3, CartPole, 8 envs", "PPO", "CartPole-v1", 8, 32_768, RL_ZOO3),
     Workload("A2C defaults, CartPole, 8 envs", "A2C", "CartPole-v1", 8, 49_160),
+    Workload("evaluate_policy, 100 episodes of CartPole", "PPO", "CartPole-v1", 1, 0, evaluates=100),
     Workload("REINFORCE, CartPole, 8 envs", "REINFORCE", "CartPole-v1", 8, 40_960, reference="autograd"),
     Workload(
         "ReinforceBaseline, CartPole, 8 envs",
@@ -112,23 +138,20 @@ WORKLOADS = [
         40_960,
         reference="autograd",
     ),
-    Workload(
-        "PPO 8 envs × 512 steps, HalfCheetah",
-        "PPO",
-        "HalfCheetah-v5",
-        8,
-        20_480,
-        kwargs={"n_steps": 512, "batch_size": 256, "n_epochs": 10},
-        simulator=True,
-    ),
+    Workload("PPO 8 envs × 512 steps, HalfCheetah", "PPO", "HalfCheetah-v5", 8, 20_480, CHEETAH, simulator=True),
 ]
-PARTS = ("environment", "acting", "learning", "rest")
+PARTS = ("environment", "acting", "both", "learning", "rest")
 
 
 class Watch(BaseCallback):
-    """A user's callback: counts episodes."""
+    """A user's callback: counts episodes, or, in a world, looks at each rollout."""
 
     n_episodes = 0
+
+    def __init__(self, face: str) -> None:
+        super().__init__()
+        if face == "world":
+            self.next_look = lambda: None
 
     def _on_step(self) -> bool:
         self.n_episodes += np.count_nonzero(self.locals["dones"])
@@ -146,17 +169,40 @@ class Training(NamedTuple):
 def train(workload: Workload, side: str, n_threads: int, steps: int, seed: int = 0) -> Training:
     """Train once; `n_threads` is torch's number of threads when `learn` is called."""
     th.set_num_threads(n_threads)
-    agent, watch = workload.make_agent(side, seed), Watch()
+    if workload.evaluates:
+        return evaluate(workload, side)
+    agent, watch = workload.make_agent(side, seed), Watch(workload.face if side == "ours" else "dummy")
     gc.collect()
     start = time.perf_counter()
     agent.learn(steps, callback=watch)
     seconds = time.perf_counter() - start
     # Gymnasium's native vector environments spend a step on each reset, which is not a step of the environment.
-    n_resets = watch.n_episodes if workload.native and side == "ours" else 0
+    n_resets = watch.n_episodes if workload.face == "native" and side == "ours" else 0
     rate = (agent.num_timesteps - n_resets) / seconds
     agent.get_env().close()
     length = float(np.mean([episode["l"] for episode in agent.ep_info_buffer] or [np.nan]))
-    return Training(rate, length, type(getattr(agent, "_engine", None)).__name__)
+    return Training(rate, length, getattr(agent, "engine_in_use", ""))
+
+
+@cache
+def trained_parameters() -> dict[str, Any]:
+    """Those of an agent with long episodes."""
+    return pg_agents.PPO("MlpPolicy", "pg/CartPole-v1", seed=0).learn(30_000).get_parameters()
+
+
+def evaluate(workload: Workload, side: str) -> Training:
+    """Evaluate the same agent on either side."""
+    evaluate_policy = (
+        pg_agents.evaluate_policy if side == "ours" else stable_baselines3.common.evaluation.evaluate_policy
+    )
+    agent = workload.make_agent(side, seed=0)
+    agent.set_parameters(trained_parameters())
+    evaluate_policy(agent, agent.get_env(), 1)  # warm
+    start = time.perf_counter()
+    _, lengths = evaluate_policy(agent, agent.get_env(), workload.evaluates, return_episode_rewards=True)
+    seconds = time.perf_counter() - start
+    agent.get_env().close()
+    return Training(sum(lengths) / seconds, float(np.mean(lengths)), getattr(agent, "engine_in_use", ""))
 
 
 def simulator_rate(workload: Workload, steps: int) -> float:
@@ -231,20 +277,15 @@ def timers(watch: Stopwatch, agent: Any) -> ExitStack:
         stack.enter_context(patch.object(owner, name, wrapper(part, getattr(owner, name))))
 
     replace(agent, "train", watch.timed, "learning")
-    engines = [cls for cls in vars(pg_agents.engines).values() if isinstance(cls, type) and hasattr(cls, "actor")]
-    if hasattr(agent, "_engine") and engines:
-        for engine in engines:
+    if isinstance(agent, pg_agents.PolicyGradient):
+        for engine in (AutogradEngine, MLPEngine):
             replace(engine, "actor", watch.maker, "acting")
             replace(engine, "values", watch.timed, "acting")
+        replace(Roll, "run", lambda part, run: lambda roll, *args: watch.timed(part, run)(roll, *args), "both")
+        replace(collecting, "stepper", watch.maker, "environment")
     else:
         for name in ("forward", "predict_values"):
             replace(agent.policy, name, watch.timed, "acting")
-    if hasattr(agent, "_engine"):
-        from pg_agents.envs.stepping import stepper
-
-        for module in [module for module in sys.modules.values() if getattr(module, "stepper", None) is stepper]:
-            replace(module, "stepper", watch.maker, "environment")
-    else:
         replace(agent.env, "step", watch.timed, "environment")
     return stack
 
@@ -255,7 +296,7 @@ def shares(workload: Workload, side: str, n_threads: int, steps: int) -> dict[st
     agent, watch = workload.make_agent(side, seed=0), Stopwatch()
     with timers(watch, agent):
         start = time.perf_counter()
-        agent.learn(steps, callback=Watch())
+        agent.learn(steps, callback=Watch(workload.face if side == "ours" else "dummy"))
         return watch.shares(time.perf_counter() - start)
 
 
@@ -389,7 +430,8 @@ def measure(workload: Workload, n_pairs: int, default_threads: int, scale: float
             training = train(workload, side, n_threads[side], steps, seed=index)
             pairs[index, column], lengths[index, column] = training.steps_per_second, training.episode_length
             engine = training.engine if side == "ours" else engine
-    parts = {side: shares(workload, side, n_threads[side], steps) for side in (reference, "ours")}
+    sides = () if workload.evaluates else (reference, "ours")
+    parts = {side: shares(workload, side, n_threads[side], steps) for side in sides}
     simulator = simulator_rate(workload, steps) if workload.simulator else None
     return Measured(workload, engine, reference_threads, pairs, lengths, parts, simulator)
 
@@ -401,7 +443,7 @@ def shares_table(measured: list[Measured]) -> str:
     """Markdown."""
     lines = ["| workload | side | µs/step | " + " | ".join(PARTS) + " |", "|---" * (3 + len(PARTS)) + "|"]
     for one in measured:
-        for (side, parts), rate in zip(one.shares.items(), one.rates, strict=True):
+        for (side, parts), rate in zip(one.shares.items(), one.rates, strict=bool(one.shares)):
             cells = [one.workload.name, side, f"{1e6 / rate:.1f}"] + [f"{parts[name]:.0%}" for name in PARTS]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -426,7 +468,7 @@ def notes(measured: list[Measured]) -> str:
     """Remarks on the tables: episode lengths of both sides, and the simulator's own speed."""
     lines = []
     for one in measured:
-        name, sides = one.workload.name, list(one.shares)
+        name, sides = one.workload.name, [one.workload.reference, "ours"]
         if one.workload.reference != "SB3":
             lengths = " and ".join(
                 f"{length:.0f} ({side})" for side, length in zip(sides, one.lengths.mean(0), strict=True)
@@ -468,16 +510,16 @@ def figure(measured: list[Measured], path: Path) -> None:
     picture, (rates, parts) = plt.subplots(
         1, 2, figsize=(14, 1.2 + 0.75 * len(measured)), sharey=True, layout="constrained"
     )
-    colours = dict(zip(PARTS, ("#66a61e", "#7570b3", "#e6ab02", "#bbbbbb"), strict=True))
+    colours = dict(zip(PARTS, ("#66a61e", "#7570b3", "#1b9e77", "#e6ab02", "#bbbbbb"), strict=True))
     for index, one in enumerate(measured):
-        for offset, side, rate in zip((-0.2, 0.2), one.shares, one.rates, strict=True):
+        for offset, side, rate in zip((-0.2, 0.2), (one.workload.reference, "ours"), one.rates, strict=True):
             y = index + offset
             colour = "#1f78b4" if side == "ours" else "#d95f02"
             label = f" {rate:,.0f}" + (f"  ({np.median(one.ratios):.1f}×)" if side == "ours" else f"  {side}")
             rates.barh(y, rate, 0.38, color=colour)
             rates.text(rate, y, label, va="center", fontsize=8)
             left = 0.0
-            for name, share in one.shares[side].items():
+            for name, share in one.shares.get(side, {}).items():
                 parts.barh(y, 100 * share, 0.38, left=left, color=colours[name], label=name if y < 0 else None)
                 if share > 0.06:
                     parts.text(left + 50 * share, y, f"{100 * share:.0f}", va="center", ha="center", fontsize=7)
@@ -558,8 +600,8 @@ The table gives environment steps per second of `learn` as a whole, with SB3's M
 shows medians of {args.pairs} runs of each side, in alternation, after a warm-up. The ratio is the median of the
 pairs' ratios. The reference runs with the number of torch threads that makes it faster: one, or torch's default of
 {default_threads}. Our side chooses its number itself. SB3 has no REINFORCE, so the reference there is our own engine
-`autograd`. In rows marked "native", our side trains in Gymnasium's own vector environment, which SB3 does not accept.
-Its steps that only reset are not counted.
+`autograd`. In rows marked "world", our side trains in the environment's world. In rows marked "native", it trains in
+Gymnasium's own vector environment, which SB3 does not accept, and its steps that only reset are not counted.
 
 {HEAD}
 {chr(10).join(one.row for one in measured)}
@@ -568,8 +610,9 @@ Its steps that only reset are not counted.
 
 ## Where the time goes
 
-These shares come from separate runs, with timers around the environment's `step`, the policy's forward pass (acting)
-and `train` (learning). The rest is the loop: buffers, estimators, callbacks, statistics and logging.
+These shares come from separate runs, with timers around the environment's `step`, the policy's forward pass (acting),
+the calls that do both in a world, and `train` (learning). The rest is the loop: buffers, estimators, callbacks,
+statistics and logging.
 
 {shares_text}
 

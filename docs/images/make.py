@@ -25,7 +25,7 @@ def main() -> None:
         env.reset(seed=0)
         env.action_space.seed(0)
         for _ in range(n_steps):
-            actions = env.unwrapped.dynamics.controller(env.unwrapped.state)
+            actions = env.unwrapped.copies.controller()
             env.step(env.action_space.sample() if actions is None else actions[0])
         imsave(Path(__file__).with_name(f"{name}.png"), env.render())
 

@@ -174,7 +174,7 @@ class _ArrayCopies(AnyCopies, Generic[State]):
     def begin(self, which: np.ndarray) -> None:
         rows = np.flatnonzero(which)
         fresh = self.dynamics.start([self.rngs[i] for i in rows.tolist()])
-        self.state = fresh if self.state is None or len(rows) == self.n else _put(self.state, rows, fresh)
+        self.state = fresh if self.state is None or len(rows) == self.n else put(self.state, rows, fresh)
         self._n_steps[rows] = 0
 
     def step(self, actions: np.ndarray) -> int:
@@ -185,7 +185,7 @@ class _ArrayCopies(AnyCopies, Generic[State]):
         self._n_steps += 1
         truncated = self._n_steps >= (self.max_episode_steps or np.inf)
         if len(held):  # the step has moved them too
-            self.state = _put(self.state, held, _take(before, held))
+            self.state = put(self.state, held, take(before, held))
             self._n_steps[held] -= 1
             self.rewards = np.where(self.held, 0.0, self.rewards)
             terminated, truncated = terminated & ~self.held, truncated & ~self.held
@@ -211,7 +211,7 @@ class _ArrayCopies(AnyCopies, Generic[State]):
         return self._last[1]
 
     def draw(self, i: int, canvas: Canvas) -> None:
-        self.dynamics.draw(_take(self.state, slice(i, i + 1)), canvas)
+        self.dynamics.draw(take(self.state, slice(i, i + 1)), canvas)
 
     def optimum(self) -> float | None:
         return self.dynamics.optimum()
@@ -224,13 +224,15 @@ class _ArrayCopies(AnyCopies, Generic[State]):
         return self.dynamics.controller(self.state)
 
 
-def _take(state: Any, rows: slice | np.ndarray) -> Any:
-    return _rebuilt(state, [_take(part, rows) for part in state]) if isinstance(state, tuple) else state[rows]
+def take(state: Any, rows: slice | np.ndarray) -> Any:
+    """Rows of a state: of an array, or of each array of a tuple."""
+    return _rebuilt(state, [take(part, rows) for part in state]) if isinstance(state, tuple) else state[rows]
 
 
-def _put(state: Any, rows: np.ndarray, fresh: Any) -> Any:
+def put(state: Any, rows: np.ndarray, fresh: Any) -> Any:
+    """A copy of a state in which rows are replaced."""
     if isinstance(state, tuple):
-        return _rebuilt(state, [_put(old, rows, new) for old, new in zip(state, fresh, strict=True)])
+        return _rebuilt(state, [put(old, rows, new) for old, new in zip(state, fresh, strict=True)])
     changed = state.copy()
     changed[rows] = fresh
     return changed

@@ -20,6 +20,7 @@ import pg_envs
 from pg_agents import A2C, make_vec
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.evaluation import deterministic_evaluation
+from pg_envs.worlds.faces import VectorFace
 
 # In most of what follows there is no policy to tell it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*opponent 'oracle' has not been told")
@@ -259,7 +260,7 @@ def test_agents_get_the_native_version_and_learn_in_it(case):
     env_id, kwargs = case
     env = make_vec(env_id, 3, seed=0, env_kwargs=kwargs)
     assert isinstance(env, VectorEnvAdapter)
-    assert isinstance(env.env, pg_envs.Batched)
+    assert isinstance(env.env, VectorFace)
     model = A2C("MlpPolicy", env, seed=0, device="cpu", n_steps=8).learn(96)
     assert model.env.action_space.contains(model.predict(env.reset())[0][0])
 

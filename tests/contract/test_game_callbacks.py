@@ -31,8 +31,8 @@ def test_the_opponent_gets_the_policy_that_the_agent_plays_now(name, observation
         model.learn(48, callback=HandOver(), reset_num_timesteps=False)
     env.env_method("hand_over", model)
     seen = np.zeros((1, 3), np.float32) if observation == "last" else np.ones((1, 1), np.float32)
-    for dynamics in env.get_attr("dynamics"):
-        held = action_probabilities(dynamics.opponent.policy, seen, 3)
+    for opponent in env.get_attr("opponent"):
+        held = action_probabilities(opponent.policy, seen, 3)
         np.testing.assert_allclose(held, action_probabilities(model, seen, 3), atol=1e-9)
 
 
@@ -42,7 +42,7 @@ def test_later_training_does_not_change_what_was_handed_over():
     model = ALGORITHMS["autograd"](env)
     model.learn(32)
     env.env_method("hand_over", model)
-    held = env.get_attr("dynamics")[0].opponent.policy
+    held = env.get_attr("opponent")[0].policy
     seen = np.eye(3, dtype=np.float32)
     before = action_probabilities(held, seen, 3)
     model.learn(320)
@@ -64,7 +64,7 @@ def test_behind_vecnormalize_the_opponent_answers_the_policy_that_is_played():
     model.learn(200, callback=HandOver())
     raw.env_method("hand_over", model)
     seen = np.eye(3, dtype=np.float32)
-    held = action_probabilities(raw.get_attr("dynamics")[0].opponent.policy, seen, 3)
+    held = action_probabilities(raw.get_attr("opponent")[0].policy, seen, 3)
     with_statistics = model.get_vec_normalize_env().normalize_obs(seen)
     played = model.policy.get_distribution(model.policy.obs_to_tensor(with_statistics)[0]).distribution.probs
     np.testing.assert_allclose(held, played.detach().numpy(), atol=1e-6)
@@ -160,7 +160,7 @@ def test_the_opponent_of_an_evaluation_is_told_too():
     env, other = (pg_agents.make_vec("pg/RPSMatch-v0", 2, env_kwargs={"opponent": "oracle"}) for _ in range(2))
     model = ALGORITHMS["compiled"](env)
     model.learn(64, callback=HandOver(eval_env=other))
-    told = [one.get_attr("dynamics")[0].opponent.policy for one in (env, other)]
+    told = [one.get_attr("opponent")[0].policy for one in (env, other)]
     np.testing.assert_array_equal(*told)
     with pytest.raises(ValueError, match="HandOver needs environments of pg/RPSMatch-v0"):
         pg_agents.A2C("MlpPolicy", "CartPole-v1").learn(5, callback=HandOver())

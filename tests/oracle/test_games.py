@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import pg_envs  # noqa: F401 - registers the ids
 from pg_agents import PPO, make_vec
 from pg_envs.games.hand_over import HandOver
-from pg_envs.games.match import MatchDynamics, RPSMatch
+from pg_envs.games.match import RPSMatch
 from pg_envs.games.memoryless import Memoryless
 from pg_envs.games.observations import View
 from pg_envs.games.opponents import Opponent, OracleOpponent, SnapshotsOpponent
@@ -102,7 +102,7 @@ def test_the_fixed_opponent_plays_its_mixture():
 def test_the_oracle_answers_the_policy_that_it_was_told():
     oracle = OracleOpponent()
     for policy, answer in (([0.5, 0.3, 0.2], PAPER), ([0.2, 0.5, 0.3], SCISSORS), ([0.3, 0.2, 0.5], ROCK)):
-        MatchDynamics(oracle).hand_over(policy)
+        RPSMatch(oracle).hand_over(policy)
         answers, _ = play(random_moves(3), opponent=oracle)
         assert (answers == answer).all()
 
@@ -257,7 +257,7 @@ def test_the_best_mixture_against_frequency_is_uniform_in_the_standard_game_only
     ],
 )
 def test_the_optimum_is_known_where_it_can_be_computed(arguments, optimum):
-    found = MatchDynamics(**arguments).optimum()
+    found = RPSMatch(**arguments).copies.optimum()
     assert found == (None if optimum is None else pytest.approx(optimum, abs=1e-9))
 
 

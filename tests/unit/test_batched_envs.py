@@ -281,6 +281,6 @@ def test_infos_belong_to_the_caller():
     env = gym.make_vec("pg/RPSMatch-v0", 2)
     env.reset(seed=0)
     *_, infos = env.step(np.array([0, 1]))
-    before = env.unwrapped.state.last.copy()
+    before = env.unwrapped.state.copy()
     infos["opponent_move"][:] = 9
-    np.testing.assert_array_equal(env.unwrapped.state.last, before)
+    np.testing.assert_array_equal(env.unwrapped.state, before)

@@ -31,6 +31,7 @@ class View:
 
     Attributes:
         n_rounds: Number of past rounds in an observation.
+        sees_both: Whether it has the player's own moves too.
         space: The observation space.
 
     Raises:
@@ -42,7 +43,8 @@ class View:
         if history is None:
             check_choice("observation", observation, ("none", "last"), 'a number of rounds such as "history(3)"')
         self.n_rounds = int(history[1]) if history else int(observation == "last")
-        self._seen = slice(0 if history else 1, 2)
+        self.sees_both = history is not None
+        self._seen = slice(0 if self.sees_both else 1, 2)
         self._one_hot = np.eye(n_actions + 1, n_actions, dtype=np.float32)  # the last row is that of NOT_YET
         width = 1 if self.n_rounds == 0 else 2 * self.n_rounds * n_actions if history else n_actions
         self.space: spaces.Box = spaces.Box(0.0, 1.0, (width,), np.float32)

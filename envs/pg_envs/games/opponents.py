@@ -1,17 +1,25 @@
-"""Opponents for repeated matrix games: the contract `Opponent`, its implementations, and `make_opponent`.
+"""Opponents for repeated matrix games: those that matches know, `Opponent` for others, and `make_opponent`.
 
 For an opponent of your own, give `RPSMatch` a function of both players' past moves,
 
     def copycat(own_moves, agents_moves, n_actions):
         return agents_moves[-1] if len(agents_moves) else np.full(n_actions, 1 / n_actions)
 
-or, for many matches at once, a subclass of `Opponent`; `FixedOpponent` is the shortest example.
+or, for many matches at once, a subclass of `Opponent`:
+
+    class Stone(Opponent):
+        def play(self, match, memory):
+            return memory[0]
+
+        def start(self, match, rngs):
+            return (np.zeros(len(rngs), dtype=int),)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -25,13 +33,61 @@ from pg_envs.games.repeated import Match, Memory, best_moves
 NAMES = ("frequency", "pattern", "fixed", "uniform", "oracle", "snapshots")
 
 
-class Opponent(ABC):
-    """An opponent in any number of matches at once.
+class Rule(Enum):
+    """How matches find an opponent's next move."""
+
+    MIXTURE = 0  # drawn from a mixture, one of several, which is drawn at the start of a match
+    FREQUENCY = 1  # the best response to the counts of the agent's moves
+    PATTERN = 2  # the same, of the moves that followed the last pair of moves
+    ASKED = 3  # the opponent is asked
+
+
+class AnyOpponent(ABC):
+    """An opponent in any number of matches at once."""
+
+    @abstractmethod
+    def rule(self, match: Match) -> Rule:
+        """How the match finds its moves.
+
+        Raises:
+            ValueError: The opponent cannot play this game.
+        """
+
+    def mixtures(self, match: Match) -> np.ndarray:
+        """The mixtures of the rule `MIXTURE`, now, of shape `(mixtures, n_actions)`."""
+        return np.full((1, match.n_actions), 1 / match.n_actions)
+
+    def hand_over(self, policy: Policy) -> None:  # noqa: B027 - most opponents have no use for it
+        """Receive the agent's current policy."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the opponent knows all that it plays by."""
+        return True
+
+    def check_ready(self) -> None:  # noqa: B027 - most opponents are
+        """Warn, once, if it does not."""
+
+    def value(self, match: Match) -> float | None:
+        """Mean reward per round of the best policy against this opponent; None if unknown."""
+        return None
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+
+class Opponent(AnyOpponent):
+    """An opponent that is asked for each move.
 
     Its memory is a tuple of arrays whose first axis counts matches, or of such tuples. The memory is an argument of its
     methods and not an attribute, because one opponent plays in all copies of an environment. No method may change it in
     place.
     """
+
+    def rule(self, match: Match) -> Rule:
+        """`ASKED`."""
+        self.start(match, [])  # raises if it cannot play this game
+        return Rule.ASKED
 
     def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
         """The memory at the start of `len(rngs)` matches, by default empty.
@@ -54,18 +110,8 @@ class Opponent(ABC):
         """The memory after a round with these moves of opponent and agent, both of shape `(matches,)`."""
         return memory
 
-    def hand_over(self, policy: Policy) -> None:  # noqa: B027 - most opponents have no use for it
-        """Receive the agent's current policy."""
 
-    def value(self, match: Match) -> float | None:
-        """Mean reward per round of the best policy against this opponent; None if unknown."""
-        return None
-
-    def __str__(self) -> str:
-        return type(self).__name__
-
-
-class FixedOpponent(Opponent):
+class FixedOpponent(AnyOpponent):
     """Always plays the same mixture, or pure move: the control, against which a deterministic policy is best.
 
     Args:
@@ -80,56 +126,42 @@ class FixedOpponent(Opponent):
         if self.p.ndim != 1 or not is_distribution(self.p):
             raise ValueError(f"`p` must be probabilities, one per move, with sum 1, but is {p!r}.")
 
-    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """`p`, once for each match."""
+    def rule(self, match: Match) -> Rule:
+        """`MIXTURE`."""
         if len(self.p) != match.n_actions:
             raise ValueError(f"`p` must have {match.n_actions} probabilities, one per move, but is {self.p!r}.")
-        return (np.tile(self.p, (len(rngs), 1)),)
+        return Rule.MIXTURE
 
-    def play(self, match: Match, memory: Memory) -> np.ndarray:
+    def mixtures(self, match: Match) -> np.ndarray:
         """`p`."""
-        p: np.ndarray = memory[0]
-        return p
+        return self.p[None]
 
     def value(self, match: Match) -> float:
         """max_i (A p)_i."""
         return float(np.max(match.payoff @ self.p))
 
 
-class UniformOpponent(Opponent):
+class UniformOpponent(AnyOpponent):
     """Plays every move equally often."""
 
-    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """The same probabilities for every match."""
-        return (np.full((len(rngs), match.n_actions), 1 / match.n_actions),)
-
-    def play(self, match: Match, memory: Memory) -> np.ndarray:
-        """1 / n."""
-        p: np.ndarray = memory[0]
-        return p
+    def rule(self, match: Match) -> Rule:
+        """`MIXTURE`."""
+        return Rule.MIXTURE
 
     def value(self, match: Match) -> float:
         """max_i of the mean of row i."""
         return float(np.max(match.payoff.mean(axis=1)))
 
 
-class FrequencyOpponent(Opponent):
+class FrequencyOpponent(AnyOpponent):
     """Best-responds to the counts of the agent's moves in this match, with ties broken at random.
 
     argmax_b Σ_s -A[a_s, b], summed over the past rounds s; the memory is that sum.
     """
 
-    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """Nothing has been won yet."""
-        return (np.zeros((len(rngs), match.n_actions)),)
-
-    def play(self, match: Match, memory: Memory) -> np.ndarray:
-        """The moves that would have won most."""
-        return best_moves(memory[0])
-
-    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """Add the payoff of each move against the agent's."""
-        return (memory[0] - match.payoff[agents],)
+    def rule(self, match: Match) -> Rule:
+        """`FREQUENCY`."""
+        return Rule.FREQUENCY
 
     def value(self, match: Match) -> float | None:
         """Value of the best mixture; None if the agent sees past rounds or the sum over all counts is too long."""
@@ -138,27 +170,15 @@ class FrequencyOpponent(Opponent):
         return Memoryless(match).best()[1] / match.n_rounds
 
 
-class PatternOpponent(Opponent):
+class PatternOpponent(AnyOpponent):
     """Best-responds to the agent's moves that followed the last pair of moves in this match; ties are broken at random.
 
     argmax_b Σ_s -A[a_s, b], summed over the past rounds s that followed the same pair of moves as the next round does.
     """
 
-    def start(self, match: Match, rngs: Sequence[np.random.Generator]) -> Memory:
-        """Zero sums for all pairs; the n²-th pair stands for no moves, before the first round."""
-        n = match.n_actions
-        return np.zeros((len(rngs), n * n + 1, n)), np.full(len(rngs), n * n)
-
-    def play(self, match: Match, memory: Memory) -> np.ndarray:
-        """The moves that would have won most after the last pair of moves."""
-        won, pair = memory
-        return best_moves(won[np.arange(len(won)), pair])
-
-    def remember(self, match: Match, memory: Memory, own: np.ndarray, agents: np.ndarray) -> Memory:
-        """Add the payoff of each move against the agent's to the sums of the previous pair."""
-        won, pair = memory[0].copy(), memory[1]
-        won[np.arange(len(won)), pair] -= match.payoff[agents]
-        return won, agents * match.n_actions + own
+    def rule(self, match: Match) -> Rule:
+        """`PATTERN`."""
+        return Rule.PATTERN
 
 
 class OracleOpponent(Opponent):
@@ -172,6 +192,28 @@ class OracleOpponent(Opponent):
         self.policy: Policy | None = None
         self._warned = False
 
+    def rule(self, match: Match) -> Rule:
+        """`MIXTURE` if the agent sees nothing: the best response is the same in each round."""
+        return Rule.ASKED if match.view.n_rounds > 0 else Rule.MIXTURE
+
+    def mixtures(self, match: Match) -> np.ndarray:
+        """The best response to the policy."""
+        return self._answers(match, match.view.start(1))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the policy has been handed over."""
+        return self.policy is not None
+
+    def check_ready(self) -> None:
+        """Warn, once, if the policy has not been handed over."""
+        if self.policy is None and not self._warned:
+            self._warned = True
+            logger.warn(
+                "The opponent 'oracle' has not been told the agent's policy and assumes a uniform one: train with "
+                "the callback pg_envs.HandOver(), or call env.unwrapped.hand_over(model)."
+            )
+
     def hand_over(self, policy: Policy) -> None:
         """Respond to this policy from now on: a model, a function of an observation, or probabilities."""
         self.policy = policy
@@ -182,16 +224,12 @@ class OracleOpponent(Opponent):
 
     def play(self, match: Match, memory: Memory) -> np.ndarray:
         """argmax_b Σ_a -π(a|s) A[a, b]."""
-        seen = match.view(memory[0])
-        policy = self.policy
-        if policy is None:
-            policy = np.full(match.n_actions, 1 / match.n_actions)
-            if not self._warned:
-                self._warned = True
-                logger.warn(
-                    "The opponent 'oracle' has not been told the agent's policy and assumes a uniform one: train with "
-                    "the callback pg_envs.HandOver(), or call env.unwrapped.hand_over(model)."
-                )
+        self.check_ready()
+        return self._answers(match, memory[0])
+
+    def _answers(self, match: Match, rounds: np.ndarray) -> np.ndarray:
+        seen = match.view(rounds)
+        policy = np.full(match.n_actions, 1 / match.n_actions) if self.policy is None else self.policy
         agents = action_probabilities(policy, seen, match.n_actions)
         won = np.zeros((len(seen), match.n_actions))
         for i in range(match.n_actions):  # a matrix product would round differently for different numbers of rows
@@ -217,6 +255,14 @@ class SnapshotsOpponent(Opponent):
     def __init__(self) -> None:
         self.policies: list[Policy] = []
         self._mixtures: np.ndarray | None = None  # the policies as a table, if all are fixed mixtures
+
+    def rule(self, match: Match) -> Rule:
+        """`MIXTURE` if a policy sees nothing."""
+        return Rule.ASKED if match.view.n_rounds > 0 else Rule.MIXTURE
+
+    def mixtures(self, match: Match) -> np.ndarray:
+        """The policies so far."""
+        return super().mixtures(match) if self._mixtures is None else self._mixtures
 
     def hand_over(self, policy: Policy) -> None:
         """Add a past policy: a model that no longer changes, a function of an observation, or probabilities."""
@@ -281,7 +327,7 @@ class FunctionOpponent(Opponent):
         return getattr(self.function, "__qualname__", repr(self.function))
 
 
-def make_opponent(opponent: str | Opponent | Callable[..., Any], p: Sequence[float] | None = None) -> Opponent:
+def make_opponent(opponent: str | AnyOpponent | Callable[..., Any], p: Sequence[float] | None = None) -> AnyOpponent:
     """An opponent from its name.
 
     Args:
@@ -295,14 +341,14 @@ def make_opponent(opponent: str | Opponent | Callable[..., Any], p: Sequence[flo
     if (p is not None) != (isinstance(opponent, str) and opponent == "fixed"):
         needed = "must be given with" if p is None else f"is {p!r}, but belongs to"
         raise ValueError(f"`p` {needed} the opponent 'fixed', and only with it; the opponent is {opponent!r}.")
-    if isinstance(opponent, Opponent):
+    if isinstance(opponent, AnyOpponent):
         return opponent
     if callable(opponent) and not isinstance(opponent, type):
         return FunctionOpponent(opponent)
     check_choice("opponent", opponent, NAMES, "an Opponent or a function")
     if p is not None:
         return FixedOpponent(p)
-    makers: dict[str, Callable[[], Opponent]] = {
+    makers: dict[str, Callable[[], AnyOpponent]] = {
         "frequency": FrequencyOpponent,
         "pattern": PatternOpponent,
         "uniform": UniformOpponent,

@@ -100,7 +100,7 @@ def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, b
             if drawn == 0:
                 place = k
             drawn -= 1
-    shot = float(action[0])
+    shot = np.float64(action[0])
     on_target = abs(shot) <= ON_TARGET
     keeper = constants[1 + place]
     # A shot that misses would miss against any keeper, so the keeper learns nothing from it.

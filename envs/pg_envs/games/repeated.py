@@ -1,4 +1,4 @@
-"""A repeated matrix game from one seat: `Match`, and the moves that its opponents choose and draw."""
+"""A repeated matrix game from one seat: `Match`, and the moves that win most."""
 
 from __future__ import annotations
 
@@ -39,10 +39,3 @@ def best_moves(won: np.ndarray) -> np.ndarray:
     best = won >= won.max(axis=1, keepdims=True) - TIE
     probabilities: np.ndarray = best / best.cumsum(axis=1)[:, -1:]
     return probabilities
-
-
-def draw(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """The first i with u Σ w < w_0 + ... + w_i, for each row of weights w and its u in [0, 1)."""
-    below: np.ndarray = weights.cumsum(axis=1)
-    drawn: np.ndarray = (uniforms[:, None] * below[:, -1:] >= below).sum(axis=1)
-    return drawn

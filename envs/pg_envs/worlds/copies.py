@@ -34,8 +34,8 @@ class AnyCopies(ABC):
         terminated: `(n,)` bool.
         truncated: `(n,)` bool; a step can be both.
         held: `(n,)` bool: copies that `step` leaves as they are, with reward 0.
-        table: What compiled code reads of the copies; None if it cannot step them.
-        address: Address of the C function that steps them; 0 if there is none.
+        address: Address of a function that steps the copies, for compiled code elsewhere; 0 for none.
+        table: What that function reads; None for no compiler.
     """
 
     n: int
@@ -48,8 +48,8 @@ class AnyCopies(ABC):
     terminated: np.ndarray
     truncated: np.ndarray
     held: np.ndarray
-    table: np.ndarray | None = None
     address: int = 0
+    table: np.ndarray | None = None
 
     @property
     @abstractmethod
@@ -136,7 +136,8 @@ class Copies(AnyCopies):
         n_steps: `(n,)` int64: steps of the running episodes.
         constants: The world's constants, unless `use_constants` has replaced them.
         table: A row of `kernels.COPIES`, for compiled code; None without a compiler.
-        address: Address of the compiled `kernels.advance`; 0 without a compiler.
+        address: Address of the compiled `kernels.advance`; 0 where compiled code elsewhere must not step the copies.
+        advance_address: The same; 0 only without a compiler.
 
     Raises:
         TypeError: Numba cannot compile one of the world's functions.
@@ -175,8 +176,8 @@ class Copies(AnyCopies):
             array.reshape(self.n, *(self.observation_space.shape or ()))
             for array in (self._observations, self._last_observations)
         )
-        self.table: np.ndarray | None = None
-        self.address = 0
+        self.table = None
+        self.address = self.advance_address = 0
         if has_compiler():
             self._fill_tables()
         else:
@@ -198,7 +199,7 @@ class Copies(AnyCopies):
             table[name] = getattr(self, name).ctypes.data
         if self._last_states is not None:
             table["last_states"] = self._last_states.ctypes.data
-        self.address = kernels.advance.address or 0
+        self.address = self.advance_address = kernels.advance.address or 0
         self._advance, self._begin = kernels.advance.ctypes, kernels.begin.ctypes
         self._step, self._check = kernels.step.ctypes, kernels.check.ctypes
         arrays: tuple[np.ndarray, ...] = (
@@ -359,10 +360,10 @@ TRY_AGAIN = 64  # steps
 
 _PARAMETERS = {"start": 2, "step": 3, "observe": 2}  # without the constants
 _BOUND = frozenset(
-    {
-        *("_given", "_seen", "_last_seen", "table", "address", "_advance", "_begin", "_step", "_check", "_addresses"),
-        *("_face", "_face_address", "_pace"),
-    }
+    (
+        *("_given", "_seen", "_last_seen", "table", "address", "advance_address", "_advance", "_begin", "_step"),
+        *("_check", "_addresses", "_face", "_face_address", "_pace"),
+    )
 )
 
 

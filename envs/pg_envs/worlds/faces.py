@@ -27,6 +27,9 @@ class EnvFace(gym.Env[Any, Any]):
     Args:
         copies: One copy, which does not restart by itself.
         render_mode: None, `"rgb_array"` or `"human"`.
+
+    Attributes:
+        has_begun: Whether the first episode has started.
     """
 
     metadata: dict[str, Any] = METADATA
@@ -36,7 +39,7 @@ class EnvFace(gym.Env[Any, Any]):
         self.copies, self.render_mode = copies, render_mode
         self.observation_space, self.action_space = copies.observation_space, copies.action_space
         self._action_shape = copies.action_space.shape
-        self._began = self._seeded = False
+        self.has_begun = self._seeded = False
         self._window: Window | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -52,7 +55,7 @@ class EnvFace(gym.Env[Any, Any]):
             self.copies.seed(0, self.np_random_seed)
             self._seeded = True
         self.copies.begin(_ONE)
-        self._began = True
+        self.has_begun = True
         if self.render_mode == "human":
             self.render()
         return self._observation(), _first(self.copies.info())
@@ -63,7 +66,7 @@ class EnvFace(gym.Env[Any, Any]):
         Raises:
             ValueError: The action has the wrong shape, is not a number, or is outside a discrete space.
         """
-        if not self._began:
+        if not self.has_begun:
             raise gym.error.ResetNeeded("Call reset before step.")
         copies, action = self.copies, np.asarray(action)
         if action.shape != self._action_shape:
@@ -83,7 +86,7 @@ class EnvFace(gym.Env[Any, Any]):
         if self.render_mode is None:
             gym.logger.warn("Nothing to render without a render_mode: use gym.make(..., render_mode='rgb_array').")
             return None
-        if not self._began:
+        if not self.has_begun:
             raise gym.error.ResetNeeded("Call reset before render.")
         canvas = _picture(self.copies, 0)
         if self.render_mode == "rgb_array":

@@ -31,7 +31,7 @@ class World:
 
     Numba compiles the functions. Arrays may be indexed by integers and no more (no slices, no `len`); modules' numbers
     and `math` are there; functions that are called need the decorator `compiled`. An index is not checked. Numbers have
-    machine types: write `np.float64(action[0])` for arithmetic in float64, since `float` leaves float32 what it is.
+    machine types: write `np.float64(action[0])` for arithmetic in float64 (Numba's `float` keeps float32).
 
     Attributes:
         start: Writes the first state of an episode.
