@@ -401,7 +401,7 @@ def test_no_more_processes_run_than_asked_for(monkeypatch, tmp_path):
 
 
 def sleep_if_b(cell, folder, command, errors):
-    time.sleep(0.3 * (cell.algo == "sb3/b"))
+    time.sleep(0.5 * (cell.algo == "sb3/b"))
 
 
 def test_each_seed_begins_with_what_took_longest_with_the_seed_before(monkeypatch, tmp_path):

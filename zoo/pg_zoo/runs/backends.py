@@ -71,8 +71,8 @@ class _Child:
     def __init__(self, cell: Cell, folder: Path) -> None:
         descriptor, self.errors = tempfile.mkstemp()
         os.close(descriptor)
-        self.started = time.monotonic()
         self.process = start(serve, cell, folder, command_line(), self.errors)
+        self.started = time.monotonic()  # the first one has waited for all libraries
 
     def error(self) -> str | None:
         """What went wrong, if anything, in a process that has ended."""
