@@ -38,6 +38,7 @@ class Returns(BaseCallback):
         self.returns: list[float] = []
 
     def next_look(self) -> int | None:
+        """Never: the returns are read at the end."""
         return None
 
     def _on_training_start(self) -> None:
@@ -100,10 +101,10 @@ def main() -> None:
         side: sum(result["seconds"] for name in names if name.startswith(side) for result in found[name])
         for side in SIDES
     }
-    text = f"""Both sides are our agents with equal hyperparameters (those of `equivalence.py`) and {args.seeds} seeds per
-task, which differ between the sides. One side trains in the environment's world, the other in Gymnasium's environments;
-both are evaluated in Gymnasium's. The IQM is the mean without the lowest and the highest quarter of the seeds.
-Intervals are from a percentile bootstrap with 10,000 resamples. With {2 * len(tasks)} comparisons, about
+    text = f"""Both sides are our agents with equal hyperparameters (those of `equivalence.py`) and {args.seeds} seeds
+per task, which differ between the sides. One side trains in the environment's world, the other in Gymnasium's
+environments; both are evaluated in Gymnasium's. The IQM is the mean without the lowest and the highest quarter of the
+seeds. Intervals are from a percentile bootstrap with 10,000 resamples. With {2 * len(tasks)} comparisons, about
 {0.1 * len(tasks):.1f} intervals would exclude 0 by chance if nothing differed.
 
 {table("evaluation", tasks, found)}
