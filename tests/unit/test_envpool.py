@@ -261,6 +261,25 @@ def test_pendulum_is_gymnasiums(envpool):
         np.testing.assert_allclose(np.c_[observations, rewards], expected, atol=1e-5 * 16)
 
 
+def test_half_cheetah_is_gymnasiums(envpool):
+    """Both run MuJoCo in float64; EnvPool rounds rewards to float32."""
+    pytest.importorskip("mujoco")
+    env, single = make_vec("HalfCheetah-v5", 3, seed=1, backend="envpool"), gym.make("HalfCheetah-v5").unwrapped
+    assert (env.observation_space, env.action_space) == (single.observation_space, single.action_space)
+    single.reset()
+    observations, rng = env.reset(), np.random.default_rng(0)
+    for _ in range(3):
+        actions = rng.uniform(-1, 1, (3, 6)).astype(np.float32)
+        before = observations
+        observations, rewards, _, _ = env.step(actions)
+        for i in range(3):
+            single.set_state(np.r_[0, before[i, :8]], before[i, 8:])
+            # The solver starts from the last accelerations, which an observation does not show: its tolerance is 1e-8.
+            expected, reward, *_ = single.step(actions[i])
+            np.testing.assert_allclose(observations[i], expected, atol=1e-5)
+            np.testing.assert_allclose(rewards[i], reward, atol=1e-5)
+
+
 def test_half_cheetah_has_gymnasiums_spaces_and_infos(envpool):
     env = make_vec("HalfCheetah-v5", 2, seed=0, backend="envpool")
     assert env.observation_space == spaces.Box(-np.inf, np.inf, (17,), np.float64)
