@@ -51,6 +51,7 @@ class MLPActor:
         stored = buffer.observations.reshape(size, n_envs, program.n_observation)
         self._inputs = stored if stored.dtype == np.float32 else np.zeros(stored.shape, np.float32)
         self._converted = None if stored is self._inputs else stored
+        self._row_shape = self._inputs.shape[1:]
         drawn = np.int64 if program.is_categorical else np.float32
         # Straight into the buffer, where it has the type that the policy gives.
         direct = buffer.actions.dtype == drawn
@@ -84,12 +85,14 @@ class MLPActor:
         if self.buffer.values is not self._values:
             self._bind()
         program = self.program
-        if self._converted is None:
-            self._inputs[t] = observations.reshape(self._inputs.shape[1:])
+        if observations.shape == self._row_shape and self._converted is None:
+            self._inputs[t] = observations
+        elif self._converted is None:
+            self._inputs[t] = observations.reshape(self._row_shape)
         else:
-            self._converted[t] = observations.reshape(self._inputs.shape[1:])
+            self._converted[t] = observations.reshape(self._row_shape)
             with np.errstate(over="ignore"):  # it is refused as infinite
-                self._inputs[t] = observations.reshape(self._inputs.shape[1:])
+                self._inputs[t] = observations.reshape(self._row_shape)
         if not self._act(program.policies, program.towers, program.layers, self._step, t):
             raise NotFiniteError("The policy's outputs are not finite")
         actions = self._actions[t]
