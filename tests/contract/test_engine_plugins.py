@@ -92,3 +92,36 @@ def test_the_reason_of_an_engine_that_does_not_serve_is_a_value_error(install):
     model = agent("choosy", max_grad_norm=0.25)
     with pytest.raises(ValueError, match=saying("`engine`", "'choosy'", "cannot clip the gradient to 0.25")):
         model.learn(8)
+
+
+PREDICTING = (
+    ENGINE
+    + """
+
+class Constant:
+    def fits(self):
+        return True
+
+    def predict(self, observation, deterministic):
+        return observation[0] if deterministic else None
+
+
+class PredictingEngine(TimedEngine):
+    def predictor(self, policy):
+        return Constant()
+
+
+def make_predicting(policy, buffer, loss):
+    return PredictingEngine()
+"""
+)
+
+
+def test_an_engine_with_a_predictor_answers_where_it_can_and_the_policy_elsewhere(install):
+    install("acme", "predicting", PREDICTING, "make_predicting")
+    model = agent("predicting")
+    observation = model.observation_space.sample()
+    assert model.predict(observation, deterministic=True)[0] in (0, 1)  # no engine has been made yet
+    model.learn(8)
+    assert model.predict(observation, deterministic=True) == (observation[0], None)
+    assert model.predict(observation)[0] in (0, 1)

@@ -172,3 +172,41 @@ def test_where_the_environment_says_nothing_results_and_log_are_sb3s(tmp_path):
         logs[name]["after"] = (evaluate_policy if name == "ours" else evaluation.evaluate_policy)(model, env, 7)
     assert len(logs["ours"]["timesteps"]) == 4
     np.testing.assert_equal(logs["ours"], logs["sb3s"])
+
+
+class Learnt:
+    """A model whose actions depend on the observations, and nothing else."""
+
+    def predict(self, observations, state=None, episode_start=None, deterministic=False):
+        return (np.asarray(observations).sum(axis=-1) > 0).astype(int), None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: make_vec_env("CartPole-v1", 3),
+        lambda: DummyVecEnv([lambda: gym.make("CartPole-v1")]),
+        lambda: Monitor(gym.make("CartPole-v1", max_episode_steps=9)),
+        lambda: VecNormalize(make_vec_env("CartPole-v1", 2), training=False),
+        lambda: VecFrameStack(make_vec_env("CartPole-v1", 2), 2),
+    ],
+    ids=["DummyVecEnv", "no Monitor", "single", "VecNormalize", "VecFrameStack"],
+)
+def test_returns_and_lengths_are_those_of_sb3s_function(make):
+    found = []
+    for evaluate in (evaluate_policy, evaluation.evaluate_policy):
+        env = make()
+        if isinstance(env, Monitor):
+            env.reset(seed=3)
+        else:
+            env.seed(3)
+        found += [evaluate(Learnt(), env, 7, return_episode_rewards=True, warn=False) for _ in range(2)]
+    assert found[:2] == found[2:]
+    assert len(found[0][0]) == 7
+
+
+def test_a_callback_is_shown_the_environment_itself():
+    env, seen = make_vec_env("CartPole-v1", 2), []
+    evaluate_policy(Learnt(), env, 2, callback=lambda locals_, globals_: seen.append(locals_["env"]))
+    assert all(shown is env for shown in seen)
+    assert seen

@@ -70,6 +70,7 @@ class MLPActor:
             stored = observations.reshape(of_rows)
             self.inputs = stored if stored.dtype == np.float32 else np.zeros(of_rows, np.float32)
             self._converted = None if stored is self.inputs else stored
+        self._row_shape = self.inputs.shape[1:]
         drawn = np.int64 if program.is_categorical else np.float32
         # Straight into the buffer, where it has the type that the policy gives.
         direct = buffer.actions.dtype == drawn
@@ -114,11 +115,12 @@ class MLPActor:
                     part = observations[key].reshape(stored.shape[1:])
                     stored[t], inputs[t] = part, part
         elif self._converted is None:
-            self.inputs[t] = observations.reshape(self.inputs.shape[1:])
+            same = observations.shape == self._row_shape
+            self.inputs[t] = observations if same else observations.reshape(self._row_shape)
         else:
-            self._converted[t] = observations.reshape(self.inputs.shape[1:])
+            self._converted[t] = observations.reshape(self._row_shape)
             with np.errstate(over="ignore"):  # it is refused as infinite
-                self.inputs[t] = observations.reshape(self.inputs.shape[1:])
+                self.inputs[t] = observations.reshape(self._row_shape)
         if not self._act(program.policies, program.towers, program.layers, self.step, t):
             raise NotFiniteError("The policy's outputs are not finite")
         return self.actions(t)
