@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -270,18 +271,21 @@ def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estim
     if min(map(len, arrays)) < MIN_SEEDS:
         value = function(*arrays)
         return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    # rliable draws each number of an array by itself, except along the first axis: so it is given rows to draw.
+    rows = _drawn_rows(arrays[0].shape, N_RESAMPLES)
+    resamples = zip(*(array[rows, np.arange(array.shape[1])] for array in arrays), strict=True)
+    found = np.stack([function(*resample) for resample in resamples])
+    tail = 100 * (1 - CONFIDENCE) / 2
+    return Estimate(function(*arrays), *np.percentile(found, [tail, 100 - tail], axis=0))
+
+
+@lru_cache(maxsize=8)
+def _drawn_rows(shape: tuple[int, int], n_resamples: int) -> np.ndarray:
+    """The row of each number of each resample, shape (resamples, seeds, environments): the same ones each time."""
     from rliable import library  # an extra, which intervals of means do without
 
-    rows = np.broadcast_to(np.arange(len(arrays[0]))[:, None], arrays[0].shape)
+    rows = np.broadcast_to(np.arange(shape[0])[:, None], shape)
     with _same_draws():
-        values, intervals = library.get_interval_estimates(
-            {"": rows},
-            lambda drawn: function(*(np.take_along_axis(array, drawn, axis=0) for array in arrays)),
-            reps=N_RESAMPLES,
-            confidence_interval_size=CONFIDENCE,
-        )
-    return Estimate(values[""], *intervals[""])
+        return np.stack([drawn for (drawn,), _ in library.StratifiedBootstrap(rows).bootstrap(n_resamples)])
 
 
 def learning_curve(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, Estimate]:
