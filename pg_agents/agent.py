@@ -42,10 +42,21 @@ from pg_agents import registry, tuning
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer, EpisodeMixin, EstimatorMixin
 from pg_agents.collecting import Collector, EpisodeCollector, EpisodeStatistics, Setting
-from pg_agents.contract import Batches, Engine, Loss, Minibatch, NotFiniteError, Objective, Rollout, Summary
+from pg_agents.contract import (
+    Batches,
+    Engine,
+    Loss,
+    Minibatch,
+    NotFiniteError,
+    Objective,
+    Predictor,
+    Rollout,
+    Summary,
+)
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
-from pg_agents.engines.choice import check_engine, make_engine
+from pg_agents.engines.choice import check_engine, make_engine, make_predictor
+from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
@@ -373,6 +384,44 @@ class PolicyGradient(Arguments):
 
     def _make_engine(self, loss: Loss) -> Engine:
         return make_engine(self.engine, self.policy, self.rollout_buffer, loss, verbose=self.verbose)
+
+    # The predictor in use, if there is one, and the circumstances for which it was chosen.
+    _predictor_of: tuple[tuple[Any, ...], Predictor | None] = (), None
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """The policy's actions, as in SB3; from compiled code where that serves the policy and is loaded.
+
+        It is loaded by training, or by reading `engine_in_use`.
+
+        Args:
+            observation: One observation, or a batch of them.
+            state: Hidden states of a recurrent policy.
+            episode_start: Where episodes begin, for a recurrent policy.
+            deterministic: The most probable actions, not sampled ones.
+
+        Returns:
+            The actions as the environment takes them, and the next hidden states.
+        """
+        predictor = self._predictor()
+        actions = None if predictor is None else predictor.predict(observation, deterministic)
+        if actions is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        return actions, state
+
+    def _predictor(self) -> Predictor | None:
+        """The predictor of the policy as it is; None if the policy has to answer itself."""
+        circumstances = self.policy, self._engine_in_use, kernels_are_loaded()
+        known, predictor = self._predictor_of
+        if circumstances != known or (predictor is not None and not predictor.fits()):
+            predictor = make_predictor(self.engine, self._engine_in_use, self.policy)
+            self._predictor_of = circumstances, predictor
+        return predictor
 
     def _generator(self) -> np.random.Generator:
         """The generator from which the compiled engine draws actions."""
@@ -748,7 +797,7 @@ class PolicyGradient(Arguments):
             self._logger.record("train/value_learning_rate", rate)
 
 
-_OF_THIS_PROCESS = ("_engine_in_use", "_unlogged", "on_epoch")
+_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_unlogged", "on_epoch")
 
 
 def _has_samples(buffer: SB3RolloutBuffer) -> bool:

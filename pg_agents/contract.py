@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch as th
@@ -424,6 +424,39 @@ class CompiledSteps(Protocol):
 
     def last_observation(self, i: int) -> np.ndarray:
         """The last observation of the episode that has just ended in environment `i`."""
+        ...
+
+
+class Predictor(Protocol):
+    """Answers for one policy as SB3's `policy.predict` does, with actions that equal torch's up to rounding."""
+
+    def fits(self) -> bool:
+        """Whether the policy is still the one that the predictor was made for, apart from the parameters' values."""
+        ...
+
+    def predict(self, observation: Any, deterministic: bool) -> np.ndarray | None:
+        """The actions for an observation, or for a batch of them.
+
+        Args:
+            observation: As for SB3's `predict`.
+            deterministic: The most probable actions, not sampled ones.
+
+        Returns:
+            Actions of the shapes and types that SB3 gives; None to leave the answer, or the error, to the policy.
+        """
+        ...
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """An engine that also serves `predict`. Agents with any other engine ask the policy."""
+
+    def predictor(self, policy: ActorCriticPolicy) -> Predictor:
+        """A predictor of the policy, which reads the parameters as they are at each call.
+
+        Raises:
+            NotServedError: The policy has to answer itself.
+        """
         ...
 
 

@@ -9,10 +9,20 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pg_agents import registry
 from pg_agents.checks import check_choice
-from pg_agents.contract import Engine, EngineFactory, Loss, NotServedError, WrongWeightError
+from pg_agents.contract import (
+    Engine,
+    EngineFactory,
+    Loss,
+    NotServedError,
+    Predictor,
+    Predicts,
+    WrongWeightError,
+)
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.mlp.engine import MLPEngine
+from pg_agents.engines.mlp.predicting import MLPPredictor
 from pg_agents.engines.mlp.served import check_served
+from pg_agents.engines.mlp.tables import kernels_are_loaded
 
 BUILT_IN = ("auto", "autograd", "mlp")
 
@@ -58,6 +68,22 @@ def make_engine(name: str, policy: ActorCriticPolicy, buffer: RolloutBuffer, los
         elif verbose >= 1:
             print(f"Using the autograd engine; the compiled one does not serve this agent: {reason}.")
         return AutogradEngine()
+
+
+def make_predictor(name: str, engine: Engine | None, policy: ActorCriticPolicy) -> Predictor | None:
+    """The predictor that goes with an agent's engine; None if its policy has to answer itself.
+
+    Args:
+        name: As for `make_engine`.
+        engine: The agent's engine; None if it has none yet. Then nothing is loaded or compiled for a predictor.
+        policy: The policy.
+    """
+    try:
+        if engine is not None:
+            return engine.predictor(policy) if isinstance(engine, Predicts) else None
+        return MLPPredictor(policy) if name in ("auto", "mlp") and kernels_are_loaded() else None
+    except NotServedError:
+        return None
 
 
 def _factory(name: str) -> EngineFactory:

@@ -6,19 +6,23 @@ declares `metadata["deterministic_evaluation"] = False`. All others are evaluate
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common import callbacks, evaluation
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.stepping import stepper
 
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
 
@@ -75,7 +79,57 @@ def evaluate_policy(
     Raises:
         AssertionError: The mean return does not exceed `reward_threshold`.
     """
-    return evaluation.evaluate_policy(**_for_sb3(locals(), "env"))
+    given = _for_sb3(locals(), "env")
+    vec_env: VecEnv = given["env"] if isinstance(given["env"], VecEnv) else DummyVecEnv([lambda: given["env"]])
+    monitored = is_vecenv_wrapped(vec_env, VecMonitor) or vec_env.env_is_wrapped(Monitor)[0]
+    if callback is not None or render or not monitored:
+        return evaluation.evaluate_policy(**given)
+    returns, lengths = _episodes(model, vec_env, n_eval_episodes, given["deterministic"])
+    mean: Any = np.mean(returns)  # a NumPy number, as SB3's
+    std: Any = np.std(returns)
+    if reward_threshold is not None:
+        assert mean > reward_threshold, f"Mean reward below threshold: {mean:.2f} < {reward_threshold:.2f}"
+    return (returns, lengths) if return_episode_rewards else (mean, std)
+
+
+def _episodes(
+    model: PolicyPredictor, env: VecEnv, n_episodes: int, deterministic: bool
+) -> tuple[list[float], list[int]]:
+    """Returns and lengths of episodes, as SB3's loop has them, without a look at each environment in each step.
+
+    The first episodes of each environment count, as evenly many of each as can be: the first to finish would be short
+    ones. An episode ends where its `Monitor` says so, which need not be where `done` does.
+    """
+    returns: list[float] = []
+    lengths: list[int] = []
+    left = (n_episodes + np.arange(env.num_envs)) // env.num_envs
+    roll = getattr(model, "roll_episodes", None)
+    played = None if roll is None else roll(env, left, deterministic=deterministic)
+    if played is not None:
+        return [round(float(found), 6) for found, _ in played], [length for _, length in played]
+    observations = env.reset()
+    states, episode_starts, counted = None, np.ones(env.num_envs, dtype=bool), left > 0
+    for n_steps in itertools.count():
+        if not counted.any():
+            break
+        if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
+            step = stepper(env)
+        actions, states = model.predict(
+            observations,  # type: ignore[arg-type] # of no environment a tuple
+            state=states,
+            episode_start=episode_starts,
+            deterministic=deterministic,
+        )
+        observations, _, dones, infos = step(actions)
+        np.copyto(episode_starts, dones, where=counted)
+        if dones.any():
+            for index in np.flatnonzero(dones & counted):
+                if (episode := infos[index].get("episode")) is not None:
+                    returns.append(episode["r"])
+                    lengths.append(episode["l"])
+                    left[index] -= 1
+            counted = left > 0
+    return returns, lengths
 
 
 class EvalCallback(callbacks.EvalCallback):

@@ -374,6 +374,16 @@ def test_what_was_changed_since_it_was_made_is_noticed_at_the_next_learn(change,
         agent.learn(8)
 
 
+@pytest.mark.parametrize("network", ["policy_net", "value_net"])
+def test_a_network_that_does_not_fit_the_observations_is_refused(network):
+    """It would read beyond them."""
+    agent = short(A2C, engine="mlp")
+    getattr(agent.policy.mlp_extractor, network)[0] = nn.Linear(200, 64)
+    agent.policy.optimizer = th.optim.Adam(agent.policy.parameters())
+    with pytest.raises(ValueError, match=refused("3 features of an observation")):
+        agent.learn(8)
+
+
 @pytest.mark.parametrize(("cls", "reason"), COMPILED.values(), ids=COMPILED)
 def test_a_weight_that_cannot_be_compiled_is_left_to_autograd(cls, reason, capsys):
     assert_served_by_autograd(construct(cls, TinyEnv, {}, verbose=1), reason, capsys)
@@ -597,17 +607,20 @@ def run_python(code):
     return done.stdout.split()
 
 
-def test_importing_and_making_an_agent_compiles_nothing():
+def test_importing_and_making_an_agent_and_asking_it_compiles_nothing():
     printed = run_python("""
         import sys
+        import numpy as np
         from pg_agents import PPO
         compiling = {"numba", "llvmlite", "pg_agents.engines.mlp.kernels", "pg_agents.engines.mlp.simd"}
         print("imported", *compiling & sys.modules.keys())
         PPO("MlpPolicy", "CartPole-v1", device="cpu")
-        PPO("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp")
+        agent = PPO("MlpPolicy", "CartPole-v1", device="cpu", engine="mlp")
         print("made", *compiling & sys.modules.keys())
+        agent.predict(np.zeros(4, np.float32), deterministic=True)
+        print("asked", *compiling & sys.modules.keys())
     """)
-    assert printed == ["imported", "made"]
+    assert printed == ["imported", "made", "asked"]
 
 
 # Numbers that are not finite

@@ -14,6 +14,7 @@ from pg_agents.buffers import EstimatorMixin, RolloutBuffer
 from pg_agents.contract import Batches, Loss, NotFiniteError, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Update
+from pg_agents.engines.mlp.predicting import MLPPredictor
 from pg_agents.engines.mlp.rolls import Roll
 from pg_agents.engines.mlp.served import check_served
 from pg_agents.engines.mlp.tables import Program
@@ -99,6 +100,10 @@ class MLPEngine:
             finished += [(episode_return, length) for _, _, episode_return, _, length in roll.episodes]
         env.adapter.hold(None)
         return finished
+
+    def predictor(self, policy: ActorCriticPolicy) -> MLPPredictor:
+        """See `pg_agents.contract.Predicts`."""
+        return MLPPredictor(policy)
 
     def values(self, policy: ActorCriticPolicy, observations: Any) -> th.Tensor:
         """V of a batch of observations, of shape `(batch,)`."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, EpisodeMixin, RolloutBuffer
 from pg_agents.contract import Loss, NotServedError
+from pg_agents.engines.mlp.rows import Rows
 from pg_agents.policies import (
     ActorMultiInputPolicy,
     ActorPolicy,
@@ -27,9 +28,14 @@ from pg_agents.policies import (
 )
 
 POLICIES = (
-    *(ActorCriticPolicy, ActorPolicy, StateDependentStdPolicy, StateDependentStdActorPolicy),
-    *(MultiInputActorCriticPolicy, ActorMultiInputPolicy),
-    *(StateDependentStdMultiInputPolicy, StateDependentStdActorMultiInputPolicy),
+    ActorCriticPolicy,
+    ActorPolicy,
+    StateDependentStdPolicy,
+    StateDependentStdActorPolicy,
+    MultiInputActorCriticPolicy,
+    ActorMultiInputPolicy,
+    StateDependentStdMultiInputPolicy,
+    StateDependentStdActorMultiInputPolicy,
 )
 ACTIVATIONS = {
     nn.Identity: "IDENTITY",
@@ -52,6 +58,10 @@ _CHANGE_THE_FORMULA = (
     "fused",
 )
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+GLOBAL_HOOKS = (
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_pre_hooks,
+)
 # Methods of a policy that can be replaced on the object, in place of its networks.
 REPLACEABLE = frozenset({"forward", "evaluate_actions", "predict_values", "extract_features", "get_distribution"})
 
@@ -62,17 +72,11 @@ def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss
     Raises:
         NotServedError: With the reason.
     """
-    if policy.device.type != "cpu":
-        raise NotServedError(f"it works on the CPU, and `device` is {policy.device}")
     if loss.objective.weight is None:
         raise NotServedError("its objective has no `weight`")
     if loss.value_prediction is not None:
         raise NotServedError("it has its own `value_prediction`")
-    if type(policy) not in POLICIES:
-        raise NotServedError(f"it does not know the policy {type(policy).__name__}")
-    if policy.use_sde:
-        raise NotServedError("`use_sde` is set")
-    _check_spaces(policy.observation_space, policy.action_space)
+    check_policy(policy)
     is_dict = isinstance(policy.observation_space, spaces.Dict)
     known: type[SB3RolloutBuffer]
     if isinstance(buffer, EpisodeMixin):
@@ -82,8 +86,23 @@ def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss
     for name in ("get", "add", "_get_samples"):
         if getattr(type(buffer), name) is not getattr(known, name):
             raise NotServedError(f"the buffer {type(buffer).__name__} has its own `{name}`")
-    _check_modules(policy)
     _check_optimizer(policy)
+
+
+def check_policy(policy: ActorCriticPolicy) -> None:
+    """Look at the policy alone.
+
+    Raises:
+        NotServedError: With the reason.
+    """
+    if policy.device.type != "cpu":
+        raise NotServedError(f"it works on the CPU, and `device` is {policy.device}")
+    if type(policy) not in POLICIES:
+        raise NotServedError(f"it does not know the policy {type(policy).__name__}")
+    if policy.use_sde:
+        raise NotServedError("`use_sde` is set")
+    _check_spaces(policy.observation_space, policy.action_space)
+    _check_modules(policy)
 
 
 def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
@@ -113,11 +132,15 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
     for module in policy.modules():
         if any(getattr(module, name) for name in HOOKS):
             raise NotServedError(f"a {type(module).__name__} has a hook")
-    known = [
-        parameter
-        for linear, _ in (*actor_layers(policy), *critic_layers(policy))
-        for parameter in (linear.weight, linear.bias)
-    ]
+        if "forward" in vars(module):
+            raise NotServedError(f"the `forward` of a {type(module).__name__} was replaced")
+    if any(GLOBAL_HOOKS):
+        raise NotServedError("there is a hook of all modules")
+    actor, critic = actor_layers(policy), critic_layers(policy)
+    n_features = Rows(policy.observation_space).n_features
+    if any(layers[0][0].in_features != n_features for layers in (actor, critic) if layers):
+        raise NotServedError(f"a network does not take the {n_features} features of an observation")
+    known = [parameter for linear, _ in (*actor, *critic) for parameter in (linear.weight, linear.bias)]
     known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
     if {id(parameter) for parameter in known} != {id(parameter) for parameter in policy.parameters()}:
         raise NotServedError("the policy has parameters beyond those of its layers")

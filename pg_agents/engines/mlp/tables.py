@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from functools import cache
 from types import ModuleType
@@ -19,6 +20,7 @@ from pg_agents.contract import NotServedError
 from pg_agents.engines.mlp.rows import COPIED, Rows
 from pg_agents.engines.mlp.served import (
     ACTIVATIONS,
+    GLOBAL_HOOKS,
     HOOKS,
     REPLACEABLE,
     actor_layers,
@@ -26,6 +28,11 @@ from pg_agents.engines.mlp.served import (
     is_special,
     optimizer_options,
 )
+
+
+def kernels_are_loaded() -> bool:
+    """Whether the kernels are in this process, so that they cost nothing more."""
+    return load_kernels.cache_info().currsize > 0
 
 
 @cache
@@ -73,7 +80,7 @@ class Program:
         self.n_observation = row["n_observation"] = rows.n_observation
         row["n_features"] = rows.n_features
         row["has_critic"] = bool(critic)
-        sizes = self._sizes = _sizes(action_space)
+        sizes = self.sizes = _sizes(action_space)
         kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
         row["distribution"] = getattr(kernels, kind)
         n_outputs = int(policy.action_net.out_features)  # type: ignore[arg-type] # a Linear, as was checked
@@ -176,8 +183,9 @@ class Program:
         self._held = [
             (module._parameters, [*map(id, module._parameters.values())]) for module in modules if module._parameters
         ]
-        self._hooks = [getattr(module, name) for module in modules for name in HOOKS]
-        self._hooks += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+        self._attributes = [vars(module) for module in modules]
+        self._hooks = [getattr(module, name) for module in modules for name in HOOKS] + [*GLOBAL_HOOKS]
+        self._optimizer_hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
         self._options = [optimizer_options(group) for group in optimizer.param_groups]
         self._optimizer = optimizer
         self.addresses = [parameter.data_ptr() for parameter in self.parameters]
@@ -191,11 +199,41 @@ class Program:
             IndexError: An action is outside its space; an environment or a callback has changed it.
         """
         flat = actions.reshape(-1, self.n_actions)
-        if flat.min() < 0 or (flat.max(axis=0) >= self._sizes).any():
+        if flat.min() < 0 or (flat.max(axis=0) >= self.sizes).any():
             raise IndexError(
-                f"A stored action is outside the action space, whose sizes are {self._sizes}: something has changed it "
+                f"A stored action is outside the action space, whose sizes are {self.sizes}: something has changed it "
                 "since it was drawn."
             )
+
+    def computes_forward(self) -> bool:
+        """Whether the policy's networks are unchanged, apart from values: the part of `fits` that acting depends on."""
+        for children, before in self._children:
+            if list(children.values()) != before:
+                return False
+        for held, identities in self._held:
+            if [*map(id, held.values())] != identities:
+                return False
+        for attributes in self._attributes:
+            if "forward" in attributes:
+                return False
+        for parameter, address in zip(self.parameters, self.addresses, strict=True):
+            if parameter.data_ptr() != address:
+                return False
+        return not any(self._hooks) and vars(self.policy).keys().isdisjoint(REPLACEABLE)
+
+    def outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The memory of the actor's outputs and of what is computed from them, each `(n_outputs, 64)`.
+
+        After `act` they hold the last block's logits, of Discrete and MultiDiscrete actions their log p, and p.
+        """
+        tower = self.towers[0]
+        head = self.layers[tower["first_layer"] + tower["n_hidden"]]
+        shape = int(head["n_out"]), self.kernels.BLOCK
+        outputs, computed = (
+            np.ctypeslib.as_array((ctypes.c_float * (shape[0] * shape[1])).from_address(int(head[name])))
+            for name in ("output", "delta")
+        )
+        return outputs.reshape(shape), computed.reshape(shape)
 
     def fits(self, policy: ActorCriticPolicy) -> bool:
         """Whether the policy is unchanged, apart from values, since the tables were made."""
@@ -203,13 +241,10 @@ class Program:
         return (
             policy is self.policy
             and optimizer is self._optimizer
-            and all(list(children.values()) == before for children, before in self._children)
-            and all([*map(id, held.values())] == before for held, before in self._held)
-            and not any(self._hooks)
-            and REPLACEABLE.isdisjoint(vars(policy))
+            and self.computes_forward()
+            and not any(self._optimizer_hooks)
             and "step" not in vars(optimizer)
             and not any(is_special(parameter) for parameter in self.parameters)
-            and [parameter.data_ptr() for parameter in self.parameters] == self.addresses
             and [optimizer_options(group) for group in optimizer.param_groups] == self._options
         )
 
