@@ -28,6 +28,9 @@ SIZES: list[tuple[str, dict[str, Any]]] = [
     ("pg/TorquePendulum-v0", {}),
     *[("pg/TorqueLQR-v0", {"n_joints": n}) for n in (1, 2, 5, 20)],
     *[("pg/TorqueArm-v0", {"n_joints": n, "dynamics": kind}) for kind in ("geared", "chain") for n in (2, 7, 20)],
+    *[(f"pg/{name}", {}) for name in ("CartPole-v1", "Pendulum-v1", "Acrobot-v1")],
+    *[(f"pg/{name}", {}) for name in ("MountainCar-v0", "MountainCarContinuous-v0")],
+    *[(f"pg/{name}", {}) for name in ("FrozenLake-v1", "CliffWalking-v1", "Taxi-v4")],
 ]
 N_EPISODES = 1000
 N_COPIES = 1024

@@ -40,14 +40,15 @@ def move(state: Any, action: Any, random: Any, constants: Any) -> int:
 
 @compiled
 def start(state: Any, random: Any, constants: Any) -> None:
-    """Draw the first state. Second comes the probability of the last transition."""
+    """Draw the first state. Second comes the probability of the last transition, third the last action (-1: none)."""
     state[0] = constants[draw(random, constants, STARTS) + NEXT_STATE]
-    state[1] = 1.0
+    state[1], state[2] = 1.0, -1.0
 
 
 def step(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
     """Draw one of the action's outcomes."""
     i = move(state, action, random, constants)
+    state[2] = action[0]
     return constants[i + REWARD], constants[i + TERMINATED] == 1.0
 
 

@@ -73,25 +73,26 @@ def taxi(**arguments: Any) -> World:
     """
     env: Any = load_env_creator(TAXI)(**arguments)
     table = Table.of(env)
+    fickle = getattr(env, "fickle_passenger", False)  # Gymnasium 1.1 has none, and 1.2 has none of another probability
     masks = np.array([env.action_mask(state) for state in env.P])
     return World(
         *(start_taxi, step_taxi, tables.observe, 4),
         *(env.observation_space, env.action_space),
-        constants=table.constants(env.fickle_probability if env.fickle_passenger else 0.0),
+        constants=table.constants(getattr(env, "fickle_probability", 0.3) if fickle else 0.0),
         info=partial(taxi_info, masks),
-        draw=Picture(TAXI, show_taxi),
+        draw=Picture(TAXI, show),
         # The table does not know that passengers change their minds.
-        optimum=None if env.fickle_passenger else partial(table.optimum, 200),
-        known_returns={} if env.fickle_passenger else partial(table.known_returns, 200),
+        optimum=None if fickle else partial(table.optimum, 200),
+        known_returns={} if fickle else partial(table.known_returns, 200),
         image_size=WINDOW_SIZE,
     )
 
 
 def start_taxi(state: Any, random: Any, constants: Any) -> None:
-    """Draw the first state. Third comes whether the passenger will change the destination, fourth the last move."""
+    """Draw the first state. Third comes the last move, fourth whether the passenger will change the destination."""
     tables.start(state, random, constants)
-    state[2] = 1.0 if constants[MORE] > 0.0 and uniform(random, 0.0, 1.0) < constants[MORE] else 0.0
-    state[3] = 0.0
+    state[2] = 0.0
+    state[3] = 1.0 if constants[MORE] > 0.0 and uniform(random, 0.0, 1.0) < constants[MORE] else 0.0
 
 
 def step_taxi(state: Any, action: Any, random: Any, constants: Any) -> tuple[float, bool]:
@@ -102,13 +103,13 @@ def step_taxi(state: Any, action: Any, random: Any, constants: Any) -> tuple[flo
     before = int(state[0])
     row = tables.move(state, action, random, constants)
     after = int(state[0])
-    if state[2] == 1.0 and before // 4 % 5 == IN_TAXI and before // 20 != after // 20:
+    if state[3] == 1.0 and before // 4 % 5 == IN_TAXI and before // 20 != after // 20:
         destination = below(random, 3)
         if destination >= before % 4:
             destination += 1
-        state[0], state[2] = after - after % 4 + destination, 0.0
+        state[0], state[3] = after - after % 4 + destination, 0.0
     if action[0] < MOVES:
-        state[3] = action[0]
+        state[2] = action[0]
     return constants[row + REWARD], constants[row + TERMINATED] == 1.0
 
 
@@ -119,12 +120,7 @@ def taxi_info(masks: np.ndarray, states: np.ndarray) -> dict[str, np.ndarray]:
 
 def show(env: Any, state: np.ndarray) -> None:
     """Put a state into Gymnasium's environment."""
-    env.s = int(state[0])
-
-
-def show_taxi(env: Any, state: np.ndarray) -> None:
-    """Put a state into Gymnasium's environment."""
-    env.s, env.lastaction = int(state[0]), int(state[3])
+    env.s, env.lastaction = int(state[0]), None if state[2] < 0 else int(state[2])
 
 
 @cache
@@ -133,7 +129,7 @@ def _world(entry_point: str, n_steps: int | None, **arguments: Any) -> World:
     env: Any = load_env_creator(entry_point)(**arguments)
     table = Table.of(env)
     return World(
-        *(tables.start, tables.step, tables.observe, 2),
+        *(tables.start, tables.step, tables.observe, 3),
         *(env.observation_space, env.action_space),
         constants=table.constants(),
         info=tables.info,
