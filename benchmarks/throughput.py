@@ -139,6 +139,9 @@ WORKLOADS = [
         reference="autograd",
     ),
     Workload("PPO 8 envs × 512 steps, HalfCheetah", "PPO", "HalfCheetah-v5", 8, 20_480, CHEETAH, simulator=True),
+    Workload(
+        "PPO 8 envs × 512 steps, HalfCheetah, EnvPool", "PPO", "HalfCheetah-v5", 8, 20_480, CHEETAH, face="envpool"
+    ),
 ]
 PARTS = ("environment", "acting", "both", "learning", "rest")
 
@@ -569,6 +572,9 @@ def main() -> None:
     if not args.only and find_spec("matplotlib") is None:
         parser.error("the figure needs `pip install pg-agents[bench]`")
     workloads = [workload for workload in WORKLOADS if args.only.lower() in workload.name.lower()]
+    if find_spec("envpool") is None:
+        workloads = [workload for workload in workloads if not workload.pool]
+        print("Left out: workloads with EnvPool, which is not installed (pip install 'pg-agents[envpool]').")
     if not workloads:
         parser.error(f"--only: no workload has {args.only!r} in its name")
     begun, load, default_threads = time.perf_counter(), os.getloadavg()[0], torch_default_threads()

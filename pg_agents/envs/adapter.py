@@ -38,6 +38,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from pg_agents.checks import suggestion
 from pg_agents.contract import Copies
+from pg_agents.envs.envpool import with_interface
 from pg_agents.envs.infos import Infos, has_rows, per_environment
 
 
@@ -51,7 +52,8 @@ class VectorEnvAdapter(VecEnv):
     Observations, rewards and infos are fresh copies, which later steps do not overwrite.
 
     Args:
-        env: The vector environment; its `metadata["autoreset_mode"]` says when the next episode starts.
+        env: The vector environment; its `metadata["autoreset_mode"]` says when the next episode starts. EnvPool's
+            objects are taken too, and come as an `EnvPoolVector`.
 
     Attributes:
         env: The vector environment.
@@ -63,7 +65,7 @@ class VectorEnvAdapter(VecEnv):
             `infos[i]["reset_row"]` is True. Always False outside the mode `NEXT_STEP`.
 
     Raises:
-        TypeError: `env` is not a vector environment.
+        TypeError: `env` is not a vector environment, or is EnvPool's in a wrapper.
         ValueError: The autoreset mode is missing or unknown, or actions are not arrays.
         NotImplementedError: The observation space is nested, which SB3 does not support.
     """
@@ -76,7 +78,7 @@ class VectorEnvAdapter(VecEnv):
                 f"`env` must be a gymnasium.vector.VectorEnv, but is {env!r}. Single environments need no adapter: "
                 "SB3's make_vec_env turns them into a VecEnv."
             )
-        self.env = env
+        self.env = env = with_interface(env)
         self.autoreset_mode = _autoreset_mode(env)
         if not isinstance(env.single_action_space, _ARRAYS):
             allowed = ", ".join(space.__name__ for space in _ARRAYS)

@@ -6,6 +6,7 @@ declares `metadata["deterministic_evaluation"] = False`. All others are evaluate
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -16,9 +17,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common import callbacks, evaluation
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped
 
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.stepping import stepper
@@ -78,10 +79,57 @@ def evaluate_policy(
     Raises:
         AssertionError: The mean return does not exceed `reward_threshold`.
     """
-    arguments = _for_sb3(locals(), "env")
-    if callback is None:  # a callback is shown the environment
-        arguments["env"] = _with_faster_steps(arguments["env"])
-    return evaluation.evaluate_policy(**arguments)
+    given = _for_sb3(locals(), "env")
+    vec_env: VecEnv = given["env"] if isinstance(given["env"], VecEnv) else DummyVecEnv([lambda: given["env"]])
+    monitored = is_vecenv_wrapped(vec_env, VecMonitor) or vec_env.env_is_wrapped(Monitor)[0]
+    if callback is not None or render or not monitored:
+        return evaluation.evaluate_policy(**given)
+    returns, lengths = _episodes(model, vec_env, n_eval_episodes, given["deterministic"])
+    mean: Any = np.mean(returns)  # a NumPy number, as SB3's
+    std: Any = np.std(returns)
+    if reward_threshold is not None:
+        assert mean > reward_threshold, f"Mean reward below threshold: {mean:.2f} < {reward_threshold:.2f}"
+    return (returns, lengths) if return_episode_rewards else (mean, std)
+
+
+def _episodes(
+    model: PolicyPredictor, env: VecEnv, n_episodes: int, deterministic: bool
+) -> tuple[list[float], list[int]]:
+    """Returns and lengths of episodes, as SB3's loop has them, without a look at each environment in each step.
+
+    The first episodes of each environment count, as evenly many of each as can be: the first to finish would be short
+    ones. An episode ends where its `Monitor` says so, which need not be where `done` does.
+    """
+    returns: list[float] = []
+    lengths: list[int] = []
+    left = (n_episodes + np.arange(env.num_envs)) // env.num_envs
+    roll = getattr(model, "roll_episodes", None)
+    played = None if roll is None else roll(env, left, deterministic=deterministic)
+    if played is not None:
+        return [round(float(found), 6) for found, _ in played], [length for _, length in played]
+    observations = env.reset()
+    states, episode_starts, counted = None, np.ones(env.num_envs, dtype=bool), left > 0
+    for n_steps in itertools.count():
+        if not counted.any():
+            break
+        if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
+            step = stepper(env)
+        actions, states = model.predict(
+            observations,  # type: ignore[arg-type] # of no environment a tuple
+            state=states,
+            episode_start=episode_starts,
+            deterministic=deterministic,
+        )
+        observations, _, dones, infos = step(actions)
+        np.copyto(episode_starts, dones, where=counted)
+        if dones.any():
+            for index in np.flatnonzero(dones & counted):
+                if (episode := infos[index].get("episode")) is not None:
+                    returns.append(episode["r"])
+                    lengths.append(episode["l"])
+                    left[index] -= 1
+            counted = left > 0
+    return returns, lengths
 
 
 class EvalCallback(callbacks.EvalCallback):
@@ -117,31 +165,6 @@ class EvalCallback(callbacks.EvalCallback):
         warn: bool = True,
     ) -> None:
         super().__init__(**_for_sb3(locals(), "eval_env"))
-
-
-class _FasterSteps(VecEnvWrapper):
-    """A `DummyVecEnv` whose steps are those of `stepping.stepper`."""
-
-    _n_steps = 0
-
-    def reset(self) -> VecEnvObs:
-        return self.venv.reset()
-
-    def step(self, actions: np.ndarray) -> VecEnvStepReturn:
-        # Gymnasium's wrappers check the first steps; only then can they be left out.
-        if self._n_steps in (0, 2):
-            self._step = stepper(self.venv)
-        self._n_steps += 1
-        return self._step(actions)
-
-    def step_wait(self) -> VecEnvStepReturn:
-        return self.venv.step_wait()
-
-
-def _with_faster_steps(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
-    if not isinstance(env, VecEnv):
-        env = DummyVecEnv([lambda single=env: single])  # type: ignore[misc] # as SB3 does it
-    return _FasterSteps(env) if type(env) is DummyVecEnv else env
 
 
 def _for_sb3(arguments: dict[str, Any], env_name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.checks import check_choice, check_number, suggestion
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.envpool import make_pool
 from pg_agents.registry import find_env
 
 
@@ -24,6 +25,7 @@ def make_vec(
     seed: int | None = None,
     vectorization_mode: str | None = None,
     world: bool = False,
+    backend: str | None = None,
     env_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> VecEnv:
@@ -34,30 +36,36 @@ def make_vec(
     `pg_agents.envs.adapter` before training any algorithm but this package's on them.
 
     Args:
-        env_id: A registered id, or a function or class that makes a single environment.
+        env_id: A registered id, or a function or class that makes a single environment. EnvPool has ids of its own.
         n_envs: Number of environments.
         seed: Seed of the first reset and of `action_space`.
         vectorization_mode: None for the native version if there is one, else SB3's `DummyVecEnv` over single
             environments; `"vector_entry_point"` for the native version or an error; `"sync"` or `"async"` for
             Gymnasium's `SyncVectorEnv` or `AsyncVectorEnv` over single environments, in the mode `SAME_STEP`.
         world: Make the environment's world, which compiled code steps: `env_id` itself, or `pg/` before it.
-        env_kwargs: Keyword arguments of the environment. `render_mode` defaults to `"rgb_array"`.
+        backend: None for Gymnasium's environments; `"envpool"` for EnvPool's, which step in threads of C++. They need
+            `pip install 'pg-agents[envpool]'`.
+        env_kwargs: Keyword arguments of the environment. `render_mode` defaults to `"rgb_array"`, and to None with
+            EnvPool, whose MuJoCo environments end the process where there is no OpenGL. EnvPool's other arguments
+            are not always Gymnasium's.
         **kwargs: Further arguments of `make_vec_env`, such as `wrapper_class`, `monitor_dir` and `vec_env_cls`. They
-            apply to single environments, so any of them rules out the native version.
+            apply to single environments, so any of them rules out the native version and EnvPool.
 
     Returns:
         A `VectorEnvAdapter`, or the result of `make_vec_env`.
 
     Raises:
         TypeError: A keyword is unknown.
-        ValueError: An argument is out of range or cannot be combined with `vectorization_mode`.
-        gymnasium.error.Error: The id is unknown, or `vectorization_mode` is `"vector_entry_point"` and there is no
-            native version.
+        ValueError: An argument is out of range or cannot be combined with `vectorization_mode` or `backend`.
+        ImportError: EnvPool is not installed.
+        gymnasium.error.Error: The id is unknown, also in this version, or `vectorization_mode` is
+            `"vector_entry_point"` and there is no native version.
     """
     check_number("n_envs", n_envs, at_least=1, integer=True)
-    find_env(env_id)
+    if backend is None:
+        find_env(env_id)
     if world:
-        combined = {"vectorization_mode": vectorization_mode, **kwargs}
+        combined = {"vectorization_mode": vectorization_mode, "backend": backend, **kwargs}
         for keyword in (keyword for keyword, value in combined.items() if value):
             raise ValueError(f"`{keyword}` cannot be combined with `world=True`: a world steps its copies itself.")
         env_id, vectorization_mode = world_of(env_id), "vector_entry_point"
@@ -67,11 +75,15 @@ def make_vec(
     given = sorted(keyword for keyword, value in kwargs.items() if value)
     if vectorization_mode is not None:
         check_choice("vectorization_mode", vectorization_mode, ("vector_entry_point", "sync", "async"))
-        if given or not isinstance(env_id, str):
+    if backend is not None:
+        check_choice("backend", backend, ("envpool",))
+        given += ["vectorization_mode"] if vectorization_mode else []
+    for name, choice in (("backend", backend), ("vectorization_mode", vectorization_mode)):
+        if choice is not None and (given or not isinstance(env_id, str)):
             odd = f"`{given[0]}`" if given else f"`env_id` {env_id!r}, which is not an id,"
-            raise ValueError(
-                f"{odd} cannot be combined with `vectorization_mode` {vectorization_mode!r}; leave the latter None."
-            )
+            raise ValueError(f"{odd} cannot be combined with `{name}` {choice!r}; leave the latter None.")
+    if isinstance(env_id, str) and backend is not None:
+        return _seeded(VectorEnvAdapter(make_pool(env_id, n_envs, env_kwargs or {})), seed)
     if isinstance(env_id, str) and not given:
         try:
             vec_env = VectorEnvAdapter(
@@ -83,11 +95,19 @@ def make_vec(
             if vectorization_mode is not None:
                 raise
         else:
-            vec_env.seed(seed)
-            if seed is not None:
-                vec_env.action_space.seed(seed)
-            return vec_env
+            return _seeded(vec_env, seed)
     return make_vec_env(env_id, n_envs, seed, env_kwargs=env_kwargs, **kwargs)
+
+
+def _seeded(env: VecEnv, seed: int | None) -> VecEnv:
+    env.seed(seed)
+    if seed is not None:
+        env.action_space.seed(seed)
+    return env
+
+
+class NoWorldError(ValueError):
+    """An environment has no world."""
 
 
 def offers_copies(env_id: str) -> bool:
@@ -113,7 +133,7 @@ def world_of(env_id: object) -> str:
         env_id: A registered id.
 
     Raises:
-        ValueError: There is no such world.
+        NoWorldError: There is no such world.
     """
     if isinstance(env_id, str):
         for candidate in (env_id, f"pg/{env_id}"):
@@ -121,7 +141,7 @@ def world_of(env_id: object) -> str:
             if offers_copies(candidate):
                 return candidate
     known = sorted(one for one in gym.registry if one.startswith("pg/") and offers_copies(one))
-    raise ValueError(f"There is no world for {env_id!r}. The worlds of this package: {', '.join(known)}.")
+    raise NoWorldError(f"There is no world for {env_id!r}. The worlds of this package: {', '.join(known)}.")
 
 
 def _vector_env(env_id: str, n_envs: int, mode: str, env_kwargs: dict[str, Any]) -> VectorEnv[Any, Any, Any]:

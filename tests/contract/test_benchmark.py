@@ -20,11 +20,12 @@ from pg_zoo.cli import main
 from pg_zoo.commands import benchmark
 from pg_zoo.errors import UserError
 from pg_zoo.results.storage import COMMIT
+from pg_zoo.runs import processes
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.grid import run_grid
 from pg_zoo.runs.training import run_cell
 
-GRID = ["--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "2", "-n", "2000", "--first-seed", "5"]
+GRID = ["--algos", "ppo", "--envs", "CartPole-v1", "--seeds", "2", "-n", "10000", "--first-seed", "5"]
 GRID += ["--eval-points", "3", "--eval-episodes", "2", "--final-episodes", "10", "--jobs", "2"]
 PLUGIN = '''
 import os
@@ -132,7 +133,7 @@ def test_a_grid_stores_each_cell_and_says_what_it_did(undisturbed):
     assert record["cells"] == {algo: {"CartPole-v1": [5, 6]} for algo in ("ppo", "random")}
     cell = json.loads((undisturbed / "cells/ppo/CartPole-v1/seed_6/cell.json").read_text())
     assert cell["command"] == record["command"]
-    assert cell["hyperparams"]["n_timesteps"] == 2000
+    assert cell["hyperparams"]["n_timesteps"] == 10_000
     assert "'CartPole-v1' in ppo.yml of pg-agents" in cell["origin"]
 
 
@@ -146,17 +147,18 @@ def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path
     code = f"{listen}; from pg_zoo.cli import main; raise SystemExit(main({command}))"
     with open(tmp_path / "out.txt", "w") as out:
         process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out, start_new_session=True)
-        wait_for(lambda: list(folder.glob("cells/*/*/.seed_*")))
+        wait_for(lambda: list(folder.glob("cells/ppo/*/.seed_*")))
         process.send_signal(kill)
         status = process.wait(timeout=60)
     if kill is signal.SIGINT:
         assert status == 130
-        begun, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
+        # Random actions are there at once.
+        begun, *done, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
         assert says(begun, 0, 4)
-        assert says(stored, 0, 4, folder, "same command")
+        assert says(stored, len(done), 4, folder, "same command")
         assert interrupted == "pg-zoo: interrupted"
     wait_for(lambda: still_running(process) == [])
-    assert not list(folder.glob("cells/*/*/seed_*"))
+    assert not list(folder.glob("cells/ppo/*/seed_*"))
     assert main(command) == 0
     assert files(folder) == files(undisturbed)
     assert_same(folder, undisturbed, files(undisturbed))
@@ -328,6 +330,15 @@ def test_each_algorithm_has_its_own_values_or_all_have_the_same(monkeypatch):
     ours, theirs, _ = grid_of(monkeypatch, "--algos", "ppo", "sb3/ppo", "--seeds", "1", "--same-hyperparams", "sb3/ppo")
     assert ours.hyperparams == theirs.hyperparams == own[1].hyperparams
     assert ours.origin == theirs.origin == own[1].origin
+
+
+@pytest.mark.parametrize(("backend", "first"), [("local", ["prepare"]), ("ray", [])])
+def test_libraries_are_loaded_for_other_processes_before_anything_else_but_not_for_rays(monkeypatch, backend, first):
+    calls = []
+    monkeypatch.setattr(processes, "prepare", lambda: calls.append("prepare"))
+    monkeypatch.setattr(benchmark, "benchmark", lambda args: calls.append("benchmark"))
+    assert main(["benchmark", "--algos", "ppo", "--envs", "CartPole-v1", "-o", "x", "--backend", backend]) == 0
+    assert calls == [*first, "benchmark"]
 
 
 def test_options_reach_the_cells(monkeypatch):

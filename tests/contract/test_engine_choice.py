@@ -374,6 +374,16 @@ def test_what_was_changed_since_it_was_made_is_noticed_at_the_next_learn(change,
         agent.learn(8)
 
 
+@pytest.mark.parametrize("network", ["policy_net", "value_net"])
+def test_a_network_that_does_not_fit_the_observations_is_refused(network):
+    """It would read beyond them."""
+    agent = short(A2C, engine="mlp")
+    getattr(agent.policy.mlp_extractor, network)[0] = nn.Linear(200, 64)
+    agent.policy.optimizer = th.optim.Adam(agent.policy.parameters())
+    with pytest.raises(ValueError, match=refused("3 features of an observation")):
+        agent.learn(8)
+
+
 @pytest.mark.parametrize(("cls", "reason"), COMPILED.values(), ids=COMPILED)
 def test_a_weight_that_cannot_be_compiled_is_left_to_autograd(cls, reason, capsys):
     assert_served_by_autograd(construct(cls, TinyEnv, {}, verbose=1), reason, capsys)

@@ -76,6 +76,50 @@ def register():
     gym.register("Acme/Corridor-v0", entry_point="acme_envs:Corridor")
     gym.register("Acme/Work-v0", entry_point="acme_envs:Work", kwargs={"wage": 3.0}, reward_threshold=11.0)
 '''
+WORLD = """
+from gymnasium import spaces
+
+from pg_envs.worlds import World, compiled, register_world, uniform
+
+
+@compiled
+def pay(wage, works):
+    return wage if works else 0.0
+
+
+def start(state, random):
+    state[0] = uniform(random, 0.0, 1.0)
+
+
+def step(state, action, random, constants):
+    state[0] += 1.0
+    return pay(constants[0], action[0] == 1), state[0] >= 5.0
+
+
+def observe(state, observation):
+    observation[0] = state[0]
+
+
+def shift(wage=2.0):
+    return World(start, step, observe, 1, spaces.Box(0.0, 6.0, (1,)), spaces.Discrete(2), constants=(wage,))
+
+
+def register():
+    register_world("Acme/Shift-v0", "acme_worlds:shift", max_episode_steps=4)
+"""
+USES_A_WORLD = """
+import gymnasium as gym
+import numpy as np
+
+from pg_agents.registry import find_env
+
+find_env("Acme/Shift-v0")
+env, envs = gym.make("Acme/Shift-v0"), gym.make_vec("Acme/Shift-v0", 3, wage=0.5)
+env.reset(seed=0), envs.reset(seed=0)
+one = [env.step(1)[1:4] for _ in range(4)]
+many = [[values.tolist() for values in envs.step(np.array([0, 1, 1]))[1:4]] for _ in range(4)]
+print("SAID", one[-1], many[-1])
+"""
 HYPERPARAMETERS = {
     "vanilla.yml": {"Acme/Corridor-v0": {"n_timesteps": 96, "n_envs": 3, "n_steps": 16, "gamma": 0.5}},
     "ppo.yml": {"CartPole-v1": {"n_timesteps": 64, "n_steps": 32, "batch_size": 32, "gamma": 0.25}},
@@ -86,6 +130,7 @@ BROKEN = 'raise RuntimeError("acme has a bad day")'
 DISTRIBUTIONS = {
     "acme-algorithms": ({"acme_algorithms.py": ALGORITHM}, {"algorithms": {"vanilla": "acme_algorithms:Vanilla"}}),
     "acme-envs": ({"acme_envs.py": ENVIRONMENT}, {"envs": {"acme": "acme_envs:register"}}),
+    "acme-worlds": ({"acme_worlds.py": WORLD}, {"envs": {"acme_worlds": "acme_worlds:register"}}),
     "acme-hyperparams": (
         {"__init__.py": "", **{name: yaml.safe_dump(entries) for name, entries in HYPERPARAMETERS.items()}},
         {"hyperparams": {"acme": "acme_hyperparams"}},
@@ -220,6 +265,22 @@ def test_an_algorithm_an_environment_and_hyperparameters_from_three_distribution
     assert ["vanilla", "Vanilla", "acme-algorithms", "1.0"] in listed
     assert ["Acme/Corridor-v0,", "Acme/Work-v0", "acme-envs", "1.0", "(plugin", "acme)"] in listed
     assert ["vanilla", "Acme/Corridor-v0", "acme-hyperparams", "1.0"] in listed
+
+
+def test_a_world_is_found_by_its_id_and_compiled_once_for_all_processes(installed, monkeypatch):
+    monkeypatch.setenv("NUMBA_DEBUG_CACHE", "1")
+    run = installed("acme-worlds")
+    for does in ("saved to", "loaded from"):
+        finished = run("python", "-c", USES_A_WORLD)
+        assert (finished.returncode, finished.stderr) == (0, "")
+        lines = finished.stdout.splitlines()
+        assert "SAID (2.0, False, True) [[0.0, 0.5, 0.5], [False, False, False], [True, True, True]]" in lines
+        cached = [line for line in lines if line.startswith("[cache] data") and "acme_worlds." in line]
+        assert all(f"[cache] data {does} " in line for line in cached)
+        functions = {
+            function for line in cached for function in ("start", "step", "observe") if f".{function}-" in line
+        }
+        assert functions == {"start", "step", "observe"}
 
 
 def test_an_algorithm_takes_part_in_a_benchmark_by_its_name_alone(installed, tmp_path):

@@ -400,8 +400,9 @@ def test_native_environments_have_the_same_layers_and_seeds():
                 np.testing.assert_array_equal(env.venv.get_original_obs(), native.reset())
 
 
+@pytest.mark.parametrize("kind", ["native", "envpool"])
 @pytest.mark.parametrize("entry", [{"env_wrapper": SKIP}, {"monitor_kwargs": {"allow_early_resets": True}}])
-def test_native_environments_cannot_be_wrapped_one_by_one(entry):
+def test_environments_that_step_at_once_cannot_be_wrapped_one_by_one(entry, kind):
     recipe = recipe_of("ppo", "pg/TorquePendulum-v0", {**SMALL, **entry})
-    with pytest.raises(UserError, match="--vec-env native has no single environments"), ours(recipe, "native"):
+    with pytest.raises(UserError, match=f"--vec-env {kind} has no single environments"), ours(recipe, kind):
         pass

@@ -400,6 +400,15 @@ def test_no_more_processes_run_than_asked_for(monkeypatch, tmp_path):
     assert outcomes(monkeypatch, tmp_path, count, cells, jobs=2) == dict.fromkeys(cells)
 
 
+def sleep_if_b(cell, folder, command, errors):
+    time.sleep(0.5 * (cell.algo == "sb3/b"))
+
+
+def test_each_seed_begins_with_what_took_longest_with_the_seed_before(monkeypatch, tmp_path):
+    a0, b0, a1, b1 = CELLS
+    assert list(outcomes(monkeypatch, tmp_path, sleep_if_b, jobs=1)) == [a0, b0, b1, a1]
+
+
 def wait_for_ever(cell, folder, command, errors):
     while cell.seed:
         time.sleep(0.1)

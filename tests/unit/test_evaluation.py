@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common import callbacks, evaluation
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pg_agents import A2C, EvalCallback, evaluate_policy
 from pg_agents.envs.adapter import VectorEnvAdapter
@@ -101,6 +101,65 @@ def test_arguments_are_sb3s_by_position_and_default_but_for_deterministic(ours, 
 
     changed = [(one, other) for one, other in zip(arguments(ours), arguments(sb3s), strict=True) if one != other]
     assert changed == [(("deterministic", None), ("deterministic", True))]
+
+
+class Lives(gym.Wrapper):
+    """Says that it is done where a life is lost, as Atari's wrappers do; the episode goes on."""
+
+    def reset(self, *, seed=None, options=None):
+        if self.env.needs_reset:
+            self.steps = 0
+            return super().reset(seed=seed, options=options)
+        return self.observation, {}
+
+    def step(self, action):
+        self.observation, reward, terminated, truncated, info = super().step(action)
+        self.steps += 1
+        return self.observation, reward, terminated or self.steps % 7 == 0, truncated, info
+
+
+class Remembers:
+    """A recurrent model, whose actions depend on all that it is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def predict(self, observations, state=None, episode_start=None, deterministic=False):
+        state = np.where(episode_start, 0, 0 if state is None else state) + observations.sum(axis=1)
+        self.seen.append((observations.copy(), episode_start.copy(), deterministic))
+        return (state > 0).astype(int), state
+
+
+CART_POLES = {
+    "single": lambda: Monitor(gym.make("CartPole-v1")),
+    "dummy": lambda: make_vec_env("CartPole-v1", 3),
+    "vector": lambda: gym.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point"),
+    "normalised": lambda: VecNormalize(make_vec_env("CartPole-v1", 3), training=False, norm_reward=False),
+    "monitored outside": lambda: VecMonitor(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3)),
+    "lives": lambda: DummyVecEnv([lambda: Lives(Monitor(gym.make("CartPole-v1")))] * 3),
+    "not monitored": lambda: DummyVecEnv([lambda: gym.make("CartPole-v1")] * 3),
+}
+
+
+@pytest.mark.parametrize("n_episodes", [2, 7])
+@pytest.mark.parametrize("form", CART_POLES)
+def test_episodes_and_what_the_model_is_given_are_sb3s(form, n_episodes):
+    found = []
+    for evaluate in (evaluate_policy, evaluation.evaluate_policy):
+        env, model = CART_POLES[form](), Remembers()
+        vec_env = VectorEnvAdapter(env) if isinstance(env, gym.vector.VectorEnv) else env
+        vec_env.reset(seed=3) if isinstance(env, gym.Env) else vec_env.seed(3)
+        episodes = evaluate(model, vec_env, n_episodes, False, return_episode_rewards=True, warn=False)
+        found.append((episodes, model.seen))
+    assert len(set(found[0][0][1])) > 1
+    np.testing.assert_equal(*found)
+
+
+def test_a_mean_below_the_threshold_is_an_error():
+    env = make_vec_env(TinyEnv, 2)
+    assert evaluate_policy(Asked(), env, 4, reward_threshold=19.9) == (20, 0)
+    with pytest.raises(AssertionError, match=r"20\.00 < 20\.00"):
+        evaluate_policy(Asked(), env, 4, reward_threshold=20)
 
 
 def test_where_the_environment_says_nothing_results_and_log_are_sb3s(tmp_path):

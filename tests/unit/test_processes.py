@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch as th
 
-from pg_zoo.runs.processes import Died, in_order, start
+from pg_zoo.runs.processes import Died, in_order, prepare, start
 
 
 def later(index, folder):
@@ -24,6 +25,30 @@ def later(index, folder):
 def test_results_come_in_the_order_of_the_tasks_from_one_thread_that_ignores_interrupts(tmp_path):
     found = list(in_order(later, [(index, tmp_path) for index in range(3)], jobs=2))
     assert found == [(index, 1, "1", signal.SIG_IGN) for index in range(3)]
+
+
+def loaded(folder):
+    from pg_agents.engines.mlp.tables import load_kernels  # here: others start a process that needs none of it
+    from pg_zoo.runs.cell import Cell
+    from pg_zoo.runs.training import run_cell
+
+    modules = {"pg_zoo.runs.backends", "pg_agents.engines.mlp.kernels", "torch._dynamo", "pg_envs.registration"}
+    n_threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc").is_dir() else threading.active_count()
+    n_uses, before = load_kernels.cache_info().currsize, set(sys.modules)
+    for engine in ("mlp", "autograd"):
+        hyperparams = {"policy": "MlpPolicy", "n_timesteps": 16, "n_steps": 16, "batch_size": 16, "engine": engine}
+        cell = Cell("ppo", "CartPole-v1", 0, hyperparams, eval_points=0, final_episodes=1)
+        run_cell(cell, folder / engine)
+    return modules - before, n_uses, n_threads, set(sys.modules) - before
+
+
+def test_a_process_has_loaded_what_trainings_need_and_nothing_that_they_would_notice(tmp_path):
+    prepare()
+    missing, n_uses, n_threads, loaded_later = next(in_order(loaded, [(tmp_path,)]))
+    assert missing == set()
+    assert len(loaded_later) < 30, sorted(loaded_later)  # of 1,300
+    assert n_uses == 0  # the first one has the estimators use a compiled sum
+    assert n_threads == 2  # of which one waits for the end of this process
 
 
 def crash(status):

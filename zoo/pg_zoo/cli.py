@@ -74,6 +74,10 @@ def _run(options: Options) -> int | None:
 
             enjoy(options)
         case BenchmarkOptions():
+            from pg_zoo.runs.processes import prepare
+
+            if options.backend == "local":
+                prepare()  # at once: this process needs as long for loading the same
             from pg_zoo.commands.benchmark import benchmark
 
             return benchmark(options)

@@ -99,7 +99,7 @@ class TrainOptions(CommonOptions):
     stochastic: bool
     save_freq: int
     log_interval: int
-    vec_env: Literal["dummy", "subproc", "native", "world"]
+    vec_env: Literal["dummy", "subproc", "native", "world", "envpool"]
     progress: bool
     uuid: bool
 
@@ -308,10 +308,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--vec-env",
-        choices=["dummy", "subproc", "native", "world"],
+        choices=["dummy", "subproc", "native", "world", "envpool"],
         default="dummy",
         help="environments one by one in this process, each in one of its own, the environment's own vector version, "
-        "or its world, which compiled code steps",
+        "its world, which compiled code steps, or EnvPool's version (pip install 'pg-agents[envpool]')",
     )
     add("-P", "--progress", action="store_true", help="show a progress bar")
     add("-uuid", "--uuid", action="store_true", help="give the run's folder a unique name")

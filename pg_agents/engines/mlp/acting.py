@@ -56,19 +56,19 @@ class MLPActor:
         size, n_envs = buffer.values.shape
         kept = [buffer.values, buffer.log_probs]
         self._values = buffer.values
-        shape = size, n_envs, program.n_observation
+        of_rows = size, n_envs, program.n_observation
         observations: Any = buffer.observations
         # Where each part of an observation belongs: in the buffer, and in the kernels' row.
         self._parts: list[tuple[str, np.ndarray, np.ndarray]] = []
         self._converted: np.ndarray | None = None
         if program.rows.is_dict:
-            inputs = self.inputs = np.zeros(shape, np.float32)
+            inputs = self.inputs = np.zeros(of_rows, np.float32)
             for key, columns in program.rows.columns.items():
                 row = inputs[:, :, columns]
                 self._parts.append((key, observations[key].reshape(row.shape), row))
         else:
-            stored = observations.reshape(shape)
-            self.inputs = stored if stored.dtype == np.float32 else np.zeros(shape, np.float32)
+            stored = observations.reshape(of_rows)
+            self.inputs = stored if stored.dtype == np.float32 else np.zeros(of_rows, np.float32)
             self._converted = None if stored is self.inputs else stored
         drawn = np.int64 if program.is_categorical else np.float32
         # Straight into the buffer, where it has the type that the policy gives.

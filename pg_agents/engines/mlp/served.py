@@ -16,6 +16,7 @@ from torch import nn
 
 from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, EpisodeMixin, RolloutBuffer
 from pg_agents.contract import Loss, NotServedError
+from pg_agents.engines.mlp.rows import Rows
 from pg_agents.policies import (
     ActorMultiInputPolicy,
     ActorPolicy,
@@ -27,9 +28,14 @@ from pg_agents.policies import (
 )
 
 POLICIES = (
-    *(ActorCriticPolicy, ActorPolicy, StateDependentStdPolicy, StateDependentStdActorPolicy),
-    *(MultiInputActorCriticPolicy, ActorMultiInputPolicy),
-    *(StateDependentStdMultiInputPolicy, StateDependentStdActorMultiInputPolicy),
+    ActorCriticPolicy,
+    ActorPolicy,
+    StateDependentStdPolicy,
+    StateDependentStdActorPolicy,
+    MultiInputActorCriticPolicy,
+    ActorMultiInputPolicy,
+    StateDependentStdMultiInputPolicy,
+    StateDependentStdActorMultiInputPolicy,
 )
 ACTIVATIONS = {
     nn.Identity: "IDENTITY",
@@ -130,11 +136,11 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
             raise NotServedError(f"the `forward` of a {type(module).__name__} was replaced")
     if any(GLOBAL_HOOKS):
         raise NotServedError("there is a hook of all modules")
-    known = [
-        parameter
-        for linear, _ in (*actor_layers(policy), *critic_layers(policy))
-        for parameter in (linear.weight, linear.bias)
-    ]
+    actor, critic = actor_layers(policy), critic_layers(policy)
+    n_features = Rows(policy.observation_space).n_features
+    if any(layers[0][0].in_features != n_features for layers in (actor, critic) if layers):
+        raise NotServedError(f"a network does not take the {n_features} features of an observation")
+    known = [parameter for linear, _ in (*actor, *critic) for parameter in (linear.weight, linear.bias)]
     known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
     if {id(parameter) for parameter in known} != {id(parameter) for parameter in policy.parameters()}:
         raise NotServedError("the policy has parameters beyond those of its layers")

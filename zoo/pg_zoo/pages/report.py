@@ -381,8 +381,8 @@ def _method() -> list[Block]:
                 f"With fewer than {statistics.MIN_SEEDS} seeds there is no interval and no conclusion; with different "
                 "seeds or failed trainings there is no conclusion, because what is missing may be what went wrong.",
                 "**Steps to a return**: until the first evaluation along the way that reached it, in the median of the "
-                "seeds that did. **Training time**: in the median, evaluations excluded. **Memory**: the process at "
-                "its largest, in the median.",
+                "seeds that did. **Training time**: in the median, evaluations excluded. **Memory**: what a "
+                "training adds to the libraries, which all trainings share, at its largest, in the median.",
                 "The numbers behind all this are in `cells.csv`, `curves.csv` and `evaluations.csv`.",
             ]
         ),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from pathlib import Path
@@ -33,20 +35,34 @@ nothing can be stored, which is no cell's own fault."""
 
 def local(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Generator[Outcome, None, None]:
     """Run cells in processes on this machine: see `Backend`."""
-    waiting, running = deque(cells), dict[Any, tuple[Cell, _Child]]()
+    waiting, running = list(cells), dict[Any, tuple[Cell, _Child]]()
+    durations: dict[tuple[str, str], float] = {}
     try:
         while waiting or running:
             while waiting and len(running) < (jobs or os.cpu_count() or 1):
-                cell = waiting.popleft()
+                cell = _longest_of_a_seed(waiting, durations)
+                waiting.remove(cell)
                 child = _Child(cell, folder / cell.path)
                 running[child.process.sentinel] = cell, child
             for sentinel in connection.wait(list(running)):
                 cell, child = running.pop(sentinel)
+                durations[cell.algo, cell.env] = time.monotonic() - child.started
                 yield cell, child.error()
     finally:
         for _, child in running.values():
             child.process.kill()
             child.error()
+
+
+def _longest_of_a_seed(cells: Sequence[Cell], durations: Mapping[tuple[str, str], float]) -> Cell:
+    """The cell to begin with: a long one that comes last would keep one core busy, and the others waiting.
+
+    Args:
+        cells: Those that are left, seed by seed.
+        durations: Of cells with other seeds, by algorithm and environment.
+    """
+    of_a_seed = [cell for cell in cells if cell.seed == cells[0].seed]
+    return max(of_a_seed, key=lambda cell: durations.get((cell.algo, cell.env), math.inf))
 
 
 class _Child:
@@ -56,6 +72,7 @@ class _Child:
         descriptor, self.errors = tempfile.mkstemp()
         os.close(descriptor)
         self.process = start(serve, cell, folder, command_line(), self.errors)
+        self.started = time.monotonic()  # the first one has waited for all libraries
 
     def error(self) -> str | None:
         """What went wrong, if anything, in a process that has ended."""
@@ -153,6 +170,8 @@ def on_ray(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Gene
 
 def _run_there(cell: Cell, command: str) -> tuple[dict[str, bytes], str | None]:
     """The contents of a cell's files by their names, or what went wrong."""
+    import pg_zoo.runs.loaded  # noqa: F401 - the memory of a cell is without it, as on this machine
+
     th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "cell")

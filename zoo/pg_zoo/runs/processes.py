@@ -15,13 +15,24 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import torch as th
-
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-# Forked from a process that has torch and the rest loaded already: loading takes seconds.
-_CONTEXT: Any = multiprocessing.get_context(
-    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-)
+_FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+# Loading them takes seconds: processes are forked from one that has.
+_LOADED = ["pg_zoo.runs.backends", "pg_zoo.runs.loaded"]
+
+
+def prepare() -> None:
+    """Begin to load what functions of `start` need, in another process, from which theirs will be forked.
+
+    `start` does the same and has to wait for it. Where processes are not forked, each loads what it needs.
+    """
+    if _FORKS:
+        from multiprocessing import forkserver
+
+        _CONTEXT.set_forkserver_preload(_LOADED)
+        with _environment(ONE_THREAD), _without_interrupts():
+            forkserver.ensure_running()
 
 
 def start(function: Callable[..., object], *args: Any) -> BaseProcess:
@@ -33,8 +44,7 @@ def start(function: Callable[..., object], *args: Any) -> BaseProcess:
         function: A function of a module.
         *args: Its arguments, which must be picklable.
     """
-    if hasattr(_CONTEXT, "set_forkserver_preload"):
-        _CONTEXT.set_forkserver_preload(["pg_zoo.runs.training"])
+    prepare()
     process: BaseProcess = _CONTEXT.Process(target=_run, args=(function, args))
     with _environment(ONE_THREAD), _without_interrupts():
         process.start()
@@ -111,6 +121,8 @@ def _run(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch as th  # here, so that `prepare` can be called at once
+
     th.set_num_threads(1)  # several would add in another order, and be slower
     function(*args)
 

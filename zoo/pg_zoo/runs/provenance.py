@@ -26,31 +26,63 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def peak_memory() -> float | None:
-    """Of the largest of this process and those that it has started, in MiB."""
+class AddedMemory:
+    """The memory that this process takes from now on, in addition to what it has now."""
+
+    def __init__(self) -> None:
+        # From now on Linux keeps the peak of what follows, and not of what this process, or the one that it was forked
+        # from, had before.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before, self._children_before = _peak(), _peak_of_children()
+
+    def at_its_peak(self) -> float | None:
+        """In MiB, of the largest of this process and those that it has started since; None where it is not known."""
+        peak, of_children = _peak(), _peak_of_children()
+        if self._before is None or peak is None or of_children is None:
+            return None
+        if of_children != self._children_before:
+            peak = max(peak, of_children)
+        return peak - self._before
+
+
+def _peak() -> float | None:
+    """The most memory that this process has had, in MiB."""
+    # Not `ru_maxrss` where it can be helped: on Linux it is never reset, and starts at that of the process before.
+    with suppress(OSError):
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return _most("RUSAGE_SELF")
+
+
+def _peak_of_children() -> float | None:
+    return _most("RUSAGE_CHILDREN")
+
+
+def _most(whose: str) -> float | None:
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    # Linux counts in a new process what the one that started it had: here is its own.
-    with suppress(OSError):
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        peaks[0] = int(line.split()[1])
-    return max(peaks) / (1024 if sys.platform != "darwin" else 1024**2)
+    return resource.getrusage(getattr(resource, whose)).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def versions(cell: Cell) -> dict[str, str]:
     """Versions of what a cell's results depend on, by the name of the package."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
+    found = dict(_INSTALLED)
     algorithms, envs = registry.plugins(registry.ALGORITHMS), registry.plugins(registry.ENVS)
     used = [algorithms[cell.algo]] if cell.algo in algorithms else []
     used += [envs[name] for name, env_ids in registry.register_envs().items() if cell.env in env_ids]
     found |= {COMMIT: _LOADED} if _LOADED else {}
     return found | dict(plugin.distribution.rsplit(" ", 1) for plugin in used)
+
+
+def _installed() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def commit(folder: Path) -> str | None:
@@ -75,7 +107,8 @@ def commit(folder: Path) -> str | None:
     return head.strip() + "+changes" * bool(changes)
 
 
-# Of the code that this process has loaded, or was forked with: the checkout may change while it runs.
+# Of the code that this process has loaded, or was forked with: packages and the checkout may change while it runs.
+_INSTALLED = _installed()
 _LOADED = commit(Path(pg_agents.__file__).parents[1])
 
 

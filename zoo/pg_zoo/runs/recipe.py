@@ -49,13 +49,13 @@ from pg_agents import registry
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import constructor_arguments
 from pg_agents.checks import check_number, suggestion
-from pg_agents.envs.make import make_vec, world_of
+from pg_agents.envs.make import NoWorldError, make_vec
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated
 
 N_TIMESTEPS = 100_000  # without a number in the entry
 
-VecEnvKind = Literal["dummy", "subproc", "native", "world"]
+VecEnvKind = Literal["dummy", "subproc", "native", "world", "envpool"]
 
 # Hyperparameters that are not arguments of an algorithm's constructor.
 _MANAGED = {"callback", "env_kwargs", "env_wrapper", "frame_stack", "monitor_kwargs", "n_envs", "n_timesteps"}
@@ -114,11 +114,12 @@ class Recipe:
         Args:
             seed: Seed of the first environment; the others count from it.
             vec_env: Environments one by one in this process (`"dummy"`), each in a process of its own (`"subproc"`),
-                the environment's own vector version (`"native"`), or its world (`"world"`), which compiled code steps.
+                the environment's own vector version (`"native"`), its world (`"world"`), which compiled code steps, or
+                EnvPool's version (`"envpool"`).
             monitor_dir: Folder of the files of `Monitor`; by default none are written.
 
         Raises:
-            UserError: Single environments are needed, but `vec_env` is `"native"` or `"world"`; or there is no world.
+            UserError: Single environments are needed, but `vec_env` has none; or there is no world.
         """
         env = self._stepped(self.n_envs, self.env_kwargs, seed, vec_env, monitor_dir)
         return self._wrapped(env, evaluates=False)
@@ -198,16 +199,12 @@ class Recipe:
     def _stepped(
         self, n_envs: int, env_kwargs: dict[str, Any] | None, seed: int, vec_env: VecEnvKind, monitor_dir: str | None
     ) -> VecEnv:
-        if vec_env in ("native", "world"):
+        if vec_env in ("native", "world", "envpool"):
             if self.env_wrapper is not None or self.monitor_kwargs:
                 raise UserError(f"--vec-env {vec_env} has no single environments for env_wrapper or monitor_kwargs.")
-            try:
-                env = world_of(self.env) if vec_env == "world" else self.env
-            except ValueError as error:
-                raise UserError(str(error)) from error
-            native = make_vec(env, n_envs, vectorization_mode="vector_entry_point", env_kwargs=env_kwargs)
-            native.seed(seed)
-            return native
+            together = self._together(n_envs, env_kwargs, vec_env)
+            together.seed(seed)
+            return together
         # Other processes need not know the id: it may have been registered by a module that only this one imports.
         return make_vec_env(
             gym.spec(self.env).make,
@@ -219,6 +216,16 @@ class Recipe:
             vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
             monitor_kwargs=self.monitor_kwargs,
         )
+
+    def _together(self, n_envs: int, env_kwargs: dict[str, Any] | None, vec_env: VecEnvKind) -> VecEnv:
+        if vec_env == "envpool":
+            return make_vec(self.env, n_envs, backend="envpool", env_kwargs=env_kwargs)
+        if vec_env == "native":
+            return make_vec(self.env, n_envs, vectorization_mode="vector_entry_point", env_kwargs=env_kwargs)
+        try:
+            return make_vec(self.env, n_envs, world=True, env_kwargs=env_kwargs)
+        except NoWorldError as error:
+            raise UserError(str(error)) from error
 
     def _wrapped(self, env: VecEnv, *, evaluates: bool) -> VecEnv:
         if self.vec_env_wrapper is not None:

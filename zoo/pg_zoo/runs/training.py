@@ -30,7 +30,7 @@ from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
 from pg_zoo.runs.cell import Cell, defaults
 from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
-from pg_zoo.runs.provenance import command_line, cpu_model, peak_memory, versions
+from pg_zoo.runs.provenance import AddedMemory, command_line, cpu_model, versions
 from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
 
 OnEvaluation = Callable[[int, float], None]
@@ -107,11 +107,12 @@ def run_cell(
     Raises:
         UserError: The folder exists, or algorithm or environment is unknown.
     """
+    memory = AddedMemory()
     _register(cell.env)
     with new_folder(folder) as unfinished:
         with _quiet():
             run = _act_randomly(cell) if cell.algo == RANDOM else _train(cell, unfinished, on_evaluation)
-        _store(cell, run, unfinished, command or command_line())
+        _store(cell, run, unfinished, command or command_line(), memory.at_its_peak())
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def _act_randomly(cell: Cell) -> _Run:
         return _Run(*run_evaluation(cell, RandomAgent(env), env, 0, cell.final_episodes, deterministic=False))
 
 
-def _store(cell: Cell, run: _Run, folder: Path, command: str) -> None:
+def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | None) -> None:
     _write_rows(folder / "curve.csv", "timesteps,wall_time,mean_return", run.curve)
     episodes = zip(itertools.count(), run.returns, run.lengths)
     _write_rows(folder / "evaluation.csv", "episode,return,length", episodes)
@@ -298,7 +299,7 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str) -> None:
         "score": float(np.mean(run.returns)),
         "wall_time": run.wall_time,
         "steps_per_second": run.n_timesteps / run.wall_time if run.wall_time else None,
-        "peak_memory_mib": peak_memory(),
+        "peak_memory_mib": memory,
         "versions": versions(cell),
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
         "command": command,
