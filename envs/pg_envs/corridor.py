@@ -19,7 +19,7 @@ from pg_envs.worlds.world import METADATA
 LEFT, RIGHT = 0, 1
 GOAL = 3
 BEST = 2 - math.sqrt(2)
-NEXT = ((0, 1), (2, 0), (1, 3), (3, 3))  # by position and action
+NEXT = np.array([[0, 1], [2, 0], [1, 3], [3, 3]])  # by position and action
 
 
 def expected_return(p_right: float) -> float:

@@ -58,8 +58,12 @@ sys.stdout.buffer.write(pickle.dumps([played(*case, n=2) for case in CASES]))
 """
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True).stdout
-    for case, interpreted in zip(CASES, pickle.loads(answer), strict=True):
-        np.testing.assert_equal(interpreted, played(*case, n=2), err_msg=str(case))
+    for case, (said, state) in zip(CASES, pickle.loads(answer), strict=True):
+        compiled_said, compiled_state = played(*case, n=2)
+        for one, other in zip([*said, state], [*compiled_said, compiled_state], strict=True):
+            # Python and Numba may have different libraries for sines and exponentials.
+            close = 1e-6 if one.dtype == np.float32 else 1e-12
+            np.testing.assert_allclose(one, other, rtol=close, atol=close, err_msg=str(case))
 
 
 def test_two_threads_give_the_numbers_of_one(monkeypatch):

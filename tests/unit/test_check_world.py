@@ -304,9 +304,7 @@ def test_rounding_is_no_fault():
 
 @pytest.mark.parametrize("env_id", sorted(env_id for env_id in gym.registry if env_id.startswith("pg/")))
 def test_our_worlds_pass(env_id):
-    world = getattr(gym.make(env_id).unwrapped, "world", None)
-    if world is not None:
-        check_world(world, n_copies=2, n_steps=60)
+    check_world(gym.make(env_id).unwrapped.copies.world, n_copies=2, n_steps=60)
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ class Copies(AnyCopies):
 
 FEWEST_COPIES = 64  # for two threads
 WORTH = 2e-4  # seconds of a step that may gain from two threads: starting one takes a fraction of it
-TRY_AGAIN = 64  # steps
+TRY_AGAIN = 256  # steps
 
 _PARAMETERS = {"start": 2, "step": 3, "observe": 2}  # without the constants
 _BOUND = frozenset(
