@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 import tempfile
 from unittest.mock import patch
 
@@ -59,7 +58,9 @@ def compile_all(cpu: str) -> None:
     machine = llvm.Target.from_triple(TRIPLE).create_target_machine(cpu=cpu, opt=3, reloc="pic")
     print(f"| function | machine code for {cpu}, bytes |\n|---|---|")
     for name, function in functions.items():
-        library = function._library if hasattr(function, "_library") else next(iter(function.overloads.values())).library
+        library = (
+            function._library if hasattr(function, "_library") else next(iter(function.overloads.values())).library
+        )
         lines = library.get_llvm_str().splitlines()
         kept = [line for line in lines if not line.startswith(("target triple", "target datalayout"))]
         # Numba's reference counts, which these functions do not use, have already been written for this machine.
