@@ -75,12 +75,13 @@ def make_predictor(name: str, engine: Engine | None, policy: ActorCriticPolicy) 
 
     Args:
         name: As for `make_engine`.
-        engine: The agent's engine; None if it has none yet. Then nothing is loaded or compiled for a predictor.
+        engine: The agent's engine; None if it has none yet. Nothing is loaded or compiled for a predictor.
         policy: The policy.
     """
     try:
-        if engine is not None:
-            return engine.predictor(policy) if isinstance(engine, Predicts) else None
+        if isinstance(engine, Predicts):
+            return engine.predictor(policy)
+        # Also where autograd trains for want of a `weight`: the same agent, loaded, is asked before it has an engine.
         return MLPPredictor(policy) if name in ("auto", "mlp") and kernels_are_loaded() else None
     except NotServedError:
         return None
