@@ -33,6 +33,7 @@ from peers import (
     add_options,
     compile_rltools,
     find_peers,
+    jax_cache,
     provenance,
     rejax_command,
     sb3_command,
@@ -50,6 +51,7 @@ class Task:
     env: str
     target: float
     interval: int
+    zoos: dict[str, str]  # {name: package}
     rejax: dict[str, Any]  # configs/gymnax/*.yaml of rejax 0.1.3
 
     @property
@@ -63,6 +65,7 @@ TASKS = [
         "CartPole-v1",
         475,
         5_000,
+        {"rl_zoo3's": "rl_zoo3", "our zoo's": "pg_zoo"},
         {
             "agent_kwargs": {"activation": "tanh"},
             "num_envs": 5,
@@ -82,6 +85,7 @@ TASKS = [
         "Pendulum-v1",
         -200,
         10_000,
+        {"rl_zoo3's, our zoo's": "pg_zoo"},  # the same values
         {
             "agent_kwargs": {"activation": "swish"},
             "num_envs": 100,
@@ -101,7 +105,9 @@ TASKS = [
 ]
 LIMIT = 300_000  # steps, without a number in an entry
 
-# Given a seed, and for ours what differs in the work: the command and variables of a process.
+OURS, REJAX_LATER = "ours", "rejax, compiled before"
+
+# Given a seed, and what differs in the work: the command and variables of a process.
 Run = Callable[..., tuple[list[str], dict[str, str]]]
 
 
@@ -124,58 +130,66 @@ def rejax_as_sb3(config: dict[str, Any]) -> dict[str, Any]:
     return {"n_envs": config["num_envs"], "steps": LIMIT, "ppo": ppo, "normalize": normalize}
 
 
-def sides(task: Task, peers: dict[str, Peer], programs: dict[str, list[str]]) -> Iterator[tuple[str, str, Run]]:
+def sides(
+    task: Task, peers: dict[str, Peer], programs: dict[str, list[str]], folder: Path
+) -> Iterator[tuple[str, str, Run]]:
     """Library, source of its hyperparameters, and processes of all sides of a task."""
     goal = {"env": task.env, "target": task.target, "interval": task.interval}
 
     def sb3(library: str, work: dict[str, Any], cold: bool = False) -> Run:
         def run(seed: int, **different: Any) -> tuple[list[str], dict[str, str]]:
-            variables = {"NUMBA_CACHE_DIR": tempfile.mkdtemp(dir=scratch.name)} if cold else {}
+            variables = {"NUMBA_CACHE_DIR": tempfile.mkdtemp(dir=folder)} if cold else {}
             return sb3_command(library, "reach", work | goal | {"seed": seed} | different), variables
 
         return run
 
-    rl_zoo3, own, rejax = zoo("rl_zoo3", task.env), zoo("pg_zoo", task.env), rejax_as_sb3(task.rejax)
-    rltools = RLTOOLS.sb3 | {"steps": LIMIT}
-    yield "SB3", "rl_zoo3's", sb3("stable_baselines3", rl_zoo3)
-    yield "ours", "rl_zoo3's", sb3("pg_agents", rl_zoo3)
-    if own != rl_zoo3:
-        yield "SB3", "our zoo's", sb3("stable_baselines3", own)
-        yield "ours", "our zoo's", sb3("pg_agents", own)
-        yield "ours, nothing compiled", "our zoo's", sb3("pg_agents", own, cold=True)
+    def rejax(**variables: str) -> Run:
+        def run(seed: int, **different: Any) -> tuple[list[str], dict[str, str]]:
+            work = {"config": task.rejax | {"env": task.env}, "steps": LIMIT, "seed": seed} | goal
+            return rejax_command(peers["rejax"], "reach", work | different), variables
+
+        return run
+
+    def rltools(program: list[str]) -> Run:
+        return lambda seed: ([*program, str(seed), str(LIMIT), str(task.interval), str(task.target)], {})
+
+    for source, package in task.zoos.items():
+        yield "SB3", source, sb3("stable_baselines3", zoo(package, task.env))
+        yield OURS, source, sb3("pg_agents", zoo(package, task.env))
     if "rejax" in peers:
-        config = {"config": task.rejax | {"env": task.env}, "steps": LIMIT} | goal
-        yield "rejax", "rejax's", lambda seed: (rejax_command(peers["rejax"], "reach", config | {"seed": seed}), {})
-    yield "SB3", "rejax's", sb3("stable_baselines3", rejax)
-    yield "ours", "rejax's", sb3("pg_agents", rejax)
+        yield "rejax", "rejax's", rejax()
+        yield REJAX_LATER, "rejax's", rejax(**jax_cache(str(folder / "jax")))
+    as_rejax = rejax_as_sb3(task.rejax)
+    yield "SB3", "rejax's", sb3("stable_baselines3", as_rejax)
+    yield OURS, "rejax's", sb3("pg_agents", as_rejax)
+    yield "ours, nothing compiled", "rejax's", sb3("pg_agents", as_rejax, cold=True)
     if task.env == RLTOOLS.env:
-        numbers = [str(LIMIT), str(task.interval), str(task.target)]
         for build, program in programs.items():
-            yield f"RLtools, {build}", "RLtools'", lambda seed, program=program: ([*program, str(seed), *numbers], {})
-        yield "SB3", "RLtools'", sb3("stable_baselines3", rltools)
-        yield "ours", "RLtools'", sb3("pg_agents", rltools)
+            yield f"RLtools, {build}", "RLtools'", rltools(program)
+        as_rltools = RLTOOLS.sb3 | {"steps": LIMIT}
+        yield "SB3", "RLtools'", sb3("stable_baselines3", as_rltools)
+        yield OURS, "RLtools'", sb3("pg_agents", as_rltools)
 
 
-scratch = tempfile.TemporaryDirectory()
-
-
-def measure(task: Task, peers: dict[str, Peer], programs: dict[str, list[str]], n_seeds: int) -> list[dict[str, Any]]:
+def measure(
+    task: Task, peers: dict[str, Peer], programs: dict[str, list[str]], folder: Path, n_seeds: int
+) -> list[dict[str, Any]]:
     """Reports of all sides and seeds; the sides alternate."""
-    rows = [
-        {"library": library, "hyperparameters": source, "run": run, "reports": []}
-        for library, source, run in sides(task, peers, programs)
-    ]
-    for row in rows:  # compiles, and brings files into the operating system's cache
-        if row["library"] == "ours":
-            whole_process(row["run"](n_seeds, steps=1)[0])
+    runs = list(sides(task, peers, programs, folder))
+    rows: list[dict[str, Any]] = []
+    for library, source, run in runs:
+        rows.append({"library": library, "hyperparameters": source, "reports": []})
+        if library in (OURS, REJAX_LATER):  # fills the caches
+            command, variables = run(seed=n_seeds, steps=1)
+            whole_process(command, **variables)
     for seed in range(n_seeds):
-        for row in rows:
-            command, variables = row["run"](seed)
+        for row, (_, _, run) in zip(rows, runs, strict=True):
+            command, variables = run(seed)
             report = whole_process(command, **variables)
             report["time"] = report.pop("clock") - report.pop("started")
             row["reports"].append(report)
             print(task.env, seed, row["library"], row["hyperparameters"], json.dumps(report), flush=True)
-    return [{key: value for key, value in row.items() if key != "run"} for row in rows]
+    return rows
 
 
 def table(goal: str, rows: list[dict[str, Any]]) -> str:
@@ -223,10 +237,13 @@ def main() -> None:
         return
 
     peers = find_peers(options)
-    with scratch:
-        programs = compile_rltools(peers["rltools"], Path(scratch.name)) if "rltools" in peers else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        programs = compile_rltools(peers["rltools"], folder) if "rltools" in peers else {}
         measured = {
-            task.goal: measure(task, peers, programs, options.seeds) for task in TASKS if options.only in task.env
+            task.goal: measure(task, peers, programs, folder, options.seeds)
+            for task in TASKS
+            if options.only in task.env
         }
     world = any(report.get("world") for rows in measured.values() for row in rows for report in row["reports"])
     origin, data = provenance(peers, world)

@@ -217,6 +217,11 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | {"OPENBLAS_NUM_THREADS": "1"} | variables
 
 
+def jax_cache(folder: str) -> dict[str, str]:
+    """Variables with which JAX keeps what it compiles."""
+    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
 def output(command: Sequence[str]) -> str:
     """The last line that a command prints."""
     done = subprocess.run(command, env=environment(), check=True, capture_output=True, text=True)
@@ -288,7 +293,7 @@ def measure_first_runs(workload: Workload, rejax: Peer, n_pairs: int) -> Pairs:
     """Whole processes that train for 500,000 steps, with and without what an earlier process has compiled."""
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
-        cache = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        cache = jax_cache(folder)
         for seed in range(-1, n_pairs):  # the first round, which fills the caches, does not count
             work = {"steps": FIRST_RUN, "seed": seed + 1}
             theirs = rejax_command(rejax, "run", workload.rejax | work)
@@ -431,7 +436,8 @@ def main() -> None:
     options = parser.parse_args()
     peers = find_peers(options)
 
-    tables, results = [], {}
+    tables: list[str] = []
+    results: dict[str, Any] = {}
     if "rejax" in peers:
         chosen = [workload for workload in WORKLOADS if options.only in workload.name]
         for title, measurement, table in (
