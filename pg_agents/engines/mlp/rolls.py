@@ -183,7 +183,8 @@ class Roll:
 
     def _as_given(self, flat: np.ndarray) -> np.ndarray:
         space = self._env.adapter.observation_space
-        dtype = np.float32 if self._normalizer is not None else space.dtype
+        normalizer = self._env.normalizer
+        dtype = np.float32 if normalizer is not None and normalizer.norm_obs else space.dtype
         given: np.ndarray = flat.reshape(len(flat), *(space.shape or ())).astype(dtype)
         return given
 
