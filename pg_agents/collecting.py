@@ -322,7 +322,16 @@ class EpisodeCollector(Collector):
         """Every environment has contributed its episodes."""
         return self.buffer.full
 
+    def collect(self) -> bool:
+        """As `Collector.collect`. Whatever happens, no environment goes on waiting."""
+        try:
+            return super().collect()
+        finally:
+            self._hold(None)
+
     def _after_step(self) -> None:
+        if self._compiled_env is not None and (held := self.buffer.n_finished >= self.buffer.n_episodes).any():
+            self._hold(held)
         limit = self.setting.max_episode_steps
         if self.n_steps >= limit and (lengths := self._lengths()).max() >= limit:
             raise ValueError(
@@ -330,8 +339,6 @@ class EpisodeCollector(Collector):
                 f"{type(self.agent).__name__} learns from whole episodes. Give the environment a time limit "
                 "(gymnasium.wrappers.TimeLimit), or raise the agent's `max_episode_steps`."
             )
-        if self._compiled_env is not None and np.count_nonzero(self._dones):
-            self._hold(self.buffer.n_finished >= self.buffer.n_episodes)
 
     def _lengths(self) -> np.ndarray:
         """Lengths of the running episodes."""

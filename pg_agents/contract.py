@@ -255,8 +255,9 @@ class Copies(Protocol):
     """Copies of an environment that compiled code can step, each with a generator of its own.
 
     A Gymnasium vector environment offers them as its attribute `copies`, and must take its own steps with the same
-    function. Its `vector_entry_point` says so by a true attribute `offers_copies`, so that an id means the copies. At
-    `address` is a C function of ten int64, all but the last three of them addresses,
+    function. Its class says so by `offers_copies = True`, so that an id with this `vector_entry_point` means the
+    copies; a subclass with a `step` or `reset` of its own has to say so again. At `address` is a C function of ten
+    int64, all but the last three of them addresses,
 
         advance(table, actions, rewards, terminated, truncated, observations, last_observations, restarts, first, after)
 
@@ -264,6 +265,9 @@ class Copies(Protocol):
     for a Box. It writes float64 `rewards`, bool `terminated` and `truncated`, float32 `observations`, and, where
     `restarts` is 1 and an episode ends, the `last_observations` of that episode and the first one of the next as its
     observation. It returns the number of episodes that ended.
+
+    Copies may also have the methods `info` and `last_info`, which give the entries of the info dictionary as arrays
+    `(copies,)`, now and at the end of the episodes that ended in the last step. `is_success` is read from there.
 
     Attributes:
         address: Address of the function; 0 if there is no compiler.

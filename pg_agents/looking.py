@@ -40,11 +40,26 @@ def next_look(callback: BaseCallback, n_envs: int) -> Look | None:
         callback: The callback.
         n_envs: Number of environments.
     """
-    if (asked := getattr(callback, "next_look", None)) is not None:
-        steps = asked()
+    if _says_when_it_looks(callback):
+        steps = callback.next_look()  # type: ignore[attr-defined] # as was checked
         return Look(math.inf if steps is None else steps)
-    known = _KNOWN.get(type(callback)._on_step)
-    return None if known is None or "_on_step" in vars(callback) else known(callback, n_envs)
+    cls = type(callback)
+    replaced = cls.on_step is not BaseCallback.on_step or cls.update_locals is not BaseCallback.update_locals
+    known = None if replaced or not _OF_A_LOOK.isdisjoint(vars(callback)) else _KNOWN.get(cls._on_step)
+    return None if known is None else known(callback, n_envs)
+
+
+_OF_A_LOOK = frozenset({"_on_step", "on_step", "update_locals"})
+
+
+def _says_when_it_looks(callback: BaseCallback) -> bool:
+    """Whether it has a `next_look` that is no older than what it does in a step."""
+    for names in (vars(callback), *map(vars, type(callback).__mro__)):
+        if "next_look" in names:
+            return True
+        if not _OF_A_LOOK.isdisjoint(names):
+            return False
+    return False
 
 
 def skip(callback: BaseCallback, n_calls: int, n_envs: int, n_episodes: int) -> None:

@@ -7,6 +7,7 @@ kind whose network gives the standard deviation too.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -30,18 +31,35 @@ from torch import nn
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0
 
 
+class _Unchecked:
+    """How many contexts have torch's checks turned off, and what to restore."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = threading.Lock(), 0, True
+
+
+_UNCHECKED = _Unchecked()
+
+
 @contextmanager
 def unchecked_distributions() -> Iterator[None]:
     """Skip torch's checks of each distribution's parameters and samples, which cost more than a small network.
 
     What they would find is found elsewhere: observations and gradients are checked, so parameters stay finite.
     """
-    before = th.distributions.Distribution._validate_args
-    th.distributions.Distribution.set_default_validate_args(False)
+    # The switch is one for all threads: the first one in turns it off, and the last one out restores it.
+    with _UNCHECKED.lock:
+        if not _UNCHECKED.users:
+            _UNCHECKED.before = th.distributions.Distribution._validate_args
+            th.distributions.Distribution.set_default_validate_args(False)
+        _UNCHECKED.users += 1
     try:
         yield
     finally:
-        th.distributions.Distribution.set_default_validate_args(before)
+        with _UNCHECKED.lock:
+            _UNCHECKED.users -= 1
+            if not _UNCHECKED.users:
+                th.distributions.Distribution.set_default_validate_args(_UNCHECKED.before)
 
 
 def environment_actions(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:

@@ -13,8 +13,11 @@ import numpy as np
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.collecting import Collector, EpisodeCollector
 from pg_agents.contract import CompiledSteps, NotFiniteError
+from pg_agents.interrupts import deferred
 from pg_agents.looking import next_look, skip
 from pg_agents.observations import check_finite
+
+LONGEST = 10_000  # steps of a call, which cannot be interrupted
 
 
 class RollingCollector(Collector):
@@ -34,6 +37,7 @@ class RollingCollector(Collector):
             agent, setting = self.agent, self.setting
             running, bootstraps = setting.statistics.running, setting.bootstraps
             self._roll = roll(self._actor, self._compiled_env, running, gamma=agent.gamma, bootstraps=bootstraps)
+        self._successes = self._compiled_env.successes()
 
     def step(self) -> bool:
         """Steps of every environment, as far as the callback need not be asked and the buffer has room.
@@ -52,22 +56,24 @@ class RollingCollector(Collector):
             return super().step()
         assert isinstance(agent._last_obs, np.ndarray), "a world has no Dict observations"
         assert agent._last_episode_starts is not None, "set by `learn`"
-        wanted = int(min(look.steps - 1, self._room()))
-        taken = roll.run(agent._last_obs, agent._last_episode_starts, wanted, look.at_ends)
-        agent.num_timesteps += roll.n_transitions
-        agent._last_obs, agent._last_episode_starts = roll.observations, roll.starts
-        if not roll.is_finite:
-            self._refuse(roll)
-        for episode in roll.episodes:
-            self._count_episode(*episode)
-        skip(callback, taken, self.n_envs, len(roll.episodes))
-        self._dones = roll.terminated | roll.truncated
-        self.n_steps += taken
-        self.buffer.advance_to(self.buffer.pos + taken)
-        self._after_step()
+        wanted = int(min(look.steps - 1, self._room(), LONGEST))
+        with deferred():
+            stops_at_end = look.at_ends or self._successes is not None
+            taken = roll.run(agent._last_obs, agent._last_episode_starts, wanted, stops_at_end)
+            agent.num_timesteps += roll.n_transitions
+            agent._last_obs, agent._last_episode_starts = roll.observations, roll.starts
+            if not roll.is_finite:
+                self._refuse(roll)
+            for episode in roll.episodes:
+                self._count_episode(*episode)
+            skip(callback, taken, self.n_envs, len(roll.episodes))
+            self._dones = roll.terminated | roll.truncated
+            self.n_steps += taken
+            self.buffer.advance_to(self.buffer.pos + taken)
+            self._after_step()
         return True
 
-    def _room(self) -> int:
+    def _room(self) -> float:
         return self.n_rollout_steps - self.n_steps
 
     def _count_episode(self, row: int, index: int, episode_return: float, stated_return: float, length: int) -> None:
@@ -76,12 +82,16 @@ class RollingCollector(Collector):
         assert self._compiled_env is not None, "checked by the agent"
         agent.ep_info_buffer.append(self._compiled_env.adapter.episode(episode_return, length))
         self.setting.statistics.finished.append(stated_return)
+        if self._successes is not None:
+            assert agent.ep_success_buffer is not None, "made by `learn`"
+            agent.ep_success_buffer.append(self._successes()[index])
 
     def _refuse(self, roll: CompiledSteps) -> None:
         agent = self.agent
         if roll.refused == "output":
             raise self._explained(NotFiniteError("The policy's outputs are not finite"))
-        check_finite("reward", roll.rewards, agent.num_timesteps)
+        if roll.refused == "reward":
+            check_finite("reward", roll.rewards, agent.num_timesteps)
         index, value = roll.wrong_value
         raise ValueError(
             f"The value of the last observation of environment {index} is {value}, after {agent.num_timesteps} steps "
@@ -94,10 +104,9 @@ class RollingEpisodeCollector(RollingCollector, EpisodeCollector):
 
     buffer: EpisodeMixin
 
-    def _room(self) -> int:
-        return min(
-            len(self.buffer.values) - self.buffer.pos, int(self.setting.max_episode_steps - self._lengths().max())
-        )
+    def _room(self) -> float:
+        room = len(self.buffer.values) - self.buffer.pos
+        return min(room, self.setting.max_episode_steps - float(self._lengths().max()))
 
     def _count_episode(self, row: int, index: int, *episode: Any) -> None:
         self._began[index] = row + 1

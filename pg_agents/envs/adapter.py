@@ -173,7 +173,7 @@ class VectorEnvAdapter(VecEnv):
     def copies(self) -> Copies | None:
         """The environment's copies that compiled code can step, if it has such copies and nothing wraps it."""
         bare = self.autoreset_mode is AutoresetMode.SAME_STEP and self.env is self.env.unwrapped
-        return getattr(self.env, "copies", None) if bare else None
+        return getattr(self.env, "copies", None) if bare and _steps_copies(self.env) else None
 
     def hold(self, held: np.ndarray | None) -> None:
         """Let environments wait: their steps are none, with reward 0. Only for environments with `copies`.
@@ -444,6 +444,18 @@ def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
             f"`metadata['autoreset_mode']` of {env} must be one of {allowed} (of gymnasium.vector), but is {mode!r}. "
             "It says when the next episode starts."
         ) from None
+
+
+def _steps_copies(env: VectorEnv[Any, Any, Any]) -> bool:
+    """Whether the class that offers copies still has the say: none below it, nor the object, has another step."""
+    if {"step", "reset"} & vars(env).keys():
+        return False
+    for cls in type(env).__mro__:
+        if "offers_copies" in vars(cls):
+            return bool(cls.offers_copies)  # type: ignore[attr-defined] # it has it
+        if {"step", "reset"} & vars(cls).keys():
+            return False
+    return False
 
 
 def _are_environments(candidates: Any) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from pg_agents.contract import Copies
@@ -23,6 +25,13 @@ class CompiledEnv:
     adapter: VectorEnvAdapter
     copies: Copies
     normalizer: VecNormalize | None = None
+
+    def successes(self) -> Callable[[], np.ndarray] | None:
+        """Gives `is_success` of the episodes that ended in the last step, `(N,)`; None if the environment has none."""
+        info, last_info = (getattr(self.copies, name, None) for name in ("info", "last_info"))
+        if info is None or last_info is None or "is_success" not in info():
+            return None
+        return lambda: last_info()["is_success"]
 
 
 # Methods that make up a step: any of them may be replaced in a single object.

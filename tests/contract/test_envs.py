@@ -105,12 +105,21 @@ def creator(env_id):
 
 
 class Unpatched(gym.Wrapper):
-    """Takes out what rl_zoo3, once it is imported, has Gymnasium's `TimeLimit` add to the infos."""
+    """Takes out what rl_zoo3, once it is imported, changes in Gymnasium's `TimeLimit`.
+
+    That is an entry of the infos, and no truncation in a step that terminates.
+    """
+
+    def reset(self, **kwargs):
+        self.n_steps = 0
+        return super().reset(**kwargs)
 
     def step(self, action):
-        *said, info = super().step(action)
+        observation, reward, terminated, truncated, info = super().step(action)
+        self.n_steps += 1
         info.pop("TimeLimit.truncated", None)
-        return *said, info
+        limit = self.spec.max_episode_steps
+        return observation, reward, terminated, truncated or self.n_steps == limit, info
 
 
 def single(case, **kwargs):

@@ -4,6 +4,7 @@ A function as callback must be asked in every step, so it makes the collector st
 """
 
 import copy
+import signal
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +23,10 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.make import make_vec
+from pg_envs.classic.cartpole import cartpole
+from pg_envs.worlds import WorldVector
 
 pytest.importorskip("numba")
 
@@ -302,3 +306,123 @@ def test_an_environment_without_a_world_is_named():
         make_vec("LunarLander-v3", 2, world=True)
     with pytest.raises(ValueError, match="`wrapper_class` cannot be combined with `world=True`"):
         make_vec("CartPole-v1", 2, world=True, wrapper_class=gym.wrappers.TimeLimit)
+
+
+@pytest.mark.parametrize("frequency", [3, 7])
+def test_callbacks_that_look_while_copies_wait_change_nothing(frequency, tmp_path):
+    agents = [
+        trained(
+            REINFORCE, "pg/CartPole-v1", 4, 300, n_episodes=4,
+            callback=CallbackList([CheckpointCallback(frequency, str(tmp_path)), *map(_as_callback, also)]),
+        )
+        for also in ([], [every_step])
+    ]  # fmt: skip
+    assert_equal(*agents)
+
+
+def test_an_own_step_of_the_environment_is_not_passed_over():
+    class Generous(WorldVector):
+        def step(self, actions):
+            observations, rewards, *rest = super().step(actions)
+            return observations, rewards + 4, *rest
+
+    for envs in (Generous(cartpole(), 2), WorldVector(cartpole(), 2)):
+        if not isinstance(envs, Generous):
+            step = envs.step
+            envs.step = lambda actions, step=step: (lambda o, r, *rest: (o, r + 4, *rest))(*step(actions))
+        agent = A2C("MlpPolicy", VectorEnvAdapter(envs), seed=0).learn(10)
+        assert (agent.rollout_buffer.env_rewards == 5).all()
+
+
+def test_successes_are_counted():
+    agents = [
+        trained(PPO, "pg/TorqueArm-v0", 2, 400, limit=20, callback=callback, n_steps=100, batch_size=200, n_epochs=1)
+        for callback in (None, every_step)
+    ]
+    found, expected = (list(agent.ep_success_buffer) for agent in agents)
+    assert len(expected) == 20
+    assert found == expected
+    assert_equal(*agents)
+
+
+class StopsNormalising(BaseCallback):
+    def _on_step(self):
+        self.training_env.training = False
+        return True
+
+
+def test_a_normalisation_that_a_callback_stops_stops_at_once():
+    counts = []
+    for also in ([], [every_step]):
+        callback = CallbackList([EveryNTimesteps(32, StopsNormalising()), *map(_as_callback, also)])
+        agent = trained(
+            PPO, "pg/CartPole-v1", 2, 120, normalize={}, callback=callback, n_steps=60, batch_size=60, n_epochs=1
+        )
+        counts.append(agent.env.obs_rms.count)
+    assert counts[0] == pytest.approx(counts[1])
+    assert counts[0] < 40
+
+
+@pytest.mark.parametrize("method", ["on_step", "update_locals"])
+def test_a_known_callback_with_a_method_of_its_own_is_asked_in_every_step(method, tmp_path):
+    calls = []
+    original = getattr(CheckpointCallback, method)
+    own = {method: lambda self, *args: calls.append(method) or original(self, *args)}
+    callback = type("Mine", (CheckpointCallback,), own)(1000, str(tmp_path))
+    trained(PPO, "pg/CartPole-v1", 1, 64, callback=callback, n_steps=64, batch_size=32, n_epochs=1)
+    assert len(calls) >= 64
+
+
+def test_a_subclass_that_looks_more_often_than_it_inherits_is_asked_in_every_step():
+    class Rare(BaseCallback):
+        calls = 0
+
+        def next_look(self):
+            return None
+
+        def _on_step(self):
+            return True
+
+    class Often(Rare):
+        def _on_step(self):
+            Often.calls += 1
+            return True
+
+    trained(PPO, "pg/CartPole-v1", 1, 64, callback=Often(), n_steps=64, batch_size=32, n_epochs=1)
+    assert Often.calls == 64
+
+
+def test_no_copy_goes_on_waiting_after_a_training_was_stopped():
+    class Stops(BaseCallback):
+        def _on_step(self):
+            return not self.training_env.env.copies.held.any()
+
+    agent = trained(REINFORCE, "pg/CartPole-v1", 4, 1000, n_episodes=1, callback=Stops())
+    assert agent.num_timesteps < 1000
+    assert not agent.env.env.copies.held.any()
+
+
+def test_ctrl_c_in_the_middle_of_a_call_leaves_what_was_collected(monkeypatch):
+    agent = trained(PPO, "pg/CartPole-v1", 2, 128, n_steps=64, batch_size=32, n_epochs=1)
+    roll = agent._engine.roll
+
+    def interrupted(*args, **kwargs):
+        steps = roll(*args, **kwargs)
+        run = steps.run
+        monkeypatch.setattr(steps, "run", lambda *given: (run(*given), signal.raise_signal(signal.SIGINT))[0])
+        return steps
+
+    monkeypatch.setattr(agent._engine, "roll", interrupted)
+    monkeypatch.setattr(agent, "_make_engine", lambda loss: agent._engine_in_use)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(128, reset_num_timesteps=False)
+    assert agent.num_timesteps == 256
+    expected = agent.env.env.copies.states.astype(np.float32)  # CartPole's observations
+    np.testing.assert_array_equal(agent._last_obs, expected)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_episodes_without_a_limit_of_their_own_are_collected():
+    agent = REINFORCE("MlpPolicy", make_vec("CartPole-v1", 2, world=True), seed=0)
+    agent.max_episode_steps = np.inf
+    assert agent.learn(100).num_timesteps >= 100

@@ -7,12 +7,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pg_agents import A2C
-from pg_agents.envs.stepping import stepper
+from pg_agents.envs.stepping import TimeLimit, stepper  # rl_zoo3 replaces Gymnasium's when it is imported
 
 # `Chatty` does so on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:.*share an object:UserWarning")

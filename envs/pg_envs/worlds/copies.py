@@ -280,7 +280,10 @@ class Copies(AnyCopies):
     def _step_interpreted(self) -> int:
         self.rewards[:], self.terminated[:], self.truncated[:] = 0.0, False, False
         n_ended = 0
-        for i in np.flatnonzero(~self.held).tolist():
+        for i in range(self.n):
+            if self.held[i]:
+                self._observe_one(i, self._observations)
+                continue
             self.n_steps[i] += 1
             given = self._call("step", self.states[i], self.actions[i], self.randoms[i])
             self.rewards[i], self.terminated[i] = given

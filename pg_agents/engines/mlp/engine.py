@@ -88,17 +88,19 @@ class MLPEngine:
         finished: list[tuple[float, int]] = []
         roll, starts = Roll(self._program, env, buffer), np.ones(n_envs, np.bool_)
         roll.wait_after(n_episodes)
-        while len(finished) < n_episodes.sum():
-            buffer.reset()
-            actor = MLPActor(self._program, buffer, generator, None)
-            actor.step["deterministic"] = deterministic
-            roll.begin(actor, np.zeros(n_envs), 1.0, False)
-            roll.run(observations, starts, _ROWS, False)
-            if not roll.is_finite:
-                raise NotFiniteError("An observation, a reward or the policy's output is not finite")
-            observations, starts = roll.observations, roll.starts
-            finished += [(episode_return, length) for _, _, episode_return, _, length in roll.episodes]
-        env.adapter.hold(None)
+        try:
+            while len(finished) < n_episodes.sum():
+                buffer.reset()
+                actor = MLPActor(self._program, buffer, generator, None)
+                actor.step["deterministic"] = deterministic
+                roll.begin(actor, np.zeros(n_envs), 1.0, False)
+                roll.run(observations, starts, _ROWS, False)
+                if not roll.is_finite:
+                    raise NotFiniteError("An observation, a reward or the policy's output is not finite")
+                observations, starts = roll.observations, roll.starts
+                finished += [(episode_return, length) for _, _, episode_return, _, length in roll.episodes]
+        finally:
+            env.adapter.hold(None)
         return finished
 
     def predictor(self, policy: ActorCriticPolicy) -> MLPPredictor:

@@ -224,16 +224,16 @@ def roll(rollouts, t, after):
             rollout.advance, rollout.copies, rollout.actions + t * n_envs * rollout.action_bytes,
             rollout.raw_rewards, rollout.ended, rollout.cut, rollout.raw, rollout.last, 1, 0, n_envs,
         )  # fmt: skip
-        total = np.float32(0)
+        finite = True
         for i in range(n_envs):
             step_rewards[i] = np.float32(raw_rewards[i])
-            total += abs(step_rewards[i])
+            finite = finite and abs(step_rewards[i]) < np.float32(np.inf)
             returns[i] += raw_rewards[i]
             running[i] += step_rewards[i]
             if not held[i]:
                 lengths[i] += 1
                 n_transitions += 1
-        if not total <= np.float32(3.4028234e38):
+        if not finite:
             code = NOT_FINITE_REWARD
             break
         if normalizes:
@@ -262,7 +262,7 @@ def roll(rollouts, t, after):
                     event_lengths[n_events] = lengths[i]
                     n_events += 1
                     returns[i], running[i], lengths[i] = 0.0, 0.0, 0
-                    if normalizes:
+                    if rollout.discounted != 0:
                         doubles(rollout.discounted)[i] = 0.0
             if rollout.bootstraps and not _bootstrap(rollout, t):
                 code = NOT_FINITE_VALUE

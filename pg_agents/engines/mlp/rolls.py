@@ -53,12 +53,8 @@ class Roll:
             ("towers", program.towers),
             ("layers", program.layers),
             ("value_step", self._value_step),
-            ("copies", env.copies.table),
-            ("held", env.copies.held),
             ("current", self._current),
             ("starts", self._starts),
-            ("returns", env.adapter.episode_returns),
-            ("lengths", env.adapter.episode_lengths),
             ("n_finished", self._n_finished),
             ("raw", self._raw),
             ("last", self.last_observations),
@@ -70,7 +66,6 @@ class Roll:
             ("cut", self.truncated),
             ("progress", self._progress),
         ):
-            assert array is not None, "copies that have an address have a table"
             table[name] = array.ctypes.data
         table["value_count"] = self._value_step["n_envs"].ctypes.data
         self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
@@ -95,9 +90,11 @@ class Roll:
         table = self.table
         table["running"], table["gamma"], table["bootstraps"] = running.ctypes.data, gamma, bootstraps
         table["step"] = actor.step.ctypes.data
+        copies, adapter = self._env.copies, self._env.adapter
+        assert copies.table is not None, "copies that have an address have a table"
+        table["copies"], table["held"] = copies.table.ctypes.data, copies.held.ctypes.data
+        table["returns"], table["lengths"] = adapter.episode_returns.ctypes.data, adapter.episode_lengths.ctypes.data
         self._bind()
-        if self._normalizer is not None:
-            self._normalizer.begin(table)
 
     def _bind(self) -> None:
         buffer, table = self._buffer, self.table
@@ -123,7 +120,7 @@ class Roll:
         self._progress[:] = first, 0, 0
         self.table["stops_at_end"] = stops_at_end
         if self._normalizer is not None:
-            self._normalizer.read()
+            self._normalizer.read(self.table)
         self._code = int(self._kernels.roll(self.table, first, min(first + n_steps, len(buffer.values))))
         if self._normalizer is not None:
             self._normalizer.write(self._raw, self._raw_rewards)
@@ -206,17 +203,13 @@ class _Normalizer:
         ):
             table[name] = array.ctypes.data
 
-    def begin(self, table: np.ndarray) -> None:
-        """Take over the settings."""
+    def read(self, table: np.ndarray) -> None:
+        """Take over settings and statistics: a callback may have changed them."""
         env = self._env
         table["normalizes_observations"], table["normalizes_rewards"] = env.norm_obs, env.norm_reward
         table["updates_statistics"] = env.training
         table["clip_observation"], table["clip_reward"] = env.clip_obs, env.clip_reward
         table["epsilon"], table["discount"] = env.epsilon, env.gamma
-
-    def read(self) -> None:
-        """Take over the statistics: a callback may have changed them."""
-        env = self._env
         if env.norm_obs:
             assert isinstance(env.obs_rms, RunningMeanStd), "checked by `compiled_env`"
             self._means[:], self._variances[:] = env.obs_rms.mean.ravel(), env.obs_rms.var.ravel()
