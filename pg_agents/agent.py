@@ -61,6 +61,7 @@ from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.estimators import Floats, gae
+from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import predicted_values
 from pg_agents.observations import check_observations
@@ -509,7 +510,7 @@ class PolicyGradient(Arguments):
         assert self.env is not None, (
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
-        with threads.for_policy(self.policy):
+        with threads.for_policy(self.policy), deferrable():
             super().learn(
                 total_timesteps,
                 callback,

@@ -70,6 +70,9 @@ class Roll:
         table["value_count"] = self._value_step["n_envs"].ctypes.data
         self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
         self._bound: np.ndarray | None = None
+        self._running: np.ndarray | None = None
+        self._of_env: tuple[np.ndarray | None, ...] = (None,) * 4
+        self._events, self._event_lengths = np.empty((0, rolling.EVENT)), np.empty(0, np.int64)
 
     def fits(self, env: CompiledEnv, buffer: EstimatorMixin) -> bool:
         """Whether environment and buffer are still those that the tables were made for."""
@@ -86,14 +89,19 @@ class Roll:
 
     def begin(self, actor: MLPActor, running: np.ndarray, gamma: float, bootstraps: bool) -> None:
         """Bind an actor; the arguments are those of `MLPEngine.roll`."""
-        self._actor, self._running = actor, running
+        self._actor = actor
         table = self.table
-        table["running"], table["gamma"], table["bootstraps"] = running.ctypes.data, gamma, bootstraps
+        if self._running is not running:
+            self._running, table["running"] = running, running.ctypes.data
+        table["gamma"], table["bootstraps"] = gamma, bootstraps
         table["step"] = actor.step.ctypes.data
         copies, adapter = self._env.copies, self._env.adapter
         assert copies.table is not None, "copies that have an address have a table"
-        table["copies"], table["held"] = copies.table.ctypes.data, copies.held.ctypes.data
-        table["returns"], table["lengths"] = adapter.episode_returns.ctypes.data, adapter.episode_lengths.ctypes.data
+        of_env = copies.table, copies.held, adapter.episode_returns, adapter.episode_lengths
+        if any(mine is not theirs for mine, theirs in zip(self._of_env, of_env, strict=True)):
+            self._of_env = of_env
+            for name, array in zip(("copies", "held", "returns", "lengths"), of_env, strict=True):
+                table[name] = array.ctypes.data
         self._bind()
 
     def _bind(self) -> None:
@@ -101,9 +109,10 @@ class Roll:
         for name in ("rewards", "env_rewards", "episode_starts", "terminated", "truncated", "final_values"):
             table[name] = getattr(buffer, name).ctypes.data
         table["observations"], table["actions"] = self._actor.inputs.ctypes.data, self._actor.env_inputs.ctypes.data
-        self._events = np.empty((buffer.values.size, self._kernels.EVENT))
-        self._event_lengths = np.empty(buffer.values.size, np.int64)
-        table["events"], table["event_lengths"] = self._events.ctypes.data, self._event_lengths.ctypes.data
+        if len(self._events) < buffer.values.size:
+            self._events = np.empty((buffer.values.size, self._kernels.EVENT))
+            self._event_lengths = np.empty(buffer.values.size, np.int64)
+            table["events"], table["event_lengths"] = self._events.ctypes.data, self._event_lengths.ctypes.data
         if isinstance(buffer, EpisodeMixin):
             table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
         self._bound = buffer.values
