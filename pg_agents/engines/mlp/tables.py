@@ -252,21 +252,20 @@ class Program:
         """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
         optimizer = self.policy.optimizer
         n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
-        if (
-            (optimizer, n_trained) != self._bound
-            or any(
-                optimizer.state.get(parameter) is not state
-                for parameter, state in zip(self.parameters, self._states, strict=False)
-            )
-            or any(
-                state.get(name) is not tensor or tensor.data_ptr() != address
-                for state, name, tensor, address in self._bound_tensors
-            )
-        ):
+        if (optimizer, n_trained) != self._bound or not self._state_is_bound(optimizer):
             self._bind_state(optimizer, self.parameters[:n_trained])
             self._bound = optimizer, n_trained
         rates = np.array([group["lr"] for group in optimizer.param_groups])
         self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
+
+    def _state_is_bound(self, optimizer: th.optim.Optimizer) -> bool:
+        """Whether the optimiser's state is where the tables say."""
+        if [*map(id, optimizer.state.values())] != self._identities:
+            return False
+        for state, name, tensor, address in self._bound_tensors:
+            if state.get(name) is not tensor or tensor.data_ptr() != address:
+                return False
+        return True
 
     def _bind_state(self, optimizer: th.optim.Optimizer, trained: list[th.Tensor]) -> None:
         group_of = {
@@ -288,6 +287,8 @@ class Program:
                 if isinstance(tensor, th.Tensor):
                     row[column] = tensor.data_ptr()
                     self._bound_tensors.append((state, name, tensor, tensor.data_ptr()))
+        # As long as `_states` holds them, no other object has their identities.
+        self._identities = [*map(id, optimizer.state.values())]
         self._state_memory = [tensor.detach() for _, _, tensor, _ in self._bound_tensors]
 
     def count_steps(self, n_steps: int) -> None:
