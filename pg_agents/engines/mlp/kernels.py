@@ -11,6 +11,7 @@ addresses, so that all see the same memory. `mlp.py` fills the tables that hold 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numba
 import numpy as np
@@ -697,10 +698,14 @@ _pointers = [types.CPointer(numba.from_dtype(dtype)) for dtype in (POLICY, TOWER
 ANY = 1 << 20  # rows: more than a table has
 
 
-@numba.cfunc(numba.int64(*_pointers, numba.int64), nogil=True, cache=True)
-def act_by_address(policies, towers, layers, steps, t):
-    """`act` as a C function of the tables' addresses."""
+def _act_by_address(policies, towers, layers, steps, t):
     return act(numba.carray(policies, 1), numba.carray(towers, 2), numba.carray(layers, ANY), numba.carray(steps, 1), t)
+
+
+@cache
+def act_by_address():
+    """`act` as a C function of the tables' addresses; compiled when compiled rollouts first ask for it."""
+    return numba.cfunc(numba.int64(*_pointers, numba.int64), nogil=True, cache=True)(_act_by_address)
 
 
 # Learning

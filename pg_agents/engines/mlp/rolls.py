@@ -46,7 +46,7 @@ class Roll:
         self._value_step["values"] = self._cut_values.ctypes.data
         table["n_envs"], table["n_observation"] = n, size
         table["action_bytes"] = program.n_actions * (8 if program.is_categorical else 4)
-        table["act"], table["advance"] = program.kernels.act_by_address.address, env.copies.address
+        table["act"], table["advance"] = program.kernels.act_by_address().address, env.copies.address
         for name, array in (
             ("policies", program.policies),
             ("value_policies", program.policies),
