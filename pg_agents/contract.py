@@ -273,8 +273,11 @@ class Copies(Protocol):
         address: Address of the function; 0 if there is no compiler.
         table: One row, whose address is the function's first argument.
         held: `(copies,)` bool: copies that stay as they are, with reward 0.
+        observed: `(copies, n)` float32: the last observation of each copy; the function is given this array for its
+            `observations`.
     """
 
+    observed: np.ndarray
     address: int
     table: np.ndarray | None
     held: np.ndarray

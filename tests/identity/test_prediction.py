@@ -39,6 +39,15 @@ def _kernels():
     tables.load_kernels()
 
 
+@pytest.fixture(autouse=True)
+def _checked_distributions():
+    # Some errors are torch's own, which others may have switched off.
+    before = th.distributions.Distribution._validate_args
+    th.distributions.Distribution.set_default_validate_args(True)
+    yield
+    th.distributions.Distribution.set_default_validate_args(before)
+
+
 def build(observations="Box", actions="Discrete", cls=A2C, **kwargs):
     """An agent that was never trained, with parameters of which none is zero."""
     env = TinyEnv(ACTIONS.get(actions, actions), OBSERVATIONS.get(observations, observations))

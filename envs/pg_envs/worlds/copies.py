@@ -134,6 +134,8 @@ class Copies(AnyCopies):
         states: `(n, n_state)` float64.
         randoms: `(n, 6)` int64: the generators.
         n_steps: `(n,)` int64: steps of the running episodes.
+        observed: `(n, n_observation)` float32: the last observation of each copy, as the world has written it. Compiled
+            code elsewhere writes here too.
         constants: The world's constants, unless `use_constants` has replaced them.
         table: A row of `kernels.COPIES`, for compiled code; None without a compiler.
         address: Address of the compiled `kernels.advance`; 0 where compiled code elsewhere must not step the copies.
@@ -156,7 +158,7 @@ class Copies(AnyCopies):
         self.actions = np.zeros((n, world.n_action), dtype=np.int64 if world.discrete_actions else np.float32)
         self.rewards = np.zeros(n)
         self.terminated, self.truncated = np.zeros((2, n), dtype=np.bool_)
-        self._observations, self._last_observations = np.zeros((2, n, world.n_observation), dtype=np.float32)
+        self.observed, self._last_observations = np.zeros((2, n, world.n_observation), dtype=np.float32)
         self._last_states = np.zeros((n, world.n_state)) if restarts and world.info is not None else None
         self._low, self._high = _bounds(world)
         self._bind()
@@ -174,7 +176,7 @@ class Copies(AnyCopies):
         self._given = self.actions.reshape(self.n, *(self.action_space.shape or ()))
         self._seen, self._last_seen = (
             array.reshape(self.n, *(self.observation_space.shape or ()))
-            for array in (self._observations, self._last_observations)
+            for array in (self.observed, self._last_observations)
         )
         self.table = None
         self.address = self.advance_address = 0
@@ -204,7 +206,7 @@ class Copies(AnyCopies):
         self._step, self._check = kernels.step.ctypes, kernels.check.ctypes
         arrays: tuple[np.ndarray, ...] = (
             *(table, self.actions, self.rewards, self.terminated, self.truncated),
-            *(self._observations, self._last_observations),
+            *(self.observed, self._last_observations),
         )
         self._addresses = [array.ctypes.data for array in arrays]
         face = self._face = np.zeros(1, kernels.FACE)
@@ -238,11 +240,11 @@ class Copies(AnyCopies):
             which: `(n,)` bool.
         """
         if self.table is not None:
-            self._begin(self.table.ctypes.data, which.ctypes.data, self._observations.ctypes.data, self.n)
+            self._begin(self.table.ctypes.data, which.ctypes.data, self.observed.ctypes.data, self.n)
             return
         for i in np.flatnonzero(which).tolist():
             self._start_one(i)
-            self._observe_one(i, self._observations)
+            self._observe_one(i, self.observed)
 
     def step(self, actions: np.ndarray) -> int:
         """See `AnyCopies.step`."""
@@ -280,10 +282,7 @@ class Copies(AnyCopies):
     def _step_interpreted(self) -> int:
         self.rewards[:], self.terminated[:], self.truncated[:] = 0.0, False, False
         n_ended = 0
-        for i in range(self.n):
-            if self.held[i]:
-                self._observe_one(i, self._observations)
-                continue
+        for i in np.flatnonzero(~self.held).tolist():
             self.n_steps[i] += 1
             given = self._call("step", self.states[i], self.actions[i], self.randoms[i])
             self.rewards[i], self.terminated[i] = given
@@ -295,7 +294,7 @@ class Copies(AnyCopies):
                     if self._last_states is not None:
                         self._last_states[i] = self.states[i]
                     self._start_one(i)
-            self._observe_one(i, self._observations)
+            self._observe_one(i, self.observed)
         return n_ended
 
     def _start_one(self, i: int) -> None:

@@ -158,7 +158,6 @@ def _advance(
     for i in range(first, after):
         if held[i]:
             reward[i], ended[i], cut[i] = 0.0, 0, 0
-            _observe(copies, i, observations)  # other code may have moved the copy, into other arrays
             continue
         given, done = _step(copies, i, actions + i * copies.n_action * copies.action_bytes)
         over = copies.max_episode_steps > 0 and n_steps[i] >= copies.max_episode_steps

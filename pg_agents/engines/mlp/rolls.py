@@ -35,7 +35,7 @@ class Roll:
         self._env, self._buffer, self._kernels = env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
         self.table = table = np.zeros(1, rolling.ROLLOUT)
-        self._current, self._raw, self.last_observations, self._cut_observations = np.zeros((4, n, size), np.float32)
+        self._current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
         self.rewards, self._cut_values = np.zeros((2, n), np.float32)
         self.terminated, self.truncated, self._starts = np.zeros((3, n), np.bool_)
@@ -56,7 +56,6 @@ class Roll:
             ("current", self._current),
             ("starts", self._starts),
             ("n_finished", self._n_finished),
-            ("raw", self._raw),
             ("last", self.last_observations),
             ("cut_observations", self._cut_observations),
             ("cut_values", self._cut_values),
@@ -71,7 +70,7 @@ class Roll:
         self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
         self._bound: np.ndarray | None = None
         self._running: np.ndarray | None = None
-        self._of_env: tuple[np.ndarray | None, ...] = (None,) * 4
+        self._of_env: tuple[np.ndarray | None, ...] = (None,) * 5
         self._events, self._event_lengths = np.empty((0, rolling.EVENT)), np.empty(0, np.int64)
 
     def fits(self, env: CompiledEnv, buffer: EstimatorMixin) -> bool:
@@ -97,10 +96,10 @@ class Roll:
         table["step"] = actor.step.ctypes.data
         copies, adapter = self._env.copies, self._env.adapter
         assert copies.table is not None, "copies that have an address have a table"
-        of_env = copies.table, copies.held, adapter.episode_returns, adapter.episode_lengths
+        of_env = copies.table, copies.held, copies.observed, adapter.episode_returns, adapter.episode_lengths
         if any(mine is not theirs for mine, theirs in zip(self._of_env, of_env, strict=True)):
             self._of_env = of_env
-            for name, array in zip(("copies", "held", "returns", "lengths"), of_env, strict=True):
+            for name, array in zip(("copies", "held", "raw", "returns", "lengths"), of_env, strict=True):
                 table[name] = array.ctypes.data
         self._bind()
 
@@ -132,7 +131,7 @@ class Roll:
             self._normalizer.read(self.table)
         self._code = int(self._kernels.roll(self.table, first, min(first + n_steps, len(buffer.values))))
         if self._normalizer is not None:
-            self._normalizer.write(self._raw, self._raw_rewards)
+            self._normalizer.write(self._env.copies.observed, self._raw_rewards)
         after = int(self._progress[0])
         actor.complete(first, after)
         return after - first
