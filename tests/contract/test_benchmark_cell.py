@@ -107,7 +107,7 @@ def test_what_is_stored_is_what_is_known_of_a_constant_reward(tmp_path, monkeypa
     assert stored["steps_per_second"] == pytest.approx(64 / stored["wall_time"])
     assert stored["versions"]["pg-agents"] == pg_agents.__version__
     assert stored["versions"]["torch"] == th.__version__
-    assert 0 < stored["peak_memory_mib"] < 10_000
+    assert 0 <= stored["peak_memory_mib"] < 10_000  # 0 where memory of the libraries is free again
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", stored["date"])
     assert rows(folder / "evaluation.csv") == [
         {"episode": str(number), "return": "10.0", "length": "5"} for number in range(4)
