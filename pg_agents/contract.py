@@ -274,10 +274,14 @@ class Copies(Protocol):
         table: One row, whose address is the function's first argument.
         held: `(copies,)` bool: copies that stay as they are, with reward 0.
         observed: `(copies, n)` float32: the last observation of each copy; the function is given this array for its
-            `observations`.
+            `observations`, as well as the next two.
+        terminated: `(copies,)` bool, of the last step.
+        truncated: `(copies,)` bool, of the last step.
     """
 
     observed: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
     address: int
     table: np.ndarray | None
     held: np.ndarray

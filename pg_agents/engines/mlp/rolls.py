@@ -38,7 +38,8 @@ class Roll:
         self._current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
         self.rewards, self._cut_values = np.zeros((2, n), np.float32)
-        self.terminated, self.truncated, self._starts = np.zeros((3, n), np.bool_)
+        self.terminated, self.truncated = env.copies.terminated, env.copies.truncated
+        self._starts = np.zeros(n, np.bool_)
         self._progress = np.zeros(3, np.int64)
         self._value_step = np.zeros(1, program.kernels.STEP)
         self._value_step["values_only"] = True
