@@ -7,7 +7,9 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prose import saying, says
@@ -400,13 +402,16 @@ def test_no_more_processes_run_than_asked_for(monkeypatch, tmp_path):
     assert outcomes(monkeypatch, tmp_path, count, cells, jobs=2) == dict.fromkeys(cells)
 
 
-def sleep_if_b(cell, folder, command, errors):
-    time.sleep(0.5 * (cell.algo == "sb3/b"))
+def end_at_once(*_):
+    pass
 
 
-def test_each_seed_begins_with_what_took_longest_with_the_seed_before(monkeypatch, tmp_path):
-    a0, b0, a1, b1 = CELLS
-    assert list(outcomes(monkeypatch, tmp_path, sleep_if_b, jobs=1)) == [a0, b0, b1, a1]
+@pytest.mark.parametrize(("seconds", "order"), [((1, 2, 1, 1), "0132"), ((2, 1, 1, 1), "0123")])
+def test_each_seed_begins_with_what_took_longest_with_the_seed_before(monkeypatch, tmp_path, seconds, order):
+    # One cell runs at a time, so the clock is read at the beginning and the end of each in turn.
+    times = iter([time for end, taken in zip(accumulate(seconds), seconds, strict=True) for time in (end - taken, end)])
+    monkeypatch.setattr(backends, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    assert list(outcomes(monkeypatch, tmp_path, end_at_once, jobs=1)) == [CELLS[int(i)] for i in order]
 
 
 def wait_for_ever(cell, folder, command, errors):
