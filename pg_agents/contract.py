@@ -171,6 +171,21 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Penalty:
+    """β KL(π || π_ref), which the loss adds: the price of moving away from a reference policy.
+
+    Attributes:
+        reference: π_ref, with the spaces of the policy that is trained.
+        kl_coef: β.
+        estimator: A name in `objectives.KL_ESTIMATORS`, or `"exact"` for the closed form.
+    """
+
+    reference: ActorCriticPolicy
+    kl_coef: float
+    estimator: str = "exact"
+
+
+@dataclass(frozen=True)
 class Loss:
     """One update's loss, fixed at its beginning: schedules are numbers here. `objectives.loss` is its formula.
 
@@ -187,6 +202,7 @@ class Loss:
         max_kl: The update stops when the estimated KL divergence of a minibatch exceeds this; None for no limit.
         value_prediction: Replaces the prediction in the value loss; None for V, clipped by `value_clip`.
         metrics: Further quantities of each sample to log, as `Objective.metrics` are.
+        penalty: The price of moving away from a reference policy; None for none.
     """
 
     objective: Objective
@@ -201,6 +217,35 @@ class Loss:
     max_kl: float | None = None
     value_prediction: Callable[[Minibatch], th.Tensor] | None = None
     metrics: Callable[[Minibatch], dict[str, th.Tensor]] = lambda batch: {}
+    penalty: Penalty | None = None
+
+
+@dataclass(frozen=True)
+class NaturalStep:
+    """The form of a step of the policy along the natural gradient, θ += α F⁻¹ g.
+
+    g is the gradient of E[objective], and F the Fisher matrix of the policy, E_s[E_a[∇ log π ∇ log πᵀ]], both over the
+    rollout. Conjugate gradients find s with (F + `cg_damping` I) s = g.
+
+    Attributes:
+        step_size: α; None for the largest step whose KL divergence is `target_kl` to second order,
+            α = √(2 δ / sᵀ (F + `cg_damping` I) s).
+        target_kl: δ; also the limit of the line search.
+        cg_max_steps: Iterations of the conjugate gradients.
+        cg_damping: Added to the diagonal of F.
+        line_search_max_iter: Steps that are tried until one improves the objective with a KL divergence below
+            `target_kl`; if none does, the policy stays as it is. 0 takes the first step without a trial.
+        line_search_shrinking_factor: By which α is multiplied after each trial that fails.
+        sub_sampling_factor: Every so many-th sample of the rollout is used; all train the critic.
+    """
+
+    step_size: float | None = None
+    target_kl: float = 0.01
+    cg_max_steps: int = 15
+    cg_damping: float = 0.1
+    line_search_max_iter: int = 10
+    line_search_shrinking_factor: float = 0.8
+    sub_sampling_factor: int = 1
 
 
 @dataclass(frozen=True)
@@ -390,6 +435,40 @@ class Engine(Protocol):
 
         Raises:
             NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
+        """
+        ...
+
+
+@runtime_checkable
+class FollowsNaturalGradient(Protocol):
+    """An engine that can also move a policy along the natural gradient."""
+
+    def natural_update(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        step: NaturalStep,
+        critic: Batches,
+    ) -> Summary:
+        """One natural step of the policy, then regression of the critic on the returns, both from a filled buffer.
+
+        The optimiser moves the parameters that only the critic has, and no others.
+
+        Args:
+            policy: The policy, with its optimiser.
+            buffer: The rollout, advantages and returns included.
+            loss: Its objective is maximised; `normalize_advantage` holds for the whole rollout.
+            step: The policy's step.
+            critic: Epochs and size of the critic's minibatches.
+
+        Returns:
+            With the metrics `policy_objective`, `kl_divergence_loss`, `is_line_search_success`, `value_loss`, and
+            `std` where SB3 logs it.
+
+        Raises:
+            NotFiniteError: The objective's gradient, or the critic's, is not finite; the parameters are those before
+                that step.
         """
         ...
 
