@@ -25,6 +25,7 @@ SIZES: list[tuple[str, dict[str, Any]]] = [
     ("pg/TorqueBandit-v0", {"kind": "unequal"}),
     ("pg/ShortCorridor-v0", {}),
     ("pg/AliasedGridworld-v0", {}),
+    *[("pg/Reviews-v0", {"kl_coef": kl_coef}) for kl_coef in (0.1, 1.0)],
     ("pg/TorquePendulum-v0", {}),
     *[("pg/TorqueLQR-v0", {"n_joints": n}) for n in (1, 2, 5, 20)],
     *[("pg/TorqueArm-v0", {"n_joints": n, "dynamics": kind}) for kind in ("geared", "chain") for n in (2, 7, 20)],

@@ -20,6 +20,7 @@ from pg_envs.games.solving import best_response, exploitability, nash, nash_conv
 from pg_envs.gridworld import AliasedGridworld
 from pg_envs.references import normalised_score, reference_scores
 from pg_envs.registration import register
+from pg_envs.reviews.environment import Reviews
 from pg_envs.torque.arm import TorqueArm
 from pg_envs.torque.bandit import TorqueBandit
 from pg_envs.torque.lqr import TorqueLQR
@@ -42,6 +43,7 @@ __all__ = [
     "Opponent",
     "PenaltyKick",
     "RPSMatch",
+    "Reviews",
     "SelfPlayVecEnv",
     "ShortCorridor",
     "Single",

@@ -20,6 +20,7 @@ _ENVS: dict[str, tuple[str, int | None]] = {
     "pg/TorquePendulum-v0": ("pg_envs.torque.pendulum:TorquePendulum", 200),
     "pg/TorqueLQR-v0": ("pg_envs.torque.lqr:TorqueLQR", 100),
     "pg/TorqueArm-v0": ("pg_envs.torque.arm:TorqueArm", 100),
+    "pg/Reviews-v0": ("pg_envs.reviews.environment:Reviews", None),
 }
 
 _WORLDS: dict[str, tuple[str, int | None, float | None, int]] = {

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*opponent 'oracle' has not been
 
 MATCH, KICK, BANDIT = "pg/RPSMatch-v0", "pg/PenaltyKick-v0", "pg/TorqueBandit-v0"
 CORRIDOR, GRIDWORLD = "pg/ShortCorridor-v0", "pg/AliasedGridworld-v0"
+REVIEWS = "pg/Reviews-v0"
 PENDULUM, LQR, ARM = "pg/TorquePendulum-v0", "pg/TorqueLQR-v0", "pg/TorqueArm-v0"
 
 
@@ -47,6 +48,7 @@ CASES = [
     (BANDIT, {"kind": "unequal"}),
     (CORRIDOR, {}),
     (GRIDWORLD, {}),
+    (REVIEWS, {"kl_coef": 1.0}),
     (PENDULUM, {}),
     (PENDULUM, {"preset": "gymnasium"}),
     (LQR, {}),
@@ -71,7 +73,7 @@ CASES += [  # Gymnasium's, as worlds
 ]
 WITHOUT_CHANCE = {CORRIDOR, BANDIT, CLIFF}
 WITHOUT_DYNAMICS = {BANDIT}
-STOCHASTIC_OPTIMUM = {MATCH, KICK, CORRIDOR, GRIDWORLD}
+STOCHASTIC_OPTIMUM = {MATCH, KICK, CORRIDOR, GRIDWORLD, REVIEWS}
 MODES = list(AutoresetMode)
 SHORT = 17  # a time limit within which a few episodes are soon over
 
@@ -433,6 +435,7 @@ WRONG = [
     (PENDULUM, {"preset": "gymnasum"}, "Did you mean 'gymnasium'"),
     (LQR, {"n_joints": 0}, "n_joints"),
     (LQR, {"n_joints": 2.5}, "n_joints"),
+    (REVIEWS, {"kl_coef": -1}, "kl_coef"),
     (ARM, {"n_joints": 0}, "n_joints"),
     (ARM, {"n_joints": True}, "n_joints"),
     (ARM, {"dynamics": "chian"}, "Did you mean 'chain'"),
