@@ -151,6 +151,35 @@ def clipped_surrogate_weight(log_prob: float, ratio: float, advantage: float, cl
     return 0.0 if clipped else advantage * ratio
 
 
+def clip_higher(ratio: th.Tensor, advantages: th.Tensor, low: float, high: float) -> th.Tensor:
+    """PPO's pessimistic bound with a range of its own above 1, so that improbable actions can become probable.
+
+    min(Â r, Â clip(r, 1 - ε_low, 1 + ε_high))   (DAPO, arXiv:2503.14476, eq. 8)
+    """
+    return th.min(advantages * ratio, advantages * th.clamp(ratio, 1 - low, 1 + high))
+
+
+def clip_higher_weight(log_prob: float, ratio: float, advantage: float, low: float, high: float) -> float:
+    """ψ = Â r, and 0 where the clipped term is smaller: Â > 0 and r > 1 + ε_high, or Â < 0 and r < 1 - ε_low."""
+    clipped = (advantage > 0 and ratio > 1 + high) or (advantage < 0 and ratio < 1 - low)
+    return 0.0 if clipped else advantage * ratio
+
+
+def clipped_importance_weight(
+    log_prob: th.Tensor, ratio: th.Tensor, advantages: th.Tensor, low: float, high: float
+) -> th.Tensor:
+    """Policy gradient with a clipped importance weight: every action goes on to be learnt from.
+
+    Â sg[clip(r, 1 - ε_low, 1 + ε_high)] log π(a|s), sg without a gradient   (CISPO, arXiv:2506.13585, eq. 4)
+    """
+    return advantages * th.clamp(ratio, 1 - low, 1 + high).detach() * log_prob
+
+
+def clipped_importance_weight_weight(log_prob: float, ratio: float, advantage: float, low: float, high: float) -> float:
+    """ψ = Â clip(r, 1 - ε_low, 1 + ε_high)."""
+    return advantage * min(max(ratio, 1 - low), 1 + high)
+
+
 def kl_penalised(ratio: th.Tensor, log_ratio: th.Tensor, advantages: th.Tensor, kl_coef: float) -> th.Tensor:
     """PPO's other variant: moving away from the old policy costs.
 

@@ -1,0 +1,64 @@
+"""A text as an episode: prompts and a reward of prompt and completion, as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class TextEnv(gym.Env[np.ndarray, np.int64]):
+    """One token a step, with a reward at the end.
+
+    An observation is the text so far, prompt and completion, padded at its end. The episode terminates with the token
+    of the end or with the longest completion.
+
+    Args:
+        prompts: The tokens of each prompt; an episode starts with one of them, each equally probable.
+        reward: Of the tokens of a prompt and of its completion, the end included if there is one.
+        n_tokens: Size of the vocabulary.
+        max_new_tokens: Longest completion, the end included.
+        eos: Token of the end.
+        pad: Token of padding.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": [], "deterministic_evaluation": False}  # noqa: RUF012
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        reward: Callable[[list[int], list[int]], float],
+        *,
+        n_tokens: int,
+        max_new_tokens: int,
+        eos: int,
+        pad: int,
+    ) -> None:
+        self.prompts, self.reward, self.max_new_tokens, self.eos, self.pad = prompts, reward, max_new_tokens, eos, pad
+        self.length = max(map(len, prompts)) + max_new_tokens
+        self.observation_space = spaces.MultiDiscrete(np.full(self.length, n_tokens))
+        self.action_space = spaces.Discrete(n_tokens)
+        self._prompt: list[int] = []
+        self._completion: list[int] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start with a prompt."""
+        super().reset(seed=seed)
+        self._prompt, self._completion = list(self.prompts[self.np_random.integers(len(self.prompts))]), []
+        return self._text(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Append a token."""
+        self._completion.append(int(action))
+        ended = int(action) == self.eos or len(self._completion) == self.max_new_tokens
+        reward = float(self.reward(self._prompt, self._completion)) if ended else 0.0
+        return self._text(), reward, ended, False, {}
+
+    def _text(self) -> np.ndarray:
+        tokens = [*self._prompt, *self._completion]
+        return np.array(tokens + [self.pad] * (self.length - len(tokens)), dtype=np.int64)

@@ -1,0 +1,121 @@
+"""Completions drawn from a language model: its own distribution, with temperature 1 and nothing cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+
+from pg_agents.language.models import check_positions, check_tokenizer, evaluating, parameters, places
+from pg_agents.language.texts import Completions, encode_prompts, padded
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 24,
+    generator: th.Generator | None = None,
+    deterministic: bool = False,
+    batch_size: int = 512,
+) -> Completions:
+    """Draw a completion for each prompt.
+
+    Args:
+        model: A Hugging Face causal language model.
+        tokenizer: Its tokenizer.
+        prompts: The prompts; one that occurs several times gets as many completions.
+        max_new_tokens: Longest completion, the end included; a longer one is cut.
+        generator: Draws the tokens; None for torch's own.
+        deterministic: Take the most probable token each time, and draw nothing.
+        batch_size: Completions that are written at once.
+
+    Raises:
+        ValueError: There is no prompt, the tokenizer has no end or padding, or the model too few positions.
+    """
+    check_tokenizer(tokenizer)
+    encoded = encode_prompts(tokenizer, prompts)
+    check_positions(model, max(map(len, encoded)), max_new_tokens)
+    parts = [
+        draw(
+            model,
+            padded(rows := encoded[first : first + batch_size], [[]] * len(rows), tokenizer.pad_token_id),
+            eos=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens,
+            generator=generator,
+            deterministic=deterministic,
+        )
+        for first in range(0, len(encoded), batch_size)
+    ]
+    return parts[0] if len(parts) == 1 else joined(parts, tokenizer.pad_token_id)
+
+
+def draw(
+    model: Any,
+    prompts: Completions,
+    *,
+    eos: int,
+    pad: int,
+    max_new_tokens: int,
+    generator: th.Generator | None = None,
+    deterministic: bool = False,
+) -> Completions:
+    """Draw a completion for each of a batch of prompts, token by token with a cache of keys and values.
+
+    Args:
+        model: A Hugging Face causal language model.
+        prompts: Completions without a token.
+        eos: Token of the end.
+        pad: Token of padding, which follows the end.
+        max_new_tokens: Longest completion, the end included.
+        generator: Draws the tokens; None for torch's own.
+        deterministic: Take the most probable token each time.
+
+    Returns:
+        The prompts with completions, on the model's device.
+    """
+    prompts = prompts.to(model.device)
+    cache_name = "cache" if "cache" in parameters(model) else "past_key_values"  # the name in earlier versions
+    tokens, mask, cache = [prompts.tokens], prompts.mask, None
+    running = th.ones(len(prompts), dtype=th.bool, device=model.device)
+    with evaluating(model):
+        for _ in range(max_new_tokens):
+            told = {name: value[:, -tokens[-1].shape[1] :] for name, value in places(model, mask).items()}
+            told["attention_mask"] = mask.long()
+            out = model(input_ids=tokens[-1], use_cache=True, **{cache_name: cache}, **told)
+            cache = out[cache_name]
+            logits = out.logits[:, -1].float()
+            if deterministic:
+                chosen = logits.argmax(dim=-1)
+            else:
+                chosen = th.multinomial(th.softmax(logits, dim=-1), 1, generator=generator)[:, 0]
+            tokens.append(th.where(running, chosen, pad)[:, None])
+            mask = th.cat([mask, running[:, None]], dim=1)
+            running = running & (chosen != eos)
+            if not running.any():
+                break
+    return Completions(th.cat(tokens, dim=1), mask, prompts.n_prompt)
+
+
+def joined(parts: Sequence[Completions], pad: int) -> Completions:
+    """Batches as one.
+
+    Args:
+        parts: The batches.
+        pad: Token of padding.
+    """
+    n_prompt = max(part.n_prompt for part in parts)
+    n_completion = max(part.actions.shape[1] for part in parts)
+
+    def widened(values: th.Tensor, part: Completions, fill: int) -> th.Tensor:
+        sides = (n_prompt - part.n_prompt, n_completion - part.actions.shape[1])
+        return th.nn.functional.pad(values, sides, value=fill)
+
+    return Completions(
+        th.cat([widened(part.tokens, part, pad) for part in parts]),
+        th.cat([widened(part.mask, part, False) for part in parts]),
+        n_prompt,
+    )

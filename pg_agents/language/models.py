@@ -1,0 +1,249 @@
+"""Language models and tokenizers: what they must have, how they are run, and small ones made here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch as th
+
+from pg_agents.language.texts import Completions
+
+
+class Outputs(NamedTuple):
+    """What a language model says of the tokens of completions.
+
+    Attributes:
+        log_probs: log π of every token of the vocabulary at each token's place, `(N, T, vocabulary)`, float32.
+        hidden: The last layer's output there, from which the token was predicted, `(N, T, width)`.
+    """
+
+    log_probs: th.Tensor
+    hidden: th.Tensor
+
+    def of(self, actions: th.Tensor) -> th.Tensor:
+        """log π of the tokens `(N, T)` that were written."""
+        return self.log_probs.gather(-1, actions[..., None]).squeeze(-1)
+
+
+def run(model: Any, completions: Completions) -> Outputs:
+    """Run a causal language model on completions, of at least one token.
+
+    Positions are counted from the first real token, so that padding changes nothing. The columns of padding have
+    numbers without a meaning.
+
+    Args:
+        model: A Hugging Face causal language model.
+        completions: The texts.
+    """
+    n_completion = completions.actions.shape[1]
+    # The last token predicts nothing that counts.
+    tokens, mask = completions.tokens[:, :-1], completions.mask[:, :-1]
+    out = model(
+        input_ids=tokens,
+        use_cache=False,
+        output_hidden_states=True,
+        **places(model, mask),
+        **_keep(model, n_completion),
+    )
+    return Outputs(
+        th.log_softmax(out.logits[:, -n_completion:].float(), dim=-1), out.hidden_states[-1][:, -n_completion:]
+    )
+
+
+def last_hidden(trunk: Any, completions: Completions) -> th.Tensor:
+    """The last layer's output at the last real token of each text, `(N, width)`.
+
+    Args:
+        trunk: A Hugging Face model without a head.
+        completions: The texts.
+    """
+    out = trunk(input_ids=completions.tokens, use_cache=False, **places(trunk, completions.mask))
+    columns = th.arange(completions.mask.shape[1], device=completions.mask.device)
+    last = (columns * completions.mask).argmax(dim=1)
+    hidden: th.Tensor = out.last_hidden_state[th.arange(len(last)), last]
+    return hidden
+
+
+def places(model: Any, mask: th.Tensor) -> dict[str, th.Tensor]:
+    """The arguments that tell a model what is padding, and the position of each token."""
+    arguments = {"attention_mask": mask.long()}
+    if "position_ids" in parameters(model):
+        arguments["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return arguments
+
+
+def parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a model's `forward`, that of the base model where adapters wrap it."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inspect.signature(inner.forward).parameters
+
+
+def _keep(model: Any, n: int) -> dict[str, int]:
+    """The logits of the last n columns only, for models that can."""
+    return {"logits_to_keep": n} if "logits_to_keep" in parameters(model) else {}
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer without an end or padding of its own.
+
+    Raises:
+        ValueError: `eos_token` or `pad_token` is missing, or both are one.
+    """
+    for name in ("eos_token", "pad_token"):
+        if getattr(tokenizer, f"{name}_id", None) is None:
+            raise ValueError(
+                f"`tokenizer` must have an `{name}`, but has none: tokenizer.add_special_tokens"
+                f"({{{name!r}: '<{name[:3]}>'}}), and model.resize_token_embeddings(len(tokenizer))."
+            )
+    if tokenizer.eos_token_id == tokenizer.pad_token_id:
+        raise ValueError(
+            "`tokenizer` must tell padding from the end, but `pad_token` and `eos_token` are both "
+            f"{tokenizer.eos_token!r}: the model could not learn to end."
+        )
+
+
+def check_positions(model: Any, n_prompt: int, max_new_tokens: int) -> None:
+    """Refuse texts that are longer than the model's positions.
+
+    Raises:
+        ValueError: The longest prompt and completion have more tokens than the model has positions.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and n_prompt + max_new_tokens > limit:
+        raise ValueError(
+            f"`max_new_tokens` must be at most {limit - n_prompt}, but is {max_new_tokens}: the longest prompt has "
+            f"{n_prompt} tokens, and the model {limit} positions."
+        )
+
+
+def width(model: Any) -> int:
+    """Width of a model's last layer."""
+    n: int = model.config.get_text_config().hidden_size
+    return n
+
+
+def load_model(source: Any) -> Any:
+    """A causal language model: the one given, or that of a folder.
+
+    Args:
+        source: A model, or a folder that `save_pretrained` has written.
+
+    Raises:
+        ValueError: There is no such folder. Nothing is downloaded.
+    """
+    if not isinstance(source, (str, Path)):
+        return source
+    from transformers import AutoModelForCausalLM
+
+    check_folder(source)
+    return AutoModelForCausalLM.from_pretrained(source, local_files_only=True)
+
+
+def check_folder(source: str | Path) -> None:
+    """Refuse a path that is no folder with a model.
+
+    Raises:
+        ValueError: There is no such folder, or no `config.json` in it.
+    """
+    if not (Path(source) / "config.json").is_file():
+        raise ValueError(
+            f"The folder {str(source)!r} must hold a model, with a file config.json. Nothing is downloaded: save the "
+            "model with `save_pretrained` first."
+        )
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source, local_files_only=True)
+
+
+@contextmanager
+def evaluating(*models: Any) -> Iterator[None]:
+    """Without gradients and dropout."""
+    before = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        with th.no_grad():
+            yield
+    finally:
+        for model, training in zip(models, before, strict=True):
+            model.train(training)
+
+
+def small_gpt2(
+    tokenizer: Any,
+    *,
+    n_positions: int = 27,
+    width: int = 64,
+    n_layers: int = 2,
+    n_heads: int = 4,
+) -> Any:
+    """A GPT-2 with fresh random weights from torch's generator, without dropout.
+
+    Args:
+        tokenizer: Its tokenizer; the vocabulary is as large.
+        n_positions: Longest text, prompt and completion.
+        width: Width of the layers, a multiple of `n_heads`.
+        n_layers: Number of layers.
+        n_heads: Heads of the attention.
+
+    Returns:
+        A `transformers.GPT2LMHeadModel`.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    check_tokenizer(tokenizer)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=n_positions,
+        n_embd=width,
+        n_layer=n_layers,
+        n_head=n_heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's own function, in one operation
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def word_tokenizer(words: Sequence[str], *, pad: str = "<pad>", bos: str = "<bos>", eos: str = "<eos>") -> Any:
+    """A tokenizer of a small vocabulary: a token is a word, and words are separated by spaces.
+
+    Args:
+        words: The vocabulary; a word's token is its place.
+        pad: The word for padding.
+        bos: The word for the beginning of a text.
+        eos: The word for its end.
+
+    Returns:
+        A `transformers.PreTrainedTokenizerFast`. An unknown word becomes padding.
+
+    Raises:
+        ValueError: A word occurs twice, or `pad`, `bos` or `eos` is not among the words.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    if len(set(words)) < len(words):
+        raise ValueError(f"`words` must be different, but {sorted({w for w in words if words.count(w) > 1})} recur.")
+    for name, word in (("pad", pad), ("bos", bos), ("eos", eos)):
+        if word not in words:
+            raise ValueError(f"`{name}` must be one of the words, but is {word!r}.")
+    inner = Tokenizer(WordLevel({word: token for token, word in enumerate(words)}, unk_token=pad))
+    inner.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token=pad, bos_token=bos, eos_token=eos, clean_up_tokenization_spaces=False
+    )

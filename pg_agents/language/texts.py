@@ -1,0 +1,168 @@
+"""Texts as tensors of tokens: prompts and their completions, padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+
+
+@dataclass(frozen=True)
+class Completions:
+    """A batch of prompts with their completions.
+
+    Prompts are padded on the left and completions on the right, so that all completions begin in column `n_prompt`.
+
+    Attributes:
+        tokens: `(N, P + T)`.
+        mask: `(N, P + T)`, False for padding.
+        n_prompt: P, the columns of the prompts.
+    """
+
+    tokens: th.Tensor
+    mask: th.Tensor
+    n_prompt: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def actions(self) -> th.Tensor:
+        """The tokens of the completions, `(N, T)`."""
+        return self.tokens[:, self.n_prompt :]
+
+    @property
+    def alive(self) -> th.Tensor:
+        """`(N, T)`, whether the completion has a token t; the end is one."""
+        return self.mask[:, self.n_prompt :]
+
+    @property
+    def lengths(self) -> th.Tensor:
+        """Tokens of each completion, the end included, `(N,)`."""
+        return self.alive.sum(dim=1)
+
+    def ended(self, eos: int) -> th.Tensor:
+        """`(N,)`, whether the completion ends with the end-of-sequence token, and was not cut."""
+        last = (self.lengths - 1).clamp(min=0)
+        is_eos: th.Tensor = self.actions.gather(1, last[:, None])[:, 0] == eos
+        return is_eos & (self.lengths > 0)
+
+    def take(self, rows: th.Tensor) -> Completions:
+        """Some rows, without the columns that are padding in all of them."""
+        tokens, mask = self.tokens[rows], self.mask[rows]
+        used = mask.any(dim=0)
+        first = int(used[: self.n_prompt].int().argmax())
+        beyond = int(used.nonzero()[-1]) + 1
+        return Completions(tokens[:, first:beyond], mask[:, first:beyond], self.n_prompt - first)
+
+    def to(self, device: th.device | str) -> Completions:
+        """The same on a device."""
+        return Completions(self.tokens.to(device), self.mask.to(device), self.n_prompt)
+
+    def parts(self, batch_tokens: int | None) -> Iterator[th.Tensor]:
+        """Rows in parts of at most so many tokens, padding included; None for a single part.
+
+        Where there are several, rows of similar length stand together. A row that is longer is a part of its own.
+        """
+        everything = th.arange(len(self), device=self.tokens.device)
+        if batch_tokens is None or self.tokens.numel() <= batch_tokens:
+            yield everything
+            return
+        order = self.mask.sum(dim=1).argsort(stable=True)
+        lengths = self.mask.sum(dim=1)[order].tolist()
+        first = 0
+        for last in range(1, len(lengths) + 1):
+            if last == len(lengths) or (last + 1 - first) * lengths[last] > batch_tokens:
+                yield order[first:last]
+                first = last
+
+    def texts(self, tokenizer: Any) -> tuple[list[str], list[str]]:
+        """Prompts and completions as words; a completion that ended has the end's word.
+
+        Args:
+            tokenizer: The tokenizer.
+        """
+        n = self.n_prompt
+
+        def decode(tokens: th.Tensor, mask: th.Tensor) -> list[str]:
+            rows = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
+            return [tokenizer.decode(row, skip_special_tokens=False) for row in rows]
+
+        return decode(self.tokens[:, :n], self.mask[:, :n]), decode(self.tokens[:, n:], self.mask[:, n:])
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each prompt.
+
+    Raises:
+        ValueError: There is no prompt, or a prompt has no token.
+    """
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"`prompts` must be a list of texts, but is {prompts!r}.")
+    if len(prompts) == 0:
+        raise ValueError("`prompts` must have at least one text, but is empty.")
+    encoded: list[list[int]] = tokenizer(list(prompts))["input_ids"]
+    for prompt, tokens in zip(prompts, encoded, strict=True):
+        if not tokens:
+            raise ValueError(f"`prompts` must not have a text without tokens, but has {prompt!r}.")
+    return encoded
+
+
+def encode_completions(tokenizer: Any, completions: Sequence[str], *, adds_end: bool = False) -> list[list[int]]:
+    """The tokens of each completion.
+
+    Args:
+        tokenizer: The tokenizer.
+        completions: The completions.
+        adds_end: Whether the end-of-sequence token is added where it is missing.
+
+    Raises:
+        ValueError: A completion has no token.
+    """
+    encoded: list[list[int]] = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    eos = tokenizer.eos_token_id
+    if adds_end:
+        return [tokens if tokens[-1:] == [eos] else [*tokens, eos] for tokens in encoded]
+    for completion, tokens in zip(completions, encoded, strict=True):
+        if not tokens:
+            raise ValueError(f"A completion must have at least one token, but {completion!r} has none.")
+    return encoded
+
+
+def padded(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad: int) -> Completions:
+    """Rows of tokens as a batch.
+
+    Args:
+        prompts: Tokens of the prompts.
+        completions: Tokens of the completions, as many.
+        pad: The padding token.
+    """
+    n_prompt = max(map(len, prompts))
+    n_completion = max(map(len, completions), default=0)
+    tokens = th.full((len(prompts), n_prompt + n_completion), pad)
+    mask = th.zeros_like(tokens, dtype=th.bool)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        used = slice(n_prompt - len(prompt), n_prompt + len(completion))
+        tokens[row, used] = th.tensor([*prompt, *completion])
+        mask[row, used] = True
+    return Completions(tokens, mask, n_prompt)
+
+
+def tokenized(
+    tokenizer: Any, prompts: Sequence[str], completions: Sequence[str], *, adds_end: bool = False
+) -> Completions:
+    """Prompts and completions as a batch.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompts: The prompts.
+        completions: As many completions.
+        adds_end: Whether the end-of-sequence token is added to completions where it is missing.
+
+    Raises:
+        ValueError: There is no prompt, or a text has no token.
+    """
+    encoded = encode_prompts(tokenizer, prompts), encode_completions(tokenizer, completions, adds_end=adds_end)
+    return padded(*encoded, tokenizer.pad_token_id)
