@@ -7,7 +7,7 @@ from typing import Any
 
 import torch as th
 
-from pg_agents.language.models import check_positions, check_tokenizer, evaluating, parameters, places
+from pg_agents.language.models import check_positions, check_tokenizer, evaluating, parameters, places, precise
 from pg_agents.language.texts import Completions, encode_prompts, padded
 
 
@@ -87,7 +87,7 @@ def draw(
             told["attention_mask"] = mask.long()
             out = model(input_ids=tokens[-1], use_cache=True, **{cache_name: cache}, **told)
             cache = out[cache_name]
-            logits = out.logits[:, -1].float()
+            logits = precise(out.logits[:, -1])
             if deterministic:
                 chosen = logits.argmax(dim=-1)
             else:

@@ -17,7 +17,7 @@ class Outputs(NamedTuple):
     """What a language model says of the tokens of completions.
 
     Attributes:
-        log_probs: log π of every token of the vocabulary at each token's place, `(N, T, vocabulary)`, float32.
+        log_probs: log π of every token of the vocabulary at each token's place, `(N, T, vocabulary)`.
         hidden: The last layer's output there, from which the token was predicted, `(N, T, width)`.
     """
 
@@ -49,9 +49,13 @@ def run(model: Any, completions: Completions) -> Outputs:
         **places(model, mask),
         **_keep(model, n_completion),
     )
-    return Outputs(
-        th.log_softmax(out.logits[:, -n_completion:].float(), dim=-1), out.hidden_states[-1][:, -n_completion:]
-    )
+    logits, hidden = out.logits[:, -n_completion:], out.hidden_states[-1][:, -n_completion:]
+    return Outputs(th.log_softmax(precise(logits), dim=-1), hidden)
+
+
+def precise(values: th.Tensor) -> th.Tensor:
+    """Numbers of at least 32 bits."""
+    return values.float() if values.dtype in (th.float16, th.bfloat16) else values
 
 
 def last_hidden(trunk: Any, completions: Completions) -> th.Tensor:

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from pg_agents.language.models import Outputs, evaluating, run, width
+from pg_agents.language.models import Outputs, evaluating, precise, run, width
 from pg_agents.language.texts import Completions
 
 
@@ -84,7 +84,7 @@ class LanguagePolicy(BasePolicy):
     def evaluate(self, completions: Completions) -> tuple[Outputs, th.Tensor | None]:
         """Run the model on completions: what it says of each token, and V `(N, T)` of the text before it."""
         out = run(self.model, completions)
-        return out, None if self.value_head is None else self.value_head(out.hidden.float())[..., 0]
+        return out, None if self.value_head is None else self.value_head(precise(out.hidden))[..., 0]
 
     def score(self, completions: Completions, batch_tokens: int | None = None) -> Scored:
         """Log-probabilities, values and KL divergence of completions, without gradients.

@@ -24,6 +24,7 @@ from pg_agents.language.models import (
     evaluating,
     last_hidden,
     load_tokenizer,
+    precise,
     width,
 )
 from pg_agents.language.texts import Completions, tokenized
@@ -58,7 +59,7 @@ class _Scores(th.nn.Module):
         th.nn.init.normal_(self.head.weight, std=1 / (size + 1) ** 0.5)
 
     def forward(self, completions: Completions) -> th.Tensor:
-        scores: th.Tensor = self.head(last_hidden(self.trunk, completions).float())[:, 0]
+        scores: th.Tensor = self.head(precise(last_hidden(self.trunk, completions)))[:, 0]
         return scores
 
 
