@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_agents.registry import find_env
+
+
+@runtime_checkable
+class TextTask(Protocol):
+    """What an environment in which an episode is a text tells a language model, as its attribute `text_task`.
+
+    Attributes:
+        words: The vocabulary, in the order of the tokens; texts have single spaces between words.
+        special: The words for padding, beginning and end, by the names `pad`, `bos` and `eos`.
+        prompts: The prompts.
+        max_new_tokens: Longest completion, the end included.
+        reward: Of a prompt and a completion.
+        corpus: `corpus(n, generator)` draws pairs of prompt and completion, to learn the language from.
+    """
+
+    words: Sequence[str]
+    special: Mapping[str, str]
+    prompts: Sequence[str]
+    max_new_tokens: int
+    reward: Callable[[str, str], float]
+    corpus: Callable[[int, np.random.Generator], list[tuple[str, str]]]
+
+
+def text_task(env: Any) -> TextTask:
+    """The text task of an environment.
+
+    Args:
+        env: A registered id, a Gymnasium environment, or an SB3 `VecEnv`.
+
+    Raises:
+        ValueError: The environment states none.
+    """
+    find_env(env)
+    made = gym.make(env) if isinstance(env, str) else env
+    try:
+        task = made.get_attr("text_task")[0] if isinstance(made, VecEnv) else made.get_wrapper_attr("text_task")
+    except AttributeError:
+        task = None
+    if not isinstance(task, TextTask):
+        raise ValueError(f"`env` must state a `text_task`, as pg/Reviews-v0 does, but is {env!r}.")
+    return task
 
 
 class TextEnv(gym.Env[np.ndarray, np.int64]):

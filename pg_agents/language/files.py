@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from pg_agents.arguments import constructor_arguments
-from pg_agents.language.models import load_model, load_tokenizer
+from pg_agents.language.models import language_model, load_tokenizer, save_model
 
 _ALGORITHM, _STATE = "pg_agents.json", "training.safetensors"
 _BASE, _REFERENCE = "base", "reference"  # folders of the model below an adapter, and of the reference
@@ -83,12 +84,11 @@ def _path(path: Any) -> Path:
 
 def _write(agent: Any, folder: Path) -> None:
     policy = agent.policy
-    policy.model.save_pretrained(folder)
-    agent.tokenizer.save_pretrained(folder)
+    save_model(policy.model, folder, agent.tokenizer)
     if policy.has_adapter:
-        agent._given.save_pretrained(folder / _BASE)
+        save_model(deepcopy(policy.model).unload(), folder / _BASE)
     else:
-        policy.reference.save_pretrained(folder / _REFERENCE)
+        save_model(policy.reference, folder / _REFERENCE)
     tensors = {
         "generator": agent._generator.get_state(),
         "order_generator": agent._order_generator.get_state(),
@@ -124,7 +124,7 @@ def _read(cls: type[Agent], folder: Path, given: dict[str, Any]) -> Agent:
     if missing:
         raise ValueError(f"`{min(missing)}` was a function, which is not saved: give it to `load`.")
     has_adapter = (folder / _BASE).is_dir()
-    model = load_model(folder / (_BASE if has_adapter else _REFERENCE))
+    model = language_model(folder / (_BASE if has_adapter else _REFERENCE))
     if has_adapter:
         from peft import PeftModel
 
@@ -133,7 +133,7 @@ def _read(cls: type[Agent], folder: Path, given: dict[str, Any]) -> Agent:
     agent: Any = cls(model, tokenizer=tokenizer, **{**written["arguments"], **given})
     policy = agent.policy
     if not has_adapter:
-        policy.model.load_state_dict(load_model(folder).state_dict())
+        policy.model.load_state_dict(language_model(folder).state_dict())
     tensors = load_file(folder / _STATE)
     if policy.value_head is not None:
         policy.value_head.load_state_dict(_part(tensors, "value_head"))

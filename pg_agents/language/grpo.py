@@ -41,12 +41,12 @@ class LanguageGRPO(GroupComparison):
     variant: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = argument(
         default="grpo", kw_only=True, doc="The objective, its mean and the advantage's scale.", choices=tuple(VARIANTS)
     )
-    scale: Literal["std", "none"] | None = argument(
-        default=None,
+    scale: Literal["variant", "std", "none"] = argument(
+        default="variant",
         kw_only=True,
-        doc='`"std"` divides by the standard deviation of the group\'s returns, `"none"` does not; None for the '
-        "variant's own.",
-        choices=("std", "none", None),  # type: ignore[arg-type]
+        doc='`"std"` divides by the standard deviation of the group\'s returns, `"none"` does not; `"variant"` does as '
+        "the variant's paper does.",
+        choices=("variant", "std", "none"),
     )
     clip_range: float | None = argument(
         default=None,
@@ -74,7 +74,8 @@ class LanguageGRPO(GroupComparison):
         """R - mean, divided by the standard deviation or not."""
         mean, deviation = group_moments(groups)
         found: Floats = groups.returns - mean
-        return found / (deviation + 1e-4) if (self.scale or VARIANTS[self.variant].scale) == "std" else found
+        scale = VARIANTS[self.variant].scale if self.scale == "variant" else self.scale
+        return found / (deviation + 1e-4) if scale == "std" else found
 
     def objective(self) -> Objective:
         """That of the variant."""

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
 
@@ -130,21 +130,75 @@ def width(model: Any) -> int:
     return n
 
 
-def load_model(source: Any) -> Any:
-    """A causal language model: the one given, or that of a folder.
+@runtime_checkable
+class Tuned(Protocol):
+    """A language model with its tokenizer, such as a `SupervisedFineTuning`."""
+
+    model: Any
+    tokenizer: Any
+
+
+def language_model(source: Any) -> Any:
+    """A causal language model: the one given, that of a `SupervisedFineTuning`, or that of a folder.
 
     Args:
-        source: A model, or a folder that `save_pretrained` has written.
+        source: One of them; `save_pretrained` writes such folders.
 
     Raises:
         ValueError: There is no such folder. Nothing is downloaded.
     """
+    if isinstance(source, Tuned):
+        return source.model
     if not isinstance(source, (str, Path)):
         return source
     from transformers import AutoModelForCausalLM
 
     check_folder(source)
-    return AutoModelForCausalLM.from_pretrained(source, local_files_only=True)
+    with quietly():
+        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True)
+
+
+def tokenizer_of(source: Any, tokenizer: Any = None) -> Any:
+    """The tokenizer given, or that of a `SupervisedFineTuning` or of a folder.
+
+    Args:
+        source: As for `language_model`.
+        tokenizer: The tokenizer; None for the source's own.
+
+    Raises:
+        ValueError: There is none, or it has no end or padding of its own.
+    """
+    if tokenizer is None and isinstance(source, Tuned):
+        tokenizer = source.tokenizer
+    if tokenizer is None and isinstance(source, (str, Path)):
+        check_folder(source)
+        tokenizer = load_tokenizer(source)
+    if tokenizer is None:
+        raise ValueError("`tokenizer` must be given with a model, but is None.")
+    check_tokenizer(tokenizer)
+    return tokenizer
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars for files."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def save_model(model: Any, folder: str | Path, tokenizer: Any = None) -> None:
+    """Write a model, and its tokenizer if one is given, to a folder."""
+    with quietly():
+        model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def check_folder(source: str | Path) -> None:

@@ -121,8 +121,8 @@ class LanguagePolicy(BasePolicy):
 
     @property
     def reference(self) -> Any:
-        """The reference model; with an adapter, the model without it."""
-        return self.model.get_base_model() if self.has_adapter else self._reference
+        """The reference model; None where it is the model without its adapter."""
+        return self._reference
 
     def forward(self, observation: th.Tensor, deterministic: bool = False) -> th.Tensor:
         """The next token of each text; see `_predict`."""

@@ -20,11 +20,14 @@ from pg_agents.language.generation import generate
 from pg_agents.language.models import (
     check_folder,
     check_positions,
-    check_tokenizer,
     evaluating,
+    language_model,
     last_hidden,
     load_tokenizer,
     precise,
+    quietly,
+    save_model,
+    tokenizer_of,
     width,
 )
 from pg_agents.language.texts import Completions, tokenized
@@ -74,8 +77,8 @@ class RewardModel:
     token.
 
     Args:
-        sft: A `SupervisedFineTuning`, or a Hugging Face causal language model, which is copied.
-        tokenizer: Its tokenizer; None for that of the `SupervisedFineTuning`.
+        sft: A `SupervisedFineTuning`, a Hugging Face causal language model, or a folder with one; it is copied.
+        tokenizer: Its tokenizer; None for that of the `SupervisedFineTuning` or the folder.
         learning_rate: Largest step size of AdamW; it rises and falls once.
         n_epochs: Passes over the preferences.
         batch_size: Pairs of a step.
@@ -114,9 +117,8 @@ class RewardModel:
         check_number("validation", validation, at_least=0, at_most=0.9)
         check_number("n_normalize", n_normalize, at_least=0, integer=True)
         check_number("max_new_tokens", max_new_tokens, at_least=1, integer=True)
-        self.tokenizer = getattr(sft, "tokenizer", None) if tokenizer is None else tokenizer
-        check_tokenizer(self.tokenizer)
-        self._language_model = getattr(sft, "model", sft)
+        self.tokenizer = tokenizer_of(sft, tokenizer)
+        self._language_model = language_model(sft)
         self.validation, self.n_normalize, self.max_new_tokens = validation, n_normalize, max_new_tokens
         self._fit = Fit(learning_rate, n_epochs, batch_size, max_grad_norm, seed)
         with th.random.fork_rng(enabled=seed is not None):
@@ -201,8 +203,7 @@ class RewardModel:
 
     def save(self, folder: str | Path) -> None:
         """Write the model and the tokenizer to a folder, for `load`."""
-        self._scores.trunk.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(self._scores.trunk, folder, self.tokenizer)
         save_file(dict(self._scores.head.state_dict()), Path(folder) / "reward_head.safetensors")
         numbers = {"mean": self.mean, "std": self.std, "accuracy": self.accuracy, "loss": self.loss}
         (Path(folder) / "reward.json").write_text(json.dumps(numbers), encoding="utf-8")
@@ -223,7 +224,8 @@ class RewardModel:
         check_folder(folder)
         if not (Path(folder) / "reward.json").is_file():
             raise ValueError(f"The folder {str(folder)!r} must hold a reward model, with a file reward.json.")
-        trunk = AutoModel.from_pretrained(folder, local_files_only=True)
+        with quietly():
+            trunk = AutoModel.from_pretrained(folder, local_files_only=True)
         reward = cls(_Trunk(trunk), load_tokenizer(folder), device=device)
         reward._scores.head.load_state_dict(load_file(Path(folder) / "reward_head.safetensors"))
         for name, value in json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8")).items():

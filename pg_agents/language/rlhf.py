@@ -17,6 +17,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -25,15 +26,16 @@ from typing_extensions import Self
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.contract import Batches, Loss, NotFiniteError, Objective, Rollout, Summary
 from pg_agents.engines import threads
-from pg_agents.envs.text import TextEnv
+from pg_agents.envs.text import TextEnv, TextTask, text_task
 from pg_agents.estimators import Floats
 from pg_agents.interrupts import deferrable
 from pg_agents.language import files
 from pg_agents.language.generation import draw
-from pg_agents.language.models import check_positions, check_tokenizer, load_model, load_tokenizer
+from pg_agents.language.models import check_positions, language_model, small_gpt2, tokenizer_of, word_tokenizer
 from pg_agents.language.objectives import KL_IN_LOSS, averaged
 from pg_agents.language.policy import LanguagePolicy, Scored
 from pg_agents.language.rewards import check_reward, rewards_of
+from pg_agents.language.supervised import SupervisedFineTuning
 from pg_agents.language.texts import Completions, encode_prompts, padded
 from pg_agents.language.updating import TextRollout, update
 from pg_agents.logs import record_hyperparameters
@@ -60,7 +62,8 @@ class LanguageAlgorithm(Arguments):
 
     policy: InitVar[Any] = argument(
         doc="The language model: a `SupervisedFineTuning`, a Hugging Face causal language model, or a folder that "
-        "`save_pretrained` has written. It is copied, and is the reference too."
+        '`save_pretrained` has written. It is copied, and is the reference too. `"small_gpt2"` learns the language of '
+        "the `env`."
     )
     tokenizer: Any = argument(default=None, doc="Its tokenizer; None for that of the `SupervisedFineTuning` or folder.")
     prompts: Sequence[str] | None = argument(default=None, doc="The prompts, as texts; None only to load and generate.")
@@ -166,6 +169,7 @@ class LanguageAlgorithm(Arguments):
         for name in values.keys() - {"policy", "env", "device", "stats_window_size", "_init_setup_model"}:
             setattr(self, name, values[name])
         self.tokenizer, self.prompts, self.reward = material.tokenizer, material.prompts, material.reward
+        self.max_new_tokens = material.max_new_tokens
         self._given: Any = material.model
         super().__init__(
             LanguagePolicy,  # type: ignore[arg-type] # a policy of SB3's, without its actor-critic's parts
@@ -214,13 +218,15 @@ class LanguageAlgorithm(Arguments):
         prompts = self._encoded_prompts()
         return DummyVecEnv(
             [
-                lambda: TextEnv(
-                    prompts,
-                    self._reward_of_tokens,
-                    n_tokens=self._given.config.get_text_config().vocab_size,
-                    max_new_tokens=self.max_new_tokens,
-                    eos=self.tokenizer.eos_token_id,
-                    pad=self.tokenizer.pad_token_id,
+                lambda: Monitor(
+                    TextEnv(
+                        prompts,
+                        self._reward_of_tokens,
+                        n_tokens=self._given.config.get_text_config().vocab_size,
+                        max_new_tokens=self.max_new_tokens,
+                        eos=self.tokenizer.eos_token_id,
+                        pad=self.tokenizer.pad_token_id,
+                    )
                 )
             ]
         )
@@ -347,7 +353,8 @@ class LanguageAlgorithm(Arguments):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         prepared = super()._setup_learn(*args, **kwargs)
-        record_hyperparameters(self, constructor_arguments(type(self)))
+        material = {"tokenizer", "prompts", "reward", "lora"}
+        record_hyperparameters(self, [name for name in constructor_arguments(type(self)) if name not in material])
         return prepared
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -613,6 +620,7 @@ class Material:
     tokenizer: Any
     prompts: list[str] | None
     reward: Any
+    max_new_tokens: int
 
     @classmethod
     def of(cls, policy: Any, values: dict[str, Any]) -> Material:
@@ -625,21 +633,40 @@ class Material:
         Raises:
             ValueError: They do not fit each other.
         """
-        source = getattr(policy, "model", policy)
-        tokenizer, prompts, reward = values["tokenizer"], values["prompts"], values["reward"]
-        if tokenizer is None:
-            tokenizer = getattr(policy, "tokenizer", None)
-        if tokenizer is None and isinstance(source, (str, pathlib.Path)):
-            tokenizer = load_tokenizer(source)
-        check_tokenizer(tokenizer)
-        model = load_model(source)
+        prompts, reward, max_new_tokens = values["prompts"], values["reward"], values["max_new_tokens"]
+        task = None if values["env"] is None else text_task(values["env"])
+        if task is not None:
+            prompts = task.prompts if prompts is None else prompts
+            reward = task.reward if reward is None else reward
+            max_new_tokens = min(max_new_tokens, task.max_new_tokens)
+        if policy == "small_gpt2":
+            if task is None:
+                raise ValueError("`policy='small_gpt2'` learns the language of a task: give an `env` that states one.")
+            policy = fine_tuned(task, values["seed"])
+        tokenizer, model = tokenizer_of(policy, values["tokenizer"]), language_model(policy)
         if prompts is not None:
             encoded = encode_prompts(tokenizer, prompts)
-            check_positions(model, max(map(len, encoded)), values["max_new_tokens"])
+            check_positions(model, max(map(len, encoded)), max_new_tokens)
             prompts = list(prompts)
         if reward is not None:
             check_reward(reward, prompts[0] if prompts else "", tokenizer.eos_token)
-        return cls(model, tokenizer, prompts, reward)
+        return cls(model, tokenizer, prompts, reward, max_new_tokens)
+
+
+def fine_tuned(task: TextTask, seed: int | None = None) -> SupervisedFineTuning:
+    """A small GPT-2 that has learnt the language of a task from 20,000 texts.
+
+    Args:
+        task: The task.
+        seed: Seed of the texts and of the parameters.
+    """
+    tokenizer = word_tokenizer(task.words, **task.special)
+    n_positions = max(map(len, encode_prompts(tokenizer, task.prompts))) + task.max_new_tokens
+    with th.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            th.manual_seed(seed)
+        model = small_gpt2(tokenizer, n_positions=n_positions)
+    return SupervisedFineTuning(model, tokenizer, seed=seed).fit(task.corpus(20_000, np.random.default_rng(seed)))
 
 
 def as_rollout(

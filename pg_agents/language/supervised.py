@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from pg_agents.checks import check_number
 from pg_agents.language.fitting import Fit, Sizes
-from pg_agents.language.models import check_positions, check_tokenizer, evaluating, load_model, load_tokenizer, run
+from pg_agents.language.models import check_positions, evaluating, language_model, run, save_model, tokenizer_of
 from pg_agents.language.texts import Completions, tokenized
 
 
@@ -73,9 +73,8 @@ class SupervisedFineTuning:
     ) -> None:
         check_number("validation", validation, at_least=0, at_most=0.9)
         check_number("patience", patience, at_least=1, integer=True)
-        self.tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
-        check_tokenizer(self.tokenizer)
-        self.model = load_model(model)
+        self.tokenizer = tokenizer_of(model, tokenizer)
+        self.model = language_model(model)
         if device is not None:
             self.model.to(device)
         self.validation, self.patience = validation, patience
@@ -119,8 +118,7 @@ class SupervisedFineTuning:
 
     def save(self, folder: str | Path) -> None:
         """Write model and tokenizer to a folder, from which they can be loaded."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(self.model, folder, self.tokenizer)
 
     def _loss(self, examples: Completions) -> th.Tensor:
         log_probs = run(self.model, examples).of(examples.actions)
