@@ -94,7 +94,8 @@ class LanguagePolicy(BasePolicy):
             batch_tokens: Largest number of tokens at once, padding included.
         """
         shape = completions.actions.shape
-        found = [th.zeros(shape, device=completions.tokens.device) for _ in Scored._fields]
+        dtype = precise(next(self.parameters()).new_empty(0)).dtype
+        found = [th.zeros(shape, dtype=dtype, device=completions.tokens.device) for _ in Scored._fields]
         with evaluating(self):
             for rows in completions.parts(batch_tokens):
                 some = completions.take(rows)

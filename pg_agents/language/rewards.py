@@ -28,20 +28,21 @@ class ScoresTokens(Protocol):
 Reward = RewardFunction | ScoresTokens | Sequence[RewardFunction | ScoresTokens]
 
 
-def rewards_of(reward: Reward, completions: Completions, tokenizer: Any) -> np.ndarray:
+def rewards_of(
+    reward: Reward, completions: Completions, tokenizer: Any, texts: tuple[list[str], list[str]] | None = None
+) -> np.ndarray:
     """The reward of each completion, `(N,)`; several rewards are added up.
 
     Args:
         reward: A function, a reward model, or a list of them.
         completions: The completions.
         tokenizer: The tokenizer with which they were written.
+        texts: Prompts and completions as words, if they are known.
 
     Raises:
-        TypeError: A reward is neither a function nor a reward model.
         ValueError: A reward is not one finite number; the message names prompt and completion.
     """
     parts: list[Any] = list(reward) if isinstance(reward, Sequence) else [reward]
-    texts: tuple[list[str], list[str]] | None = None
     total = np.zeros(len(completions))
     for part in parts:
         if isinstance(part, ScoresTokens) and _same_vocabulary(part.tokenizer, tokenizer):

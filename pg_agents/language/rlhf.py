@@ -299,14 +299,18 @@ class LanguageAlgorithm(Arguments):
             deterministic=deterministic,
         )
 
-    def rewards(self, completions: Completions) -> np.ndarray:
+    def rewards(self, completions: Completions, texts: tuple[list[str], list[str]] | None = None) -> np.ndarray:
         """Rewards of completions, `(N,)`, less `missing_eos_penalty` where one was cut.
+
+        Args:
+            completions: The completions.
+            texts: Prompts and completions as words, if they are known.
 
         Raises:
             ValueError: A reward is not a finite number; the message names prompt and completion.
         """
         assert self.reward is not None, "checked before"
-        found = rewards_of(self.reward, completions, self.tokenizer)
+        found = rewards_of(self.reward, completions, self.tokenizer, texts)
         cut = ~completions.ended(self.tokenizer.eos_token_id).cpu().numpy()
         return found - self.missing_eos_penalty * cut
 
@@ -376,12 +380,13 @@ class LanguageAlgorithm(Arguments):
         """
         callback.on_rollout_start()
         completions = self._draw([self._encoded[i] for i in self._next_prompts()], self.max_new_tokens)
-        rewards = self.rewards(completions)
+        texts = completions.texts(self.tokenizer)
+        rewards = self.rewards(completions, texts)
         lengths = completions.lengths.cpu().numpy()
         dones = np.ones(len(completions), dtype=np.bool_)
         infos = [
             {"prompt": prompt, "completion": text, "episode": {"r": float(r), "l": int(n), "t": 0.0}}
-            for prompt, text, r, n in zip(*completions.texts(self.tokenizer), rewards, lengths, strict=True)
+            for prompt, text, r, n in zip(*texts, rewards, lengths, strict=True)
         ]
         self.num_timesteps += int(lengths.sum())
         callback.update_locals(locals())

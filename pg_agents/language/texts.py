@@ -88,7 +88,8 @@ class Completions:
 
         def decode(tokens: th.Tensor, mask: th.Tensor) -> list[str]:
             rows = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
-            return [tokenizer.decode(row, skip_special_tokens=False) for row in rows]
+            found: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False)
+            return found
 
         return decode(self.tokens[:, :n], self.mask[:, :n]), decode(self.tokens[:, n:], self.mask[:, n:])
 
