@@ -1,4 +1,4 @@
-"""The size of GPT-2 on a CPU: three updates of PPO with 124 million random weights, with low-rank additions and without.
+"""The size of GPT-2 on a CPU: three updates of PPO with 124 million random weights, with LoRA and without.
 
     python benchmarks/language_size.py    # writes benchmarks/results/language_size.{md,json}
 

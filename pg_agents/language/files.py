@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from pg_agents.arguments import constructor_arguments
-from pg_agents.language.models import language_model, load_tokenizer, save_model
+from pg_agents.language.models import between_libraries, language_model, load_tokenizer, save_model
 
 _ALGORITHM, _STATE = "pg_agents.json", "training.safetensors"
 _BASE, _REFERENCE = "base", "reference"  # folders of the model below an adapter, and of the reference
@@ -128,7 +128,8 @@ def _read(cls: type[Agent], folder: Path, given: dict[str, Any]) -> Agent:
     if has_adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, folder, is_trainable=True)
+        with between_libraries():
+            model = PeftModel.from_pretrained(model, folder, is_trainable=True)
     tokenizer = given.pop("tokenizer", None) or load_tokenizer(folder)
     agent: Any = cls(model, tokenizer=tokenizer, **{**written["arguments"], **given})
     policy = agent.policy

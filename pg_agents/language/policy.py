@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from pg_agents.language.models import Outputs, evaluating, precise, run, width
+from pg_agents.language.models import Outputs, between_libraries, evaluating, precise, run, width
 from pg_agents.language.texts import Completions
 
 
@@ -156,4 +156,6 @@ def with_adapter(model: Any, lora: Any) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError('`lora` needs peft: pip install "pg-agents[language]"') from error
-    return get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if isinstance(lora, dict) else lora)
+    config = LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if isinstance(lora, dict) else lora
+    with between_libraries():
+        return get_peft_model(model, config)
