@@ -93,7 +93,7 @@ class TextEnv(gym.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start with a prompt."""
         super().reset(seed=seed)
-        self._prompt, self._completion = list(self.prompts[self.np_random.integers(len(self.prompts))]), []
+        self._prompt, self._completion = list(self.prompts[int(self.np_random.integers(len(self.prompts)))]), []
         return self._text(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

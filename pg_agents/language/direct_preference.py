@@ -87,7 +87,7 @@ class DirectPreference:
         for side in (chosen, other):
             check_positions(self.model, side.n_prompt, side.actions.shape[1])
         with evaluating(self.reference):
-            parts = th.arange(len(preferences)).split(512)
+            parts = th.split(th.arange(len(preferences)), 512)
             known = [th.cat([_log_prob(self.reference, side.take(part)) for part in parts]) for side in (chosen, other)]
 
         def loss(rows: th.Tensor) -> th.Tensor:

@@ -72,8 +72,10 @@ def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
         with tempfile.TemporaryDirectory() as folder:
             with zipfile.ZipFile(source) as archive:
                 archive.extractall(folder)
-            return _read(cls, Path(folder), arguments)
-    return _read(cls, Path(path), arguments)
+            agent: Agent = _read(cls, Path(folder), arguments)
+    else:
+        agent = _read(cls, Path(path), arguments)
+    return agent
 
 
 def _path(path: Any) -> Path:
@@ -114,7 +116,7 @@ def _write(agent: Any, folder: Path) -> None:
     (folder / _ALGORITHM).write_text(json.dumps(written, indent=1), encoding="utf-8")
 
 
-def _read(cls: type[Agent], folder: Path, given: dict[str, Any]) -> Agent:
+def _read(cls: Any, folder: Path, given: dict[str, Any]) -> Any:
     if not (folder / _ALGORITHM).is_file():
         raise ValueError(f"{str(folder)!r} must hold an agent, with a file {_ALGORITHM}.")
     written = json.loads((folder / _ALGORITHM).read_text(encoding="utf-8"))
@@ -131,7 +133,7 @@ def _read(cls: type[Agent], folder: Path, given: dict[str, Any]) -> Agent:
         with between_libraries():
             model = PeftModel.from_pretrained(model, folder, is_trainable=True)
     tokenizer = given.pop("tokenizer", None) or load_tokenizer(folder)
-    agent: Any = cls(model, tokenizer=tokenizer, **{**written["arguments"], **given})
+    agent = cls(model, tokenizer=tokenizer, **{**written["arguments"], **given})
     policy = agent.policy
     if not has_adapter:
         policy.model.load_state_dict(language_model(folder).state_dict())
@@ -148,7 +150,7 @@ def _read(cls: type[Agent], folder: Path, given: dict[str, Any]) -> Agent:
     agent._waiting = tensors["waiting"].tolist()
     for name, value in written["counters"].items():
         setattr(agent, name, value)
-    return agent  # type: ignore[no-any-return]
+    return agent
 
 
 def _part(tensors: dict[str, th.Tensor], name: str) -> dict[str, th.Tensor]:

@@ -86,7 +86,7 @@ class Fit:
         for epoch in range(self.n_epochs):
             model.train()
             total, weight = 0.0, 0.0
-            for minibatch in rows[th.randperm(len(rows), generator=generator)].split(self.batch_size):
+            for minibatch in th.split(rows[th.randperm(len(rows), generator=generator)], self.batch_size):
                 optimizer.zero_grad()
                 n = float(sizes.weights[minibatch].sum())
                 found = 0.0

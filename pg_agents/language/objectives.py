@@ -78,8 +78,12 @@ def k2_of_completion(batch: TokenBatch) -> th.Tensor:
     return (batch.mean_of_completion(batch.reference_log_ratio) * batch.length) ** 2 / (2 * batch.length)
 
 
+def _of_token(estimator: Callable[[th.Tensor], th.Tensor]) -> Callable[[TokenBatch], th.Tensor]:
+    return lambda batch: estimator(batch.reference_log_ratio)
+
+
 KL_IN_LOSS: dict[str, Callable[[TokenBatch], th.Tensor]] = {
-    **{name: lambda batch, k=k: k(batch.reference_log_ratio) for name, k in KL_ESTIMATORS.items() if name != "k1"},
+    **{name: _of_token(estimator) for name, estimator in KL_ESTIMATORS.items() if name != "k1"},
     "k2_sequence": k2_of_completion,
 }
 """Estimates of KL(π || π_ref) for the loss, one number per token. k1 is missing: its gradient is 0 in the mean."""

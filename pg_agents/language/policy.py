@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
 
 from pg_agents.language.models import Outputs, between_libraries, evaluating, precise, run, width
 from pg_agents.language.texts import Completions
@@ -129,8 +130,9 @@ class LanguagePolicy(BasePolicy):
         """The next token of each text; see `_predict`."""
         return self._predict(observation, deterministic)
 
-    def _predict(self, observation: th.Tensor, deterministic: bool = False) -> th.Tensor:
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """The next token of each text `(N, length)`, padded at its end."""
+        assert isinstance(observation, th.Tensor), "texts are arrays"
         observation = observation.long()
         mask = observation != self.pad
         n = int(mask.sum(dim=1).max())

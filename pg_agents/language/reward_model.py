@@ -156,7 +156,7 @@ class RewardModel:
         for _ in self._fit.epochs(self._scores, train, lambda rows: -F.logsigmoid(gaps(rows)).sum(), sizes):
             pass
         with evaluating(self._scores):
-            found = [gaps(rows) for rows in held_out.split(512)] if len(held_out) else []
+            found = [gaps(rows) for rows in th.split(held_out, 512)] if len(held_out) else []
         self._held_out_gaps = th.cat(found).cpu().numpy() if found else np.zeros(0)
         if found:
             self.accuracy = float((self._held_out_gaps > 0).mean() + (self._held_out_gaps == 0).mean() / 2)
@@ -193,7 +193,7 @@ class RewardModel:
         """
         device = self._scores.head.weight.device
         with evaluating(self._scores):
-            rows = th.arange(len(completions), device=completions.tokens.device).split(batch_size)
+            rows = th.split(th.arange(len(completions), device=completions.tokens.device), batch_size)
             raw = th.cat([self._scores(completions.take(part).to(device)) for part in rows])
         return (raw - self.mean) / self.std
 

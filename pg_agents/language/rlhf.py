@@ -242,7 +242,7 @@ class LanguageAlgorithm(Arguments):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self._encoded = self._encoded_prompts()
-        self.policy = LanguagePolicy(
+        policy = LanguagePolicy(
             self._given,
             has_critic=self.has_critic,
             lora=self.lora,
@@ -250,7 +250,8 @@ class LanguageAlgorithm(Arguments):
             observation_space=self.observation_space,
             action_space=self.action_space,
         ).to(self.device)
-        self.policy.optimizer = th.optim.Adam(self.policy.trained, lr=self.lr_schedule(1), eps=1e-5)
+        policy.optimizer = th.optim.Adam(policy.trained, lr=self.lr_schedule(1), eps=1e-5)
+        self.policy = policy  # type: ignore[assignment] # no actor-critic of SB3's
         self.rollout_buffer = None  # type: ignore[assignment] # until the first rollout
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -364,7 +365,7 @@ class LanguageAlgorithm(Arguments):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if progress_bar:
             given = [] if callback is None else callback if isinstance(callback, list) else [callback]
-            callback = [*given, _TokenBar()]  # type: ignore[list-item]
+            callback = [*given, _TokenBar()]
         return super()._init_callback(callback, progress_bar=False)
 
     def collect_rollouts(
@@ -392,8 +393,9 @@ class LanguageAlgorithm(Arguments):
         callback.update_locals(locals())
         if not callback.on_step():
             return False
-        self._update_info_buffer(infos, dones)  # type: ignore[arg-type]
-        scored = self.policy.score(completions, self.batch_tokens)
+        self._update_info_buffer(infos, dones)
+        policy: Any = self.policy
+        scored = policy.score(completions, self.batch_tokens)
         self.rollout_buffer = self.rollout(completions, rewards, scored)  # type: ignore[assignment]
         self._record(completions, rewards, scored, infos)
         callback.update_locals(locals())
@@ -589,7 +591,7 @@ class LanguageAlgorithm(Arguments):
         files.save(self, path)
 
     @classmethod
-    def load(  # type: ignore[override] # the environment is a text task
+    def load(
         cls,
         path: str | pathlib.Path | io.BufferedIOBase,
         env: Any = None,

@@ -128,5 +128,5 @@ class SupervisedFineTuning:
         if not len(rows):
             return float("nan")
         with evaluating(self.model):
-            total = sum(float(self._loss(examples.take(part))) for part in rows.split(512))
+            total = sum((float(self._loss(examples.take(part))) for part in th.split(rows, 512)), 0.0)
         return total / int(examples.lengths[rows].sum())

@@ -98,7 +98,7 @@ def update(
             on_epoch()
         epoch_kl = []
         order = rows[th.randperm(len(rows), generator=generator)]
-        for some in order.split(batches.batch_size or len(rows)):
+        for some in th.split(order, batches.batch_size or len(rows)):
             found = accumulate(policy, optimizer, rollout.take(some.to(rollout.trained_on.device)), form, batch_tokens)
             epoch_kl.append(found.pop("kl"))
             if form.max_kl is not None and epoch_kl[-1] > form.max_kl:
