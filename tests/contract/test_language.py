@@ -202,6 +202,7 @@ def test_the_log_says_how_texts_and_the_kl_divergence_are(tmp_path):
     made = agent(LanguageRLOO, group_size=4, kl_coef=0.25, learning_rate=1e-2)
     made.set_logger(configure(str(tmp_path), ["json", "tensorboard"]))
     made.learn(150)
+    made.logger.close()
     rows = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
     last = rows[-1]
     assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps", "train/grad_norm", "train/kl_coef"} <= last.keys()
