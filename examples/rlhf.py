@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from common import arguments, draw_band, run_all, save
+from common import arguments, run_all, save
 from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -98,7 +98,8 @@ def main(given: Sequence[str] | None = None) -> None:
         n = min(map(len, rows))
         tokens = rows[0][:n, 0]
         for axes, column in ((left, 1), (middle, 2), (right, 3)):
-            draw_band(axes, tokens, [one[:n, column] for one in rows], f"β = {beta}", colour)
+            for number, one in enumerate(rows):  # too few seeds for an interval
+                axes.plot(tokens, one[:n, column], color=colour, alpha=0.7, label=None if number else f"β = {beta}")
         ends = np.mean([one[-5:].mean(axis=0) for one in rows], axis=0)
         print(f"β = {beta}: reward {ends[1]:.2f}, gold {ends[2]:.2f}, KL {ends[3]:.1f}, well-formed {ends[4]:.0%}")
     left.set(xlabel="tokens", ylabel="reward of the model")
