@@ -50,6 +50,7 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         | logged(tmp_path / "3", A2C, "Pendulum-v1", use_sde=True)
         | logged(tmp_path / "4", REINFORCE, "CartPole-v1")
         | logged(tmp_path / "5", ReinforceBaseline, "CartPole-v1", value_learning_rate=1e-3)
+        | logged(tmp_path / "6", A2C, "CartPole-v1", prior=A2C("MlpPolicy", "CartPole-v1", seed=1, device="cpu"))
     )
     # TensorBoard's own keys for the metrics of the HParams page are the logged ones; CSV has the rest.
     assert {re.sub(r"_\d+$", "_{i}", key) for key in keys} == DOCUMENTED - {"hparams"}
