@@ -190,8 +190,8 @@ class PolicyGradient(Arguments):
     prior: Any = argument(
         default=None,
         kw_only=True,
-        doc="A policy that training is kept near, an agent with one, or its file, which is unpickled. A copy is part of "
-        "the agent, and of its file.",
+        doc="A policy that training is kept near, an agent with one, or its file, which is unpickled. A copy of "
+        "the policy becomes part of the agent and of its file.",
     )
     prior_kl_coef: float | Schedule = argument(
         default=0.1,
