@@ -297,7 +297,7 @@ def _fit_values(
     """Regress V on the returns with some of the policy's parameters; the mean of the loss over all minibatches."""
 
     def predicted(samples: Any) -> th.Tensor:
-        if loss.value_prediction is loss.value_clip is None:
+        if loss.value_prediction is None and loss.value_clip is None:
             return policy.predict_values(samples.observations).flatten()
         predict = loss.value_prediction or partial(predicted_values, value_clip=loss.value_clip)
         return predict(evaluate(policy, samples, normalize_advantage=loss.normalize_advantage))

@@ -169,7 +169,7 @@ def test_gsde_is_sb3s(algorithm, kwargs):
     same_as_sb3(algorithm, "Pendulum-v1", 2, use_sde=True, n_steps=64, ent_coef=0.1, **kwargs)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"sde_sample_freq": 4}], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"sde_sample_freq": 4}, {"policy_kwargs": {"squash_output": True}}], ids=str)
 def test_gsde_of_trpo_is_sb3_contribs(kwargs):
     same_as_sb3("TRPO", "Pendulum-v1", 2, use_sde=True, **TRPO_SHORT, **kwargs)
 
