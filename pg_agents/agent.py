@@ -686,7 +686,8 @@ class PolicyGradient(Arguments):
 
         def metrics() -> dict[str, float]:
             found = summary.metrics()
-            found[self.policy_loss_name] = found.pop("policy_loss")
+            if "policy_loss" in found:
+                found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
                 found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings

@@ -237,6 +237,9 @@ class NaturalStep:
             `target_kl`; if none does, the policy stays as it is. 0 takes the first step without a trial.
         line_search_shrinking_factor: By which α is multiplied after each trial that fails.
         sub_sampling_factor: Every so many-th sample of the rollout is used; all train the critic.
+        mean_over_dimensions: The KL divergence of Gaussian and Bernoulli actions is the mean over the action's
+            dimensions, as in sb3-contrib, and not the sum. F is its Hessian, so it is smaller by the same factor.
+            (That of MultiDiscrete actions is the sum in either case.)
     """
 
     step_size: float | None = None
@@ -246,6 +249,7 @@ class NaturalStep:
     line_search_max_iter: int = 10
     line_search_shrinking_factor: float = 0.8
     sub_sampling_factor: int = 1
+    mean_over_dimensions: bool = False
 
 
 @dataclass(frozen=True)
