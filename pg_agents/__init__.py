@@ -3,9 +3,11 @@
 from pg_agents.agent import PolicyGradient
 from pg_agents.algorithms.a2c import A2C
 from pg_agents.algorithms.actor_critic import ActorCritic
+from pg_agents.algorithms.grpo import GRPO
 from pg_agents.algorithms.ppo import PPO
 from pg_agents.algorithms.reinforce import REINFORCE
 from pg_agents.algorithms.reinforce_baseline import ReinforceBaseline
+from pg_agents.algorithms.rloo import RLOO
 from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
 from pg_agents.registry import make
@@ -14,8 +16,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "A2C",
+    "GRPO",
     "PPO",
     "REINFORCE",
+    "RLOO",
     "ActorCritic",
     "EvalCallback",
     "PolicyGradient",

@@ -128,6 +128,14 @@ class Arguments(OnPolicyAlgorithm):
         integer=True,
         optional=True,
     )
+    group_size: int | None = argument(
+        default=None,
+        doc="Episodes that start in the same way, from a reset with one seed, which is drawn anew for each group.",
+        at_least=2,
+        integer=True,
+        optional=True,
+    )
+    n_groups: int = argument(default=1, doc="Groups of episodes per environment and update.", at_least=1, integer=True)
     batch_size: int | None = argument(
         default=None,
         doc="Minibatch size; None takes the whole rollout at once.",
