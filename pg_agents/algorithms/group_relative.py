@@ -25,7 +25,7 @@ from pg_agents.contract import Penalty, Rollout
 from pg_agents.episodes import Episodes, in_groups, places, rows, with_total_returns
 from pg_agents.estimators import Floats
 from pg_agents.objectives import KL_ESTIMATORS
-from pg_agents.policies import ACTOR_POLICIES
+from pg_agents.policies import ACTOR_POLICIES, unchecked_distributions
 from pg_agents.tuning import Choice, LogUniform, PowerOfTwo, SearchSpace
 
 CREDIT = {"episode": estimators.total_return, "step": estimators.reward_to_go}
@@ -143,10 +143,10 @@ class GroupRelative(PolicyGradient):
                 return {key: tensors(array) for key, array in stored.items()}
             return buffer.to_torch(stored if buffer.generator_ready else flat(stored))
 
-        actions, old_log_prob = tensors(buffer.actions), tensors(buffer.log_probs).flatten()
+        actions, old_log_prob = tensors(buffer.actions.astype(np.float32)), tensors(buffer.log_probs).flatten()
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
-        with th.no_grad():
+        with th.no_grad(), unchecked_distributions():
             log_prob = self.reference_policy.get_distribution(tensors(buffer.observations)).log_prob(actions)
             found = KL_ESTIMATORS[self.kl_estimator](old_log_prob - log_prob).cpu().numpy()
         by_step: Floats = found.reshape(buffer.n_envs, -1).T
