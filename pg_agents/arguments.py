@@ -130,7 +130,7 @@ class Arguments(OnPolicyAlgorithm):
     )
     group_size: int | None = argument(
         default=None,
-        doc="Episodes that start in the same way, from a reset with one seed, which is drawn anew for each group.",
+        doc="Episodes that start in the same way; None if each starts as it pleases.",
         at_least=2,
         integer=True,
         optional=True,

@@ -44,7 +44,12 @@ class GroupRelative(PolicyGradient):
     policy_aliases = ACTOR_POLICIES
     has_critic = False
 
-    group_size: int | None = 8
+    group_size: int | None = argument(
+        default=8,
+        doc="Episodes that start in the same way, from a reset with one seed, which is drawn anew for each group.",
+        at_least=2,
+        integer=True,
+    )
     n_groups: int = 1
     gamma: float = 1.0
     credit: Literal["episode", "step"] = argument(
@@ -159,7 +164,13 @@ class GroupRelative(PolicyGradient):
             self._take_reference(self.reference)
 
     def _take_reference(self, policy: ActorCriticPolicy) -> None:
-        self.reference_policy.load_state_dict(policy.state_dict())
+        try:
+            self.reference_policy.load_state_dict(policy.state_dict())
+        except (AttributeError, RuntimeError) as error:
+            raise ValueError(
+                "`reference` must be a policy with the networks of the agent's own, such as `other_agent.policy`, but "
+                f"is {policy!r}: {error}"
+            ) from error
         self._reference_is_fixed = True
 
     def _setup_learn(

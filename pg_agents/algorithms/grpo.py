@@ -31,8 +31,6 @@ class GRPO(GroupRelative):
     """
 
     learning_rate: float | Schedule = 1e-3
-    group_size: int | None = 8
-    n_groups: int = 1
     n_epochs: int = 4
     batch_size: int | None = 256
     gamma: float = 1.0

@@ -21,6 +21,8 @@ from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.estimators import Bools
 
 SEED_OF_CHECK = 0
+_UNCHANGING = (VecCheckNan, VecVideoRecorder)
+_KNOWN = (VecNormalize, VecMonitor, VecTransposeImage, VecExtractDictObs, *_UNCHANGING)
 
 
 def restart(env: VecEnv, seeds: np.ndarray, which: Bools) -> Any:
@@ -36,20 +38,16 @@ def restart(env: VecEnv, seeds: np.ndarray, which: Bools) -> Any:
     Returns:
         The first observations of these environments, `(k, ...)`, in their order.
 
-    Raises:
-        ValueError: The environments cannot be reset one by one, or a wrapper would not notice.
     """
     if isinstance(env, VecEnvWrapper):
         return _passed_through(env, restart(env.venv, seeds, which), which)
     if isinstance(env, VectorEnvAdapter):
         return env.restart(seeds, which)
-    observations = []
+    observations, infos = [], list(getattr(env, "reset_infos", [{}] * env.num_envs))
     for i in np.flatnonzero(which).tolist():
-        (answer,) = env.env_method("reset", seed=int(seeds[i]), indices=[i])
-        observation, info = answer
+        ((observation, infos[i]),) = env.env_method("reset", seed=int(seeds[i]), indices=[i])
         observations.append(observation)
-        if len(getattr(env, "reset_infos", ())) == env.num_envs:
-            env.reset_infos[i] = info
+    env.reset_infos = infos
     return _stacked(observations, env.observation_space)
 
 
@@ -72,15 +70,7 @@ def _passed_through(env: VecEnvWrapper, first: Any, which: Bools) -> Any:
         return env.transpose_observations(first)
     if isinstance(env, VecExtractDictObs):
         return first[env.key]
-    if isinstance(env, VecCheckNan | VecVideoRecorder):
-        return first
-    if hasattr(env, "restarted"):
-        return env.restarted(first, which)
-    raise ValueError(
-        f"Groups of episodes restart one environment while the others go on, but {type(env).__name__} would not "
-        "notice. Wrap each environment instead (gymnasium.wrappers.FrameStackObservation in the place of "
-        "VecFrameStack), or give the wrapper a method `restarted(first, which)`: see pg_agents.envs.restarting.restart."
-    )
+    return first if isinstance(env, _UNCHANGING) else env.restarted(first, which)
 
 
 def replaced(observations: Any, which: Bools, rows: Any) -> Any:
@@ -99,8 +89,10 @@ def check_restarts(env: VecEnv) -> None:
         env: The environments; all of them are at the beginning of an episode afterwards.
 
     Raises:
-        ValueError: The environments cannot be reset one by one with a seed, or a reset is not determined by its seed.
+        ValueError: The environments cannot be reset one by one with a seed, a reset is not determined by its seed, or a
+            wrapper would not notice a reset.
     """
+    _check_wrappers(env)
     seeds, everywhere = np.full(env.num_envs, SEED_OF_CHECK), np.ones(env.num_envs, dtype=np.bool_)
     try:
         first, second = (restart(env, seeds, everywhere) for _ in range(2))
@@ -121,3 +113,15 @@ def check_restarts(env: VecEnv) -> None:
                     f"{other[i]}. An environment must draw all randomness from `self.np_random`, which "
                     "`super().reset(seed=seed)` seeds."
                 )
+
+
+def _check_wrappers(env: VecEnv) -> None:
+    while isinstance(env, VecEnvWrapper):
+        if not isinstance(env, _KNOWN) and not hasattr(type(env), "restarted"):
+            raise ValueError(
+                f"Groups of episodes restart one environment while the others go on, but {type(env).__name__} would "
+                "not notice. Wrap each environment instead (gymnasium.wrappers.FrameStackObservation in the place of "
+                "VecFrameStack), or give the wrapper a method `restarted(first, which)`: see "
+                "pg_agents.envs.restarting.restart."
+            )
+        env = env.venv
