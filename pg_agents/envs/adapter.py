@@ -187,9 +187,17 @@ class VectorEnvAdapter(VecEnv):
 
         Returns:
             The first observations of these environments, in their order.
+
+        Raises:
+            ValueError: It is not known that the vector environment resets copies of a mask, each from its seed.
         """
+        if self._is_native and not self.metadata.get("seeds_each_copy"):
+            raise ValueError(
+                f"{self.env} must have `metadata['seeds_each_copy']` = True, which says that "
+                "`reset(seed=[...], options={'reset_mask': mask})` starts an episode in the copies of the mask, each "
+                "from its own seed, and leaves the others as they are. gymnasium.vector.SyncVectorEnv does so"
+            )
         given = [int(seed) if chosen else None for seed, chosen in zip(seeds, which, strict=True)]
-        # `reset_mask` means the same in all of Gymnasium's modes.
         observations, infos = self.env.reset(seed=given, options={"reset_mask": which.copy()})  # type: ignore[arg-type]
         self.episode_lengths[which], self.episode_returns[which] = 0, 0
         self._rows_to_reset = self._rows_to_reset & ~which

@@ -177,7 +177,7 @@ def test_a_wrapper_with_memory_is_refused_and_the_alternative_named():
 
 def test_vector_environments_without_seeds_for_each_copy_are_refused():
     agent = GRPO("MlpPolicy", gym.make_vec("CartPole-v1", 2, vectorization_mode="vector_entry_point"), seed=0)
-    with pytest.raises(ValueError, match="can be reset one by one with a seed"):
+    with pytest.raises(ValueError, match=r"can be reset one by one with a seed.*metadata\['seeds_each_copy'\]"):
         agent.learn(100)
 
 
