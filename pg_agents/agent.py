@@ -61,7 +61,9 @@ from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
+from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
+from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import predicted_values
@@ -479,6 +481,9 @@ class PolicyGradient(Arguments):
             self._in_mid_episode = False
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        if self.group_size is not None:
+            assert self.env is not None, "checked by `learn`"
+            check_restarts(self.env)
         self._engine_in_use = self._make_engine(self.loss())
         self._lazy_log.clear()
         record_hyperparameters(self, constructor_arguments(type(self)))
@@ -578,14 +583,20 @@ class PolicyGradient(Arguments):
 
     @property
     def collector_class(self) -> type[Collector]:
-        """Collects the rollouts: steps, or whole episodes where the agent was built with `n_episodes`."""
-        return Collector if self.n_episodes is None else EpisodeCollector
+        """Collects the rollouts: steps, whole episodes (`n_episodes`), or groups of them (`group_size`)."""
+        if self.n_episodes is None:
+            return Collector
+        return EpisodeCollector if self.group_size is None else GroupCollector
 
     def _rolling_collector(self, env: VecEnv) -> type[Collector] | None:
         """The collector with the results of `collector_class` whose steps are compiled, if there is one."""
         if self._overrides("environment_actions") or compiled_env(env) is None:
             return None
-        return {Collector: RollingCollector, EpisodeCollector: RollingEpisodeCollector}.get(self.collector_class)
+        return {
+            Collector: RollingCollector,
+            EpisodeCollector: RollingEpisodeCollector,
+            GroupCollector: RollingGroupCollector,
+        }.get(self.collector_class)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: SB3RolloutBuffer, n_rollout_steps: int
@@ -617,6 +628,7 @@ class PolicyGradient(Arguments):
             bootstraps=self.has_critic,
             to_environment=self.environment_actions if self._overrides("environment_actions") else None,
             max_episode_steps=self.max_episode_steps,
+            group_size=self.group_size or 1,
             on_filled=on_filled,
             mid_episode=self._in_mid_episode,
             note_mid_episode=partial(setattr, self, "_in_mid_episode"),

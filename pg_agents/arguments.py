@@ -129,6 +129,14 @@ class Arguments(OnPolicyAlgorithm):
         integer=True,
         optional=True,
     )
+    group_size: int | None = argument(
+        default=None,
+        doc="Episodes that start in the same way; None if each starts as it pleases.",
+        at_least=2,
+        integer=True,
+        optional=True,
+    )
+    n_groups: int = argument(default=1, doc="Groups of episodes per environment and update.", at_least=1, integer=True)
     batch_size: int | None = argument(
         default=None,
         doc="Minibatch size; None takes the whole rollout at once.",

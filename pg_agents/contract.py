@@ -313,7 +313,8 @@ class Copies(Protocol):
     which takes one step of the copies `first` to `after` - 1. It reads `actions`, int64 for discrete ones and float32
     for a Box. It writes float64 `rewards`, bool `terminated` and `truncated`, float32 `observations`, and, where
     `restarts` is 1 and an episode ends, the `last_observations` of that episode and the first one of the next as its
-    observation. It returns the number of episodes that ended.
+    observation. It returns the number of episodes that ended. The next episode of a copy for which seeds are planned
+    starts as if the copy had been reset with the next of them.
 
     Copies may also have the methods `info` and `last_info`, which give the entries of the info dictionary as arrays
     `(copies,)`, now and at the end of the episodes that ended in the last step. `is_success` is read from there.
@@ -334,6 +335,14 @@ class Copies(Protocol):
     address: int
     table: np.ndarray | None
     held: np.ndarray
+
+    def plan(self, seeds: np.ndarray | None) -> None:
+        """Let the next episodes of each copy start from given seeds, whatever starts them.
+
+        Args:
+            seeds: `(copies, k)`, for the next k episodes; None to forget them.
+        """
+        ...
 
 
 class Actor(Protocol):

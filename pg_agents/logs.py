@@ -22,7 +22,7 @@ _RECORD, _DUMP = Logger.record, Logger.dump
 _RECORDING = frozenset({"record", "record_mean", "dump"})
 _HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0}
 _NOT_HYPERPARAMETERS = {"policy", "env", "device", "verbose", "tensorboard_log", "stats_window_size"}
-_NOT_HYPERPARAMETERS |= {"rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
+_NOT_HYPERPARAMETERS |= {"rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model", "reference"}
 
 
 class LazyLog:

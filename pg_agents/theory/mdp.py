@@ -375,7 +375,7 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(self, mdp: TabularMDP, num_envs: int = 1) -> None:
         self.mdp, self.num_envs = mdp, num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "seeds_each_copy": True}
         self.single_observation_space = spaces.Discrete(mdp.n_states)
         self.single_action_space = spaces.Discrete(mdp.n_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -390,10 +390,19 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Draw all first states."""
+        """Draw all first states; or those of the copies of a `reset_mask`, each by its own seed."""
+        if options and "reset_mask" in options:
+            return self._restarted(options["reset_mask"], seed)
         super().reset(seed=seed[0] if isinstance(seed, list) else seed)
         self._states = self._drawn(np.broadcast_to(self._first, (self.num_envs, self.mdp.n_states)))
         self._n_steps = np.zeros(self.num_envs, dtype=int)
+        return self._states.copy(), {}
+
+    def _restarted(self, mask: NDArray[np.bool_], seeds: Any) -> tuple[Any, dict[str, Any]]:
+        for i in np.flatnonzero(mask).tolist():
+            seed = seeds[i] if isinstance(seeds, list) else None
+            draw = (self.np_random if seed is None else np.random.default_rng(seed)).random()
+            self._states[i], self._n_steps[i] = (draw >= self._first).sum(), 0
         return self._states.copy(), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

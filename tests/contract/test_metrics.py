@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents import A2C, GRPO, PPO, REINFORCE, RLOO, ActorCritic, ReinforceBaseline
 
 DOCUMENTED = set(re.findall(r"^\| `([^`]+)`", (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(), re.M))
 
@@ -50,6 +50,8 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         | logged(tmp_path / "3", A2C, "Pendulum-v1", use_sde=True)
         | logged(tmp_path / "4", REINFORCE, "CartPole-v1")
         | logged(tmp_path / "5", ReinforceBaseline, "CartPole-v1", value_learning_rate=1e-3)
+        | logged(tmp_path / "6", GRPO, "CartPole-v1", group_size=4, kl_coef=0.1)
+        | logged(tmp_path / "7", RLOO, "CartPole-v1", group_size=4, kl_coef=0.1, kl_in="loss", kl_estimator="k2")
     )
     # TensorBoard's own keys for the metrics of the HParams page are the logged ones; CSV has the rest.
     assert {re.sub(r"_\d+$", "_{i}", key) for key in keys} == DOCUMENTED - {"hparams"}
@@ -64,6 +66,8 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         (A2C, "a2c", {}),
         (PPO, "ppo", {"clip_range_vf": 1.0, **TINY_PPO}),
         (PPO, "ppo", {"kl_target": 0.01, **TINY_PPO}),
+        (GRPO, "grpo", {"group_size": 2, "kl_coef": 0.1}),
+        (RLOO, "rloo", {"group_size": 2, "kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "k2"}),
     ],
 )
 def test_the_page_of_an_algorithm_names_what_it_logs(cls, page, kwargs, tmp_path):

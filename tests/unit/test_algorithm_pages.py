@@ -8,7 +8,7 @@ from pathlib import Path
 import griffe
 import pytest
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, PolicyGradient, ReinforceBaseline
+from pg_agents import A2C, GRPO, PPO, REINFORCE, RLOO, ActorCritic, PolicyGradient, ReinforceBaseline
 from pg_agents.agent import CommonArguments
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +19,8 @@ ALGORITHMS = {
     "ppo": PPO,
     "reinforce": REINFORCE,
     "reinforce_baseline": ReinforceBaseline,
+    "grpo": GRPO,
+    "rloo": RLOO,
 }
 
 
