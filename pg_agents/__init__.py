@@ -10,8 +10,10 @@ from pg_agents.algorithms.reinforce import REINFORCE
 from pg_agents.algorithms.reinforce_baseline import ReinforceBaseline
 from pg_agents.algorithms.rloo import RLOO
 from pg_agents.algorithms.trpo import TRPO
+from pg_agents.demonstrations import Demonstrations, collect_demonstrations
 from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
+from pg_agents.imitation import imitate
 from pg_agents.registry import make
 
 __version__ = "0.1.0"
@@ -25,11 +27,14 @@ __all__ = [
     "RLOO",
     "TRPO",
     "ActorCritic",
+    "Demonstrations",
     "EvalCallback",
     "PolicyGradient",
     "ReinforceBaseline",
     "__version__",
+    "collect_demonstrations",
     "evaluate_policy",
+    "imitate",
     "make",
     "make_vec",
 ]

@@ -52,6 +52,7 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         | logged(tmp_path / "5", ReinforceBaseline, "CartPole-v1", value_learning_rate=1e-3)
         | logged(tmp_path / "6", GRPO, "CartPole-v1", group_size=4, kl_coef=0.1)
         | logged(tmp_path / "7", RLOO, "CartPole-v1", group_size=4, kl_coef=0.1, kl_in="loss", kl_estimator="k2")
+        | logged(tmp_path / "8", A2C, "CartPole-v1", prior=A2C("MlpPolicy", "CartPole-v1", seed=1, device="cpu"))
     )
     # TensorBoard's own keys for the metrics of the HParams page are the logged ones; CSV has the rest.
     assert {re.sub(r"_\d+$", "_{i}", key) for key in keys} == DOCUMENTED - {"hparams"}
