@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,28 @@ class AutogradEngine:
 
         The metrics are means over all minibatches, `loss` of the last one, and `approx_kl_epoch_<i>` of each epoch.
         """
+        return self._update(policy, buffer, loss, batches, [*policy.parameters()], on_epoch)
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """See `pg_agents.contract.MovesElsewhere`."""
+        return self._update(policy, buffer, loss, batches, parameters)
+
+    def _update(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        moved: Sequence[th.Tensor],
+        on_epoch: Callable[[], None] | None = None,
+    ) -> Summary:
         policy.set_training_mode(True)
         means: dict[str, list[float]] = defaultdict(list)
         metrics: dict[str, Any] = {}
@@ -164,7 +187,7 @@ class AutogradEngine:
                     if loss.max_kl is not None and epoch_kl[-1] > loss.max_kl:
                         stopped_by = epoch_kl[-1]
                         break
-                means["grad_norm"].append(_step(policy, terms.total, loss.max_grad_norm, epoch))
+                means["grad_norm"].append(_step(policy, terms.total, loss.max_grad_norm, epoch, moved))
             if epoch_kl:
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = float(np.mean(epoch_kl))
             if stopped_by is not None:
@@ -178,8 +201,10 @@ class AutogradEngine:
         )
 
 
-def _step(policy: ActorCriticPolicy, total: th.Tensor, max_grad_norm: float | None, epoch: int) -> float:
-    """One optimiser step; returns the norm of the gradient before clipping."""
+def _step(
+    policy: ActorCriticPolicy, total: th.Tensor, max_grad_norm: float | None, epoch: int, moved: Sequence[th.Tensor]
+) -> float:
+    """One optimiser step, which moves those parameters; returns the norm of the gradient before clipping."""
     optimizer = policy.optimizer
     optimizer.zero_grad()
     total.backward()  # type: ignore[no-untyped-call]
@@ -187,8 +212,25 @@ def _step(policy: ActorCriticPolicy, total: th.Tensor, max_grad_norm: float | No
     norm = th.nn.utils.clip_grad_norm_(policy.parameters(), max_norm).item()
     if not np.isfinite(norm):
         raise NotFiniteError(not_finite(total.item(), norm), epoch)
-    optimizer.step()
+    with _in_place_of(policy, moved):
+        optimizer.step()
     return norm
+
+
+@contextmanager
+def _in_place_of(policy: ActorCriticPolicy, moved: Sequence[th.Tensor]) -> Iterator[None]:
+    """Let an optimiser, whose state belongs to the policy's parameters, find other numbers in them."""
+    own = [(parameter, parameter.data, other) for parameter, other in zip(policy.parameters(), moved, strict=True)]
+    if all(parameter is other for parameter, _, other in own):
+        yield
+        return
+    for parameter, _, other in own:
+        parameter.data = other
+    try:
+        yield
+    finally:
+        for parameter, data, _ in own:
+            parameter.data = data
 
 
 def not_finite(total: float, norm: float) -> str:

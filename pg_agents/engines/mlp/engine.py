@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,18 @@ class MLPEngine:
         """See `pg_agents.contract.Engine`."""
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
         return Update(self._program, self._pace, buffer, loss, batches, self._weight.address).run(on_epoch)
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: SB3RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """See `pg_agents.contract.MovesElsewhere`."""
+        with self._program.moving(parameters):
+            return self.update(policy, buffer, loss, batches)
 
 
 def _served(loss: Loss) -> tuple[Any, ...]:
