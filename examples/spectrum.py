@@ -29,7 +29,6 @@ from pg_agents.contract import Rollout
 from pg_agents.estimators import gae
 
 
-
 def corridor(n_states: int = 5, near: float = 0.2, far: float = 1.0, slip: float = 0.1) -> theory.TabularMDP:
     """A corridor with an exit at either end; the agent starts beside the near one, and the far one pays more."""
     transitions, rewards = np.zeros((n_states, 2, n_states)), np.zeros((n_states, 2))
@@ -97,7 +96,8 @@ class Moves(BaseCallback):
         return True
 
     def next_look(self) -> float:
-        return np.inf  # at rollouts only, so steps may be compiled
+        """Never in a rollout: so steps may be compiled."""
+        return np.inf
 
     def _distribution(self) -> Any:
         with th.no_grad():

@@ -2,6 +2,7 @@
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.algorithms.a2c import A2C
+from pg_agents.algorithms.a3c import A3C
 from pg_agents.algorithms.actor_critic import ActorCritic
 from pg_agents.algorithms.grpo import GRPO
 from pg_agents.algorithms.npg import NPG
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "A2C",
+    "A3C",
     "GRPO",
     "NPG",
     "PPO",

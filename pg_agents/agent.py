@@ -552,16 +552,35 @@ class PolicyGradient(Arguments):
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
         with threads.for_policy(self.policy), deferrable():
-            super().learn(
+            self._loop(
                 total_timesteps,
                 callback,
-                self.default_log_interval if isinstance(log_interval, Default) else log_interval,  # type: ignore[arg-type]
+                self.default_log_interval if isinstance(log_interval, Default) else log_interval,
                 type(self).__name__ if tb_log_name is None else tb_log_name,
                 reset_num_timesteps,
                 progress_bar,
             )
         self._lazy_log.write(self._logger)
         return self
+
+    def _loop(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        log_interval: int | None,
+        tb_log_name: str,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> None:
+        """Collect and train until all steps are taken: SB3's `learn`."""
+        super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type] # None is allowed
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
 
     def rollout(self, callback: MaybeCallback = None) -> SB3RolloutBuffer:
         """Collect one rollout without learning from it; `train` does that.

@@ -13,7 +13,7 @@ Nothing here knows an agent, an engine or a buffer class of this package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -448,6 +448,33 @@ class Engine(Protocol):
 
         Raises:
             NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
+        """
+        ...
+
+
+@runtime_checkable
+class MovesElsewhere(Protocol):
+    """An engine whose steps can move parameters that are not those at which it computes the gradient."""
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """As `Engine.update`, with the gradient at the policy, which stays as it is.
+
+        Args:
+            policy: The policy, with its optimiser.
+            buffer: The rollout, advantages and returns included.
+            loss: Minimised.
+            batches: Epochs and size of the minibatches.
+            parameters: Moved by the optimiser's steps, in the order of `policy.parameters()`.
+
+        Raises:
+            NotFiniteError: The loss or its gradient is not finite; that step was not taken.
         """
         ...
 

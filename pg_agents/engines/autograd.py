@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from functools import partial
 from typing import Any
@@ -144,6 +145,28 @@ class AutogradEngine:
 
         The metrics are means over all minibatches, `loss` of the last one, and `approx_kl_epoch_<i>` of each epoch.
         """
+        return self._update(policy, buffer, loss, batches, None, on_epoch)
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """See `pg_agents.contract.MovesElsewhere`."""
+        return self._update(policy, buffer, loss, batches, parameters)
+
+    def _update(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        moved: Sequence[th.Tensor] | None,
+        on_epoch: Callable[[], None] | None = None,
+    ) -> Summary:
         policy.set_training_mode(True)
         means: dict[str, list[float]] = defaultdict(list)
         metrics: dict[str, Any] = {}
@@ -168,7 +191,7 @@ class AutogradEngine:
                     if loss.max_kl is not None and epoch_kl[-1] > loss.max_kl:
                         stopped_by = epoch_kl[-1]
                         break
-                means["grad_norm"].append(_step(policy, terms.total, loss.max_grad_norm, epoch))
+                means["grad_norm"].append(_step(policy, terms.total, loss.max_grad_norm, epoch, moved=moved))
             if epoch_kl:
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = float(np.mean(epoch_kl))
             if stopped_by is not None:
@@ -285,7 +308,7 @@ def _fit_values(
         for samples in buffer.get(batches.batch_size):
             value_loss = F.mse_loss(samples.returns, predicted(samples))
             losses.append(value_loss.item())
-            _step(policy, value_loss, None, 0, parameters)
+            _step(policy, value_loss, None, 0, inputs=parameters)
     return float(np.mean(losses))
 
 
@@ -312,18 +335,49 @@ def _step(
     total: th.Tensor,
     max_grad_norm: float | None,
     epoch: int,
-    moved: Sequence[th.nn.Parameter] | None = None,
+    *,
+    inputs: Sequence[th.nn.Parameter] | None = None,
+    moved: Sequence[th.Tensor] | None = None,
 ) -> float:
-    """One optimiser step, of some parameters or all; returns the norm of the gradient before clipping."""
+    """One optimiser step.
+
+    Args:
+        policy: The policy.
+        total: Minimised.
+        max_grad_norm: The gradient is scaled down to this norm; None leaves it as it is.
+        epoch: For the error.
+        inputs: Parameters that have a gradient; None for all.
+        moved: Parameters to move in the place of the policy's own.
+
+    Returns:
+        The norm of the gradient before clipping.
+
+    Raises:
+        NotFiniteError: The norm is not finite; nothing is moved.
+    """
     optimizer = policy.optimizer
     optimizer.zero_grad()
-    total.backward(inputs=moved)  # type: ignore[no-untyped-call]
+    total.backward(inputs=inputs)  # type: ignore[no-untyped-call]
     max_norm = float("inf") if max_grad_norm is None else max_grad_norm
     norm = th.nn.utils.clip_grad_norm_(policy.parameters(), max_norm).item()
     if not np.isfinite(norm):
         raise NotFiniteError(not_finite(total.item(), norm), epoch)
-    optimizer.step()
+    with nullcontext() if moved is None else _in_place_of(policy, moved):
+        optimizer.step()
     return norm
+
+
+@contextmanager
+def _in_place_of(policy: ActorCriticPolicy, moved: Sequence[th.Tensor]) -> Iterator[None]:
+    """Let an optimiser, whose state belongs to the policy's parameters, find other numbers in them."""
+    own = [(parameter, parameter.data, other) for parameter, other in zip(policy.parameters(), moved, strict=True)]
+    for parameter, _, other in own:
+        parameter.data = other
+    try:
+        yield
+    finally:
+        for parameter, data, _ in own:
+            parameter.data = data
 
 
 def not_finite(total: float, norm: float) -> str:

@@ -12,10 +12,13 @@ from pg_agents.engines.mlp import kernels, natural_kernels
 def test_the_exported_names_are_these():
     assert set(pg_agents.__all__) == {
         "A2C",
+        "A3C",
         "GRPO",
+        "NPG",
         "PPO",
         "REINFORCE",
         "RLOO",
+        "TRPO",
         "ActorCritic",
         "Demonstrations",
         "EvalCallback",

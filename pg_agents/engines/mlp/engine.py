@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,18 @@ class MLPEngine:
         if self._natural is None:
             self._natural = NaturalGradient(self._program)
         return self._natural.update(Stored(self._program, buffer), loss, step, critic, self._weight.address)
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: SB3RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """See `pg_agents.contract.MovesElsewhere`."""
+        with self._program.moving(parameters):
+            return self.update(policy, buffer, loss, batches)
 
 
 def _served(loss: Loss) -> tuple[Any, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
 from pg_agents import estimators
@@ -28,6 +29,7 @@ from pg_agents.engines.mlp.served import (
     is_special,
     optimizer_options,
 )
+from pg_agents.engines.state import initial_state
 
 
 def kernels_are_loaded() -> bool:
@@ -269,6 +271,17 @@ class Program:
         rates = np.array([group["lr"] for group in optimizer.param_groups])
         self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
 
+    @contextmanager
+    def moving(self, parameters: Sequence[th.Tensor]) -> Iterator[None]:
+        """Let steps move these, in the order of the policy's own, while gradients are taken at the policy's own."""
+        moved = dict(zip(map(id, self.policy.parameters()), parameters, strict=True))
+        addresses = [moved[id(parameter)].data_ptr() for parameter in self.parameters]
+        self.tensors["value"] = addresses
+        try:
+            yield
+        finally:
+            self.tensors["value"] = self.addresses
+
     def _state_is_bound(self, optimizer: th.optim.Optimizer) -> bool:
         """Whether the optimiser's state is where the tables say."""
         if [*map(id, optimizer.state.values())] != self._identities:
@@ -292,7 +305,7 @@ class Program:
         tensors = self.tensors[trained], self.parameters[trained], self._states
         for row, parameter, state in zip(*tensors, strict=True):
             if not state:
-                _initialise(optimizer, parameter, state)
+                state.update(initial_state(optimizer, parameter))
             row["step"] = 0
             for column, name in {**names, "step": "step"}.items():
                 tensor = state[name]
@@ -319,14 +332,3 @@ def _sizes(action_space: spaces.Space[Any]) -> list[int]:
     if isinstance(action_space, spaces.Discrete):
         return [int(action_space.n)]
     return [int(n) for n in action_space.nvec] if isinstance(action_space, spaces.MultiDiscrete) else []
-
-
-def _initialise(optimizer: th.optim.Optimizer, parameter: th.Tensor, state: dict[str, Any]) -> None:
-    """The optimiser's own first state."""
-    tf_like = isinstance(optimizer, RMSpropTFLike)
-    state["step"] = 0 if tf_like else th.tensor(0.0)
-    if isinstance(optimizer, th.optim.Adam):
-        state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
-        state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].detach(), state["exp_avg_sq"].detach()
-    else:
-        state["square_avg"] = (th.ones_like if tf_like else th.zeros_like)(parameter).detach()
