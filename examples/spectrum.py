@@ -95,9 +95,8 @@ class Moves(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
-    def next_look(self) -> float:
-        """Never in a rollout: so steps may be compiled."""
-        return np.inf
+    def next_look(self) -> None:
+        """Never in a rollout, so steps may be compiled."""
 
     def _distribution(self) -> Any:
         with th.no_grad():
