@@ -17,7 +17,7 @@ from torch import nn
 
 from pg_agents import A2C, NPG, TRPO, natural
 from pg_agents.contract import Objective
-from pg_agents.theory import LinearActorCritic
+from pg_agents.theory import LinearActorCritic, TabularMDP, ascend, two_states
 
 N_STATES = 7
 CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
@@ -303,3 +303,83 @@ def test_parameters_are_found_by_what_the_policy_depends_on_not_by_their_names(c
     agent.learn(32)
     moved = {name for name, value in weights(agent).items() if not th.equal(value, before[name])}
     assert {"value_of_actions.weight", "value_of_actions.bias", "action_net.weight"} <= moved
+
+
+# The exact natural gradient of small problems
+
+
+def process(seed, horizon=None):
+    mdp = TabularMDP.random(n_states=4, n_actions=3, seed=seed, gamma=0.9, horizon=horizon)
+    return mdp, np.random.default_rng(seed).normal(size=(4, 3))
+
+
+@pytest.mark.parametrize("horizon", [None, 3])
+def test_the_fisher_matrix_of_a_process_is_the_mean_outer_product_of_scores(horizon):
+    mdp, theta = process(0, horizon)
+    solution = mdp.solve(theta)
+    visits = solution.visits if horizon is None else solution.visits.sum(axis=0)
+    for s in range(4):
+        scores = np.eye(3) - solution.policy[s]  # of each action, in a row
+        expected = sum(solution.policy[s, a] * np.outer(scores[a], scores[a]) for a in range(3))
+        assert solution.fisher[s] == pytest.approx(visits[s] / visits.sum() * expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_natural_gradient_is_the_advantage(seed):
+    # The weights of the best compatible approximation of A, which for a table is A itself (Kakade 2002, theorem 1).
+    mdp, theta = process(seed)
+    solution = mdp.solve(theta)
+    centred = solution.A - solution.A.mean(axis=1, keepdims=True)
+    assert solution.natural_gradient == pytest.approx(solution.visits.sum() * centred)
+
+
+def test_a_natural_step_has_the_largest_gain_of_all_with_its_divergence():
+    mdp, theta = process(0)
+    solution = mdp.solve(theta)
+    step = solution.natural_gradient
+
+    def squared_length(step):
+        return np.einsum("sa,sab,sb->", step, solution.fisher, step)
+
+    for direction in np.random.default_rng(0).normal(size=(100, 4, 3)):
+        other = direction * np.sqrt(squared_length(step) / squared_length(direction))
+        assert (solution.gradient * other).sum() <= (solution.gradient * step).sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ascent_along_the_natural_gradient_does_not_depend_on_the_parameters(seed):
+    mdp, theta = process(seed)
+    scale = np.exp(np.random.default_rng(10 + seed).normal(size=(4, 3)))
+
+    def policies(**kwargs):
+        return np.array([mdp.solve(one).policy for one in ascend(mdp, theta, 20, 0.02, **kwargs)])
+
+    natural, plain = policies(natural=True), policies()
+    assert policies(natural=True, scale=scale) == pytest.approx(natural, abs=1e-6)
+    assert np.abs(policies(scale=scale) - plain)[-1].max() > 0.3 * np.abs(plain[-1] - plain[0]).max()
+    # And it ascends.
+    assert (np.diff([mdp.solve(one).J for one in ascend(mdp, theta, 20, 0.02, natural=True)]) > 0).all()
+
+
+def test_kakades_two_states_are_his():
+    gamma = 0.9999
+    mdp = two_states(gamma)
+    stays = mdp.solve([[np.log(4), 0], [-np.log(4), 0]])
+    # By hand: the stationary distribution of staying with 0.8 and 0.2 is 0.8 and 0.2, and pays 0.8² + 2 · 0.2².
+    assert (1 - gamma) * stays.visits == pytest.approx([0.8, 0.2], rel=1e-6)
+    assert (1 - gamma) * stays.J == pytest.approx(0.72, rel=1e-6)
+    # Both learn to stay where they are, which empties state 1: only the plain gradient loses sight of it.
+    plain, natural = stays.gradient, stays.natural_gradient
+    assert plain[0, 0] > 3 * plain[1, 0] > 0
+    assert natural[1, 0] > natural[0, 0] > 0
+
+
+def test_a_deterministic_policy_has_a_natural_gradient_of_zero():
+    solution = two_states().solve([[2000.0, 0.0], [2000.0, 0.0]])
+    assert (solution.natural_gradient == 0).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, [[1.0], [np.nan]]])
+def test_a_scale_that_is_none_is_refused(scale):
+    with pytest.raises(ValueError, match="`scale` must be finite and not 0"):
+        ascend(two_states(), np.zeros((2, 2)), 1, 0.1, scale=scale)
