@@ -159,6 +159,8 @@ class AutogradEngine:
                     means["value_loss"].append(terms.value.item())
                 means["policy_loss"].append(terms.policy.item())
                 means["entropy_loss"].append(terms.entropy.item())
+                if terms.penalty is not None:
+                    means["reference_kl"].append(terms.penalty.item())
                 for name, value in loss.metrics(batch).items():
                     means[name].append(value.mean().item())
                 if loss.tracks_kl:

@@ -13,10 +13,10 @@ import torch as th
 from gymnasium import spaces
 
 from pg_agents.buffers import EstimatorMixin
-from pg_agents.contract import Batches, Loss, Minibatch, NotFiniteError, Summary
+from pg_agents.contract import Batches, Loss, Minibatch, NotFiniteError, Penalty, Summary
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import not_finite
-from pg_agents.engines.mlp.served import OPTIMIZERS
+from pg_agents.engines.mlp.served import OPTIMIZERS, PENALTIES
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.logs import deviations
 from pg_agents.objectives import kl_divergence, mean_kl, predicted_values
@@ -55,10 +55,10 @@ class Pace:
 # Arrays of an update that the kernels reach through their addresses.
 _ARRAYS = (
     *("observations", "actions", "old_log_probs", "advantages", "returns", "old_values", "samples", "coefficients"),
-    *("norms", "progress", "squares"),
+    *("reference", "norms", "progress", "squares"),
 )
 # Those that they write for each sample of each epoch.
-_BY_SAMPLE = ("log_probs", "entropies", "values", "scaled_advantages")
+_BY_SAMPLE = ("log_probs", "entropies", "values", "scaled_advantages", "divergences")
 # Those with a row for each epoch.
 _BY_EPOCH = ("samples", *_BY_SAMPLE, "norms")
 
@@ -79,6 +79,7 @@ class Update:
     entropies: np.ndarray
     values: np.ndarray
     scaled_advantages: np.ndarray
+    divergences: np.ndarray
 
     def __init__(
         self, program: Program, pace: Pace, buffer: EstimatorMixin, loss: Loss, batches: Batches, weight: int
@@ -109,6 +110,8 @@ class Update:
             "max_kl": loss.max_kl if loss.tracks_kl and loss.max_kl is not None else np.inf,
             "weight": weight,
             "n_coefficients": len(loss.objective.coefficients),
+            "penalty": kernels.NO_PENALTY,
+            "kl_coef": 0.0,
             "optimizer": getattr(kernels, OPTIMIZERS[type(optimizer)]),
             "beta_1": beta_1,
             "beta_2": beta_2,
@@ -130,6 +133,11 @@ class Update:
             for array in (buffer.log_probs, buffer.values, buffer.advantages, buffer.returns)
         )
         self.coefficients = np.array(loss.objective.coefficients, np.float32)
+        self.reference = np.zeros(0, np.float32)
+        if loss.penalty is not None:
+            row["penalty"] = getattr(kernels, PENALTIES[loss.penalty.estimator])
+            row["kl_coef"] = loss.penalty.kl_coef
+            self.reference = self._reference(loss.penalty)
         written = np.zeros((len(_BY_SAMPLE), n_epochs * n_samples), np.float32)
         first, stride = written.ctypes.data, written.strides[0]
         for number, name in enumerate(_BY_SAMPLE):
@@ -237,14 +245,33 @@ class Update:
             for epoch in range(-(-self.n_begun // self.per_epoch)):
                 samples = slice(epoch * self.n_samples, (epoch + 1) * self.n_samples)
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = mean(divergence, samples)
+        if loss.penalty is not None:
+            metrics["reference_kl"] = mean(th.from_numpy(self.divergences[: int(ends[-1])]))
         norms = self.norms[: self.n_begun - self.stopped]
         if len(norms):
             metrics["grad_norm"] = float(norms.mean())
         total = mean(parts["policy_loss"], last) + loss.ent_coef * mean(parts["entropy_loss"], last)
         if self.trains_critic:
             total += loss.vf_coef * mean(parts["value_loss"], last)
+        if loss.penalty is not None:
+            total += loss.penalty.kl_coef * mean(th.from_numpy(self.divergences[: int(ends[-1])]), last)
         metrics["loss"] = total * loss.scale
         return metrics
+
+    def _reference(self, penalty: Penalty) -> np.ndarray:
+        """The reference policy's log π of the stored actions, or its outputs, as `kernels.UPDATE` has them."""
+        everything = np.arange(self.n_steps * self.n_envs)
+        observations = self._observations(everything)
+        with th.no_grad(), unchecked_distributions():
+            reference = penalty.reference.get_distribution(observations)
+            pi: Any = reference.distribution
+            if penalty.estimator != "exact":
+                found = reference.log_prob(th.from_numpy(self._actions(everything)))
+            elif self.program.is_gaussian:
+                found = th.cat([pi.mean, pi.stddev.log()], dim=1)
+            else:
+                found = th.cat([part.logits for part in pi], dim=1) if isinstance(pi, list) else pi.logits
+        return np.ascontiguousarray(found.numpy(), dtype=np.float32)
 
     def _start(self, minibatch: int) -> int:
         """The first sample of a minibatch, among those of all epochs."""
