@@ -165,7 +165,8 @@ def explicit_fisher(agent, parameters):
     fisher = th.zeros(2 * [sum(parameter.numel() for parameter in parameters)], dtype=th.float64)
     for actions, probabilities in outcomes(agent.policy.get_distribution(flat)):
         log_prob = agent.policy.get_distribution(flat).log_prob(actions)
-        scores = th.stack([natural.gradient(one, parameters) for one in log_prob]).double()
+        each = th.autograd.grad(log_prob, parameters, th.eye(len(flat)), is_grads_batched=True)
+        scores = th.cat([part.flatten(1) for part in each], dim=1).double()
         fisher += scores.T @ (scores * probabilities[:, None]) / len(flat)
     return fisher
 

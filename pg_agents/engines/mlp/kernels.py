@@ -185,7 +185,7 @@ UPDATE = np.dtype(
 # What Python calls is kept on disk; what it calls in turn is part of it, and needs no wrapper for Python.
 kept = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
 compiled = {**kept, **inner, "cache": False}
-_inlined = {**compiled, "inline": "always"}  # of one use only: saves LLVM from optimising it twice
+inlined = {**compiled, "inline": "always"}  # of one use only: saves LLVM from optimising it twice
 reassociated = {**compiled, "fastmath": {"contract", "reassoc", "nsz"}}
 
 
@@ -399,7 +399,8 @@ def _evaluate(policy, layers, tower, observations, start, rows):
 
 
 @njit(**reassociated)
-def _sum(numbers, size):
+def sum_of(numbers, size):
+    """Σ of some numbers."""
     total = np.float32(0)
     for i in range(size):
         total += numbers[i]
@@ -426,7 +427,7 @@ def backward(layers, tower, rows, lanes):
         product(layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1)
         bias_grad = floats(layer.bias_grad)
         for j in range(layer.n_out):
-            bias_grad[j] += _sum(floats(layer.delta + 4 * j * BLOCK), rows)
+            bias_grad[j] += sum_of(floats(layer.delta + 4 * j * BLOCK), rows)
         below = index - 1 if index <= last_hidden else last_hidden
         if below >= tower.first_layer:
             product(
@@ -634,7 +635,7 @@ def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_refe
         if policy.log_std != 0:
             log_std_grad = floats(policy.log_std_grad)
             for j in range(policy.n_actions):
-                log_std_grad[j] += _sum(floats(head.output + 4 * j * BLOCK), rows)
+                log_std_grad[j] += sum_of(floats(head.output + 4 * j * BLOCK), rows)
         else:
             given = floats(std_head.output)
             std_delta = floats(std_head.delta)
@@ -830,7 +831,7 @@ def _mean_and_deviation(update, samples, count):
     return np.float32(mean), np.float32(math.sqrt(square / (count - 1)))
 
 
-@njit(**_inlined)
+@njit(**inlined)
 def _actor_gradient(policy, tower, layers, update, first, count):
     """Add the gradient of -E[objective + `ent_coef` H] of a minibatch, `count` samples from the `first` one.
 
@@ -896,7 +897,7 @@ def _actor_gradient(policy, tower, layers, update, first, count):
     return divergence / count
 
 
-@njit(**_inlined)
+@njit(**inlined)
 def _critic_gradient(policy, tower, layers, update, first, count):
     """Add the gradient of `vf_coef` E[(R - V)²] of a minibatch, with V clipped around the old value if asked for."""
     head = layers[tower.first_layer + tower.n_hidden]

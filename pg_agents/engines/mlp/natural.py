@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from types import ModuleType
@@ -132,51 +133,58 @@ class NaturalGradient:
             self._blocks = Blocks(program, n_blocks)
         surrogate = _Surrogate(program, self._blocks, self._vectors, stored, samples, loss, step, weight)
         metrics = surrogate.metrics()
-        if loss.trains_critic and program.policies[0]["has_critic"]:
-            regressed = replace(loss, vf_coef=1.0, scale=1.0, max_grad_norm=None)
-            regression = Regression(program, self._pace, stored, regressed, critic, weight)
-            self._beside(regression, lambda: metrics.update(surrogate.move()))
-            value_loss = {"value_loss": float(regression.losses().mean())}
-        else:
-            metrics |= surrogate.move()
-            value_loss = {}
-        observations = stored.observations_at(stored.places(order))
-        return Summary(1, lambda: metrics | value_loss | deviations(program.policy, observations))
 
-    def _beside(self, regression: Regression, move: Callable[[], None]) -> None:
-        """Fit the critic while the policy moves, or thereafter."""
-        n_samples = regression.samples.size
-        if threads.available() == 1 or n_samples * self._program.n_parameters < WORTH_A_THREAD:
+        def move() -> None:
+            metrics.update(surrogate.move())
+
+        if not loss.trains_critic or not program.policies[0]["has_critic"]:
             move()
-            regression.fit()
-            return
-        with self._pace.chosen(n_samples) as n_threads:
+            return Summary(1, lambda: metrics | self._deviations(stored, order))
+        regressed = replace(loss, vf_coef=1.0, scale=1.0, max_grad_norm=None)
+        regression = Regression(program, self._pace, stored, regressed, critic, weight)
+        n_samples = regression.samples.size
+        can_share = threads.available() > 1 and n_samples * program.n_parameters > WORTH_A_THREAD
+        with self._pace.chosen(n_samples) if can_share else nullcontext(1) as n_threads:
             if n_threads == 1:
                 move()
                 regression.fit()
-                return
-            failures: list[NotFiniteError] = []
+            else:
+                _at_once(move, regression)
 
-            def fit() -> None:
-                try:
-                    regression.fit()
-                except NotFiniteError as error:
-                    failures.append(error)
+        def found() -> dict[str, Any]:
+            value_loss = {"value_loss": float(regression.losses().mean())}
+            return metrics | value_loss | self._deviations(stored, order)
 
-            other = threading.Thread(target=fit, name="pg_agents critic")
-            moved = False
-            try:
-                other.start()
-                move()
-                moved = True
-            finally:
-                # An interrupted update must not leave the other thread running: it would outlive its arrays.
-                if not moved:
-                    regression.abort()
-                if other.ident is not None:
-                    other.join()
-            if failures:
-                raise failures[0]
+        return Summary(1, found)
+
+    def _deviations(self, stored: Stored, samples: np.ndarray) -> dict[str, float]:
+        return deviations(self._program.policy, stored.observations_at(stored.places(samples)))
+
+
+def _at_once(move: Callable[[], None], regression: Regression) -> None:
+    """Fit the critic in another thread, while the policy moves in this one: they share nothing that is written."""
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            regression.fit()
+        except Exception as error:  # raised in the thread that asked for it
+            failures.append(error)
+
+    other = threading.Thread(target=fit, name="pg_agents critic")
+    moved = False
+    try:
+        other.start()
+        move()
+        moved = True
+    finally:
+        # An interrupted update must not leave the other thread running: it would outlive the arrays it works on.
+        if not moved:
+            regression.abort()
+        if other.ident is not None:
+            other.join()
+    if failures:
+        raise failures[0]
 
 
 class _Surrogate:
@@ -221,7 +229,7 @@ class _Surrogate:
         row |= {name: getattr(self, f"_{name}").ctypes.data for name in _ARRAYS}
         dtype = self._kernels.NATURAL
         self._table = np.array([tuple([row[name] for name in dtype.names])], dtype)
-        self._kernels.linearise(program.policies, blocks.towers, blocks.layers, self._table)
+        self._pass(self._kernels.LINEARISE)
         self._gradient = -vectors.gradient()
         self._batch = self._minibatch(self._log_probs)
         with th.no_grad():
@@ -241,14 +249,12 @@ class _Surrogate:
         return natural.move(parameters, self._gradient, self._product, self._evaluate, self._objective, self._step)
 
     def _product(self, vector: th.Tensor) -> th.Tensor:
-        program, blocks = self._program, self._blocks
         self._vectors.lay_out(vector)
-        self._kernels.fisher_product(program.policies, blocks.towers, blocks.layers, self._table)
+        self._pass(self._kernels.PRODUCT)
         return self._vectors.gradient() + self._step.cg_damping * vector
 
     def _evaluate(self) -> tuple[th.Tensor, th.Tensor]:
-        program = self._program
-        kl = self._kernels.trial(program.policies, program.towers, program.layers, self._table)
+        kl = self._pass(self._kernels.TRIAL)
         return self._penalised(self._minibatch(self._log_probs)), th.tensor(kl)
 
     def _penalised(self, batch: Minibatch) -> th.Tensor:
@@ -256,6 +262,11 @@ class _Surrogate:
         found = self._loss.objective(batch).mean()
         penalty = self._loss.penalty
         return found if penalty is None else found - penalty.kl_coef * float(self._divergences.mean())
+
+    def _pass(self, task: int) -> float:
+        blocks = self._blocks
+        tables = self._program.policies, blocks.towers, blocks.layers, self._table
+        return float(self._kernels.natural_pass(*tables, task))
 
     def _minibatch(self, log_probs: np.ndarray) -> Minibatch:
         stored, places = self._stored, self._places

@@ -5,8 +5,8 @@ With z(θ) the numbers that a distribution is made from, J = ∂z/∂θ, and M(z
     F v = 1/n Σ Jᵀ M J v   (arXiv:1502.05477, appendix C)
 
 J v goes forward through the network beside its outputs, M J v is a few operations, and Jᵀ u is what `backward` adds up
-anyway. Each block of 64 samples has layers of its own, whose outputs and derivatives stay as `linearise` left them: the
-parameters do not move while conjugate gradients ask for one product after the other.
+anyway. Each block of 64 samples has layers of its own, whose outputs and derivatives stay as the first pass left them:
+the parameters do not move while conjugate gradients ask for one product after the other.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pg_agents.engines.mlp.kernels import (
     estimated_divergence,
     exp32,
     forward,
+    inlined,
     kept,
     lanes_of,
     load_features,
@@ -40,12 +41,15 @@ from pg_agents.engines.mlp.kernels import (
     policy_delta,
     read_distribution,
     rounded_up,
+    sum_of,
 )
 from pg_agents.engines.mlp.simd import call_weight, floats, integers, product, transpose
 
 # SHA-256 of kernels.py, its first 12 digits: Numba compiles this file anew when kernels.py, which follows simd.py, has
 # changed. A test compares them.
-KERNELS = "548b404bd442"
+KERNELS = "a9310f2c3a6a"
+
+LINEARISE, PRODUCT, TRIAL = range(3)
 
 _address, _integer, _number = np.int64, np.int64, np.float64
 
@@ -59,7 +63,7 @@ NATURAL = np.dtype(
         ("advantages", _address),  # as the objective takes them
         ("log_probs", _address),  # written, as the next two
         ("entropies", _address),
-        ("old", _address),  # (blocks, 2, n_outputs, 64): log p, μ or logits, and log σ; written by `linearise`
+        ("old", _address),  # (blocks, 2, n_outputs, 64): log p, μ or logits, and log σ; written by LINEARISE
         ("vector", _address),  # laid out as the gradient is
         ("weight", _address),
         ("coefficients", _address),
@@ -79,7 +83,7 @@ _layers = numba.from_dtype(LAYER)[::1]
 _naturals = numba.from_dtype(NATURAL)[::1]
 
 
-@njit(**compiled)
+@njit(**inlined)
 def _evaluate(policy, tower, layers, natural, start, rows):
     """Distribution and log π of a block of samples, from the network on."""
     head, std_head = _heads(tower, layers)
@@ -100,18 +104,25 @@ def _evaluate(policy, tower, layers, natural, start, rows):
     for row in range(rows):
         log_probs[start + row] = log_prob[row]
         entropies[start + row] = entropy[row]
+
+
+@njit(**compiled)
+def _penalise(policy, head, natural, start, rows):
+    """KL(π || π_ref) of a block of samples; an estimate's slope is subtracted from ψ in `weights`."""
+    places, divergences = integers(natural.places), floats(natural.divergences)
+    reference, kl_coef = floats(natural.reference), np.float32(natural.kl_coef)
+    log_prob, weights, divergence = floats(policy.log_prob), floats(policy.weights), floats(policy.divergence)
     if natural.penalty == EXACT:
-        divergences, divergence = floats(natural.divergences), floats(policy.divergence)
         for row in range(rows):
             load_reference(policy, natural.reference, row, places[start + row])
         divergence_from(policy, head, policy.reference, rows)
         for row in range(rows):
             divergences[start + row] = divergence[row]
     elif natural.penalty != NO_PENALTY:
-        divergences, reference = floats(natural.divergences), floats(natural.reference)
         for row in range(rows):
             log_ratio = log_prob[row] - reference[places[start + row]]
-            divergences[start + row], _ = estimated_divergence(natural.penalty, log_ratio)
+            divergences[start + row], slope = estimated_divergence(natural.penalty, log_ratio)
+            weights[row] -= kl_coef * slope
 
 
 @njit(**compiled)
@@ -121,61 +132,29 @@ def _heads(tower, layers):
     return layers[first], layers[first + tower.n_heads - 1]
 
 
-@njit(**compiled)
-def _clear_gradient(tower):
-    gradient = floats(tower.gradient)
-    for i in range(tower.gradient_size):
-        gradient[i] = 0
-
-
-@njit(numba.void(_policies, _towers, _layers, _naturals), **kept)
-def linearise(policies, towers, layers, naturals):
-    """Log π, the distributions, and the gradient of -E[objective] + β E[KL(π || π_ref)].
-
-    Outputs and derivatives stay in the layers.
-
-    Args:
-        policies: One row, as for `naturals`.
-        towers: The actor, once for each block of samples.
-        layers: Of all of them.
-        naturals: The samples.
-    """
-    policy, natural = policies[0], naturals[0]
+@njit(**inlined)
+def _surrogate_delta(policy, head, std_head, natural, start, old_address, rows, lanes):
+    """`delta` of the heads: of -E[objective] + β E[KL(π || π_ref)]; keeps the distributions."""
     size = policy.n_outputs * BLOCK
+    old, outputs, log_stds = floats(old_address), floats(head.output), floats(policy.log_stds)
+    for i in range(size):
+        old[i] = outputs[i]
+        old[size + i] = log_stds[i]
     old_log_probs, advantages = floats(natural.old_log_probs), floats(natural.advantages)
-    coefficients = floats(natural.coefficients)
-    weights, log_prob, log_stds = floats(policy.weights), floats(policy.log_prob), floats(policy.log_stds)
+    coefficients, weights, log_prob = floats(natural.coefficients), floats(policy.weights), floats(policy.log_prob)
+    for row in range(rows):
+        ratio = exp32(log_prob[row] - old_log_probs[start + row])
+        weights[row] = call_weight(
+            natural.weight, log_prob[row], ratio, advantages[start + row], coefficients, natural.n_coefficients
+        )
+    for row in range(rows, lanes):
+        weights[row] = 0
+    _penalise(policy, head, natural, start, rows)
     factor, kl_coef = np.float32(1 / natural.n_samples), np.float32(natural.kl_coef)
-    places, reference = integers(natural.places), floats(natural.reference)
-    _clear_gradient(towers[0])
-    for start in range(0, natural.n_samples, BLOCK):
-        rows = min(BLOCK, natural.n_samples - start)
-        lanes = lanes_of(rows)
-        tower = towers[start // BLOCK]
-        _evaluate(policy, tower, layers, natural, start, rows)
-        head, std_head = _heads(tower, layers)
-        old = floats(natural.old + 8 * size * (start // BLOCK))
-        outputs = floats(head.output)
-        for i in range(size):
-            old[i] = outputs[i]
-            old[size + i] = log_stds[i]
-        for row in range(rows):
-            ratio = exp32(log_prob[row] - old_log_probs[start + row])
-            weights[row] = call_weight(
-                natural.weight, log_prob[row], ratio, advantages[start + row], coefficients, natural.n_coefficients
-            )
-            if natural.penalty != NO_PENALTY and natural.penalty != EXACT:
-                log_ratio = log_prob[row] - reference[places[start + row]]
-                _, slope = estimated_divergence(natural.penalty, log_ratio)
-                weights[row] -= kl_coef * slope
-        for row in range(rows, lanes):
-            weights[row] = 0
-        has_reference = natural.penalty == EXACT
-        policy_delta(policy, head, std_head, np.float32(0), factor, rows, lanes, has_reference, kl_coef)
-        backward(layers, tower, rows, lanes)
+    policy_delta(policy, head, std_head, np.float32(0), factor, rows, lanes, natural.penalty == EXACT, kl_coef)
 
 
-@njit(**compiled)
+@njit(**inlined)
 def _tangents(layers, tower, vector, lanes):
     """`delta` of all layers: the derivative of their outputs along the vector, dy = f'(.) (W dx + dW x + db)."""
     last_hidden = tower.first_layer + tower.n_hidden - 1
@@ -198,7 +177,7 @@ def _tangents(layers, tower, vector, lanes):
                 delta[i] = (delta[i] + bias) * derivative[i]
 
 
-@njit(**compiled)
+@njit(**inlined)
 def _multiply_by_fisher(policy, head, std_head, old_address, factor, lanes):
     """`delta` of the heads: u = J v becomes M u, times a factor."""
     delta = floats(head.delta)
@@ -242,50 +221,55 @@ def _multiply_by_fisher(policy, head, std_head, old_address, factor, lanes):
                 delta[i] *= factor * p * (one - p)
 
 
-@njit(numba.void(_policies, _towers, _layers, _naturals), **kept)
-def fisher_product(policies, towers, layers, naturals):
-    """F times `vector`, where the gradient was; the tables are those that `linearise` has filled."""
+@njit(numba.float64(_policies, _towers, _layers, _naturals, numba.int64), **kept)
+def natural_pass(policies, towers, layers, naturals, task):
+    """One pass over all samples, for one of three tasks.
+
+    LINEARISE: log π, the distributions, and the gradient of -E[objective] + β E[KL(π || π_ref)]. Outputs and
+    derivatives stay in the layers.
+    PRODUCT: F times `vector`, where the gradient was; the layers are as LINEARISE left them.
+    TRIAL: log π, the reference's KL divergence, and that from the distributions that LINEARISE found.
+
+    One function, because LLVM would optimise what they share once for each.
+
+    Args:
+        policies: One row, as for `naturals`.
+        towers: The actor, once for each block of samples.
+        layers: Of all of them.
+        naturals: The samples.
+        task: Which.
+
+    Returns:
+        E[KL(π || π_old)] of a trial; else 0.
+    """
     policy, natural = policies[0], naturals[0]
     factor = np.float32(natural.kl_scale / natural.n_samples)
-    _clear_gradient(towers[0])
+    gradient = floats(towers[0].gradient)
+    for i in range(towers[0].gradient_size):
+        gradient[i] = 0
+    total = 0.0
     for start in range(0, natural.n_samples, BLOCK):
         rows = min(BLOCK, natural.n_samples - start)
         lanes = lanes_of(rows)
         tower = towers[start // BLOCK]
         head, std_head = _heads(tower, layers)
-        _tangents(layers, tower, natural.vector, lanes)
         old = natural.old + 8 * policy.n_outputs * BLOCK * (start // BLOCK)
-        _multiply_by_fisher(policy, head, std_head, old, factor, lanes)
-        backward(layers, tower, rows, lanes)
-    if policy.distribution == GAUSSIAN and policy.log_std != 0:
+        if task == PRODUCT:
+            _tangents(layers, tower, natural.vector, lanes)
+            _multiply_by_fisher(policy, head, std_head, old, factor, lanes)
+        else:
+            _evaluate(policy, tower, layers, natural, start, rows)
+        if task == LINEARISE:
+            _surrogate_delta(policy, head, std_head, natural, start, old, rows, lanes)
+        if task == TRIAL:
+            _penalise(policy, head, natural, start, rows)
+            divergence_from(policy, head, old, rows)
+            total += sum_of(floats(policy.divergence), rows)
+        else:
+            backward(layers, tower, rows, lanes)
+    if task == PRODUCT and policy.distribution == GAUSSIAN and policy.log_std != 0:
         of_log_std = floats(policy.log_std_grad)
         log_std = floats(natural.vector + policy.log_std_grad - towers[0].gradient)
         for j in range(policy.n_outputs):
             of_log_std[j] = np.float32(2 * natural.kl_scale) * log_std[j]
-
-
-@njit(numba.float64(_policies, _towers, _layers, _naturals), **kept)
-def trial(policies, towers, layers, naturals):
-    """Log π of the samples under the present parameters.
-
-    Args:
-        policies: One row, as for `naturals`.
-        towers: The actor.
-        layers: The actor's.
-        naturals: The samples, and their distributions when `linearise` was called.
-
-    Returns:
-        E[KL(π || π_old)]
-    """
-    policy, tower, natural = policies[0], towers[0], naturals[0]
-    head, _ = _heads(tower, layers)
-    divergence = floats(policy.divergence)
-    total = 0.0
-    for start in range(0, natural.n_samples, BLOCK):
-        rows = min(BLOCK, natural.n_samples - start)
-        _evaluate(policy, tower, layers, natural, start, rows)
-        old = natural.old + 8 * policy.n_outputs * BLOCK * (start // BLOCK)
-        divergence_from(policy, head, old, rows)
-        for row in range(rows):
-            total += divergence[row]
     return natural.kl_scale * total / natural.n_samples
