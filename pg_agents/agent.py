@@ -49,6 +49,7 @@ from pg_agents.contract import (
     Minibatch,
     NotFiniteError,
     Objective,
+    Penalty,
     Predictor,
     Rollout,
     Summary,
@@ -690,6 +691,8 @@ class PolicyGradient(Arguments):
             if self.has_critic:
                 found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings
+            if loss.penalty is not None:
+                found["kl_coef"] = loss.penalty.kl_coef
             return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
 
         self._lazy_log.add("train", metrics)
@@ -727,7 +730,12 @@ class PolicyGradient(Arguments):
             max_kl=None if self.target_kl is None else 1.5 * self.target_kl,
             value_prediction=self.value_prediction if self._overrides("value_prediction") else None,
             metrics=metrics,
+            penalty=self.penalty(),
         )
+
+    def penalty(self) -> Penalty | None:
+        """The price of moving away from a reference policy; None for none."""
+        return None
 
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""

@@ -175,5 +175,5 @@ def write(values: th.Tensor, parameters: Sequence[th.nn.Parameter]) -> None:
     """Give parameters the values of a flat vector, in the memory that they have."""
     with th.no_grad():
         sizes = [parameter.numel() for parameter in parameters]
-        for parameter, part in zip(parameters, values.split(sizes), strict=True):
+        for parameter, part in zip(parameters, th.split(values, sizes), strict=True):
             parameter.copy_(part.view_as(parameter))

@@ -10,13 +10,16 @@ the coefficients in force, in an `Objective`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import torch as th
+from stable_baselines3.common.distributions import kl_divergence as kl_of_distributions
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from pg_agents.contract import Loss, Minibatch, NotServedError, Objective, WrongWeightError
+from pg_agents.contract import Loss, Minibatch, NotServedError, Objective, Penalty, WrongWeightError
+from pg_agents.policies import unchecked_distributions
 
 
 class LossTerms(NamedTuple):
@@ -27,29 +30,80 @@ class LossTerms(NamedTuple):
         policy: -E[objective].
         entropy: -E[H(π)].
         value: E[(R - V)²], or None without a critic.
+        penalty: E[KL(π || π_ref)], or None without a reference policy.
     """
 
     total: th.Tensor
     policy: th.Tensor
     entropy: th.Tensor
     value: th.Tensor | None
+    penalty: th.Tensor | None
 
 
 def loss(batch: Minibatch, form: Loss) -> LossTerms:
     """The loss that every algorithm minimises.
 
-    L = s (-E[objective] - c E[H(π)] + v E[(R - V)²])   (arXiv:1707.06347, eq. 9, with the sign of a loss)
+    L = s (-E[objective] - c E[H(π)] + v E[(R - V)²] + β E[KL(π || π_ref)])
+    (arXiv:1707.06347, eq. 9, with the sign of a loss; arXiv:2203.02155, eq. 2, for the last term)
 
-    with s = `scale`, c = `ent_coef` and v = `vf_coef`. E is the mean over the minibatch. With whole episodes, `scale`
-    turns it into the mean over episodes of the sum over their steps, as in the policy-gradient theorem. Where the
-    entropy has no closed form, -log π of the sampled actions estimates it.
+    with s = `scale`, c = `ent_coef`, v = `vf_coef` and β = `penalty.kl_coef`. E is the mean over the minibatch. With
+    whole episodes, `scale` turns it into the mean over episodes of the sum over their steps, as in the policy-gradient
+    theorem. Where the entropy has no closed form, -log π of the sampled actions estimates it.
     """
     policy = -form.objective(batch).mean()
     entropy = -(-batch.log_prob if batch.entropy is None else batch.entropy).mean()
     predict = form.value_prediction or partial(predicted_values, value_clip=form.value_clip)
     value = F.mse_loss(batch.returns, predict(batch)) if form.trains_critic else None
     total = policy + form.ent_coef * entropy + (0 if value is None else form.vf_coef * value)
-    return LossTerms(form.scale * total, policy, entropy, value)
+    penalty = None if form.penalty is None else reference_kl(batch, form.penalty).mean()
+    if form.penalty is not None and penalty is not None:
+        total = total + form.penalty.kl_coef * penalty
+    return LossTerms(form.scale * total, policy, entropy, value, penalty)
+
+
+def reference_kl(batch: Minibatch, form: Penalty) -> th.Tensor:
+    """KL(π || π_ref) at each sample's state: its closed form, or an estimate from the sample's action."""
+    with unchecked_distributions():
+        with th.no_grad():
+            reference = form.reference.get_distribution(batch.observations)
+        if form.estimator != "exact":
+            return KL_ESTIMATORS[form.estimator](batch.log_prob - reference.log_prob(batch.actions).detach())
+        divergence = kl_of_distributions(batch.distribution, reference)
+    return divergence if divergence.ndim == 1 else divergence.sum(dim=1)  # over the numbers of an action
+
+
+def k1(log_ratio: th.Tensor) -> th.Tensor:
+    """Estimate of KL(π || π_ref) at a sample of π, for the reward.
+
+    log π - log π_ref   (http://joschu.net/blog/kl-approx.html)
+
+    Its mean is right. In a loss its gradient has the mean E[∇ log π] = 0, and so does nothing.
+    """
+    return log_ratio
+
+
+def k2(log_ratio: th.Tensor) -> th.Tensor:
+    """Estimate of KL(π || π_ref) at a sample of π, for the loss.
+
+    ½ (log π - log π_ref)²   (http://joschu.net/blog/kl-approx.html)
+
+    Its mean is biased; the mean of its gradient is ∇ KL(π || π_ref).
+    """
+    return log_ratio**2 / 2
+
+
+def k3(log_ratio: th.Tensor) -> th.Tensor:
+    """Estimate of KL(π || π_ref) at a sample of π: never negative, of low variance.
+
+    π_ref/π - 1 - log(π_ref/π)   (http://joschu.net/blog/kl-approx.html; arXiv:2402.03300, eq. 4)
+
+    Its mean is right; the mean of its gradient is ∇ KL(π_ref || π), the other direction.
+    """
+    return kl_divergence(th.exp(-log_ratio), -log_ratio)
+
+
+KL_ESTIMATORS: dict[str, Callable[[th.Tensor], th.Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+"""Estimates of KL(π || π_ref) from log π - log π_ref at the samples, by the names under which they are known."""
 
 
 def predicted_values(batch: Minibatch, value_clip: float | None) -> th.Tensor:

@@ -159,6 +159,8 @@ class AutogradEngine:
                     means["value_loss"].append(terms.value.item())
                 means["policy_loss"].append(terms.policy.item())
                 means["entropy_loss"].append(terms.entropy.item())
+                if terms.penalty is not None:
+                    means["reference_kl"].append(terms.penalty.item())
                 for name, value in loss.metrics(batch).items():
                     means[name].append(value.mean().item())
                 if loss.tracks_kl:
@@ -268,7 +270,7 @@ def _fit_values(
     """Regress V on the returns with some of the policy's parameters; the mean of the loss over all minibatches."""
 
     def predicted(samples: Any) -> th.Tensor:
-        if loss.value_prediction is loss.value_clip is None:
+        if loss.value_prediction is None and loss.value_clip is None:
             return policy.predict_values(samples.observations).flatten()
         predict = loss.value_prediction or partial(predicted_values, value_clip=loss.value_clip)
         return predict(evaluate(policy, samples, normalize_advantage=loss.normalize_advantage))

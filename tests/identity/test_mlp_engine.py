@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 from torch import nn
 
 from pg_agents import A2C, PPO, REINFORCE, PolicyGradient, ReinforceBaseline
-from pg_agents.contract import Batches, Objective
+from pg_agents.contract import Batches, Objective, Penalty
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.mlp.engine import MLPEngine
@@ -371,6 +371,35 @@ def test_a_deviation_that_depends_on_the_state_is_learnt_as_with_autograd(cls, h
     agent = make(cls, action_space=ACTION_SPACES["Box of two dimensions"], ent_coef=0.1, policy_kwargs=kwargs)
     with th.no_grad():
         agent.policy.log_std_net.weight.normal_(std=0.1)
+    assert_same_update(collect(agent))
+
+
+class Pulled(PPO):
+    """PPO that stays near another policy, of random parameters."""
+
+    estimator = "exact"
+    _reference = None
+
+    def penalty(self):
+        if self._reference is None:
+            self._reference = deepcopy(self.policy)
+            with th.no_grad():
+                for parameter in self._reference.parameters():
+                    parameter.add_(0.2 * th.randn_like(parameter))
+        return Penalty(self._reference, 0.7, self.estimator)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "action_space", "state_dependent_std"),
+    [
+        *each_pair(["k1", "k2", "k3", "exact"], ACTION_SPACES, {"": False}),
+        *each_value(["k2", "exact"], {"Box": ACTION_SPACES["Box"]}, {"state-dependent": True}),
+    ],
+)
+def test_the_way_back_to_a_reference_policy_is_learnt_as_with_autograd(estimator, action_space, state_dependent_std):
+    kwargs = {"policy_kwargs": {"state_dependent_std": state_dependent_std}, **SHORT[PPO]}
+    agent = make(Pulled, action_space=action_space, **kwargs)
+    agent.estimator = estimator
     assert_same_update(collect(agent))
 
 

@@ -162,6 +162,13 @@ def test_every_option_of_trpo_does_what_it_does_in_sb3_contrib(kwargs):
     same_as_sb3("TRPO", "CartPole-v1", 4, **{**TRPO_SHORT, **kwargs})
 
 
+def test_line_searches_that_fail_leave_what_sb3_contribs_leave():
+    # So large a step misjudges its divergence, and there is no second trial.
+    kwargs = {"target_kl": 2.0, "cg_damping": 1e-5, "line_search_max_iter": 1}
+    ours, _ = same_as_sb3("TRPO", "CartPole-v1", 4, **TRPO_SHORT, **kwargs)
+    assert ours.logger.name_to_value["train/is_line_search_success"] == 0
+
+
 @pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
 @pytest.mark.parametrize("kwargs", [{}, {"sde_sample_freq": 4}, {"policy_kwargs": {"squash_output": True}}], ids=str)
 def test_gsde_is_sb3s(algorithm, kwargs):
@@ -169,7 +176,7 @@ def test_gsde_is_sb3s(algorithm, kwargs):
     same_as_sb3(algorithm, "Pendulum-v1", 2, use_sde=True, n_steps=64, ent_coef=0.1, **kwargs)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"sde_sample_freq": 4}], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"sde_sample_freq": 4}, {"policy_kwargs": {"squash_output": True}}], ids=str)
 def test_gsde_of_trpo_is_sb3_contribs(kwargs):
     same_as_sb3("TRPO", "Pendulum-v1", 2, use_sde=True, **TRPO_SHORT, **kwargs)
 

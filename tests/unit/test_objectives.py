@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_agents.objectives import (
+    KL_ESTIMATORS,
     clipped_surrogate,
     clipped_values,
     importance_weighted,
@@ -82,3 +83,30 @@ def test_clipped_values_move_by_no_more_than_the_range():
 
 def test_normalised_advantages_have_mean_zero_and_deviation_one():
     assert normalise(th.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([-1.0, 0.0, 1.0])
+
+
+PI_REF = th.tensor([0.5, 0.3, 0.2], dtype=th.float64)
+
+
+def divergence(p, q):
+    return (p * (p.log() - q.log())).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "gradient_of_mean"),
+    [
+        ("k1", lambda p: divergence(p, PI_REF), lambda p: 0 * p.sum()),
+        ("k2", None, lambda p: divergence(p, PI_REF)),
+        ("k3", lambda p: divergence(p, PI_REF), lambda p: divergence(PI_REF, p)),
+    ],
+)
+def test_means_and_mean_gradients_of_kl_estimates(name, mean, gradient_of_mean):
+    logits = th.tensor([-1.0, 0.5, 0.2], dtype=th.float64, requires_grad=True)
+    p = logits.softmax(0)
+    estimates = KL_ESTIMATORS[name](p.log() - PI_REF.log())
+    if mean is not None:
+        assert (p * estimates).sum().item() == pytest.approx(mean(p).item())
+    # Samples of π are given: their probability is not differentiated.
+    (found,) = th.autograd.grad((p.detach() * estimates).sum(), logits, retain_graph=True)
+    (expected,) = th.autograd.grad(gradient_of_mean(p), logits)
+    assert found.tolist() == pytest.approx(expected.tolist())

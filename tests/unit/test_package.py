@@ -12,8 +12,10 @@ from pg_agents.engines.mlp import kernels, natural_kernels
 def test_the_exported_names_are_these():
     assert set(pg_agents.__all__) == {
         "A2C",
+        "NPG",
         "PPO",
         "REINFORCE",
+        "TRPO",
         "ActorCritic",
         "EvalCallback",
         "PolicyGradient",

@@ -43,6 +43,7 @@ IDENTITY, TANH, RELU, ELU, LEAKY_RELU, SILU, GELU = range(7)
 CATEGORICAL, GAUSSIAN, BERNOULLI = range(3)
 ADAM, RMSPROP, RMSPROP_TF = range(3)
 DONE, NOT_FINITE, STOPPED, ABORTED = range(4)
+NO_PENALTY, K1, K2, K3, EXACT = range(5)
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0  # as in pg_agents.policies
 
 _address, _integer, _number = np.int64, np.int64, np.float64
@@ -113,6 +114,9 @@ POLICY = np.dtype(
         ("entropy", _address),
         ("scratch", _address),
         ("weights", _address),
+        ("cross", _address),
+        ("divergence", _address),
+        ("reference", _address),  # (n_outputs, 64), twice for Gaussians: the reference policy's outputs
     ],
     align=True,
 )
@@ -165,6 +169,11 @@ UPDATE = np.dtype(
         ("max_kl", _number),
         ("weight", _address),
         ("n_coefficients", _integer),
+        ("penalty", _integer),  # NO_PENALTY, or how KL(π || π_ref) is found
+        ("kl_coef", _number),
+        # (T, N) log π_ref; for EXACT (T, N, n_outputs) log p, mean or logit, and for Gaussians as many log σ after them
+        ("reference", _address),
+        ("divergences", _address),  # written: (epochs, n) KL(π || π_ref)
         ("optimizer", _integer),
         ("beta_1", _number),  # Adam's β_1
         ("beta_2", _number),  # Adam's β_2 and RMSprop's α
@@ -237,6 +246,12 @@ def erf32(x):
     q = q * s + np.float32(-7.37332916720468e-03)
     q = q * s + np.float32(-1.42647390514189e-02)
     return x * p / q
+
+
+@njit(**compiled)
+def _softplus(z):
+    """log(1 + e^z), that neither overflows nor loses small e^z."""
+    return max(z, np.float32(0)) + np.float32(math.log1p(exp32(-abs(z))))
 
 
 # Networks
@@ -377,9 +392,7 @@ def _evaluate(policy, layers, tower, observations, start, rows):
         for row in range(rows):
             _forward_row(layers, tower, row)
     else:
-        transpose(
-            tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features
-        )
+        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features)
         forward(layers, tower, lanes_of(rows))
 
 
@@ -561,23 +574,27 @@ def log_prob_and_entropy(policy, head, lanes):
         for j in range(policy.n_actions):
             for i in range(lanes):
                 z = outputs[j * BLOCK + i]
-                # log(1 + e^z), that neither overflows nor loses small e^z
-                softplus = max(z, np.float32(0)) + np.float32(math.log1p(exp32(-abs(z))))
+                softplus = _softplus(z)
                 p1 = np.float32(1) / (np.float32(1) + exp32(-z))
                 log_prob[i] += actions[j * BLOCK + i] * z - softplus
                 entropy[i] += softplus - z * p1
 
 
 @njit(**reassociated)
-def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):
-    """`delta` of the actor's heads: of the loss -Σ factor (objective + ent_coef H), given ψ in `weights`."""
+def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_reference, kl_coef):
+    """`delta` of the actor's heads: of the loss -Σ factor (objective + ent_coef H - kl_coef KL), given ψ in `weights`.
+
+    KL(π || π_ref) counts where there is a reference, whose outputs `divergence_from_reference` has seen.
+    """
+    reference, cross = floats(policy.reference), floats(policy.cross)
     actions = floats(policy.actions)
     outputs = floats(head.output)
     delta = floats(head.delta)
     weights = floats(policy.weights)
     one = np.float32(1)
     if policy.distribution == CATEGORICAL:
-        # ∂log π/∂z_j = 1[j = a] - p_j, ∂H/∂z_j = -p_j (log p_j + H), with p_j in `delta`
+        # ∂log π/∂z_j = 1[j = a] - p_j, ∂H/∂z_j = -p_j (log p_j + H), with p_j in `delta`,
+        # ∂KL/∂z_j = p_j (log p_j + H - log q_j + Σ p log q)
         sizes = integers(policy.sizes)
         entropy = floats(policy.scratch)
         first = 0
@@ -592,19 +609,28 @@ def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):
                 for i in range(lanes):
                     p = delta[j * BLOCK + i]
                     delta[j * BLOCK + i] = factor * p * (weights[i] + ent_coef * (outputs[j * BLOCK + i] + entropy[i]))
+                    if has_reference:
+                        gained = outputs[j * BLOCK + i] + entropy[i] - reference[j * BLOCK + i]
+                        delta[j * BLOCK + i] += factor * kl_coef * p * (gained + cross[dimension * BLOCK + i])
             for i in range(rows):
                 delta[(first + np.int64(actions[dimension * BLOCK + i])) * BLOCK + i] -= factor * weights[i]
             first = after
     elif policy.distribution == GAUSSIAN:
-        # ∂log π/∂μ = (a - μ) / σ², ∂log π/∂log σ = ((a - μ) / σ)² - 1, ∂H/∂log σ = 1
+        # ∂log π/∂μ = (a - μ) / σ², ∂log π/∂log σ = ((a - μ) / σ)² - 1, ∂H/∂log σ = 1,
+        # ∂KL/∂μ = (μ - μ_ref) / σ_ref², ∂KL/∂log σ = σ² / σ_ref² - 1
         log_stds = floats(policy.log_stds)
         for j in range(policy.n_actions):
             for i in range(lanes):
                 inverse = exp32(-log_stds[j * BLOCK + i])
-                z = (actions[j * BLOCK + i] - outputs[j * BLOCK + i]) * inverse
+                mean = outputs[j * BLOCK + i]
+                z = (actions[j * BLOCK + i] - mean) * inverse
                 delta[j * BLOCK + i] = -factor * weights[i] * z * inverse
                 # `outputs` is not needed any more: the gradient by log σ.
                 outputs[j * BLOCK + i] = -factor * (weights[i] * (z * z - one) + ent_coef)
+                if has_reference:
+                    precision = exp32(np.float32(-2) * reference[(policy.n_outputs + j) * BLOCK + i])
+                    delta[j * BLOCK + i] += factor * kl_coef * (mean - reference[j * BLOCK + i]) * precision
+                    outputs[j * BLOCK + i] += factor * kl_coef * (precision / (inverse * inverse) - one)
         if policy.log_std != 0:
             log_std_grad = floats(policy.log_std_grad)
             for j in range(policy.n_actions):
@@ -617,13 +643,15 @@ def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes):
                     inside = given[i] >= np.float32(LOG_STD_MIN) and given[i] <= np.float32(LOG_STD_MAX)
                     std_delta[i] = outputs[i] if inside else np.float32(0)
     else:
-        # ∂log π/∂z = a - p, ∂H/∂z = -z p (1 - p)
+        # ∂log π/∂z = a - p, ∂H/∂z = -z p (1 - p), ∂KL/∂z = (z - z_ref) p (1 - p)
         for j in range(policy.n_actions):
             for i in range(lanes):
                 z = outputs[j * BLOCK + i]
                 p = one / (one + exp32(-z))
                 of_log_prob = weights[i] * (actions[j * BLOCK + i] - p)
                 delta[j * BLOCK + i] = -factor * (of_log_prob - ent_coef * z * p * (one - p))
+                if has_reference:
+                    delta[j * BLOCK + i] += factor * kl_coef * (z - reference[j * BLOCK + i]) * p * (one - p)
 
 
 # Acting
@@ -719,21 +747,149 @@ def act_by_address():
 
 
 @njit(**compiled)
-def place_of(update, index):
+def _estimated_divergence(estimator, log_ratio):
+    """An estimate of KL(π || π_ref) from log π - log π_ref, and its derivative: see `objectives.KL_ESTIMATORS`."""
+    one = np.float32(1)
+    if estimator == K1:
+        return log_ratio, one
+    if estimator == K2:
+        return np.float32(0.5) * log_ratio * log_ratio, log_ratio
+    inverse_ratio = exp32(-log_ratio)
+    return inverse_ratio - one + log_ratio, one - inverse_ratio
+
+
+@njit(**compiled)
+def _load_reference(policy, update, first, rows, lanes):
+    """The reference policy's outputs for a block of samples."""
+    samples = integers(update.samples)
+    width = 2 * policy.n_outputs if policy.distribution == GAUSSIAN else policy.n_outputs
+    given, reference = floats(update.reference), floats(policy.reference)
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        for j in range(width):
+            reference[j * BLOCK + row] = given[place * width + j]
+    for j in range(width):
+        for row in range(rows, lanes):
+            reference[j * BLOCK + row] = 0
+
+
+@njit(**compiled)
+def divergence_from_reference(policy, head, lanes):
+    """KL(π || π_ref) of a block; for categorical actions also Σ p log q of each, to `cross`."""
+    outputs, reference = floats(head.output), floats(policy.reference)
+    divergence, cross = floats(policy.divergence), floats(policy.cross)
+    half, one = np.float32(0.5), np.float32(1)
+    for i in range(lanes):
+        divergence[i] = 0
+    if policy.distribution == CATEGORICAL:
+        p, sizes = floats(head.delta), integers(policy.sizes)
+        first = 0
+        for dimension in range(policy.n_actions):
+            for i in range(lanes):
+                cross[dimension * BLOCK + i] = 0
+            for j in range(first, first + sizes[dimension]):
+                for i in range(lanes):
+                    cross[dimension * BLOCK + i] += p[j * BLOCK + i] * reference[j * BLOCK + i]
+                    divergence[i] += p[j * BLOCK + i] * (outputs[j * BLOCK + i] - reference[j * BLOCK + i])
+            first += sizes[dimension]
+    elif policy.distribution == GAUSSIAN:
+        # log σ_ref - log σ + (σ² + (μ - μ_ref)²) / 2 σ_ref² - 1/2
+        log_stds = floats(policy.log_stds)
+        for j in range(policy.n_outputs):
+            for i in range(lanes):
+                log_ratio = log_stds[j * BLOCK + i] - reference[(policy.n_outputs + j) * BLOCK + i]
+                z = (outputs[j * BLOCK + i] - reference[j * BLOCK + i]) * exp32(
+                    -reference[(policy.n_outputs + j) * BLOCK + i]
+                )
+                divergence[i] += half * (exp32(np.float32(2) * log_ratio) + z * z - one) - log_ratio
+    else:
+        # p (z - z_ref) - log(1 + e^z) + log(1 + e^z_ref)
+        for j in range(policy.n_outputs):
+            for i in range(lanes):
+                z, other = outputs[j * BLOCK + i], reference[j * BLOCK + i]
+                p1 = one / (one + exp32(-z))
+                divergence[i] += p1 * (z - other) - _softplus(z) + _softplus(other)
+
+
+@njit(**compiled)
+def _stored(update, index):
     """Where sample `index` lies: they are numbered environment after environment, and stored step after step."""
     return index % update.n_steps * update.n_envs + index // update.n_steps
 
 
 @njit(**compiled)
-def _mean_and_deviation(update, samples, count):
-    advantages = floats(update.advantages)
+def mean_and_deviation(update, first, count):
+    """What the advantages of a minibatch are shifted and divided by."""
+    if not update.normalize_advantage or count == 1:
+        return np.float32(0), np.float32(1)
+    advantages, samples = floats(update.advantages), integers(update.samples + 8 * first)
     mean, square = 0.0, 0.0
     for i in range(count):
-        mean += advantages[place_of(update, samples[i])]
+        mean += advantages[_stored(update, samples[i])]
     mean /= count
     for i in range(count):
-        square += (advantages[place_of(update, samples[i])] - mean) ** 2
-    return np.float32(mean), np.float32(math.sqrt(square / (count - 1)))
+        square += (advantages[_stored(update, samples[i])] - mean) ** 2
+    return np.float32(mean), np.float32(math.sqrt(square / (count - 1))) + np.float32(1e-8)
+
+
+@njit(**inlined)
+def evaluate_samples(policy, tower, layers, update, first, rows):
+    """Distributions and log π of a block of samples, from number `first` of their order on."""
+    head = layers[tower.first_layer + tower.n_hidden]
+    std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
+    samples, actions = integers(update.samples), floats(policy.actions)
+    observations, taken = floats(update.observations), floats(update.actions)
+    lanes = lanes_of(rows)
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        load_features(policy, tower, observations, row, place)
+        for j in range(policy.n_actions):
+            actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
+    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+    forward(layers, tower, lanes)
+    read_distribution(policy, head, std_head, lanes)
+    log_prob_and_entropy(policy, head, rows)
+
+
+@njit(**inlined)
+def surrogate_delta(policy, head, std_head, update, first, rows, factor, mean, deviation):
+    """`delta` of the actor's heads, of a block after `evaluate_samples`, and the samples' numbers for the log.
+
+    Returns:
+        Sum of (r - 1) - log r, which estimates KL(π_old || π).
+    """
+    samples = integers(update.samples)
+    old_log_probs, advantages = floats(update.old_log_probs), floats(update.advantages)
+    log_probs, entropies = floats(update.log_probs), floats(update.entropies)
+    scaled, coefficients = floats(update.scaled_advantages), floats(update.coefficients)
+    weights, log_prob, entropy = floats(policy.weights), floats(policy.log_prob), floats(policy.entropy)
+    divergences, divergence_of = floats(update.divergences), floats(policy.divergence)
+    reference, kl_coef = floats(update.reference), np.float32(update.kl_coef)
+    lanes = lanes_of(rows)
+    divergence = 0.0
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        log_ratio = log_prob[row] - old_log_probs[place]
+        ratio = exp32(log_ratio)
+        divergence += (ratio - np.float32(1)) - log_ratio
+        advantage = (advantages[place] - mean) / deviation
+        weights[row] = call_weight(update.weight, log_prob[row], ratio, advantage, coefficients, update.n_coefficients)
+        if update.penalty != NO_PENALTY and update.penalty != EXACT:
+            divergences[first + row], slope = _estimated_divergence(update.penalty, log_prob[row] - reference[place])
+            weights[row] -= kl_coef * slope
+        scaled[first + row] = advantage
+        log_probs[first + row] = log_prob[row]
+        entropies[first + row] = entropy[row]
+    for row in range(rows, lanes):
+        weights[row] = 0
+    if update.penalty == EXACT:
+        _load_reference(policy, update, first, rows, lanes)
+        divergence_from_reference(policy, head, lanes)
+        for row in range(rows):
+            divergences[first + row] = divergence_of[row]
+    ent_coef, exact = np.float32(update.ent_coef), update.penalty == EXACT
+    policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, exact, kl_coef)
+    return divergence
 
 
 @njit(**inlined)
@@ -745,47 +901,14 @@ def _actor_gradient(policy, tower, layers, update, first, count):
     """
     head = layers[tower.first_layer + tower.n_hidden]
     std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
-    samples = integers(update.samples + 8 * first)
-    observations, taken = floats(update.observations), floats(update.actions)
-    old_log_probs, advantages = floats(update.old_log_probs), floats(update.advantages)
-    log_probs, entropies = floats(update.log_probs + 4 * first), floats(update.entropies + 4 * first)
-    scaled, coefficients = floats(update.scaled_advantages + 4 * first), floats(update.coefficients)
-    actions, weights = floats(policy.actions), floats(policy.weights)
-    log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
     factor = np.float32(update.scale / count)
-    mean, deviation = np.float32(0), np.float32(1)
-    if update.normalize_advantage and count > 1:
-        mean, deviation = _mean_and_deviation(update, samples, count)
-        deviation += np.float32(1e-8)
+    mean, deviation = mean_and_deviation(update, first, count)
     divergence = 0.0
-    for start in range(0, count, BLOCK):
-        rows = min(BLOCK, count - start)
-        lanes = lanes_of(rows)
-        for row in range(rows):
-            place = place_of(update, samples[start + row])
-            load_features(policy, tower, observations, row, place)
-            for j in range(policy.n_actions):
-                actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
-        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
-        forward(layers, tower, lanes)
-        read_distribution(policy, head, std_head, lanes)
-        log_prob_and_entropy(policy, head, rows)
-        for row in range(rows):
-            place = place_of(update, samples[start + row])
-            log_ratio = log_prob[row] - old_log_probs[place]
-            ratio = exp32(log_ratio)
-            divergence += (ratio - np.float32(1)) - log_ratio
-            advantage = (advantages[place] - mean) / deviation
-            weights[row] = call_weight(
-                update.weight, log_prob[row], ratio, advantage, coefficients, update.n_coefficients
-            )
-            scaled[start + row] = advantage
-            log_probs[start + row] = log_prob[row]
-            entropies[start + row] = entropy[row]
-        for row in range(rows, lanes):
-            weights[row] = 0
-        policy_delta(policy, head, std_head, np.float32(update.ent_coef), factor, rows, lanes)
-        backward(layers, tower, rows, lanes)
+    for start in range(first, first + count, BLOCK):
+        rows = min(BLOCK, first + count - start)
+        evaluate_samples(policy, tower, layers, update, start, rows)
+        divergence += surrogate_delta(policy, head, std_head, update, start, rows, factor, mean, deviation)
+        backward(layers, tower, rows, lanes_of(rows))
     return divergence / count
 
 
@@ -803,11 +926,11 @@ def _critic_gradient(policy, tower, layers, update, first, count):
         rows = min(BLOCK, count - start)
         lanes = lanes_of(rows)
         for row in range(rows):
-            load_features(policy, tower, observations, row, place_of(update, samples[start + row]))
+            load_features(policy, tower, observations, row, _stored(update, samples[start + row]))
         transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
         forward(layers, tower, lanes)
         for row in range(rows):
-            place = place_of(update, samples[start + row])
+            place = _stored(update, samples[start + row])
             moved = value[row] - old_values[place]
             prediction = old_values[place] + min(max(moved, -clip), clip) if clip < np.inf else value[row]
             # A NaN is inside: it must reach the gradient, to be found.

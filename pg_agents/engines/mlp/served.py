@@ -47,6 +47,7 @@ ACTIVATIONS = {
     nn.GELU: "GELU",
 }
 OPTIMIZERS = {th.optim.Adam: "ADAM", th.optim.RMSprop: "RMSPROP", RMSpropTFLike: "RMSPROP_TF"}
+PENALTIES = {"k1": "K1", "k2": "K2", "k3": "K3", "exact": "EXACT"}
 _CHANGE_THE_FORMULA = (
     "weight_decay",
     "amsgrad",
@@ -77,6 +78,11 @@ def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss
     if loss.value_prediction is not None:
         raise NotServedError("it has its own `value_prediction`")
     check_policy(policy)
+    if loss.penalty is not None:
+        if loss.penalty.estimator not in PENALTIES:
+            raise NotServedError(f"it does not know the KL estimator {loss.penalty.estimator!r}")
+        if loss.penalty.reference.device.type != "cpu":
+            raise NotServedError(f"the reference policy is on {loss.penalty.reference.device}")
     is_dict = isinstance(policy.observation_space, spaces.Dict)
     known: type[SB3RolloutBuffer]
     if isinstance(buffer, EpisodeMixin):

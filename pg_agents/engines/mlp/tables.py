@@ -93,8 +93,10 @@ class Program:
             self._zeros(n_outputs * kernels.BLOCK),
             self._zeros(self.n_actions * kernels.BLOCK),
         )
-        for name in ("log_prob", "entropy", "scratch", "weights"):
+        for name in ("log_prob", "entropy", "scratch", "weights", "divergence"):
             row[name] = self._zeros(kernels.BLOCK)
+        row["cross"] = self._zeros(self.n_actions * kernels.BLOCK)
+        row["reference"] = self._zeros(2 * n_outputs * kernels.BLOCK)
 
         self.layers = self._table(kernels.LAYER, len(actor) + len(critic))
         self.tensors = self._table(kernels.TENSOR, 2 * len(self.layers) + has_log_std)
