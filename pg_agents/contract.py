@@ -462,7 +462,7 @@ class FollowsNaturalGradient(Protocol):
         Args:
             policy: The policy, with its optimiser.
             buffer: The rollout, advantages and returns included.
-            loss: Its objective is maximised; `normalize_advantage` holds for the whole rollout.
+            loss: Its objective, less the penalty, is maximised; `normalize_advantage` holds for the whole rollout.
             step: The policy's step.
             critic: Epochs and size of the critic's minibatches.
 

@@ -22,7 +22,7 @@ from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import Batches, Loss, Minibatch, NaturalStep, NotFiniteError, Step, Summary
 from pg_agents.logs import deviations
 from pg_agents.objectives import loss as loss_of
-from pg_agents.objectives import mean_kl, normalise, predicted_values
+from pg_agents.objectives import mean_kl, normalise, predicted_values, reference_kl
 from pg_agents.policies import environment_actions, unchecked_distributions
 
 
@@ -210,7 +210,7 @@ class _Surrogate:
     """Objective and KL divergence from the present policy, on some samples, whatever the policy becomes."""
 
     def __init__(self, policy: ActorCriticPolicy, samples: Any, loss: Loss, step: NaturalStep) -> None:
-        self._policy, self._samples, self._objective = policy, samples, loss.objective
+        self._policy, self._samples, self._loss = policy, samples, loss
         self._advantages = normalise(samples.advantages) if loss.normalize_advantage else samples.advantages
         self._over_dimensions = step.mean_over_dimensions
         with th.no_grad():
@@ -218,7 +218,7 @@ class _Surrogate:
             self._old = copy(policy.get_distribution(samples.observations))
 
     def __call__(self) -> tuple[th.Tensor, th.Tensor, Minibatch]:
-        """E[objective], E[KL(π || π_old)], and the samples under the policy as it is now."""
+        """E[objective] less the penalty, E[KL(π || π_old)], and the samples under the policy as it is now."""
         policy, samples = self._policy, self._samples
         actions = _as_drawn(policy, samples.actions)
         distribution = policy.get_distribution(samples.observations)
@@ -234,7 +234,10 @@ class _Surrogate:
             stored=lambda: (samples.observations, actions),
         )
         kl = natural.mean_divergence(distribution, self._old, mean_over_dimensions=self._over_dimensions)
-        return self._objective(batch).mean(), kl, batch
+        objective, penalty = self._loss.objective(batch).mean(), self._loss.penalty
+        if penalty is not None:
+            objective = objective - penalty.kl_coef * reference_kl(batch, penalty).mean()
+        return objective, kl, batch
 
 
 def _natural_step(
@@ -251,6 +254,8 @@ def _natural_step(
     surrogate = _Surrogate(policy, samples, loss, step)
     objective, kl, batch = surrogate()
     metrics = {name: value.mean().item() for name, value in loss.metrics(batch).items()}
+    if loss.penalty is not None:
+        metrics["reference_kl"] = reference_kl(batch, loss.penalty).mean().item()
     actor = natural.reached(kl, list(policy.parameters()))
     g = natural.gradient(objective, actor)
     if not th.isfinite(g).all():

@@ -64,4 +64,3 @@ def ascend(
             direction = natural_direction(fisher, direction)
         path.append(path[-1] + step_size * factors * direction)
     return np.array(path)
-

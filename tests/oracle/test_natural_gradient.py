@@ -16,7 +16,7 @@ from stable_baselines3.common.distributions import (
 from torch import nn
 
 from pg_agents import A2C, NPG, TRPO, natural
-from pg_agents.contract import Objective
+from pg_agents.contract import Objective, Penalty
 from pg_agents.theory import LinearActorCritic, TabularMDP, ascend, two_states
 
 N_STATES = 7
@@ -383,3 +383,30 @@ def test_a_deterministic_policy_has_a_natural_gradient_of_zero():
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match="`scale` must be finite and not 0"):
         ascend(two_states(), np.zeros((2, 2)), 1, 0.1, scale=scale)
+
+
+class Anchored(NPG):
+    """Has a reference policy, and nothing else to maximise."""
+
+    reference = None
+
+    def objective(self):
+        return Objective(lambda batch: 0 * batch.ratio)
+
+    def penalty(self):
+        return None if self.reference is None else Penalty(self.reference, 1.0)
+
+
+def test_a_penalty_is_part_of_what_is_maximised():
+    def probabilities(policy):
+        return policy.get_distribution(th.arange(3)).distribution.probs.detach()
+
+    kwargs = {"n_steps": 60, "batch_size": 60, "step_size": 0.5, "cg_damping": 1e-4, "engine": "autograd"}
+    agent = Anchored(LinearActorCritic, Rewarding(), device="cpu", seed=0, **kwargs)
+    agent.reference = copy.deepcopy(agent.policy)
+    agent.reference.action_net.weight.data = th.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, 0.2], [0.3, 0.0, 0.6]])
+    agent.learn(60)
+    first = agent.logger.name_to_value["train/reference_kl"]
+    agent.learn(600)
+    assert agent.logger.name_to_value["train/reference_kl"] < 1e-3 * first
+    assert probabilities(agent.policy) == pytest.approx(probabilities(agent.reference), abs=1e-2)
