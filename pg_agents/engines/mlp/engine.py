@@ -137,8 +137,9 @@ class MLPEngine:
     ) -> Summary:
         """See `pg_agents.contract.Engine`."""
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
-        stored = Stored(self._program, buffer)
-        return Update(self._program, self._pace, stored, loss, batches, self._weight.address).run(on_epoch)
+        stored, samples = Stored(self._program, buffer), buffer.draw_order(batches.batch_size, batches.n_epochs)
+        weight = self._weight.address
+        return Update(self._program, self._pace, stored, samples, batches.batch_size, loss, weight).run(on_epoch)
 
     def natural_update(
         self,
@@ -152,7 +153,7 @@ class MLPEngine:
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
         if self._natural is None:
             self._natural = NaturalGradient(self._program)
-        return self._natural.update(Stored(self._program, buffer), loss, step, critic, self._weight.address)
+        return self._natural.update(buffer, loss, step, critic, self._weight.address)
 
     def update_elsewhere(
         self,

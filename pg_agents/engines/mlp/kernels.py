@@ -249,7 +249,7 @@ def erf32(x):
 
 
 @njit(**compiled)
-def softplus(z):
+def _softplus(z):
     """log(1 + e^z), that neither overflows nor loses small e^z."""
     return max(z, np.float32(0)) + np.float32(math.log1p(exp32(-abs(z))))
 
@@ -392,9 +392,7 @@ def _evaluate(policy, layers, tower, observations, start, rows):
         for row in range(rows):
             _forward_row(layers, tower, row)
     else:
-        transpose(
-            tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features
-        )
+        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features)
         forward(layers, tower, lanes_of(rows))
 
 
@@ -576,16 +574,17 @@ def log_prob_and_entropy(policy, head, lanes):
         for j in range(policy.n_actions):
             for i in range(lanes):
                 z = outputs[j * BLOCK + i]
+                softplus = _softplus(z)
                 p1 = np.float32(1) / (np.float32(1) + exp32(-z))
-                log_prob[i] += actions[j * BLOCK + i] * z - softplus(z)
-                entropy[i] += softplus(z) - z * p1
+                log_prob[i] += actions[j * BLOCK + i] * z - softplus
+                entropy[i] += softplus - z * p1
 
 
 @njit(**reassociated)
 def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_reference, kl_coef):
     """`delta` of the actor's heads: of the loss -Σ factor (objective + ent_coef H - kl_coef KL), given ψ in `weights`.
 
-    KL(π || π_ref) counts where there is a reference, whose outputs `divergence_from` has seen.
+    KL(π || π_ref) counts where there is a reference, whose outputs `divergence_from_reference` has seen.
     """
     reference, cross = floats(policy.reference), floats(policy.cross)
     actions = floats(policy.actions)
@@ -748,7 +747,7 @@ def act_by_address():
 
 
 @njit(**compiled)
-def estimated_divergence(estimator, log_ratio):
+def _estimated_divergence(estimator, log_ratio):
     """An estimate of KL(π || π_ref) from log π - log π_ref, and its derivative: see `objectives.KL_ESTIMATORS`."""
     one = np.float32(1)
     if estimator == K1:
@@ -760,25 +759,24 @@ def estimated_divergence(estimator, log_ratio):
 
 
 @njit(**compiled)
-def load_reference(policy, address, row, place):
-    """The reference policy's outputs for the sample at `place`, as row `row` of the block."""
+def _load_reference(policy, update, first, rows, lanes):
+    """The reference policy's outputs for a block of samples."""
+    samples = integers(update.samples)
     width = 2 * policy.n_outputs if policy.distribution == GAUSSIAN else policy.n_outputs
-    given, reference = floats(address), floats(policy.reference)
+    given, reference = floats(update.reference), floats(policy.reference)
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        for j in range(width):
+            reference[j * BLOCK + row] = given[place * width + j]
     for j in range(width):
-        reference[j * BLOCK + row] = given[place * width + j]
+        for row in range(rows, lanes):
+            reference[j * BLOCK + row] = 0
 
 
 @njit(**compiled)
-def divergence_from(policy, head, address, lanes):
-    """KL(π || π_ref) of a block, to `divergence`; for categorical actions also Σ p log q of each, to `cross`.
-
-    Args:
-        policy: The policy's row.
-        head: The actor's head, after `read_distribution`.
-        address: Of the other policy's outputs, as `POLICY` has the reference's.
-        lanes: Samples of the block.
-    """
-    outputs, reference = floats(head.output), floats(address)
+def divergence_from_reference(policy, head, lanes):
+    """KL(π || π_ref) of a block; for categorical actions also Σ p log q of each, to `cross`."""
+    outputs, reference = floats(head.output), floats(policy.reference)
     divergence, cross = floats(policy.divergence), floats(policy.cross)
     half, one = np.float32(0.5), np.float32(1)
     for i in range(lanes):
@@ -810,25 +808,88 @@ def divergence_from(policy, head, address, lanes):
             for i in range(lanes):
                 z, other = outputs[j * BLOCK + i], reference[j * BLOCK + i]
                 p1 = one / (one + exp32(-z))
-                divergence[i] += p1 * (z - other) - softplus(z) + softplus(other)
+                divergence[i] += p1 * (z - other) - _softplus(z) + _softplus(other)
 
 
 @njit(**compiled)
-def place_of(update, index):
+def _stored(update, index):
     """Where sample `index` lies: they are numbered environment after environment, and stored step after step."""
     return index % update.n_steps * update.n_envs + index // update.n_steps
 
 
 @njit(**compiled)
-def _mean_and_deviation(update, samples, count):
-    advantages = floats(update.advantages)
+def mean_and_deviation(update, first, count):
+    """What the advantages of a minibatch are shifted and divided by."""
+    if not update.normalize_advantage or count == 1:
+        return np.float32(0), np.float32(1)
+    advantages, samples = floats(update.advantages), integers(update.samples + 8 * first)
     mean, square = 0.0, 0.0
     for i in range(count):
-        mean += advantages[place_of(update, samples[i])]
+        mean += advantages[_stored(update, samples[i])]
     mean /= count
     for i in range(count):
-        square += (advantages[place_of(update, samples[i])] - mean) ** 2
-    return np.float32(mean), np.float32(math.sqrt(square / (count - 1)))
+        square += (advantages[_stored(update, samples[i])] - mean) ** 2
+    return np.float32(mean), np.float32(math.sqrt(square / (count - 1))) + np.float32(1e-8)
+
+
+@njit(**inlined)
+def evaluate_samples(policy, tower, layers, update, first, rows):
+    """Distributions and log π of a block of samples, from number `first` of their order on."""
+    head = layers[tower.first_layer + tower.n_hidden]
+    std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
+    samples, actions = integers(update.samples), floats(policy.actions)
+    observations, taken = floats(update.observations), floats(update.actions)
+    lanes = lanes_of(rows)
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        load_features(policy, tower, observations, row, place)
+        for j in range(policy.n_actions):
+            actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
+    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+    forward(layers, tower, lanes)
+    read_distribution(policy, head, std_head, lanes)
+    log_prob_and_entropy(policy, head, rows)
+
+
+@njit(**inlined)
+def surrogate_delta(policy, head, std_head, update, first, rows, factor, mean, deviation):
+    """`delta` of the actor's heads, of a block after `evaluate_samples`, and the samples' numbers for the log.
+
+    Returns:
+        Sum of (r - 1) - log r, which estimates KL(π_old || π).
+    """
+    samples = integers(update.samples)
+    old_log_probs, advantages = floats(update.old_log_probs), floats(update.advantages)
+    log_probs, entropies = floats(update.log_probs), floats(update.entropies)
+    scaled, coefficients = floats(update.scaled_advantages), floats(update.coefficients)
+    weights, log_prob, entropy = floats(policy.weights), floats(policy.log_prob), floats(policy.entropy)
+    divergences, divergence_of = floats(update.divergences), floats(policy.divergence)
+    reference, kl_coef = floats(update.reference), np.float32(update.kl_coef)
+    lanes = lanes_of(rows)
+    divergence = 0.0
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        log_ratio = log_prob[row] - old_log_probs[place]
+        ratio = exp32(log_ratio)
+        divergence += (ratio - np.float32(1)) - log_ratio
+        advantage = (advantages[place] - mean) / deviation
+        weights[row] = call_weight(update.weight, log_prob[row], ratio, advantage, coefficients, update.n_coefficients)
+        if update.penalty != NO_PENALTY and update.penalty != EXACT:
+            divergences[first + row], slope = _estimated_divergence(update.penalty, log_prob[row] - reference[place])
+            weights[row] -= kl_coef * slope
+        scaled[first + row] = advantage
+        log_probs[first + row] = log_prob[row]
+        entropies[first + row] = entropy[row]
+    for row in range(rows, lanes):
+        weights[row] = 0
+    if update.penalty == EXACT:
+        _load_reference(policy, update, first, rows, lanes)
+        divergence_from_reference(policy, head, lanes)
+        for row in range(rows):
+            divergences[first + row] = divergence_of[row]
+    ent_coef, exact = np.float32(update.ent_coef), update.penalty == EXACT
+    policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, exact, kl_coef)
+    return divergence
 
 
 @njit(**inlined)
@@ -840,60 +901,14 @@ def _actor_gradient(policy, tower, layers, update, first, count):
     """
     head = layers[tower.first_layer + tower.n_hidden]
     std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
-    samples = integers(update.samples + 8 * first)
-    observations, taken = floats(update.observations), floats(update.actions)
-    old_log_probs, advantages = floats(update.old_log_probs), floats(update.advantages)
-    log_probs, entropies = floats(update.log_probs + 4 * first), floats(update.entropies + 4 * first)
-    scaled, coefficients = floats(update.scaled_advantages + 4 * first), floats(update.coefficients)
-    actions, weights = floats(policy.actions), floats(policy.weights)
-    log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
-    divergences, divergence_of = floats(update.divergences + 4 * first), floats(policy.divergence)
-    reference, kl_coef = floats(update.reference), np.float32(update.kl_coef)
     factor = np.float32(update.scale / count)
-    mean, deviation = np.float32(0), np.float32(1)
-    if update.normalize_advantage and count > 1:
-        mean, deviation = _mean_and_deviation(update, samples, count)
-        deviation += np.float32(1e-8)
+    mean, deviation = mean_and_deviation(update, first, count)
     divergence = 0.0
-    for start in range(0, count, BLOCK):
-        rows = min(BLOCK, count - start)
-        lanes = lanes_of(rows)
-        for row in range(rows):
-            place = place_of(update, samples[start + row])
-            load_features(policy, tower, observations, row, place)
-            for j in range(policy.n_actions):
-                actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
-        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
-        forward(layers, tower, lanes)
-        read_distribution(policy, head, std_head, lanes)
-        log_prob_and_entropy(policy, head, rows)
-        for row in range(rows):
-            place = place_of(update, samples[start + row])
-            log_ratio = log_prob[row] - old_log_probs[place]
-            ratio = exp32(log_ratio)
-            divergence += (ratio - np.float32(1)) - log_ratio
-            advantage = (advantages[place] - mean) / deviation
-            weights[row] = call_weight(
-                update.weight, log_prob[row], ratio, advantage, coefficients, update.n_coefficients
-            )
-            if update.penalty != NO_PENALTY and update.penalty != EXACT:
-                divergences[start + row], slope = estimated_divergence(update.penalty, log_prob[row] - reference[place])
-                weights[row] -= kl_coef * slope
-            scaled[start + row] = advantage
-            log_probs[start + row] = log_prob[row]
-            entropies[start + row] = entropy[row]
-        for row in range(rows, lanes):
-            weights[row] = 0
-        if update.penalty == EXACT:
-            for row in range(rows):
-                load_reference(policy, update.reference, row, place_of(update, samples[start + row]))
-            divergence_from(policy, head, policy.reference, lanes)
-            for row in range(rows):
-                divergences[start + row] = divergence_of[row]
-        policy_delta(
-            policy, head, std_head, np.float32(update.ent_coef), factor, rows, lanes, update.penalty == EXACT, kl_coef
-        )
-        backward(layers, tower, rows, lanes)
+    for start in range(first, first + count, BLOCK):
+        rows = min(BLOCK, first + count - start)
+        evaluate_samples(policy, tower, layers, update, start, rows)
+        divergence += surrogate_delta(policy, head, std_head, update, start, rows, factor, mean, deviation)
+        backward(layers, tower, rows, lanes_of(rows))
     return divergence / count
 
 
@@ -911,11 +926,11 @@ def _critic_gradient(policy, tower, layers, update, first, count):
         rows = min(BLOCK, count - start)
         lanes = lanes_of(rows)
         for row in range(rows):
-            load_features(policy, tower, observations, row, place_of(update, samples[start + row]))
+            load_features(policy, tower, observations, row, _stored(update, samples[start + row]))
         transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
         forward(layers, tower, lanes)
         for row in range(rows):
-            place = place_of(update, samples[start + row])
+            place = _stored(update, samples[start + row])
             moved = value[row] - old_values[place]
             prediction = old_values[place] + min(max(moved, -clip), clip) if clip < np.inf else value[row]
             # A NaN is inside: it must reach the gradient, to be found.

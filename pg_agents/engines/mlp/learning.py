@@ -14,7 +14,7 @@ import torch as th
 from gymnasium import spaces
 
 from pg_agents.buffers import EstimatorMixin
-from pg_agents.contract import Batches, Loss, Minibatch, NotFiniteError, Penalty, Summary
+from pg_agents.contract import Loss, Minibatch, NotFiniteError, Penalty, Summary
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import not_finite
 from pg_agents.engines.mlp.served import OPTIMIZERS, PENALTIES
@@ -65,7 +65,7 @@ class Stored:
     """
 
     def __init__(self, program: Program, buffer: EstimatorMixin) -> None:
-        self.buffer, self._action_space = buffer, program.policy.action_space
+        self._action_space = program.policy.action_space
         n_steps, n_envs = buffer.values.shape
         self.n_steps, self.n_envs = int(n_steps), int(n_envs)
         self.observations = program.rows.pack(buffer.observations, n_steps * n_envs)
@@ -102,20 +102,6 @@ class Stored:
             flat = flat.astype(np.int64).reshape(-1)
         return th.from_numpy(flat)
 
-    def reference(self, penalty: Penalty) -> np.ndarray:
-        """The reference policy's log π of the actions, or its outputs, as `kernels.UPDATE` has them."""
-        everything = np.arange(self.n_steps * self.n_envs)
-        with th.no_grad(), unchecked_distributions():
-            reference = penalty.reference.get_distribution(self.observations_at(everything))
-            pi: Any = reference.distribution
-            if penalty.estimator != "exact":
-                found = reference.log_prob(self.actions_at(everything))
-            elif isinstance(self._action_space, spaces.Box):
-                found = th.cat([pi.mean, pi.stddev.log()], dim=1)
-            else:
-                found = th.cat([part.logits for part in pi], dim=1) if isinstance(pi, list) else pi.logits
-        return np.ascontiguousarray(found.numpy(), dtype=np.float32)
-
 
 # Arrays of a rollout and of an update that the kernels reach through their addresses.
 _STORED = ("observations", "actions", "old_log_probs", "advantages", "returns", "old_values")
@@ -133,8 +119,9 @@ class Update:
         program: The policy's tables.
         pace: Chooses the number of threads.
         stored: The rollout.
+        samples: `(epochs, samples)`: in which order they are learnt from.
+        batch_size: Samples of a minibatch; None for all at once.
         loss: The loss.
-        batches: Epochs and size of the minibatches.
         weight: Address of the compiled weight.
     """
 
@@ -144,14 +131,23 @@ class Update:
     scaled_advantages: np.ndarray
     divergences: np.ndarray
 
-    def __init__(self, program: Program, pace: Pace, stored: Stored, loss: Loss, batches: Batches, weight: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        pace: Pace,
+        stored: Stored,
+        samples: np.ndarray,
+        batch_size: int | None,
+        loss: Loss,
+        weight: int,
+    ) -> None:
         self.program, self.pace, self.stored, self.loss = program, pace, stored, loss
         optimizer = program.policy.optimizer
         group, kernels = optimizer.param_groups[0], program.kernels
-        self.samples = stored.buffer.draw_order(batches.batch_size, batches.n_epochs)
-        n_epochs, n_samples = self.samples.shape
+        self.samples = samples
+        n_epochs, n_samples = samples.shape
         self.n_samples = int(n_samples)
-        self.batch_size = int(batches.batch_size or n_samples)
+        self.batch_size = int(batch_size or n_samples)
         self.trains_critic = loss.trains_critic and bool(program.policies[0]["has_critic"])
         beta_1, beta_2 = group.get("betas", (0, group.get("alpha")))
         row: dict[str, Any] = {
@@ -182,7 +178,7 @@ class Update:
         if loss.penalty is not None:
             row["penalty"] = getattr(kernels, PENALTIES[loss.penalty.estimator])
             row["kl_coef"] = loss.penalty.kl_coef
-            self.reference = stored.reference(loss.penalty)
+            self.reference = self._reference(loss.penalty)
         written = np.zeros((len(_BY_SAMPLE), n_epochs * n_samples), np.float32)
         first, stride = written.ctypes.data, written.strides[0]
         for number, name in enumerate(_BY_SAMPLE):
@@ -220,7 +216,7 @@ class Update:
             raise NotFiniteError(not_finite(self.metrics()["loss"], float(self.norms[n_begun - 1])), n_epochs - 1)
         stopped_by = None
         if self.stopped:
-            stopped_by = mean_kl(self._minibatch(slice(self._start(n_begun - 1), self._end(n_begun - 1))))
+            stopped_by = mean_kl(self.minibatch(slice(self._start(n_begun - 1), self._end(n_begun - 1))))
         return Summary(n_epochs, self.metrics, stopped_by)
 
     def _run_epoch_by_epoch(self, on_epoch: Callable[[], None]) -> tuple[int, int]:
@@ -271,7 +267,7 @@ class Update:
         loss = self.loss
         ends = np.array([self._end(number) for number in range(self.n_begun)])
         lengths = ends - np.array([self._start(number) for number in range(self.n_begun)])
-        batch = self._minibatch(slice(0, int(ends[-1])))
+        batch = self.minibatch(slice(0, int(ends[-1])))
         # The mean over minibatches of the mean over each: samples of a smaller minibatch weigh more.
         share = th.from_numpy(np.repeat(1 / (lengths * self.n_begun), lengths))
 
@@ -304,6 +300,20 @@ class Update:
         metrics["loss"] = total * loss.scale
         return metrics
 
+    def _reference(self, penalty: Penalty) -> np.ndarray:
+        """The reference policy's log π of the stored actions, or its outputs, as `kernels.UPDATE` has them."""
+        everything = np.arange(self.stored.n_steps * self.stored.n_envs)
+        with th.no_grad(), unchecked_distributions():
+            reference = penalty.reference.get_distribution(self.stored.observations_at(everything))
+            pi: Any = reference.distribution
+            if penalty.estimator != "exact":
+                found = reference.log_prob(self.stored.actions_at(everything))
+            elif self.program.is_gaussian:
+                found = th.cat([pi.mean, pi.stddev.log()], dim=1)
+            else:
+                found = th.cat([part.logits for part in pi], dim=1) if isinstance(pi, list) else pi.logits
+        return np.ascontiguousarray(found.numpy(), dtype=np.float32)
+
     def _start(self, minibatch: int) -> int:
         """The first sample of a minibatch, among those of all epochs."""
         epoch, number = divmod(minibatch, self.per_epoch)
@@ -316,7 +326,8 @@ class Update:
     def _places(self, samples: slice) -> np.ndarray:
         return self.stored.places(self.samples.reshape(-1)[samples])
 
-    def _minibatch(self, samples: slice) -> Minibatch:
+    def minibatch(self, samples: slice) -> Minibatch:
+        """Some of the samples, as the kernels have last seen them."""
         stored, places = self.stored, self._places(samples)
         return Minibatch(
             log_prob=th.from_numpy(self.log_probs[samples]),
@@ -334,8 +345,17 @@ class Update:
 class Regression(Update):
     """An update of the critic alone: the loss is `vf_coef` E[(R - V)²] and has no other part."""
 
-    def __init__(self, program: Program, pace: Pace, stored: Stored, loss: Loss, batches: Batches, weight: int) -> None:
-        super().__init__(program, pace, stored, loss, batches, weight)
+    def __init__(
+        self,
+        program: Program,
+        pace: Pace,
+        stored: Stored,
+        samples: np.ndarray,
+        batch_size: int | None,
+        loss: Loss,
+        weight: int,
+    ) -> None:
+        super().__init__(program, pace, stored, samples, batch_size, loss, weight)
         # To the kernels the actor's thread is far ahead, and its gradient is 0.
         self.progress[0] = np.iinfo(np.int64).max
 
@@ -365,7 +385,7 @@ class Regression(Update):
         """E[(R - V)²] of each minibatch, before its step."""
         starts = np.array([self._start(number) for number in range(self.n_begun)])
         ends = np.array([self._end(number) for number in range(self.n_begun)])
-        batch = self._minibatch(slice(0, int(ends[-1])))
+        batch = self.minibatch(slice(0, int(ends[-1])))
         squares = (batch.returns - predicted_values(batch, self.loss.value_clip)) ** 2
         means: np.ndarray = np.add.reduceat(squares.numpy(), starts) / (ends - starts)
         return means

@@ -14,20 +14,14 @@ import numpy as np
 import torch as th
 
 from pg_agents import natural
-from pg_agents.contract import Batches, Loss, Minibatch, NaturalStep, NotFiniteError, Summary
+from pg_agents.buffers import EstimatorMixin
+from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, Summary
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import not_finite
-from pg_agents.engines.mlp.learning import WORTH_A_THREAD, Pace, Regression, Stored
-from pg_agents.engines.mlp.served import PENALTIES
+from pg_agents.engines.mlp.learning import WORTH_A_THREAD, Pace, Regression, Stored, Update
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.logs import deviations
-from pg_agents.objectives import normalise
 from pg_agents.policies import unchecked_distributions
-
-_ARRAYS = (
-    *("observations", "actions", "places", "old_log_probs", "advantages", "coefficients", "reference"),
-    *("log_probs", "entropies", "divergences"),
-)
 
 
 @cache
@@ -115,34 +109,36 @@ class NaturalGradient:
         self._program, self._pace = program, Pace()
         self._vectors, self._blocks = Vectors(program), Blocks(program, 0)
 
-    def update(self, stored: Stored, loss: Loss, step: NaturalStep, critic: Batches, weight: int) -> Summary:
+    def update(self, buffer: EstimatorMixin, loss: Loss, step: NaturalStep, critic: Batches, weight: int) -> Summary:
         """See `pg_agents.contract.FollowsNaturalGradient`.
 
         Args:
-            stored: The rollout.
+            buffer: The rollout.
             loss: The loss.
             step: The form of the step.
             critic: Epochs and size of the critic's minibatches.
             weight: Address of the compiled weight.
         """
-        program = self._program
-        (order,) = stored.buffer.draw_order(1, 1)  # as SB3's `get` draws it, even for all at once
-        samples = order[:: step.sub_sampling_factor]
-        n_blocks = -(-len(samples) // program.kernels.BLOCK)
+        program, stored = self._program, Stored(self._program, buffer)
+        order = buffer.draw_order(1, 1)  # as SB3's `get` draws it, even for all at once
+        samples = np.ascontiguousarray(order[:, :: step.sub_sampling_factor])
+        n_blocks = -(-samples.size // program.kernels.BLOCK)
         if self._blocks.n_blocks < n_blocks:
             self._blocks = Blocks(program, n_blocks)
-        surrogate = _Surrogate(program, self._blocks, self._vectors, stored, samples, loss, step, weight)
-        metrics = surrogate.metrics()
+        surrogate = Surrogate(program, self._pace, stored, samples, None, replace(loss, ent_coef=0.0, scale=1.0), weight)
+        surrogate.linearise(self._blocks, self._vectors, step)
+        metrics = surrogate.before()
 
         def move() -> None:
-            metrics.update(surrogate.move())
+            metrics.update(surrogate.move(step))
 
         if not loss.trains_critic or not program.policies[0]["has_critic"]:
             move()
-            return Summary(1, lambda: metrics | self._deviations(stored, order))
-        regressed = replace(loss, vf_coef=1.0, scale=1.0, max_grad_norm=None)
-        regression = Regression(program, self._pace, stored, regressed, critic, weight)
-        n_samples = regression.samples.size
+            return Summary(1, lambda: metrics | self._deviations(stored, order[0]))
+        regressed = replace(loss, vf_coef=1.0, scale=1.0, max_grad_norm=None, penalty=None)
+        order = buffer.draw_order(critic.batch_size, critic.n_epochs)
+        regression = Regression(program, self._pace, stored, order, critic.batch_size, regressed, weight)
+        n_samples = order.size
         can_share = threads.available() > 1 and n_samples * program.n_parameters > WORTH_A_THREAD
         with self._pace.chosen(n_samples) if can_share else nullcontext(1) as n_threads:
             if n_threads == 1:
@@ -153,7 +149,7 @@ class NaturalGradient:
 
         def found() -> dict[str, Any]:
             value_loss = {"value_loss": float(regression.losses().mean())}
-            return metrics | value_loss | self._deviations(stored, order)
+            return metrics | value_loss | self._deviations(stored, order[0])
 
         return Summary(1, found)
 
@@ -187,98 +183,60 @@ def _at_once(move: Callable[[], None], regression: Regression) -> None:
         raise failures[0]
 
 
-class _Surrogate:
-    """Objective and KL divergence from the present policy, on some samples, whatever the policy becomes.
+class Surrogate(Update):
+    """Objective, less the penalty, and KL divergence from the present policy, whatever the policy becomes."""
 
-    Raises:
-        NotFiniteError: The objective's gradient is not finite.
-    """
+    def linearise(self, blocks: Blocks, vectors: Vectors, step: NaturalStep) -> None:
+        """Evaluate the present policy.
 
-    def __init__(
-        self,
-        program: Program,
-        blocks: Blocks,
-        vectors: Vectors,
-        stored: Stored,
-        samples: np.ndarray,
-        loss: Loss,
-        step: NaturalStep,
-        weight: int,
-    ) -> None:
-        self._program, self._vectors, self._step = program, vectors, step
-        self._kernels, self._blocks, self._stored, self._loss = _load_kernels(), blocks, stored, loss
-        self._places = places = stored.places(samples)
-        self._observations, self._actions = stored.observations, stored.actions
-        self._old_log_probs, advantages = stored.old_log_probs[places], th.from_numpy(stored.advantages[places])
-        self._advantages = (normalise(advantages) if loss.normalize_advantage else advantages).numpy()
-        self._log_probs, self._entropies, self._divergences = np.zeros((3, len(places)), np.float32)
-        penalty, kernels = loss.penalty, program.kernels
-        self._reference = np.zeros(0, np.float32) if penalty is None else stored.reference(penalty)
-        self._coefficients = np.array(loss.objective.coefficients, np.float32)
-        over_dimensions = step.mean_over_dimensions and not program.is_categorical
-        row: dict[str, Any] = {
-            "n_samples": len(places),
-            "old": blocks.old.ctypes.data,
-            "vector": vectors.laid_out.ctypes.data,
-            "weight": weight,
-            "n_coefficients": len(self._coefficients),
-            "kl_scale": 1 / program.n_actions if over_dimensions else 1.0,
-            "penalty": kernels.NO_PENALTY if penalty is None else getattr(kernels, PENALTIES[penalty.estimator]),
-            "kl_coef": 0.0 if penalty is None else penalty.kl_coef,
-        }
-        row |= {name: getattr(self, f"_{name}").ctypes.data for name in _ARRAYS}
-        dtype = self._kernels.NATURAL
-        self._table = np.array([tuple([row[name] for name in dtype.names])], dtype)
+        Args:
+            blocks: At least as many as the samples fill.
+            vectors: Over the actor's parameters.
+            step: The form of the step.
+
+        Raises:
+            NotFiniteError: The objective's gradient is not finite.
+        """
+        self._kernels, self._blocks, self._vectors, self._damping = _load_kernels(), blocks, vectors, step.cg_damping
+        self.values[:] = self.stored.old_values[self.stored.places(self.samples[0])]  # the critic moves after the policy
+        over_dimensions = step.mean_over_dimensions and not self.program.is_categorical
+        scale = 1 / self.program.n_actions if over_dimensions else 1.0
+        addresses = blocks.old.ctypes.data, vectors.laid_out.ctypes.data
+        self._natural = np.array([(*addresses, scale)], self._kernels.NATURAL)
         self._pass(self._kernels.LINEARISE)
-        self._gradient = -vectors.gradient()
-        self._batch = self._minibatch(self._log_probs)
-        with th.no_grad():
-            self._objective = self._penalised(self._batch)
+        self._gradient, self._objective = -vectors.gradient(), self._value()
         if not th.isfinite(self._gradient).all():
             raise NotFiniteError(not_finite(self._objective.item(), self._gradient.norm().item()))
 
-    def metrics(self) -> dict[str, float]:
+    def before(self) -> dict[str, float]:
         """The loss's own metrics, of the present policy."""
-        found = {} if self._loss.penalty is None else {"reference_kl": float(self._divergences.mean())}
+        batch = self.minibatch(slice(None))
         with th.no_grad(), unchecked_distributions():
-            return found | {name: value.mean().item() for name, value in self._loss.metrics(self._batch).items()}
+            metrics = {name: value.mean().item() for name, value in self.loss.metrics(batch).items()}
+        return metrics if self.loss.penalty is None else metrics | {"reference_kl": float(self.divergences.mean())}
 
-    def move(self) -> dict[str, float]:
+    def move(self, step: NaturalStep) -> dict[str, float]:
         """See `natural.move`."""
         parameters = self._vectors.parameters
-        return natural.move(parameters, self._gradient, self._product, self._evaluate, self._objective, self._step)
+        return natural.move(parameters, self._gradient, self._product, self._trial, self._objective, step)
 
     def _product(self, vector: th.Tensor) -> th.Tensor:
         self._vectors.lay_out(vector)
         self._pass(self._kernels.PRODUCT)
-        return self._vectors.gradient() + self._step.cg_damping * vector
+        return self._vectors.gradient() + self._damping * vector
 
-    def _evaluate(self) -> tuple[th.Tensor, th.Tensor]:
+    def _trial(self) -> tuple[th.Tensor, th.Tensor]:
         kl = self._pass(self._kernels.TRIAL)
-        return self._penalised(self._minibatch(self._log_probs)), th.tensor(kl)
-
-    def _penalised(self, batch: Minibatch) -> th.Tensor:
-        """E[objective] - β E[KL(π || π_ref)], of the parameters that the kernels saw last."""
-        found = self._loss.objective(batch).mean()
-        penalty = self._loss.penalty
-        return found if penalty is None else found - penalty.kl_coef * float(self._divergences.mean())
+        return self._value(), th.tensor(kl)
 
     def _pass(self, task: int) -> float:
-        blocks = self._blocks
-        tables = self._program.policies, blocks.towers, blocks.layers, self._table
+        tables = self.program.policies, self._blocks.towers, self._blocks.layers, self.table, self._natural
         return float(self._kernels.natural_pass(*tables, task))
 
-    def _minibatch(self, log_probs: np.ndarray) -> Minibatch:
-        stored, places = self._stored, self._places
-        old_values = th.from_numpy(stored.old_values[places])
-        return Minibatch(
-            log_prob=th.from_numpy(log_probs),
-            old_log_prob=th.from_numpy(self._old_log_probs),
-            advantages=th.from_numpy(self._advantages),
-            values=old_values,  # the critic moves after the policy
-            old_values=old_values,
-            returns=th.from_numpy(stored.returns[places]),
-            entropy=th.from_numpy(self._entropies),
-            policy=self._program.policy,
-            stored=lambda: (stored.observations_at(places), stored.actions_at(places)),
-        )
+    def _value(self) -> th.Tensor:
+        """E[objective], less the penalty, of what the kernels have last seen."""
+        with th.no_grad():
+            objective = self.loss.objective(self.minibatch(slice(None))).mean()
+            if self.loss.penalty is None:
+                return objective
+            return objective - self.loss.penalty.kl_coef * th.from_numpy(self.divergences).mean()

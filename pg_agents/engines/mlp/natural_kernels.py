@@ -18,36 +18,31 @@ from numba import njit
 from pg_agents.engines.mlp.kernels import (
     BLOCK,
     CATEGORICAL,
-    EXACT,
     GAUSSIAN,
     LAYER,
     LOG_STD_MAX,
     LOG_STD_MIN,
-    NO_PENALTY,
     POLICY,
     TOWER,
+    UPDATE,
     backward,
     compiled,
-    divergence_from,
-    estimated_divergence,
+    divergence_from_reference,
+    evaluate_samples,
     exp32,
-    forward,
     inlined,
     kept,
     lanes_of,
-    load_features,
-    load_reference,
-    log_prob_and_entropy,
-    policy_delta,
-    read_distribution,
+    mean_and_deviation,
     rounded_up,
     sum_of,
+    surrogate_delta,
 )
-from pg_agents.engines.mlp.simd import call_weight, floats, integers, product, transpose
+from pg_agents.engines.mlp.simd import floats, integers, product
 
 # SHA-256 of kernels.py, its first 12 digits: Numba compiles this file anew when kernels.py, which follows simd.py, has
 # changed. A test compares them.
-KERNELS = "a9310f2c3a6a"
+KERNELS = "0e26892bf08f"
 
 LINEARISE, PRODUCT, TRIAL = range(3)
 
@@ -55,24 +50,9 @@ _address, _integer, _number = np.int64, np.int64, np.float64
 
 NATURAL = np.dtype(
     [
-        ("n_samples", _integer),
-        ("observations", _address),  # (T, N, n_observation) float32
-        ("actions", _address),  # (T, N, n_actions) float32
-        ("places", _address),  # (n,) int64: where the samples lie
-        ("old_log_probs", _address),  # (n,) from here on
-        ("advantages", _address),  # as the objective takes them
-        ("log_probs", _address),  # written, as the next two
-        ("entropies", _address),
         ("old", _address),  # (blocks, 2, n_outputs, 64): log p, μ or logits, and log σ; written by LINEARISE
         ("vector", _address),  # laid out as the gradient is
-        ("weight", _address),
-        ("coefficients", _address),
-        ("n_coefficients", _integer),
         ("kl_scale", _number),  # of a sample's KL divergence and of F
-        ("penalty", _integer),  # as UPDATE has it, and the next two
-        ("kl_coef", _number),
-        ("reference", _address),
-        ("divergences", _address),  # (n,) written: KL(π || π_ref)
     ],
     align=True,
 )
@@ -80,49 +60,8 @@ NATURAL = np.dtype(
 _policies = numba.from_dtype(POLICY)[::1]
 _towers = numba.from_dtype(TOWER)[::1]
 _layers = numba.from_dtype(LAYER)[::1]
+_updates = numba.from_dtype(UPDATE)[::1]
 _naturals = numba.from_dtype(NATURAL)[::1]
-
-
-@njit(**inlined)
-def _evaluate(policy, tower, layers, natural, start, rows):
-    """Distribution and log π of a block of samples, from the network on."""
-    head, std_head = _heads(tower, layers)
-    lanes = lanes_of(rows)
-    observations, taken = floats(natural.observations), floats(natural.actions)
-    places = integers(natural.places)
-    log_probs, entropies = floats(natural.log_probs), floats(natural.entropies)
-    actions, log_prob, entropy = floats(policy.actions), floats(policy.log_prob), floats(policy.entropy)
-    for row in range(rows):
-        place = places[start + row]
-        load_features(policy, tower, observations, row, place)
-        for j in range(policy.n_actions):
-            actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
-    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
-    forward(layers, tower, lanes)
-    read_distribution(policy, head, std_head, lanes)
-    log_prob_and_entropy(policy, head, rows)
-    for row in range(rows):
-        log_probs[start + row] = log_prob[row]
-        entropies[start + row] = entropy[row]
-
-
-@njit(**compiled)
-def _penalise(policy, head, natural, start, rows):
-    """KL(π || π_ref) of a block of samples; an estimate's slope is subtracted from ψ in `weights`."""
-    places, divergences = integers(natural.places), floats(natural.divergences)
-    reference, kl_coef = floats(natural.reference), np.float32(natural.kl_coef)
-    log_prob, weights, divergence = floats(policy.log_prob), floats(policy.weights), floats(policy.divergence)
-    if natural.penalty == EXACT:
-        for row in range(rows):
-            load_reference(policy, natural.reference, row, places[start + row])
-        divergence_from(policy, head, policy.reference, rows)
-        for row in range(rows):
-            divergences[start + row] = divergence[row]
-    elif natural.penalty != NO_PENALTY:
-        for row in range(rows):
-            log_ratio = log_prob[row] - reference[places[start + row]]
-            divergences[start + row], slope = estimated_divergence(natural.penalty, log_ratio)
-            weights[row] -= kl_coef * slope
 
 
 @njit(**compiled)
@@ -130,28 +69,6 @@ def _heads(tower, layers):
     """The two heads, or twice the only one."""
     first = tower.first_layer + tower.n_hidden
     return layers[first], layers[first + tower.n_heads - 1]
-
-
-@njit(**inlined)
-def _surrogate_delta(policy, head, std_head, natural, start, old_address, rows, lanes):
-    """`delta` of the heads: of -E[objective] + β E[KL(π || π_ref)]; keeps the distributions."""
-    size = policy.n_outputs * BLOCK
-    old, outputs, log_stds = floats(old_address), floats(head.output), floats(policy.log_stds)
-    for i in range(size):
-        old[i] = outputs[i]
-        old[size + i] = log_stds[i]
-    old_log_probs, advantages = floats(natural.old_log_probs), floats(natural.advantages)
-    coefficients, weights, log_prob = floats(natural.coefficients), floats(policy.weights), floats(policy.log_prob)
-    for row in range(rows):
-        ratio = exp32(log_prob[row] - old_log_probs[start + row])
-        weights[row] = call_weight(
-            natural.weight, log_prob[row], ratio, advantages[start + row], coefficients, natural.n_coefficients
-        )
-    for row in range(rows, lanes):
-        weights[row] = 0
-    _penalise(policy, head, natural, start, rows)
-    factor, kl_coef = np.float32(1 / natural.n_samples), np.float32(natural.kl_coef)
-    policy_delta(policy, head, std_head, np.float32(0), factor, rows, lanes, natural.penalty == EXACT, kl_coef)
 
 
 @njit(**inlined)
@@ -178,11 +95,10 @@ def _tangents(layers, tower, vector, lanes):
 
 
 @njit(**inlined)
-def _multiply_by_fisher(policy, head, std_head, old_address, factor, lanes):
+def _multiply_by_fisher(policy, head, std_head, old, factor, lanes):
     """`delta` of the heads: u = J v becomes M u, times a factor."""
     delta = floats(head.delta)
     size = policy.n_outputs * BLOCK
-    old, log_stds = floats(old_address), floats(old_address + 4 * size)
     one = np.float32(1)
     if policy.distribution == CATEGORICAL:
         # M = diag(p) - p pᵀ, for each dimension
@@ -205,7 +121,7 @@ def _multiply_by_fisher(policy, head, std_head, old_address, factor, lanes):
         # 1 / σ² for μ, 2 for log σ
         for j in range(policy.n_outputs):
             for i in range(j * BLOCK, j * BLOCK + lanes):
-                inverse = exp32(-log_stds[i])
+                inverse = exp32(-old[size + i])
                 delta[i] *= factor * inverse * inverse
         if policy.log_std == 0:
             given, std_delta = floats(std_head.output), floats(std_head.delta)
@@ -221,55 +137,61 @@ def _multiply_by_fisher(policy, head, std_head, old_address, factor, lanes):
                 delta[i] *= factor * p * (one - p)
 
 
-@njit(numba.float64(_policies, _towers, _layers, _naturals, numba.int64), **kept)
-def natural_pass(policies, towers, layers, naturals, task):
+@njit(numba.float64(_policies, _towers, _layers, _updates, _naturals, numba.int64), **kept)
+def natural_pass(policies, towers, layers, updates, naturals, task):
     """One pass over all samples, for one of three tasks.
 
-    LINEARISE: log π, the distributions, and the gradient of -E[objective] + β E[KL(π || π_ref)]. Outputs and
-    derivatives stay in the layers.
+    LINEARISE: log π, the distributions, and the gradient of the loss. Outputs and derivatives stay in the layers.
     PRODUCT: F times `vector`, where the gradient was; the layers are as LINEARISE left them.
-    TRIAL: log π, the reference's KL divergence, and that from the distributions that LINEARISE found.
+    TRIAL: log π, and the KL divergence from the distributions that LINEARISE found.
 
     One function, because LLVM would optimise what they share once for each.
 
     Args:
-        policies: One row, as for `naturals`.
+        policies: One row, as for `updates` and `naturals`.
         towers: The actor, once for each block of samples.
         layers: Of all of them.
-        naturals: The samples.
+        updates: The samples, and the loss.
+        naturals: What a natural step needs besides.
         task: Which.
 
     Returns:
         E[KL(π || π_old)] of a trial; else 0.
     """
-    policy, natural = policies[0], naturals[0]
-    factor = np.float32(natural.kl_scale / natural.n_samples)
-    gradient = floats(towers[0].gradient)
+    policy, update, natural = policies[0], updates[0], naturals[0]
+    gradient, size = floats(towers[0].gradient), policy.n_outputs * BLOCK
+    reference, log_stds = floats(policy.reference), floats(policy.log_stds)
     for i in range(towers[0].gradient_size):
         gradient[i] = 0
+    factor, scale = np.float32(1 / update.n_samples), np.float32(natural.kl_scale)
+    mean, deviation = mean_and_deviation(update, 0, update.n_samples)
     total = 0.0
-    for start in range(0, natural.n_samples, BLOCK):
-        rows = min(BLOCK, natural.n_samples - start)
+    for start in range(0, update.n_samples, BLOCK):
+        rows = min(BLOCK, update.n_samples - start)
         lanes = lanes_of(rows)
         tower = towers[start // BLOCK]
         head, std_head = _heads(tower, layers)
-        old = natural.old + 8 * policy.n_outputs * BLOCK * (start // BLOCK)
+        outputs, old = floats(head.output), floats(natural.old + 8 * size * (start // BLOCK))
         if task == PRODUCT:
             _tangents(layers, tower, natural.vector, lanes)
-            _multiply_by_fisher(policy, head, std_head, old, factor, lanes)
+            _multiply_by_fisher(policy, head, std_head, old, scale * factor, lanes)
         else:
-            _evaluate(policy, tower, layers, natural, start, rows)
-        if task == LINEARISE:
-            _surrogate_delta(policy, head, std_head, natural, start, old, rows, lanes)
-        if task == TRIAL:
-            _penalise(policy, head, natural, start, rows)
-            divergence_from(policy, head, old, rows)
-            total += sum_of(floats(policy.divergence), rows)
-        else:
+            evaluate_samples(policy, tower, layers, update, start, rows)
+            if task == LINEARISE:
+                for i in range(size):
+                    old[i] = outputs[i]
+                    old[size + i] = log_stds[i]
+            else:
+                for i in range(2 * size):
+                    reference[i] = old[i]
+                divergence_from_reference(policy, head, lanes)
+                total += sum_of(floats(policy.divergence), rows)
+            surrogate_delta(policy, head, std_head, update, start, rows, factor, mean, deviation)
+        if task != TRIAL:
             backward(layers, tower, rows, lanes)
     if task == PRODUCT and policy.distribution == GAUSSIAN and policy.log_std != 0:
         of_log_std = floats(policy.log_std_grad)
         log_std = floats(natural.vector + policy.log_std_grad - towers[0].gradient)
         for j in range(policy.n_outputs):
-            of_log_std[j] = np.float32(2 * natural.kl_scale) * log_std[j]
-    return natural.kl_scale * total / natural.n_samples
+            of_log_std[j] = 2 * scale * log_std[j]
+    return natural.kl_scale * total / update.n_samples
