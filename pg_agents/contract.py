@@ -395,7 +395,10 @@ class Engine(Protocol):
 
         episodes(policy, env, observations, n_episodes, generator, *, deterministic) -> list of (return, length)
 
-    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends.
+    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends. One
+    that can also train in compiled code, with parameters that others move at the same time, has a method
+
+        loop(env, buffer, loss, *, gamma, gae_lambda) -> CompiledLoop
     """
 
     name: str
@@ -554,6 +557,70 @@ class CompiledSteps(Protocol):
 
     def last_observation(self, i: int) -> np.ndarray:
         """The last observation of the episode that has just ended in environment `i`."""
+        ...
+
+
+class CompiledLoop(Protocol):
+    """Rollouts and updates one after the other in compiled code, whose steps move shared parameters.
+
+    Attributes:
+        rewards: `(steps, N)` float32 of the last `run`, before the bootstrap.
+        dones: `(steps, N)` bool: an episode ended.
+        refused: The number that was not finite in the last `run`: `"output"`, `"reward"`, `"value"` or `"gradient"`;
+            None if all were.
+    """
+
+    rewards: np.ndarray
+    dones: np.ndarray
+    refused: str | None
+
+    def run(
+        self,
+        observations: np.ndarray,
+        starts: Bools,
+        running: np.ndarray,
+        noise: np.random.Generator,
+        coefficients: np.ndarray,
+        parameters: Sequence[th.Tensor],
+        counts: np.ndarray,
+        worker: int,
+    ) -> int:
+        """Make updates, each from a rollout at the shared parameters; how many were made.
+
+        Args:
+            observations: `(N, ...)`: those to act on first.
+            starts: `(N,)` bool: they are the first of an episode.
+            running: `(N,)`: returns of the running episodes, kept up to date.
+            noise: Random numbers for the actions.
+            coefficients: `(3, updates)` float64: learning rate, `ent_coef` and `vf_coef` of each update.
+            parameters: The shared parameters, in the order of the policy's.
+            counts: `(workers,)` int64: updates that each worker has applied.
+            worker: The number of this one.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End a `run` in another thread after its present update, and all later ones at once."""
+        ...
+
+    @property
+    def staleness(self) -> tuple[int, int]:
+        """Updates of others between pull and push in the last `run`: the sum over its updates, and the largest."""
+        ...
+
+    @property
+    def episodes(self) -> list[tuple[int, int, float, float, int]]:
+        """Of each episode that ended in the last `run`: as `CompiledSteps` has them."""
+        ...
+
+    @property
+    def observations(self) -> np.ndarray:
+        """Those that follow the last step."""
+        ...
+
+    @property
+    def starts(self) -> Bools:
+        """`(N,)` bool: they are the first of an episode."""
         ...
 
 

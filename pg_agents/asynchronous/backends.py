@@ -8,6 +8,7 @@ from pg_agents.asynchronous.contract import Backend
 from pg_agents.asynchronous.linked import Linked
 from pg_agents.asynchronous.parcels import Parcel
 from pg_agents.asynchronous.processes import Processes
+from pg_agents.asynchronous.threads import Threads, why_not
 
 MakesBackend = Callable[[Linked, list[Parcel]], Backend]
 NAMES = ("auto", "threads", "processes", "ray")
@@ -32,4 +33,10 @@ def backend_for(agent: Linked, name: str) -> MakesBackend:
             f"Workers share parameters, but {type(agent.policy).__name__} also has buffers, as batch normalisation "
             "keeps its statistics in: n_workers=1 trains it."
         )
+    if name in ("auto", "threads"):
+        reason = why_not(agent)
+        if reason is None:
+            return lambda agent, parcels: Threads(agent.policy, parcels)
+        if name == "threads":
+            raise ValueError(f"`backend` is 'threads', which do not serve this agent: {reason}. 'processes' do.")
     return lambda agent, parcels: Processes(agent.policy, parcels)

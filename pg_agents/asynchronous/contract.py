@@ -90,6 +90,24 @@ class Report:
     metrics: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     n_epochs: int = 0
 
+    def followed_by(self, other: Report) -> Report:
+        """The report of what this one and the next one of the same worker tell."""
+        n_steps = len(self.rewards)
+        staleness = Staleness()
+        staleness.add(self.staleness)
+        staleness.add(other.staleness)
+        return Report(
+            self.n_updates + other.n_updates,
+            np.concatenate([self.rewards, other.rewards]),
+            np.concatenate([self.dones, other.dones]),
+            self.infos | {n_steps + step: infos for step, infos in other.infos.items()},
+            self.returns + other.returns,
+            staleness,
+            self.seconds + other.seconds,
+            other.metrics,
+            self.n_epochs + other.n_epochs,
+        )
+
 
 @dataclass(frozen=True)
 class Start:

@@ -17,9 +17,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.asynchronous.contract import Link, Staleness, Start
-from pg_agents.contract import Loss, Summary
+from pg_agents.buffers import OURS
+from pg_agents.contract import CompiledLoop, Loss, Summary
+from pg_agents.envs.compiled import CompiledEnv
 
 _OF_THIS_PROCESS = ("link", "staleness")
+# What a compiled loop does in its own way.
+_OF_A_LOOP = ("train", "estimate", "loss", "environment_actions", "value_prediction", "minibatch_metrics")
 
 
 class MadeVecEnv(DummyVecEnv):
@@ -95,7 +99,27 @@ class Linked(PolicyGradient):
             self.staleness = Staleness()
         super().dump_logs(iteration)
 
-    # Random states of workers
+    # As a worker
+
+    def compiled_loop(self, env: CompiledEnv) -> CompiledLoop | None:
+        """Rollouts and updates in compiled code, if they would be those of this agent.
+
+        Args:
+            env: The agent's environment.
+        """
+        own = any(map(self._overrides, _OF_A_LOOP)) or any(
+            getattr(type(self), name) is not getattr(Linked, name) for name in ("collect_rollouts", "update")
+        )
+        make, named, loss = getattr(self._engine, "loop", None), self.rollout_buffer_class, self.loss()
+        if make is None or own or named not in OURS or env.successes() is not None:
+            return None
+        if loss.objective.coefficients or loss.value_clip is not None or loss.scale != 1 or self.reuses_samples:
+            return None
+        if loss.penalty is not None:  # whose reference is asked anew for each rollout
+            return None
+        buffer = OURS[named](self.n_steps, self.observation_space, self.action_space, n_envs=self.n_envs)
+        loop: CompiledLoop = make(env, buffer, loss, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        return loop
 
     def starts(self, n_workers: int) -> list[Start]:
         """The random states in which workers begin.

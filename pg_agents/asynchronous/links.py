@@ -78,8 +78,8 @@ class SharedMemory:
         copy_into(policy, self.parameters)
         n_updates = int(self.n_updates.sum())
         for parameter, state in zip(policy.parameters(), self.states, strict=True):
+            # RMSpropTFLike counts in a Python number, which cannot be shared.
             policy.optimizer.state[parameter] = {
-                # RMSpropTFLike counts in a Python number, which cannot be shared.
                 name: _copy(value) if isinstance(value, th.Tensor) else value + n_updates
                 for name, value in state.items()
             }
@@ -95,7 +95,7 @@ class SharedLink:
     """
 
     def __init__(self, memory: SharedMemory, policy: ActorCriticPolicy, worker: int) -> None:
-        self.memory, self._worker, self._version = memory, worker, 0
+        self.memory, self.worker, self._version = memory, worker, 0
         self.staleness = 0
         for parameter, state in zip(policy.parameters(), memory.states, strict=True):
             policy.optimizer.state[parameter] = state
@@ -107,10 +107,10 @@ class SharedLink:
 
     def push(self, engine: Engine, policy: ActorCriticPolicy, buffer: RolloutBuffer, loss: Loss) -> Summary:
         """See `pg_agents.asynchronous.contract.Link`."""
+        summary = move(engine, policy, buffer, loss, self.memory.parameters)
         n_updates = self.memory.n_updates
         self.staleness = int(n_updates.sum()) - self._version
-        summary = move(engine, policy, buffer, loss, self.memory.parameters)
-        n_updates[self._worker] += 1
+        n_updates[self.worker] += 1
         return summary
 
 

@@ -18,6 +18,7 @@ from pg_agents.asynchronous.contract import Order, Report
 from pg_agents.asynchronous.links import SharedLink, SharedMemory
 from pg_agents.asynchronous.parcels import Parcel
 from pg_agents.asynchronous.worker import Worker
+from pg_agents.engines.mlp.tables import kernels_are_loaded
 
 _PATIENCE = 5.0  # seconds in which a worker that was told to may end by itself
 
@@ -49,7 +50,9 @@ class Processes:
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
-            context.set_forkserver_preload([__name__])
+            # Imported once, in the server that workers are forked from. The first optimiser imports torch._dynamo.
+            kernels = ["pg_agents.engines.mlp.kernels"] if kernels_are_loaded() else []
+            context.set_forkserver_preload([__name__, "torch._dynamo", *kernels])
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
         try:
@@ -118,7 +121,10 @@ def _work(pipe: Connection, memory: SharedMemory, parcel: Parcel) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     th.set_num_threads(1)
     try:
-        worker = Worker.unpack(parcel, lambda agent: SharedLink(memory, agent.policy, parcel.number))
+        agent = parcel.open()
+        link = SharedLink(memory, agent.policy, parcel.number)
+        agent.begin(parcel.start)
+        worker = Worker(agent, link)
         while True:
             pipe.send(worker.run(pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):

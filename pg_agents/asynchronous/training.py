@@ -47,8 +47,8 @@ class Training:
         self._ordered = agent.num_timesteps  # steps
         self._n_ordered, self._n_reported = 0, 0  # updates
         self._size = [1] * n_workers
-        # A single worker waits for the callbacks after each update, so that they see the same in every run. Of
-        # several, each has its next order while the parent looks at the last report.
+        # A single worker waits for the callbacks, so that they see the same in every run. Of several, each has its
+        # next order while the parent looks at the last report.
         self._queue = 1 if n_workers == 1 else 2
         self._waiting: Counter[int] = Counter()
         self._shown: dict[str, Any] = {"self": agent, "env": agent.env, "callback": callback}
@@ -80,6 +80,8 @@ class Training:
             return
         # Towards the end in smaller parts, so that no worker is left alone with a large one.
         n_updates = max(1, min(self._size[worker], left // (self._queue * self.n_workers)))
+        if self.n_workers == 1:
+            n_updates = min(self._until_the_next_look(), left)
         before, self._n_ordered = self._n_ordered, self._n_ordered + n_updates
         # Reports come in another order: the log's may be that of any order that was on its way then.
         on_their_way = sum(self._size) * self._queue if self.n_workers > 1 else 0
@@ -87,6 +89,16 @@ class Training:
         self.backend.submit(worker, Order(n_updates, self._ordered, self.total_timesteps, logs))
         self._ordered += n_updates * self._per_update
         self._waiting[worker] += 1
+
+    def _until_the_next_look(self) -> int:
+        """Updates before the one in which a callback wants to be asked, or the log is written; at least 1."""
+        look = next_look(self.callback, self.agent.n_envs)
+        if look is None or look.at_ends:
+            return 1
+        most = min((look.steps - 1) / self.agent.n_steps, _MOST_STEPS / self._per_update)
+        if self.log_interval is not None:
+            most = min(most, self.log_interval - self._n_ordered % self.log_interval)
+        return max(1, int(most))
 
     def _adapt(self, worker: int, report: Report) -> None:
         if self.n_workers == 1:
@@ -100,7 +112,6 @@ class Training:
     def _tell(self, worker: int, report: Report) -> bool:
         """Tell callbacks and the log; whether the training goes on."""
         agent = self.agent
-        self.backend.write_back(agent.policy)
         agent._n_updates += report.n_epochs
         agent.staleness.add(report.staleness)
         agent.episode_statistics.finished.extend(report.returns)
@@ -129,6 +140,7 @@ class Training:
                 agent._update_info_buffer(infos, report.dones[step])
             skip(callback, n_steps, n_envs, int(report.dones.sum()))
             return True
+        self.backend.write_back(agent.policy)
         nothing: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         for step in range(n_steps):
             if step % agent.n_steps == 0:

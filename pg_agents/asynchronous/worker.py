@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from pg_agents.asynchronous.contract import Link, Order, Report, Staleness
 from pg_agents.asynchronous.linked import Linked
-from pg_agents.asynchronous.parcels import Parcel
 
 
 class _Recorder(BaseCallback):
@@ -45,26 +43,21 @@ class Worker:
     Args:
         agent: The worker's own agent.
         link: Its link to the shared parameters.
+
+    Attributes:
+        is_stopped: It makes no further update.
     """
 
     def __init__(self, agent: Linked, link: Link) -> None:
         self.agent = agent
         agent.link = link
+        self.is_stopped = False
         self._recorder = _Recorder()
         _, self._callback = agent._setup_learn(1, self._recorder)
 
-    @classmethod
-    def unpack(cls, parcel: Parcel, make_link: Callable[[Linked], Link]) -> Worker:
-        """Make a worker from what was sent.
-
-        Args:
-            parcel: What was sent.
-            make_link: Makes the link of an agent's policy.
-        """
-        agent = parcel.open()
-        link = make_link(agent)
-        agent.begin(parcel.start)
-        return cls(agent, link)
+    def stop(self) -> None:
+        """End an order that another thread carries out, after its present update."""
+        self.is_stopped = True
 
     def run(self, order: Order) -> Report:
         """Carry out an order.
@@ -78,13 +71,15 @@ class Worker:
         returns = agent.episode_statistics.finished
         recorder.forget()
         returns.clear()
-        for _ in range(order.n_updates):
+        n_updates = 0
+        while n_updates < order.n_updates and not self.is_stopped:
             assert agent.env is not None, "the parcel's"
             agent.collect_rollouts(agent.env, self._callback, agent.rollout_buffer, agent.n_steps)
             agent._update_current_progress_remaining(agent.num_timesteps, order.total_timesteps)
             agent.train()
+            n_updates += 1
         return Report(
-            order.n_updates,
+            n_updates,
             np.array(recorder.rewards),
             np.array(recorder.dones),
             recorder.infos,

@@ -6,7 +6,7 @@ from fakes import Spy, same, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from pg_agents import A2C, A3C
+from pg_agents import A2C, A3C, make_vec
 from pg_agents.contract import Batches
 
 TF = {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5}}
@@ -34,6 +34,38 @@ def test_one_worker_is_a2c_to_the_last_bit(case, backend):
     assert same(weights(agent), weights(reference))
     assert same(optimizer_state(agent), optimizer_state(reference))
     assert (agent.num_timesteps, agent._n_updates) == (reference.num_timesteps, reference._n_updates)
+
+
+WORLDS = {
+    "one": ("pg/CartPole-v1", 1, {}),
+    "three, and a time limit": ("pg/Pendulum-v1", 3, {"n_steps": 7, "gamma": 0.9, "gae_lambda": 0.8}),
+    "schedules": (
+        "pg/CartPole-v1",
+        2,
+        {"learning_rate": lambda left: 1e-2 * left, "ent_coef": lambda left: 0.1 * left},
+    ),
+    "Adam": ("pg/CartPole-v1", 1, {"use_rms_prop": False, "normalize_advantage": True}),
+    "no value loss": ("pg/ShortCorridor-v0", 1, {"vf_coef": 0.0, "max_grad_norm": None}),
+}
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("case", WORLDS)
+def test_one_thread_is_a2c_to_the_last_bit(case, watched):
+    """The compiled loop, and where a callback looks at every step, the loop with one update in each call."""
+    env, n_envs, kwargs = WORLDS[case]
+    agents = []
+    for cls, backend in ((A2C, {}), (A3C, {"backend": "threads"})):
+        agent = cls("MlpPolicy", make_vec(env, n_envs), seed=0, engine="mlp", **kwargs, **backend)
+        agent.learn(1_900, callback=(lambda *_: True) if watched else None, log_interval=40)
+        agents.append(agent)
+    reference, agent = agents
+    assert same(weights(agent), weights(reference))
+    assert same(optimizer_state(agent), optimizer_state(reference))
+    assert (agent.num_timesteps, agent._n_updates) == (reference.num_timesteps, reference._n_updates)
+    told = [[(one["r"], one["l"]) for one in each.ep_info_buffer] for each in agents]
+    assert told[0] == told[1]
+    assert told[0]
 
 
 def test_callbacks_of_one_worker_see_what_those_of_a2c_see():

@@ -14,6 +14,7 @@ from pg_agents.buffers import EstimatorMixin, RolloutBuffer
 from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Stored, Update
+from pg_agents.engines.mlp.loops import Loop
 from pg_agents.engines.mlp.natural import NaturalGradient
 from pg_agents.engines.mlp.predicting import MLPPredictor
 from pg_agents.engines.mlp.rolls import Roll
@@ -73,6 +74,10 @@ class MLPEngine:
             self._roll = Roll(self._program, env, actor.buffer)
         self._roll.begin(actor, running, gamma, bootstraps)
         return self._roll
+
+    def loop(self, env: CompiledEnv, buffer: EstimatorMixin, loss: Loss, *, gamma: float, gae_lambda: float) -> Loop:
+        """See `pg_agents.contract.Engine`."""
+        return Loop(self._program, env, buffer, loss, self._weight.address, gamma, gae_lambda)
 
     def episodes(
         self,

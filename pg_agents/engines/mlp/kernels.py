@@ -1070,3 +1070,19 @@ def train(policies, towers, layers, tensors, updates, first_tower, last_tower):
                 for number in range(tower.first_tensor, tower.first_tensor + tower.n_tensors):
                     _step(update, tensors[number], shrinking)
     return DONE
+
+
+_of_training = [types.CPointer(numba.from_dtype(dtype)) for dtype in (POLICY, TOWER, LAYER, TENSOR, UPDATE)]
+
+
+def _train_by_address(policies, towers, layers, tensors, updates, first_tower, last_tower):
+    return train(
+        numba.carray(policies, 1), numba.carray(towers, 2), numba.carray(layers, ANY), numba.carray(tensors, ANY),
+        numba.carray(updates, 1), first_tower, last_tower,
+    )  # fmt: skip
+
+
+@cache
+def train_by_address():
+    """`train` as a C function of the tables' addresses; compiled when asynchronous training first asks for it."""
+    return numba.cfunc(numba.int64(*_of_training, numba.int64, numba.int64), nogil=True, cache=True)(_train_by_address)
