@@ -17,11 +17,12 @@ from torch import nn
 
 import pg_agents
 from pg_agents import NPG, TRPO, natural
-from pg_agents.contract import Batches, NaturalStep, NotFiniteError
+from pg_agents.contract import Batches, NaturalStep, NotFiniteError, Penalty
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.mlp import natural as compiled
 from pg_agents.engines.mlp.engine import MLPEngine
+from pg_agents.objectives import KL_ESTIMATORS
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -252,6 +253,13 @@ def test_a_natural_update_is_autograds_with_any_observations_and_deviations(kwar
 
 def test_a_clipped_value_is_regressed_as_autograd_does_it():
     assert_same_update(make(), value_clip=0.01)
+
+
+@pytest.mark.parametrize(("estimator", "actions"), each_value([*KL_ESTIMATORS, "exact"], ACTIONS))
+def test_a_natural_update_with_a_reference_policy_is_autograds(estimator, actions):
+    agent = make(actions=actions)
+    metrics = assert_same_update(agent, penalty=Penalty(make(actions=actions, seed=1).policy, 0.7, estimator))
+    assert metrics["reference_kl"] != 0
 
 
 def test_a_natural_update_after_a_compiled_rollout_is_autograds():
