@@ -22,6 +22,7 @@ from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.mlp import natural as compiled
 from pg_agents.engines.mlp.engine import MLPEngine
+from pg_agents.objectives import KL_ESTIMATORS
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -262,6 +263,13 @@ def test_a_natural_update_with_a_reference_policy_is_autograds(estimator, action
 
 def test_a_clipped_value_is_regressed_as_autograd_does_it():
     assert_same_update(make(), value_clip=0.01)
+
+
+@pytest.mark.parametrize(("estimator", "actions"), each_value([*KL_ESTIMATORS, "exact"], ACTIONS))
+def test_a_natural_update_with_a_reference_policy_is_autograds(estimator, actions):
+    agent = make(actions=actions)
+    metrics = assert_same_update(agent, penalty=Penalty(make(actions=actions, seed=1).policy, 0.7, estimator))
+    assert metrics["reference_kl"] != 0
 
 
 def test_a_natural_update_after_a_compiled_rollout_is_autograds():

@@ -392,7 +392,9 @@ def _evaluate(policy, layers, tower, observations, start, rows):
         for row in range(rows):
             _forward_row(layers, tower, row)
     else:
-        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features)
+        transpose(
+            tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features
+        )
         forward(layers, tower, lanes_of(rows))
 
 

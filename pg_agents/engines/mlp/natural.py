@@ -120,12 +120,14 @@ class NaturalGradient:
             weight: Address of the compiled weight.
         """
         program, stored = self._program, Stored(self._program, buffer)
-        order = buffer.draw_order(1, 1)  # as SB3's `get` draws it, even for all at once
-        samples = np.ascontiguousarray(order[:, :: step.sub_sampling_factor])
+        (everything,) = buffer.draw_order(1, 1)  # as SB3's `get` draws it, even for all at once
+        samples = everything[None, :: step.sub_sampling_factor].copy()
         n_blocks = -(-samples.size // program.kernels.BLOCK)
         if self._blocks.n_blocks < n_blocks:
             self._blocks = Blocks(program, n_blocks)
-        surrogate = Surrogate(program, self._pace, stored, samples, None, replace(loss, ent_coef=0.0, scale=1.0), weight)
+        surrogate = Surrogate(
+            program, self._pace, stored, samples, None, replace(loss, ent_coef=0.0, scale=1.0), weight
+        )
         surrogate.linearise(self._blocks, self._vectors, step)
         metrics = surrogate.before()
 
@@ -134,7 +136,7 @@ class NaturalGradient:
 
         if not loss.trains_critic or not program.policies[0]["has_critic"]:
             move()
-            return Summary(1, lambda: metrics | self._deviations(stored, order[0]))
+            return Summary(1, lambda: metrics | self._deviations(stored, everything))
         regressed = replace(loss, vf_coef=1.0, scale=1.0, max_grad_norm=None, penalty=None)
         order = buffer.draw_order(critic.batch_size, critic.n_epochs)
         regression = Regression(program, self._pace, stored, order, critic.batch_size, regressed, weight)
@@ -149,7 +151,7 @@ class NaturalGradient:
 
         def found() -> dict[str, Any]:
             value_loss = {"value_loss": float(regression.losses().mean())}
-            return metrics | value_loss | self._deviations(stored, order[0])
+            return metrics | value_loss | self._deviations(stored, everything)
 
         return Summary(1, found)
 
@@ -198,7 +200,9 @@ class Surrogate(Update):
             NotFiniteError: The objective's gradient is not finite.
         """
         self._kernels, self._blocks, self._vectors, self._damping = _load_kernels(), blocks, vectors, step.cg_damping
-        self.values[:] = self.stored.old_values[self.stored.places(self.samples[0])]  # the critic moves after the policy
+        self.values[:] = self.stored.old_values[
+            self.stored.places(self.samples[0])
+        ]  # the critic moves after the policy
         over_dimensions = step.mean_over_dimensions and not self.program.is_categorical
         scale = 1 / self.program.n_actions if over_dimensions else 1.0
         addresses = blocks.old.ctypes.data, vectors.laid_out.ctypes.data
