@@ -18,7 +18,9 @@ from __future__ import annotations
 import inspect
 import io
 import pathlib
+import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
@@ -33,7 +35,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
@@ -66,7 +68,7 @@ from pg_agents.estimators import Floats, gae
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
-from pg_agents.objectives import predicted_values
+from pg_agents.objectives import KL_ESTIMATORS, predicted_values
 from pg_agents.observations import check_observations
 from pg_agents.policies import (
     ACTOR_CRITIC_POLICIES,
@@ -76,6 +78,7 @@ from pg_agents.policies import (
     separate_critic,
     with_state_dependent_std,
 )
+from pg_agents.priors import check_prior, frozen_policy
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 
 if TYPE_CHECKING:
@@ -84,6 +87,8 @@ if TYPE_CHECKING:
 Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 
 _ACTION_STREAM = 0x7067
+# Not "k1": see `objectives.k1`.
+PRIOR_KL_ESTIMATORS = ("exact", *(name for name in KL_ESTIMATORS if name != "k1"))
 
 
 class Default:
@@ -110,6 +115,9 @@ class CommonArguments(TypedDict, total=False):
     seed: int | None
     device: th.device | str
     engine: str
+    prior: Any
+    prior_kl_coef: float | Schedule
+    prior_kl_estimator: str
     _init_setup_model: bool
 
 
@@ -181,11 +189,32 @@ class PolicyGradient(Arguments):
         '(torch, for all), `"auto"` for the first where it serves this agent and else the second, or the name of a '
         "plugin.",
     )
+    prior: Any = argument(
+        default=None,
+        kw_only=True,
+        doc="A policy that training is kept near, an agent with one, or its file, which is unpickled. A copy of "
+        "the policy becomes part of the agent and of its file.",
+    )
+    prior_kl_coef: float | Schedule = argument(
+        default=0.1,
+        kw_only=True,
+        doc="Coefficient of KL(π || π_prior) in the loss; a number or a schedule.",
+        at_least=0,
+        schedule=True,
+    )
+    prior_kl_estimator: str = argument(
+        default="exact",
+        kw_only=True,
+        doc='How KL(π || π_prior) is found: `"exact"`, its closed form at each state, or an estimate from the action '
+        'taken, `"k2"` or `"k3"`. Of `"k1"` the gradient has mean 0.',
+        choices=PRIOR_KL_ESTIMATORS,
+    )
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: Env, **arguments: Any) -> None:
         check_keywords(type(self), [*self.declared, "monitor_wrapper"], arguments)
         monitor_wrapper = arguments.pop("monitor_wrapper", True)
-        values = {**self.defaults(), **arguments}
+        defaults = self.defaults()
+        values = {**defaults, **arguments}
         for name in set(self.declared) - {"policy", "env", *values}:
             raise TypeError(f"{type(self).__name__}() needs the argument {name!r}.")
         if values["value_learning_rate"] is not None and not self.separate_critic:
@@ -219,6 +248,8 @@ class PolicyGradient(Arguments):
             self.policy_class = with_state_dependent_std(self.policy_class)
         if values["_init_setup_model"]:
             self._setup_model()
+        if self.prior is None and "prior_kl_coef" in arguments and values["prior_kl_coef"] != defaults["prior_kl_coef"]:
+            warnings.warn("`prior_kl_coef` has no effect, because there is no `prior`.", stacklevel=3)
         self.warn_of_arguments()
 
     # Setting up
@@ -277,6 +308,10 @@ class PolicyGradient(Arguments):
             )
         if self.separate_critic:
             separate_critic(self.policy, self.lr_schedule(1))
+        if self.prior is not None:
+            self.prior = frozen_policy(self.prior)
+            check_prior(self.prior, self.policy, self.prior_kl_estimator)
+        self._prior_on_device = None
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
@@ -517,16 +552,35 @@ class PolicyGradient(Arguments):
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
         with threads.for_policy(self.policy), deferrable():
-            super().learn(
+            self._loop(
                 total_timesteps,
                 callback,
-                self.default_log_interval if isinstance(log_interval, Default) else log_interval,  # type: ignore[arg-type]
+                self.default_log_interval if isinstance(log_interval, Default) else log_interval,
                 type(self).__name__ if tb_log_name is None else tb_log_name,
                 reset_num_timesteps,
                 progress_bar,
             )
         self._lazy_log.write(self._logger)
         return self
+
+    def _loop(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        log_interval: int | None,
+        tb_log_name: str,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> None:
+        """Collect and train until all steps are taken: SB3's `learn`."""
+        super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type] # None is allowed
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
 
     def rollout(self, callback: MaybeCallback = None) -> SB3RolloutBuffer:
         """Collect one rollout without learning from it; `train` does that.
@@ -698,12 +752,15 @@ class PolicyGradient(Arguments):
 
         def metrics() -> dict[str, float]:
             found = summary.metrics()
-            found[self.policy_loss_name] = found.pop("policy_loss")
+            if "policy_loss" in found:
+                found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
                 found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings
             if loss.penalty is not None:
-                found["kl_coef"] = loss.penalty.kl_coef
+                kind = "prior" if loss.penalty.reference is self._prior_on_device else "reference"
+                found[f"{kind}_kl"] = found.pop("reference_kl")
+                found["kl_coef" if kind == "reference" else "prior_kl_coef"] = loss.penalty.kl_coef
             return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
 
         self._lazy_log.add("train", metrics)
@@ -745,8 +802,20 @@ class PolicyGradient(Arguments):
         )
 
     def penalty(self) -> Penalty | None:
-        """The price of moving away from a reference policy; None for none."""
-        return None
+        """The price of moving away from a reference policy, here `prior_kl_coef` KL(π || π_prior); None for none."""
+        if self.prior is None:
+            return None
+        return Penalty(self._prior, self.coefficient("prior_kl_coef"), self.prior_kl_estimator)
+
+    _prior_on_device: ActorCriticPolicy | None = None
+
+    @property
+    def _prior(self) -> ActorCriticPolicy:
+        """The prior on the policy's device. `prior` itself stays on the CPU, so that files load everywhere."""
+        if self._prior_on_device is None:
+            here = self.policy.device
+            self._prior_on_device = self.prior if here.type == "cpu" else deepcopy(self.prior).to(here)
+        return self._prior_on_device
 
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
@@ -818,7 +887,7 @@ class PolicyGradient(Arguments):
             self._logger.record("train/value_learning_rate", rate)
 
 
-_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_unlogged", "on_epoch")
+_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch")
 
 
 def _has_samples(buffer: SB3RolloutBuffer) -> bool:

@@ -13,7 +13,7 @@ Nothing here knows an agent, an engine or a buffer class of this package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -237,6 +237,9 @@ class NaturalStep:
             `target_kl`; if none does, the policy stays as it is. 0 takes the first step without a trial.
         line_search_shrinking_factor: By which α is multiplied after each trial that fails.
         sub_sampling_factor: Every so many-th sample of the rollout is used; all train the critic.
+        mean_over_dimensions: The KL divergence of Gaussian and Bernoulli actions is the mean over the action's
+            dimensions, as in sb3-contrib, and not the sum. F is its Hessian, so it is smaller by the same factor.
+            (That of MultiDiscrete actions is the sum in either case.)
     """
 
     step_size: float | None = None
@@ -246,6 +249,7 @@ class NaturalStep:
     line_search_max_iter: int = 10
     line_search_shrinking_factor: float = 0.8
     sub_sampling_factor: int = 1
+    mean_over_dimensions: bool = False
 
 
 @dataclass(frozen=True)
@@ -449,6 +453,33 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class MovesElsewhere(Protocol):
+    """An engine whose steps can move parameters that are not those at which it computes the gradient."""
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """As `Engine.update`, with the gradient at the policy, which stays as it is.
+
+        Args:
+            policy: The policy, with its optimiser.
+            buffer: The rollout, advantages and returns included.
+            loss: Minimised.
+            batches: Epochs and size of the minibatches.
+            parameters: Moved by the optimiser's steps, in the order of `policy.parameters()`.
+
+        Raises:
+            NotFiniteError: The loss or its gradient is not finite; that step was not taken.
+        """
+        ...
+
+
+@runtime_checkable
 class FollowsNaturalGradient(Protocol):
     """An engine that can also move a policy along the natural gradient."""
 
@@ -467,7 +498,7 @@ class FollowsNaturalGradient(Protocol):
         Args:
             policy: The policy, with its optimiser.
             buffer: The rollout, advantages and returns included.
-            loss: Its objective is maximised; `normalize_advantage` holds for the whole rollout.
+            loss: Its objective, less the penalty, is maximised; `normalize_advantage` holds for the whole rollout.
             step: The policy's step.
             critic: Epochs and size of the critic's minibatches.
 

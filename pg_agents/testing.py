@@ -445,11 +445,23 @@ def _check_logging(case: _Case) -> None:
 def _check_modes(case: _Case) -> None:
     collecting: set[bool] = set()
     training: set[bool] = set()
+    in_train = False
 
     def note(module: th.nn.Module, _: Any) -> None:
-        (training if th.is_grad_enabled() else collecting).add(module.training)
+        if th.is_grad_enabled():
+            training.add(module.training)
+        elif not in_train:  # an update may look at what it did, without gradients
+            collecting.add(module.training)
+
+    def train(*args: Any, **kwargs: Any) -> None:
+        nonlocal in_train
+        in_train = True
+        original(*args, **kwargs)
+        in_train = False
 
     agent = case.agent()
+    original: Callable[..., None] = getattr(agent, "train", lambda: None)
+    agent.train = train  # type: ignore[attr-defined]
     for module in agent.policy.modules():
         module.register_forward_pre_hook(note)
     agent.learn(12)

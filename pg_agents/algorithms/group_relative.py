@@ -136,9 +136,10 @@ class GroupRelative(PolicyGradient):
         return self._reference
 
     def penalty(self) -> Penalty | None:
-        """β KL(π || π_ref), if it belongs in the loss."""
-        in_loss = self.kl_coef and self.kl_in == "loss"
-        return Penalty(self.reference_policy, self.kl_coef, self.kl_estimator) if in_loss else None
+        """β KL(π || π_ref), if it belongs in the loss; else the prior's, if there is one."""
+        if self.kl_coef and self.kl_in == "loss":
+            return Penalty(self.reference_policy, self.kl_coef, self.kl_estimator)
+        return super().penalty()
 
     def _reference_kl(self, buffer: RolloutBuffer) -> Floats:
         """Estimates of KL(π_old || π_ref) from the actions of a rollout, `(T, N)`."""
@@ -209,6 +210,11 @@ class GroupRelative(PolicyGradient):
         super().check_arguments()
         if self.kl_coef and self.kl_in == "reward" and self.kl_estimator == "exact":
             raise ValueError("`kl_estimator='exact'` is for kl_in='loss': the reward is that of the action taken.")
+        if self.kl_coef and self.kl_in == "loss" and self.prior is not None:
+            raise ValueError(
+                f"`prior` and kl_coef={self.kl_coef!r} with kl_in='loss' name two policies to stay near to, and the "
+                "loss has room for one: give the prior as `reference`."
+            )
 
     def complete_arguments(self) -> None:
         """An environment's episodes are those of its groups."""

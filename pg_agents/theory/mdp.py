@@ -212,6 +212,27 @@ class Solution:
         return self._weighted(self._visits(1.0), self.A)
 
     @cached_property
+    def fisher(self) -> Floats:
+        """F = E_s[E_a[∇ log π ∇ log πᵀ]], of shape `(S, A, A)`: one block for the parameters of each state.
+
+        F_s = d(s) (diag π(.|s) - π(.|s) π(.|s)ᵀ), with the states in proportion to their visits, d(s) ∝ η(s). The
+        parameters of different states have nothing in common.
+        """
+        visits = self.visits if self.mdp.horizon is None else self.visits.sum(axis=0)
+        diagonal = self.policy[:, :, None] * np.eye(self.mdp.n_actions)
+        blocks = diagonal - self.policy[:, :, None] * self.policy[:, None, :]
+        fisher: Floats = (visits / visits.sum())[:, None, None] * blocks
+        return fisher
+
+    @cached_property
+    def natural_gradient(self) -> Floats:
+        """F⁺ ∇J, of shape `(S, A)` (Kakade 2002, section 2).
+
+        Without a horizon it is A Σ_s η(s), up to a function of the state: the visits cancel (Kakade 2002, theorem 1).
+        """
+        return natural_direction(self.fisher, self.gradient)
+
+    @cached_property
     def optimal_baseline(self) -> Floats:
         """The baseline with the smallest gradient variance, as a function of the state (and step); shaped as `V`.
 
@@ -314,6 +335,20 @@ def _solved(matrix: Floats, vector: Floats, if_singular: str) -> Floats:
     if np.linalg.matrix_rank(matrix) < len(matrix):
         raise ValueError(if_singular)
     return np.array(np.linalg.solve(matrix, vector), dtype=float)
+
+
+def natural_direction(fisher: Floats, gradient: Floats) -> Floats:
+    """F⁺ g, state by state.
+
+    Args:
+        fisher: F of each state, `(S, A, A)`.
+        gradient: g, `(S, A)`.
+    """
+    # Adding a number to all of a state's parameters changes nothing, so F is singular. Where the policy is as good as
+    # deterministic, F is 0, and its reciprocal would overflow before.
+    fisher = np.where(np.abs(fisher) < 1e-200, 0, fisher)
+    direction: Floats = np.einsum("sab,sb->sa", np.linalg.pinv(fisher, rcond=1e-10, hermitian=True), gradient)
+    return direction
 
 
 def check_all_finite(name: str, values: Floats) -> None:

@@ -77,7 +77,7 @@ def test_our_algorithms_come_from_our_own_distribution():
         ("reinforse", "reinforce"),
         ("sb3/pp", "sb3/ppo"),
         ("PPO", "ppo"),
-        ("trpo", "contrib/trpo"),
+        ("recurrentppo", "contrib/recurrentppo"),
         ("xyzzy", None),
     ],
 )
