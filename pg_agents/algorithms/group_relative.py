@@ -212,6 +212,11 @@ class GroupRelative(PolicyGradient):
             raise ValueError("`kl_estimator='exact'` is for kl_in='loss': the reward is that of the action taken.")
         if self.kl_coef and self.kl_in == "loss" and self.prior is not None:
             raise ValueError(
+                f"`prior` and kl_coef={self.kl_coef!r} with kl_in='loss' are two penalties in one loss: give `kl_coef` "
+                "with kl_in='reward', or the prior as `reference`."
+            )
+        if self.kl_coef and self.kl_in == "loss" and self.prior is not None:
+            raise ValueError(
                 f"`prior` and kl_coef={self.kl_coef!r} with kl_in='loss' name two policies to stay near to, and the "
                 "loss has room for one: give the prior as `reference`."
             )
