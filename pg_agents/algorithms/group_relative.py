@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents import estimators
@@ -44,6 +44,7 @@ class GroupRelative(PolicyGradient):
     policy_aliases = ACTOR_POLICIES
     has_critic = False
 
+    learning_rate: float | Schedule = 1e-3
     group_size: int | None = argument(
         default=8,
         doc="Episodes that start in the same way, from a reset with one seed, which is drawn anew for each group.",
@@ -79,7 +80,7 @@ class GroupRelative(PolicyGradient):
         doc="Policy to stay near to, with the networks of the agent's; its parameters are copied. None for the agent's "
         "own at the beginning of its first `learn`.",
     )
-    ent_coef: InitVar[Any] = 0.0
+    ent_coef: InitVar[float | Schedule] = 0.0
     max_grad_norm: InitVar[float | None] = None
 
     search: ClassVar[SearchSpace] = {
@@ -209,6 +210,11 @@ class GroupRelative(PolicyGradient):
         super().check_arguments()
         if self.kl_coef and self.kl_in == "reward" and self.kl_estimator == "exact":
             raise ValueError("`kl_estimator='exact'` is for kl_in='loss': the reward is that of the action taken.")
+        if self.kl_coef and self.kl_in == "loss" and self.prior is not None:
+            raise ValueError(
+                f"`prior` and kl_coef={self.kl_coef!r} with kl_in='loss' are two penalties in one loss: give `kl_coef` "
+                "with kl_in='reward', or the prior as `reference`."
+            )
         if self.kl_coef and self.kl_in == "loss" and self.prior is not None:
             raise ValueError(
                 f"`prior` and kl_coef={self.kl_coef!r} with kl_in='loss' name two policies to stay near to, and the "

@@ -30,7 +30,6 @@ class GRPO(GroupRelative):
         ValueError: An argument is out of range, or two contradict each other.
     """
 
-    learning_rate: float | Schedule = 1e-3
     n_epochs: int = 4
     batch_size: int | None = 256
     gamma: float = 1.0

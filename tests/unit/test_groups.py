@@ -210,6 +210,7 @@ def test_a_wrapper_of_ones_own_can_take_part():
         ({"credit": "token"}, "`credit` must be one of 'episode', 'step'"),
         ({"kl_coef": 0.1, "kl_estimator": "exact"}, "is for kl_in='loss'"),
         ({"kl_coef": 0.1, "reference": "ppo"}, "`reference` must be a policy"),
+        ({"kl_coef": 0.1, "kl_in": "loss", "prior": GRPO("MlpPolicy", TinyEnv()).policy}, "two penalties in one loss"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
