@@ -11,6 +11,8 @@ from math import inf, sqrt
 import torch as th
 from stable_baselines3.common.distributions import Distribution, kl_divergence
 
+from pg_agents.contract import NaturalStep
+
 Product = Callable[[th.Tensor], th.Tensor]
 """v to A v, for a symmetric and positive definite matrix A."""
 
@@ -81,6 +83,59 @@ def conjugate_gradient(
         before, squared = squared, residual @ residual
         direction = residual + squared / before * direction
     return x
+
+
+def move(
+    parameters: Sequence[th.nn.Parameter],
+    g: th.Tensor,
+    product: Product,
+    evaluate: Callable[[], tuple[th.Tensor, th.Tensor]],
+    objective: th.Tensor,
+    step: NaturalStep,
+) -> dict[str, float]:
+    """Move parameters along the natural gradient of an objective, or leave them as they are, to the last bit.
+
+    Conjugate gradients start from a small random vector of torch's generator.
+
+    Args:
+        parameters: Those of the policy.
+        g: The objective's gradient.
+        product: v to (F + `step.cg_damping` I) v.
+        evaluate: Gives E[objective] and E[KL(π || π_old)] of the parameters as they are then.
+        objective: E[objective] before the step.
+        step: The form of the step.
+
+    Returns:
+        The metrics `policy_objective`, `kl_divergence_loss` and `is_line_search_success`.
+    """
+    direction = conjugate_gradient(product, g, 1e-4 * th.randn_like(g), step.cg_max_steps)
+    length = step.step_size
+    if length is None:
+        length = step_length(float(direction @ product(direction)), step.target_kl)
+    origin = flat([parameter.detach() for parameter in parameters])
+    now = objective, th.zeros(())
+
+    def accepts(fraction: float) -> bool:
+        nonlocal now
+        write(origin + fraction * length * direction, parameters)
+        now = evaluate()
+        if step.line_search_max_iter == 0:
+            return bool(th.isfinite(now[1]))
+        return bool(now[1] < step.target_kl) and bool(now[0] > objective)
+
+    accepted = None
+    # Without a gradient, the direction is only rounding and the random start.
+    if g.any() and th.isfinite(length * direction).all():
+        with th.no_grad():
+            accepted = line_search(accepts, max(step.line_search_max_iter, 1), step.line_search_shrinking_factor)
+    if accepted is None:
+        write(origin, parameters)
+        now = objective, th.zeros(())
+    return {
+        "policy_objective": now[0].item(),
+        "kl_divergence_loss": now[1].item(),
+        "is_line_search_success": float(accepted is not None),
+    }
 
 
 def step_length(curvature: float, target_kl: float) -> float:

@@ -261,36 +261,7 @@ def _natural_step(
     if not th.isfinite(g).all():
         raise NotFiniteError(not_finite(objective.item(), g.norm().item()))
     product = natural.fisher_product(kl, actor, step.cg_damping)
-    direction = natural.conjugate_gradient(product, g, 1e-4 * th.randn_like(g), step.cg_max_steps)
-    length = step.step_size
-    if length is None:
-        length = natural.step_length(float(direction @ product(direction)), step.target_kl)
-    origin = natural.flat([parameter.detach() for parameter in actor])
-    now = objective, th.zeros(())
-
-    def accepts(fraction: float) -> bool:
-        nonlocal now
-        natural.write(origin + fraction * length * direction, actor)
-        now = surrogate()[:2]
-        if step.line_search_max_iter == 0:
-            return bool(th.isfinite(now[1]))
-        return bool(now[1] < step.target_kl) and bool(now[0] > objective)
-
-    accepted = None
-    # Without a gradient, the direction is only rounding and the random start.
-    if g.any() and th.isfinite(length * direction).all():
-        with th.no_grad():
-            accepted = natural.line_search(
-                accepts, max(step.line_search_max_iter, 1), step.line_search_shrinking_factor
-            )
-    if accepted is None:
-        natural.write(origin, actor)
-        now = objective, th.zeros(())
-    metrics |= {
-        "policy_objective": now[0].item(),
-        "kl_divergence_loss": now[1].item(),
-        "is_line_search_success": float(accepted is not None),
-    }
+    metrics |= natural.move(actor, g, product, lambda: surrogate()[:2], objective, step)
     return actor, metrics
 
 
