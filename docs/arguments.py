@@ -63,8 +63,8 @@ def is_root(cls: Class) -> bool:
 def taken(cls: Class) -> dict[str, Parameter]:
     """The arguments that a class takes: those that it declares, in the order of its body, and those common to all.
 
-    Those that can be given by position come first, in the order of `same_order_as` if it lists names. (If it is a
-    class, which cannot be read here, it can give a position to more of them at run time.)
+    Those that can be given by position come first, in the order of `same_order_as` if it lists names. (A class, which
+    cannot be read here, can give a position to more of them at run time.)
     """
     lineage = [cls, *cls.mro()]
     root = next(one for one in lineage if is_root(one))

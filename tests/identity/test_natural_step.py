@@ -251,16 +251,6 @@ def test_a_natural_update_is_autograds_with_any_observations_and_deviations(kwar
     assert_same_update(make(cls, BOX, observations, policy_kwargs=kwargs))
 
 
-@pytest.mark.parametrize(("estimator", "actions"), each_value(["exact", "k1", "k2", "k3", "exact"], ACTIONS))
-def test_a_natural_update_with_a_reference_policy_is_autograds(estimator, actions):
-    agent = make(NPG, actions, **small())
-    reference = deepcopy(agent.policy)
-    for parameter in reference.parameters():
-        parameter.data += 0.1
-    metrics = assert_same_update(agent, penalty=Penalty(reference, 0.7, estimator))
-    assert metrics["reference_kl"] != 0
-
-
 def test_a_clipped_value_is_regressed_as_autograd_does_it():
     assert_same_update(make(), value_clip=0.01)
 
