@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents import A2C, A3C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
 
 DOCUMENTED = set(re.findall(r"^\| `([^`]+)`", (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(), re.M))
 
@@ -50,6 +50,7 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         | logged(tmp_path / "3", A2C, "Pendulum-v1", use_sde=True)
         | logged(tmp_path / "4", REINFORCE, "CartPole-v1")
         | logged(tmp_path / "5", ReinforceBaseline, "CartPole-v1", value_learning_rate=1e-3)
+        | logged(tmp_path / "6", A3C, "CartPole-v1", delay=1)
     )
     # TensorBoard's own keys for the metrics of the HParams page are the logged ones; CSV has the rest.
     assert {re.sub(r"_\d+$", "_{i}", key) for key in keys} == DOCUMENTED - {"hparams"}
@@ -62,6 +63,7 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         (ReinforceBaseline, "reinforce_baseline", {"n_episodes": 1, "value_learning_rate": 1e-3}),
         (ActorCritic, "actor_critic", {}),
         (A2C, "a2c", {}),
+        (A3C, "a3c", {"delay": 1}),
         (PPO, "ppo", {"clip_range_vf": 1.0, **TINY_PPO}),
         (PPO, "ppo", {"kl_target": 0.01, **TINY_PPO}),
     ],

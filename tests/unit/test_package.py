@@ -12,6 +12,7 @@ from pg_agents.engines.mlp import kernels
 def test_the_exported_names_are_these():
     assert set(pg_agents.__all__) == {
         "A2C",
+        "A3C",
         "PPO",
         "REINFORCE",
         "ActorCritic",
