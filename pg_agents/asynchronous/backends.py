@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 from pg_agents.asynchronous.contract import Backend
 from pg_agents.asynchronous.linked import Linked
 from pg_agents.asynchronous.parcels import Parcel
 from pg_agents.asynchronous.processes import Processes
+from pg_agents.asynchronous.ray import Ray
 from pg_agents.asynchronous.threads import Threads, why_not
 
 MakesBackend = Callable[[Linked, list[Parcel]], Backend]
@@ -23,6 +25,7 @@ def backend_for(agent: Linked, name: str) -> MakesBackend:
 
     Raises:
         ValueError: The backend does not serve this agent, with the reason.
+        ImportError: Ray is not installed.
     """
     if agent.device.type != "cpu":
         raise ValueError(
@@ -33,6 +36,12 @@ def backend_for(agent: Linked, name: str) -> MakesBackend:
             f"Workers share parameters, but {type(agent.policy).__name__} also has buffers, as batch normalisation "
             "keeps its statistics in: n_workers=1 trains it."
         )
+    if name == "ray":
+        if agent.engine not in ("auto", "autograd"):
+            raise ValueError(f"Workers on Ray have the engine 'autograd', but `engine` is {agent.engine!r}.")
+        if importlib.util.find_spec("ray") is None:
+            raise ImportError("`backend` is 'ray', which is not installed: pip install 'pg-agents[ray]'.")
+        return Ray
     if name in ("auto", "threads"):
         reason = why_not(agent)
         if reason is None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import griffe
 import pytest
 
-from pg_agents import A2C, GRPO, NPG, PPO, REINFORCE, RLOO, TRPO, ActorCritic, PolicyGradient, ReinforceBaseline
+from pg_agents import A2C, A3C, GRPO, NPG, PPO, REINFORCE, RLOO, TRPO, ActorCritic, PolicyGradient, ReinforceBaseline
 from pg_agents.agent import CommonArguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "algorithms"
 ALGORITHMS = {
     "a2c": A2C,
+    "a3c": A3C,
     "actor_critic": ActorCritic,
     "npg": NPG,
     "ppo": PPO,

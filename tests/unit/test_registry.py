@@ -51,6 +51,7 @@ def no_environment_left_behind():
         ("reinforce_baseline", pg_agents.ReinforceBaseline),
         ("actor_critic", pg_agents.ActorCritic),
         ("a2c", pg_agents.A2C),
+        ("a3c", pg_agents.A3C),
         ("ppo", pg_agents.PPO),
         ("sb3/ppo", stable_baselines3.PPO),
         ("sb3/a2c", stable_baselines3.A2C),
