@@ -18,7 +18,7 @@ from pg_agents.tuning import Choice, LogInteger, LogUniform, PowerOfTwo, SearchS
 class NPG(PolicyGradient):
     """Natural policy gradient: a step as large as the policy's change allows, whatever its parameters are.
 
-    θ += α (F + d I)⁻¹ g, g = ∇ E[Â r], F = E[∇ log π ∇ log πᵀ], r = π(a|s) / π_old(a|s)   (Kakade 2002, eq. 4)
+    θ += α (F + d I)⁻¹ g, g = ∇ E[Â r], F = E[∇ log π ∇ log πᵀ], r = π(a|s) / π_old(a|s)   (Kakade 2002, section 2)
 
     α is `step_size`, or √(2 δ / sᵀ (F + d I) s) for a step s that moves the policy by a KL divergence of δ =
     `target_kl`. Conjugate gradients find s = (F + d I)⁻¹ g from products of F with vectors, with d = `cg_damping`

@@ -3,41 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 from pg_agents.algorithms.npg import NPG
 from pg_agents.arguments import argument
 from pg_agents.contract import NaturalStep
-from pg_agents.tuning import LogInteger, SearchSpace, Uniform
-
-_ORDER = (
-    "policy",
-    "env",
-    "learning_rate",
-    "n_steps",
-    "batch_size",
-    "gamma",
-    "cg_max_steps",
-    "cg_damping",
-    "line_search_shrinking_factor",
-    "line_search_max_iter",
-    "n_critic_updates",
-    "gae_lambda",
-    "use_sde",
-    "sde_sample_freq",
-    "rollout_buffer_class",
-    "rollout_buffer_kwargs",
-    "normalize_advantage",
-    "target_kl",
-    "sub_sampling_factor",
-    "stats_window_size",
-    "tensorboard_log",
-    "policy_kwargs",
-    "verbose",
-    "seed",
-    "device",
-    "_init_setup_model",
-)
 
 
 class TRPO(NPG):
@@ -56,7 +25,35 @@ class TRPO(NPG):
         ValueError: An argument is out of range, or `engine` names an engine that cannot follow the natural gradient.
     """
 
-    same_order_as = _ORDER  # by their names: sb3-contrib is not needed here, and takes its time to import
+    # By name, because sb3-contrib is not needed here and takes its time to import.
+    same_order_as = (
+        "policy",
+        "env",
+        "learning_rate",
+        "n_steps",
+        "batch_size",
+        "gamma",
+        "cg_max_steps",
+        "cg_damping",
+        "line_search_shrinking_factor",
+        "line_search_max_iter",
+        "n_critic_updates",
+        "gae_lambda",
+        "use_sde",
+        "sde_sample_freq",
+        "rollout_buffer_class",
+        "rollout_buffer_kwargs",
+        "normalize_advantage",
+        "target_kl",
+        "sub_sampling_factor",
+        "stats_window_size",
+        "tensorboard_log",
+        "policy_kwargs",
+        "verbose",
+        "seed",
+        "device",
+        "_init_setup_model",
+    )
 
     line_search_shrinking_factor: float = argument(
         default=0.8, doc="c, by which the line search shortens the step after each trial.", above=0, at_most=1
@@ -64,11 +61,6 @@ class TRPO(NPG):
     line_search_max_iter: int = argument(
         default=10, doc="Number of steps that the line search tries.", at_least=1, integer=True
     )
-
-    search: ClassVar[SearchSpace] = {
-        "line_search_shrinking_factor": Uniform(0.5, 0.9),
-        "line_search_max_iter": LogInteger(5, 20),
-    }
 
     def natural_step(self) -> NaturalStep:
         """The form of the policy's step, with the divergence as sb3-contrib takes it."""

@@ -226,7 +226,7 @@ class Solution:
 
     @cached_property
     def natural_gradient(self) -> Floats:
-        """F⁺ ∇J, of shape `(S, A)` (Kakade 2002, eq. 4).
+        """F⁺ ∇J, of shape `(S, A)` (Kakade 2002, section 2).
 
         Without a horizon it is A Σ_s η(s), up to a function of the state: the visits cancel (Kakade 2002, theorem 1).
         """

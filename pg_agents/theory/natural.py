@@ -34,7 +34,7 @@ def ascend(
 ) -> Floats:
     """Follow the exact gradient of J, in parameters φ with θ = `scale` φ.
 
-    φ += α ∇_φ J, or φ += α F_φ⁺ ∇_φ J along the natural gradient (Kakade 2002, eq. 4)
+    φ += α ∇_φ J, or φ += α F_φ⁺ ∇_φ J along the natural gradient (Kakade 2002, section 2)
 
     Args:
         mdp: The decision process.

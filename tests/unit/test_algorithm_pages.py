@@ -8,7 +8,7 @@ from pathlib import Path
 import griffe
 import pytest
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, PolicyGradient, ReinforceBaseline
+from pg_agents import A2C, NPG, PPO, REINFORCE, TRPO, ActorCritic, PolicyGradient, ReinforceBaseline
 from pg_agents.agent import CommonArguments
 
 ROOT = Path(__file__).parents[2]
@@ -16,9 +16,11 @@ PAGES = ROOT / "docs" / "algorithms"
 ALGORITHMS = {
     "a2c": A2C,
     "actor_critic": ActorCritic,
+    "npg": NPG,
     "ppo": PPO,
     "reinforce": REINFORCE,
     "reinforce_baseline": ReinforceBaseline,
+    "trpo": TRPO,
 }
 
 
