@@ -10,6 +10,7 @@ rate falling over these. Times are processor times, of training alone.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from functools import cache
@@ -24,12 +25,12 @@ from pg_envs.classic import pendulum
 from pg_envs.worlds import World, register_world
 
 STEPS = {
-    "CartPole-v1": 100_000,
-    "Acrobot-v1": 200_000,
-    "Pendulum-v1": 500_000,
-    "pg/ShortCorridor-v0": 50_000,
-    "pg/TorqueLQR-v0": 200_000,
-    "LunarLander-v3": 200_000,
+    "CartPole-v1": 50_000,
+    "Acrobot-v1": 100_000,
+    "Pendulum-v1": 300_000,
+    "pg/ShortCorridor-v0": 30_000,
+    "pg/TorqueLQR-v0": 100_000,
+    "LunarLander-v3": 100_000,
 }
 BASELINES = ("none", "constant", "time", "leave_one_out")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,6 +44,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 N_POINTS = 10
 N_EPISODES = 50
+RUNS = Path("runs/groups-study")
 N_TORQUES = 11
 BINNED = "groups/BinnedPendulum-v0"
 WORLDS = {"Pendulum-v1": BINNED, "LunarLander-v3": "LunarLander-v3"}
@@ -91,6 +93,16 @@ def entry(method: str, env: str) -> dict[str, Any]:
 
 
 def run(task: tuple[str, str, int], seed: int) -> dict[str, Any]:
+    """One training, unless a file in `runs` has it: what was stopped goes on there."""
+    method, env, n_steps = task
+    path = RUNS / f"{method}-{env.replace('/', '-')}-{n_steps}-{seed}.json".replace(" ", "")
+    if not path.exists():
+        RUNS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(trained(method, env, n_steps, seed)))
+    return json.loads(path.read_text())
+
+
+def trained(method: str, env: str, n_steps: int, seed: int) -> dict[str, Any]:
     """One training: steps, seconds of the processor and mean return after each tenth of it."""
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.utils import set_random_seed
@@ -100,7 +112,6 @@ def run(task: tuple[str, str, int], seed: int) -> dict[str, Any]:
     from pg_zoo.runs.evaluating import run_evaluation
     from pg_zoo.runs.training import built, resolved
 
-    method, env, n_steps = task
     algo, _ = METHODS[method]
     hyperparams = {**entry(method, env), "n_timesteps": n_steps}
     cell = resolved(Cell(algo, world(env), 100 + seed, hyperparams, final_episodes=N_EPISODES))

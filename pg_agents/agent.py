@@ -295,6 +295,8 @@ class PolicyGradient(Arguments):
             )
         self.check_arguments()
         self.complete_arguments()
+        if self.group_size is not None:
+            self.n_episodes = self.n_groups * self.group_size
         self._engine_in_use = None
         named = self.rollout_buffer_class or self._default_buffer_class()
         self._check_buffer_class(named)

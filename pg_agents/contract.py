@@ -337,7 +337,7 @@ class Copies(Protocol):
     held: np.ndarray
 
     def plan(self, seeds: np.ndarray | None) -> None:
-        """Let the next episodes of each copy start from given seeds, whatever starts them.
+        """Let the next episodes of each copy start from given seeds, whatever starts them; for an `address`.
 
         Args:
             seeds: `(copies, k)`, for the next k episodes; None to forget them.

@@ -26,9 +26,10 @@ class GroupCollector(EpisodeCollector):
     reset itself at the end of an episode.
     """
 
+    _plans = False  # whether the environments are told the seeds before
+
     def begin(self) -> None:
         """Start the first group of every environment."""
-        self._let_go()
         n_groups = self.buffer.n_episodes // self.setting.group_size
         seeds = self.setting.generator().integers(_SEEDS, size=(self.n_envs, n_groups))
         self._seeds = np.repeat(seeds, self.setting.group_size, axis=1)  # (N, n_episodes)
@@ -43,11 +44,14 @@ class GroupCollector(EpisodeCollector):
 
     def _restart(self) -> Any:
         if self._plans:
-            assert self._compiled_env is not None
-            self._compiled_env.adapter.plan(self._seeds)
+            self._plan(self._seeds)
             return self.env.reset()
         self._n_begun[:] = 1
         return restart(self.env, self._seeds[:, 0], np.ones(self.n_envs, dtype=np.bool_))
+
+    def _plan(self, seeds: np.ndarray | None) -> None:
+        assert self._compiled_env is not None, "checked by the caller"
+        self._compiled_env.adapter.plan(seeds)
 
     def _advance_and_restart(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """A step, after which the next episode of each environment whose episode has ended has its group's start."""
@@ -64,11 +68,8 @@ class GroupCollector(EpisodeCollector):
         try:
             return super().collect()
         finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        if self._compiled_env is not None:
-            self._compiled_env.adapter.plan(None)
+            if self._plans:
+                self._plan(None)
 
 
 class RollingGroupCollector(RollingEpisodeCollector, GroupCollector):

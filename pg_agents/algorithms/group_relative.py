@@ -221,11 +221,6 @@ class GroupRelative(PolicyGradient):
                 "loss has room for one: give the prior as `reference`."
             )
 
-    def complete_arguments(self) -> None:
-        """An environment's episodes are those of its groups."""
-        assert self.group_size is not None
-        self.n_episodes = self.n_groups * self.group_size
-
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:

@@ -148,6 +148,14 @@ def test_callbacks_see_the_observation_with_which_the_next_episode_starts():
     assert after_an_end[0] == starts(agent)[0, 1].tolist()
 
 
+@pytest.mark.parametrize("env", ["DummyVecEnv", "world"])
+def test_a_training_that_is_stopped_leaves_the_environments_their_own_starts(env):
+    agent = RLOO("MlpPolicy", ENVS[env](), group_size=3, seed=0)
+    agent.learn(100, callback=Spy(lambda spy: False))
+    first = agent.rollout_buffer.observations[0]
+    assert (agent.env.reset() != first).any()
+
+
 def test_the_seeds_come_from_the_agents_generator():
     def first(seed):
         agent = GRPO("MlpPolicy", several(2), group_size=2, seed=seed)

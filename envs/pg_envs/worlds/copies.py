@@ -60,18 +60,6 @@ class AnyCopies(ABC):
     def seed(self, i: int, seed: int) -> None:
         """Give a copy the generator that belongs to a seed."""
 
-    def plan(self, seeds: np.ndarray | None) -> None:
-        """Let the next episodes of each copy start from given seeds, whatever starts them.
-
-        Args:
-            seeds: `(n, k)`, for the next k episodes; None to forget them.
-
-        Raises:
-            NotImplementedError: These copies cannot; they have no `address`.
-        """
-        if seeds is not None:
-            raise NotImplementedError(f"{type(self).__name__} cannot plan starts: reset each copy with its seed.")
-
     @abstractmethod
     def begin(self, which: np.ndarray) -> None:
         """Start episodes in some copies.
@@ -250,7 +238,11 @@ class Copies(AnyCopies):
         self.randoms[i] = generator_state(seed)
 
     def plan(self, seeds: np.ndarray | None) -> None:
-        """See `AnyCopies.plan`. The generator of a copy becomes the one that belongs to the seed."""
+        """Let the next episodes of each copy start from given seeds, whatever starts them.
+
+        Args:
+            seeds: `(n, k)`: the generators of the next k episodes are those that belong to them; None to forget them.
+        """
         given = np.zeros((self.n, 0), dtype=np.int64) if seeds is None else seeds
         different, places = np.unique(given, return_inverse=True)
         states = np.array([generator_state(int(seed)) for seed in different], dtype=np.int64).reshape(-1, N_RANDOM)
