@@ -63,7 +63,9 @@ from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
+from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
+from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import KL_ESTIMATORS, predicted_values
@@ -293,6 +295,8 @@ class PolicyGradient(Arguments):
             )
         self.check_arguments()
         self.complete_arguments()
+        if self.group_size is not None:
+            self.n_episodes = self.n_groups * self.group_size
         self._engine_in_use = None
         named = self.rollout_buffer_class or self._default_buffer_class()
         self._check_buffer_class(named)
@@ -514,6 +518,9 @@ class PolicyGradient(Arguments):
             self._in_mid_episode = False
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        if self.group_size is not None:
+            assert self.env is not None, "checked by `learn`"
+            check_restarts(self.env)
         self._engine_in_use = self._make_engine(self.loss())
         self._lazy_log.clear()
         record_hyperparameters(self, constructor_arguments(type(self)))
@@ -547,16 +554,35 @@ class PolicyGradient(Arguments):
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
         with threads.for_policy(self.policy), deferrable():
-            super().learn(
+            self._loop(
                 total_timesteps,
                 callback,
-                self.default_log_interval if isinstance(log_interval, Default) else log_interval,  # type: ignore[arg-type]
+                self.default_log_interval if isinstance(log_interval, Default) else log_interval,
                 type(self).__name__ if tb_log_name is None else tb_log_name,
                 reset_num_timesteps,
                 progress_bar,
             )
         self._lazy_log.write(self._logger)
         return self
+
+    def _loop(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        log_interval: int | None,
+        tb_log_name: str,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> None:
+        """Collect and train until all steps are taken: SB3's `learn`."""
+        super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type] # None is allowed
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
 
     def rollout(self, callback: MaybeCallback = None) -> SB3RolloutBuffer:
         """Collect one rollout without learning from it; `train` does that.
@@ -613,14 +639,20 @@ class PolicyGradient(Arguments):
 
     @property
     def collector_class(self) -> type[Collector]:
-        """Collects the rollouts: steps, or whole episodes where the agent was built with `n_episodes`."""
-        return Collector if self.n_episodes is None else EpisodeCollector
+        """Collects the rollouts: steps, whole episodes (`n_episodes`), or groups of them (`group_size`)."""
+        if self.n_episodes is None:
+            return Collector
+        return EpisodeCollector if self.group_size is None else GroupCollector
 
     def _rolling_collector(self, env: VecEnv) -> type[Collector] | None:
         """The collector with the results of `collector_class` whose steps are compiled, if there is one."""
         if self._overrides("environment_actions") or compiled_env(env) is None:
             return None
-        return {Collector: RollingCollector, EpisodeCollector: RollingEpisodeCollector}.get(self.collector_class)
+        return {
+            Collector: RollingCollector,
+            EpisodeCollector: RollingEpisodeCollector,
+            GroupCollector: RollingGroupCollector,
+        }.get(self.collector_class)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: SB3RolloutBuffer, n_rollout_steps: int
@@ -652,6 +684,7 @@ class PolicyGradient(Arguments):
             bootstraps=self.has_critic,
             to_environment=self.environment_actions if self._overrides("environment_actions") else None,
             max_episode_steps=self.max_episode_steps,
+            group_size=self.group_size or 1,
             on_filled=on_filled,
             mid_episode=self._in_mid_episode,
             note_mid_episode=partial(setattr, self, "_in_mid_episode"),
@@ -721,7 +754,8 @@ class PolicyGradient(Arguments):
 
         def metrics() -> dict[str, float]:
             found = summary.metrics()
-            found[self.policy_loss_name] = found.pop("policy_loss")
+            if "policy_loss" in found:
+                found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
                 found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings

@@ -117,15 +117,32 @@ class LeaveOneOutBaseline:
     remembers: ClassVar[bool] = False
 
     def __call__(self, episodes: Episodes) -> Floats:
-        """b for each step of each episode; 0 for a batch of a single one."""
+        """b for each step of each episode; 0 for a batch of a single one. Of episodes in groups, for each group."""
         returns = np.where(episodes.alive, episodes.returns, 0)
-        others = episodes.alive.sum(axis=0) - episodes.alive
-        baseline: Floats = (returns.sum(axis=0) - returns) / np.maximum(others, 1)
+        others = episodes.alive.sum(axis=-2, keepdims=True) - episodes.alive
+        baseline: Floats = (returns.sum(axis=-2, keepdims=True) - returns) / np.maximum(others, 1)
         return baseline
 
     def after(self, episodes: Episodes) -> Self:
         """The same: nothing is remembered."""
         return self
+
+
+def group_moments(groups: Episodes) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of the returns from step t of the episodes of a group that have a step t.
+
+    x̄ = 1/n Σ_i x_i, s = √(1/(n - 1) Σ_i (x_i - x̄)²) over the n(t) such episodes   (arXiv:2402.03300, section 4.1.2)
+
+    Args:
+        groups: Episodes in groups.
+
+    Returns:
+        Both `(n_groups, 1, T)`; s is 0 where a single episode is left.
+    """
+    n = np.maximum(groups.alive.sum(axis=-2, keepdims=True), 1)
+    mean = np.where(groups.alive, groups.returns, 0).sum(axis=-2, keepdims=True) / n
+    squares = np.where(groups.alive, (groups.returns - mean) ** 2, 0).sum(axis=-2, keepdims=True)
+    return mean, np.sqrt(squares / np.maximum(n - 1, 1))
 
 
 BASELINES: dict[str, type[Baseline]] = {

@@ -1,4 +1,4 @@
-"""Whole episodes of a rollout, one row each."""
+"""Whole episodes of a rollout, one row each, alone or in groups."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ class Episodes:
     """The returns of a batch of whole episodes, one row each.
 
     Attributes:
-        returns: `(n_episodes, T)`, return of each step; values beyond an episode's end are not used.
-        alive: `(n_episodes, T)`, whether the episode had a step t.
+        returns: `(n_episodes, T)`, return of each step; values beyond an episode's end are not used. In groups
+            `(n_groups, group_size, T)`.
+        alive: Of the same shape, whether the episode had a step t.
     """
 
     returns: Floats
     alive: Bools
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of steps of each episode."""
+        lengths: np.ndarray = self.alive.sum(axis=-1)
+        return lengths
 
 
 @dataclass(frozen=True)
@@ -59,3 +66,15 @@ def rows(returns: Floats, where: Places) -> Episodes:
     found[where.episode, where.step] = returns
     alive[where.episode, where.step] = True
     return Episodes(found, alive)
+
+
+def with_total_returns(episodes: Episodes) -> Episodes:
+    """The same episodes, each with its total return at every step: it has one, whichever step asks for it."""
+    steps = episodes.returns.shape[-1]
+    return Episodes(np.repeat(episodes.returns[..., :1], steps, axis=-1), np.ones_like(episodes.alive))
+
+
+def in_groups(episodes: Episodes, group_size: int) -> Episodes:
+    """The same episodes, each `group_size` in succession as a group: `(n_groups, group_size, T)`."""
+    shape = -1, group_size, episodes.returns.shape[1]
+    return Episodes(episodes.returns.reshape(shape), episodes.alive.reshape(shape))
