@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from combinations import each_pair, each_value
-from fakes import FIRST_ORDER, SHORT, FaultyEnv, Spy, TinyEnv, short, tiny_vec_env, weights
+from fakes import ALL, SHORT, FaultyEnv, Spy, TinyEnv, short, tiny_vec_env, weights
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
@@ -28,7 +28,7 @@ from pg_agents.engines import threads
 from pg_agents.engines.mlp import tables
 from pg_agents.objectives import score_function
 
-every_algorithm = pytest.mark.parametrize("cls", FIRST_ORDER)
+every_algorithm = pytest.mark.parametrize("cls", ALL)
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 
 
@@ -48,7 +48,7 @@ def why_not(printed):
 KINDS = [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 
 
-@pytest.mark.parametrize(("cls", "action_space"), each_value(FIRST_ORDER, KINDS))
+@pytest.mark.parametrize(("cls", "action_space"), each_value(ALL, KINDS))
 def test_small_networks_on_the_cpu_are_served_and_nobody_needs_to_know(cls, action_space, capsys):
     agent = short(cls, TinyEnv(action_space), verbose=1).learn(8)
     assert agent.engine == "auto"
@@ -60,7 +60,7 @@ PARTS = spaces.Dict({"a": BOX, "b": spaces.Discrete(2), "c": spaces.MultiDiscret
 POLICIES = [{}, {"state_dependent_std": True}, {"share_features_extractor": False}]
 
 
-@pytest.mark.parametrize(("cls", "policy_kwargs"), each_pair(FIRST_ORDER, POLICIES))
+@pytest.mark.parametrize(("cls", "policy_kwargs"), each_pair(ALL, POLICIES))
 def test_observations_of_several_parts_are_served(cls, policy_kwargs, capsys):
     env = TinyEnv(spaces.Box(-1, 1, (2,), np.float32), PARTS)
     agent = short(cls, env, "MultiInputPolicy", policy_kwargs=policy_kwargs, verbose=1).learn(8)
@@ -820,7 +820,7 @@ def test_torchs_threads_are_given_back(engine, error):
 
 
 @pytest.mark.parametrize(
-    ("cls", "when", "engine"), each_pair(FIRST_ORDER, ["step", "rollout_start", "rollout_end"], ["autograd", "mlp"])
+    ("cls", "when", "engine"), each_pair(ALL, ["step", "rollout_start", "rollout_end"], ["autograd", "mlp"])
 )
 def test_ctrl_c_in_a_callback_leaves_a_model_that_can_be_saved_and_trained_on(cls, when, engine, tmp_path):
     def interrupt(spy):
