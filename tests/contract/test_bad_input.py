@@ -254,7 +254,7 @@ def test_a_loss_that_is_not_finite_is_named_and_leaves_the_parameters_alone(cls,
     agent.save(tmp_path / "model")
     after = parameters(cls.load(tmp_path / "model"))
     assert all(th.isfinite(value).all() for value in after.values())
-    # Normalised advantages may be finite: PPO's first minibatches, or a natural step, then come before the critic's loss.
+    # Normalised advantages may be finite: then the policy can move before the critic's loss is computed.
     if cls not in (PPO, NPG, TRPO):
         assert all(th.equal(before[name], after[name]) for name in before)
 
