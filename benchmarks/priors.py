@@ -3,7 +3,7 @@
     python benchmarks/priors.py           # writes benchmarks/results/priors.{md,json,png}
     python benchmarks/priors.py --only Pendulum
 
-A demonstrator is one PPO, stopped as soon as a policy that imitates it is between 30 and 50 % of the way from the random
+A demonstrator is one PPO, stopped as soon as a policy that imitates it is 30 to 50 % of the way from the random
 policy to the zoo's score. `imitate` fits a policy, and a critic, to 20 of its episodes, anew for each seed. PPO then
 trains with the zoo's hyperparameters, from scratch or from the prior, with a new critic or the fitted one, without or
 with KL(π || π_prior) in the loss. A2C, whose steps no clip shortens, shows how a prior is forgotten.
