@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pg_agents
-from pg_agents.engines.mlp import kernels, natural_kernels
+from pg_agents.engines.mlp import kernels, looping, natural_kernels, rolling
 
 
 def test_the_exported_names_are_these():
@@ -36,7 +36,7 @@ def test_the_exported_names_are_these():
 
 def test_compiled_kernels_are_renewed_when_simd_changes():
     source = Path(kernels.__file__).with_name("simd.py").read_bytes()
-    assert hashlib.sha256(source).hexdigest()[:12] == kernels.SIMD
+    assert hashlib.sha256(source).hexdigest()[:12] == kernels.SIMD == rolling.SIMD == looping.SIMD
 
 
 def test_compiled_natural_steps_are_renewed_when_the_other_kernels_change():

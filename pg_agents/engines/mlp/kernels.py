@@ -34,7 +34,7 @@ from pg_agents.engines.mlp.simd import (
 
 # SHA-256 of simd.py, its first 12 digits. A test compares them, so that whoever changes that file changes this one too,
 # and Numba compiles anew.
-SIMD = "e821c48403e9"
+SIMD = "22decbbaa0bb"
 
 BLOCK = 64  # samples
 FEW = 4  # samples, for which a matrix product would be mostly empty

@@ -6,18 +6,24 @@ does what `PolicyGradient.estimate` does, number for number.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
 
-from pg_agents.engines.mlp.simd import call_policy, doubles, flags, floats, inner, integers, observe, publish
+from pg_agents.engines.mlp.simd import (
+    call_policy,
+    doubles,
+    flags,
+    floats,
+    inner,
+    integers,
+    make_function_caller,
+    observe,
+    publish,
+)
 
 # As in kernels.py: Numba compiles this file anew when simd.py has changed.
-SIMD = "e821c48403e9"
+SIMD = "22decbbaa0bb"
 
 DONE, STOPPED, NOT_FINITE = range(3)
 _integer, _address, _number = np.int64, np.int64, np.float64
@@ -86,24 +92,9 @@ LOOP = np.dtype(
 EVENT_SIZE, EVENT_STEP = 4, 3  # numbers of an event of `roll`, and the place of its step
 
 _compiled = {**inner, "error_model": "numpy"}
-_i64 = ir.IntType(64)
 
 
-def _make_caller(n_arguments: int) -> Any:
-    @intrinsic
-    def call(typing_context, address, *arguments):
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            function = ir.FunctionType(_i64, [_i64] * n_arguments).as_pointer()
-            numbers = [builder.extract_value(arguments[1], i) for i in range(n_arguments)]
-            return builder.call(builder.inttoptr(arguments[0], function), numbers)
-
-        numbers = types.StarArgTuple((types.int64,) * n_arguments)
-        return types.int64(types.int64, numbers), generate
-
-    return call
-
-
-_call_roll, _call_train = _make_caller(3), _make_caller(7)
+_call_roll, _call_train = make_function_caller(3), make_function_caller(7)
 
 
 @njit(**_compiled)

@@ -18,7 +18,7 @@ from numba import njit, types
 from pg_agents.engines.mlp.simd import call_environment, call_policy, doubles, flags, floats, inner, integers
 
 # As in kernels.py: Numba compiles this file anew when simd.py has changed.
-SIMD = "e821c48403e9"
+SIMD = "22decbbaa0bb"
 
 DONE, NOT_FINITE_OUTPUT, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(5)
 EVENT = 4  # numbers of an event: copy, return, return of the statistics, whether it counts
