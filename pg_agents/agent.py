@@ -761,7 +761,8 @@ class PolicyGradient(Arguments):
             found |= loss.objective.settings
             if loss.penalty is not None:
                 kind = "prior" if loss.penalty.reference is self._prior_on_device else "reference"
-                found[f"{kind}_kl"] = found.pop("reference_kl")
+                if "reference_kl" in found:
+                    found[f"{kind}_kl"] = found.pop("reference_kl")
                 found["kl_coef" if kind == "reference" else "prior_kl_coef"] = loss.penalty.kl_coef
             return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
 
