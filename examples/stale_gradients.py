@@ -2,17 +2,10 @@
 
     python examples/stale_gradients.py    # writes docs/images/examples/stale_gradients.png
 
-<<<<<<< HEAD
-A3C's workers compute their gradients at parameters that others have moved on from. `A3C(delay=k)` simulates this:
-each gradient belongs to the parameters of k updates ago. The first two panels show the error of the expected gradient
-and the return, both exact, on a small MDP, for two step sizes. The third shows CartPole, for W workers: W asynchronous
-ones have a delay of about W - 1, and A2C makes one gradient from the steps of all W environments.
-=======
 A3C's workers compute their gradients at parameters that others have moved on from. `A3C(delay=k)` simulates this: each
 gradient belongs to the parameters of k updates ago. The first two panels show the error of the expected gradient and
 the return, both exact, on a small MDP, for two step sizes. The third shows CartPole, for W workers: W asynchronous ones
 have a delay of about W - 1, and A2C makes one gradient from the steps of all W environments.
->>>>>>> a3c
 """
 
 from __future__ import annotations
