@@ -248,8 +248,9 @@ class PolicyGradient(Arguments):
             self.policy_class = with_state_dependent_std(self.policy_class)
         if values["_init_setup_model"]:
             self._setup_model()
-        if self.prior is None and "prior_kl_coef" in arguments and values["prior_kl_coef"] != defaults["prior_kl_coef"]:
-            warnings.warn("`prior_kl_coef` has no effect, because there is no `prior`.", stacklevel=3)
+        for name in ("prior_kl_coef", "prior_kl_estimator"):
+            if self.prior is None and name in arguments and values[name] != defaults[name]:
+                warnings.warn(f"`{name}` has no effect, because there is no `prior`.", stacklevel=3)
         self.warn_of_arguments()
 
     # Setting up
@@ -311,9 +312,7 @@ class PolicyGradient(Arguments):
         if self.separate_critic:
             separate_critic(self.policy, self.lr_schedule(1))
         if self.prior is not None:
-            self.prior = frozen_policy(self.prior)
-            check_prior(self.prior, self.policy, self.prior_kl_estimator)
-        self._prior_on_device = None
+            self._take_prior()
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
@@ -752,6 +751,8 @@ class PolicyGradient(Arguments):
         if summary.stopped_by is not None and self.verbose >= 1:
             print(f"Early stopping at step {summary.n_epochs - 1} due to reaching max kl: {summary.stopped_by:.2f}")
 
+        _, prior = self._prior_on_device  # that of this update, whenever the log is read
+
         def metrics() -> dict[str, float]:
             found = summary.metrics()
             if "policy_loss" in found:
@@ -760,7 +761,7 @@ class PolicyGradient(Arguments):
                 found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings
             if loss.penalty is not None:
-                kind = "prior" if loss.penalty.reference is self._prior_on_device else "reference"
+                kind = "prior" if loss.penalty.reference is prior else "reference"
                 found[f"{kind}_kl"] = found.pop("reference_kl")
                 found["kl_coef" if kind == "reference" else "prior_kl_coef"] = loss.penalty.kl_coef
             return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
@@ -809,15 +810,22 @@ class PolicyGradient(Arguments):
             return None
         return Penalty(self._prior, self.coefficient("prior_kl_coef"), self.prior_kl_estimator)
 
-    _prior_on_device: ActorCriticPolicy | None = None
+    # The `prior`, and the same on the policy's device. `prior` stays on the CPU, so that files load everywhere.
+    _prior_on_device: tuple[Any, ActorCriticPolicy | None] = None, None
 
     @property
     def _prior(self) -> ActorCriticPolicy:
-        """The prior on the policy's device. `prior` itself stays on the CPU, so that files load everywhere."""
-        if self._prior_on_device is None:
-            here = self.policy.device
-            self._prior_on_device = self.prior if here.type == "cpu" else deepcopy(self.prior).to(here)
-        return self._prior_on_device
+        """The prior on the policy's device; `prior` may have been replaced."""
+        known, here = self._prior_on_device
+        return self._take_prior() if here is None or self.prior is not known else here
+
+    def _take_prior(self) -> ActorCriticPolicy:
+        """Replace `prior` by a frozen copy of the policy that it stands for."""
+        prior = frozen_policy(self.prior)
+        check_prior(prior, self.policy, self.prior_kl_estimator)
+        here = prior if self.policy.device.type == "cpu" else deepcopy(prior).to(self.policy.device)
+        self.prior, self._prior_on_device = prior, (prior, here)
+        return here
 
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
