@@ -166,6 +166,14 @@ def test_the_seeds_come_from_the_agents_generator():
     assert (first(3) != first(4)).any()
 
 
+def test_training_goes_on_in_a_normalised_environment_that_was_never_reset(tmp_path):
+    RLOO("MlpPolicy", VecNormalize(several(1)), group_size=2, seed=0).learn(5).save(tmp_path / "model")
+    loaded = RLOO.load(tmp_path / "model", env=VecNormalize(several(1)), force_reset=False)
+    loaded.learn(5, reset_num_timesteps=False)
+    assert loaded.num_timesteps > 5
+    assert loaded.env.get_original_obs().shape == (1, 2)
+
+
 # Refusals
 
 
