@@ -284,6 +284,13 @@ class PolicyGradient(Arguments):
             assert self.n_steps * n_envs > 1, (
                 f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={n_envs}"
             )
+        if self.group_size is not None:
+            in_groups = self.n_groups * self.group_size
+            if self.n_episodes not in (in_groups, self.defaults()["n_episodes"]):
+                raise ValueError(
+                    f"`n_episodes` is {self.n_episodes}, but n_groups={self.n_groups} and group_size={self.group_size} "
+                    f"make {in_groups} episodes: leave `n_episodes` out."
+                )
 
     def complete_arguments(self) -> None:
         """Replace arguments, once checked, by what they stand for; called again after loading."""
@@ -344,7 +351,8 @@ class PolicyGradient(Arguments):
         return method in vars(self) or getattr(type(self), method) is not getattr(PolicyGradient, method)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, "_own_generator", "episode_statistics"]
+        of_groups = [] if self.group_size is None else ["n_episodes"]  # their number may change on loading
+        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, *of_groups, "_own_generator", "episode_statistics"]
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `copy` and `pickle`: without the engine, which holds addresses, and without watchers."""
