@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from pg_agents import A3C
+from pg_agents import A3C, make_vec
 from pg_agents.asynchronous.parcels import Parcel, pack
 from pg_agents.asynchronous.processes import Processes
 
@@ -135,6 +135,30 @@ def test_workers_begin_differently_and_learn_after_learn_too():
     seeds = [start.seed for start in (*first, *second)]
     assert len(set(seeds)) == 4
     assert not th.equal(first[0].torch, second[0].torch)
+
+
+def first_observations(agent):
+    """Of each worker of the next `learn`."""
+    content, starts = pack(agent), agent.starts(agent.n_workers)
+    with th.random.fork_rng():  # a worker that is opened seeds torch's generator
+        opened = [Parcel(content, start, n).open() for n, start in enumerate(starts)]
+        return [tuple(worker.env.reset()[0]) for worker in opened]
+
+
+@pytest.mark.parametrize("env", ["pg/CartPole-v1", "CartPole-v1"])
+def test_without_a_seed_no_two_workers_see_the_same_episode(env):
+    agent = a3c(env=env, seed=None, n_workers=3)
+    agent.env.reset()  # a copy has the state of its generator
+    assert len({seen for _ in range(3) for seen in first_observations(agent)}) == 9
+
+
+def test_workers_begin_from_the_seed_that_was_set_last():
+    agent, env = a3c(env="pg/CartPole-v1"), make_vec("pg/CartPole-v1", 2)
+    first_observations(agent)
+    agent.set_random_seed(5)
+    env.seed(5)
+    assert first_observations(agent) == [tuple(seen) for seen in env.reset()]
+    assert len({*first_observations(agent), *map(tuple, env.reset())}) == 4
 
 
 # What is refused

@@ -68,6 +68,21 @@ def test_one_thread_is_a2c_to_the_last_bit(case, watched):
     assert told[0]
 
 
+@pytest.mark.parametrize("seed", [None, 5])
+def test_one_thread_is_a2c_without_a_seed_and_with_one_that_is_set_later(seed):
+    """Without one, luck is that of the environment and of torch as they are."""
+    agents = []
+    for cls, backend in ((A2C, {}), (A3C, {"backend": "threads"})):
+        th.manual_seed(0)
+        env = make_vec("pg/CartPole-v1", 2)
+        env.seed(3)
+        env.reset()
+        agent = cls("MlpPolicy", env, engine="mlp", **backend)
+        agent.set_random_seed(seed)
+        agents.append(agent.learn(200))
+    assert same(weights(agents[0]), weights(agents[1]))
+
+
 def test_callbacks_of_one_worker_see_what_those_of_a2c_see():
     def seen(spy):
         names = ("rewards", "dones")
