@@ -99,6 +99,22 @@ def test_callbacks_of_one_worker_see_what_those_of_a2c_see():
     assert spies[0].seen == spies[1].seen
 
 
+def test_callbacks_of_one_thread_are_told_the_ends_that_those_of_a2c_are_told():
+    def seen(spy):
+        return [
+            (info["TimeLimit.truncated"], info["episode"]["r"], info["episode"]["l"])
+            for info, done in zip(spy.locals["infos"], spy.locals["dones"], strict=True)
+            if done
+        ]
+
+    spies = [Spy(step=seen), Spy(step=seen)]
+    for cls, spy, kwargs in ((A2C, spies[0], {}), (A3C, spies[1], {"backend": "threads"})):
+        env = make_vec("pg/CartPole-v1", 2, env_kwargs={"max_episode_steps": 20})
+        cls("MlpPolicy", env, seed=0, engine="mlp", **kwargs).learn(200, callback=spy)
+    assert spies[0].seen == spies[1].seen
+    assert {cut for ends in spies[0].seen for cut, *_ in ends} == {False, True}
+
+
 def by_hand(delay, n_updates, n_steps=4, gamma=0.99, rate=7e-4, alpha=0.99, eps=1e-5):
     """Algorithm S3 with one worker whose gradients arrive `delay` updates late."""
     env = tiny_vec_env()
