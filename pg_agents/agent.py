@@ -591,6 +591,11 @@ class PolicyGradient(Arguments):
             progress_bar,
         )
 
+    @property
+    def collects_itself(self) -> bool:
+        """Whether `learn` collects rollouts in this process, into the agent's own buffer."""
+        return True
+
     def rollout(self, callback: MaybeCallback = None) -> SB3RolloutBuffer:
         """Collect one rollout without learning from it; `train` does that.
 
