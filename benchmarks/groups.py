@@ -212,7 +212,7 @@ def main() -> None:
         env: min(float(np.median([one["seconds"] for one in by_steps[method, env, STEPS[env]]])) for method in METHODS)
         for env in envs
     }
-    in_time = [(method, env, int(rates[method, env, n] * limits[env])) for method, env, n in tasks]
+    in_time = [(method, env, min(n, int(rates[method, env, n] * limits[env]))) for method, env, n in tasks]
     by_time = study.run_seeds(run, in_time, options.seeds, options.jobs)
     equal_steps, equal_time = (
         {(method, env): found for (method, env, _), found in each.items()} for each in (by_steps, by_time)
