@@ -542,9 +542,7 @@ def draw(found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]) -> Figur
             bounds = np.array([study.interval(column) for column in curves[:, :, 1].T])
             (line,) = other.plot(curves[0, :, 0], curves[:, :, 1].mean(axis=0), label=condition)
             other.fill_between(curves[0, :, 0], *bounds.T, alpha=0.15, color=line.get_color(), linewidth=0)
-        other.set(
-            title=f"{task.name}, {others[0].partition(',')[0]}", xlabel="environment steps", ylim=early.get_ylim()
-        )
+        other.set(title=f"{task.name}, {others[0].partition(',')[0]}", xlabel="environment steps")
         other.legend(frameon=False, fontsize="small")
     return figure
 
