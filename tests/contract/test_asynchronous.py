@@ -104,7 +104,7 @@ def test_a_workers_error_ends_the_training():
     assert "fakes.py" in str(caught.value.__cause__)  # the traceback of the worker
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Is pickled, but not read again: pickle gives `__init__` the one argument of `Exception`."""
 
     def __init__(self, what, step):
@@ -112,8 +112,8 @@ class Unreadable(Exception):
 
 
 def test_an_error_that_cannot_be_sent_is_told_with_its_traceback():
-    with pytest.raises(RuntimeError, match="Unreadable: no luck at step 30") as caught:
-        a3c(env=lambda: FaultyEnv(at=30, error=Unreadable("no luck", 30))).learn(10_000)
+    with pytest.raises(RuntimeError, match="UnreadableError: no luck at step 30") as caught:
+        a3c(env=lambda: FaultyEnv(at=30, error=UnreadableError("no luck", 30))).learn(10_000)
     assert "fakes.py" in str(caught.value.__cause__)
 
 
