@@ -3,10 +3,10 @@
     python benchmarks/priors.py           # writes benchmarks/results/priors.{md,json,png}
     python benchmarks/priors.py --only Pendulum
 
-A demonstrator is one PPO, stopped at the first evaluation between 30 and 50 % of the way from the random policy to the
-zoo's score. `imitate` fits a policy, and a critic, to 20 of its episodes, anew for each seed. PPO then trains with the
-zoo's hyperparameters, without or with the prior as its start, without or with KL(π || π_prior) in the loss, and with a
-new critic or the fitted one.
+A demonstrator is one PPO, stopped as soon as a policy that imitates it is 30 to 50 % of the way from the random
+policy to the zoo's score. `imitate` fits a policy, and a critic, to 20 of its episodes, anew for each seed. PPO then
+trains with the zoo's hyperparameters, from scratch or from the prior, with a new critic or the fitted one, without or
+with KL(π || π_prior) in the loss. A2C, whose steps no clip shortens, shows how a prior is forgotten.
 
 Pendulum is `pg/Pendulum-v1`, a world, with the zoo's hyperparameters but for gSDE, which compiled code does not serve,
 and with a step size that falls to 0. LunarLander is Gymnasium's. DQN is Stable-Baselines3's, and has no version for
@@ -32,7 +32,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from pg_agents import PPO, Demonstrations, collect_demonstrations, evaluate_policy, imitate, make_vec
+from pg_agents import A2C, PPO, Demonstrations, collect_demonstrations, evaluate_policy, imitate, make_vec
 
 DEMONSTRATOR, EVALUATION = 1000, 2000  # seeds
 BAND = 0.3, 0.5  # of the way from random to the zoo's score
@@ -254,8 +254,7 @@ def run(task: Task, shown: Demonstrations, seed: int) -> dict[str, Any]:
             "reached": callback.reached,
             "seconds": round(time.process_time() - began, 1),
         }
-    if task.name == "LunarLander-v3":
-        found |= run_dqn(task, prior, shown, seed)
+    found |= run_dqn(task, prior, shown, seed) if task.name == "LunarLander-v3" else run_a2c(task, prior, seed)
     return found
 
 
@@ -264,7 +263,7 @@ def annealed(task: Task, progress: float) -> float:
     return task.kl_coef * max(0.0, 1 - (1 - progress) * task.schedule / task.annealed)
 
 
-def start(agent: PPO, prior: PPO, *, with_critic: bool) -> None:
+def start(agent: PPO | A2C, prior: PPO, *, with_critic: bool) -> None:
     """π = π_prior, and V = V_prior if asked."""
     with th.no_grad():
         for (name, parameter), (_, given) in zip(
@@ -272,6 +271,45 @@ def start(agent: PPO, prior: PPO, *, with_critic: bool) -> None:
         ):
             if with_critic or "value" not in name:
                 parameter.copy_(given)
+
+
+# A2C
+
+A2C_STEPS, A2C_INTERVAL, A2C_KL_COEF = 60_000, 4_000, 1.0
+FORGETTING = ("A2C, π_prior", "A2C, π_prior, KL")
+
+
+class Regular(BaseCallback):
+    """Evaluates every so many steps."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task, self.curve = task, []
+
+    def next_look(self) -> int | None:
+        """Never, as above."""
+        return None
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= len(self.curve) * A2C_INTERVAL:
+            self.curve.append((self.num_timesteps, score(self.task, self.model, self.task.n_look)))
+
+
+def run_a2c(task: Task, prior: PPO, seed: int) -> dict[str, Any]:
+    """A2C, whose steps no clip shortens, from the prior with a new critic."""
+    found: dict[str, Any] = {}
+    for condition in FORGETTING:
+        kwargs = {"prior": prior, "prior_kl_coef": A2C_KL_COEF} if "KL" in condition else {}
+        settings = {"n_steps": 8, "gamma": 0.9, "gae_lambda": 0.9, "normalize_advantage": True}
+        agent = A2C("MlpPolicy", task.envs(8, seed), seed=seed, device="cpu", **settings, **kwargs)
+        start(agent, prior, with_critic=False)
+        callback = Regular(task)
+        agent.learn(A2C_STEPS, callback=callback, log_interval=None)
+        found[condition] = {"curve": callback.curve}
+    return found
 
 
 # DQN
@@ -445,7 +483,20 @@ def section(task: Task, about: dict[str, Any], seeds: list[dict[str, Any]]) -> s
         lines.append(f"| {condition} | {steps_to_target(task, runs)} | {early} | {dip(runs, task.shown)} |")
     if CONVERSIONS[0] in seeds[0]:
         lines += ["", *dqn_table(task, seeds)]
+    if FORGETTING[0] in seeds[0]:
+        lines += ["", *a2c_table(seeds)]
     return "\n".join(lines)
+
+
+def a2c_table(seeds: list[dict[str, Any]]) -> list[str]:
+    """Rows for A2C."""
+    lines = ["| | before | lowest evaluation | mean of all evaluations | last |", "|---|---|---|---|---|"]
+    for condition in FORGETTING:
+        curves = np.array([seed[condition]["curve"] for seed in seeds])[:, :, 1]
+        columns = (curves[:, 0], curves.min(axis=1), curves[:, 1:].mean(axis=1), curves[:, -1])
+        cells = " | ".join(study.mean_and_interval(column, 0) for column in columns)
+        lines.append(f"| {condition} | {cells} |")
+    return lines
 
 
 def dqn_table(task: Task, seeds: list[dict[str, Any]]) -> list[str]:
@@ -465,9 +516,9 @@ def dqn_table(task: Task, seeds: list[dict[str, Any]]) -> list[str]:
 
 def draw(found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]) -> Figure:
     """Early evaluations, and the share of seeds that have reached the target."""
-    figure = Figure(figsize=(11, 4 * len(found)), layout="constrained")
-    rows = np.atleast_2d(figure.subplots(len(found), 2))
-    for (early, share), (name, (_, seeds)) in zip(rows, found.items(), strict=True):
+    figure = Figure(figsize=(15, 4 * len(found)), layout="constrained")
+    rows = np.atleast_2d(figure.subplots(len(found), 3))
+    for (early, share, other), (name, (_, seeds)) in zip(rows, found.items(), strict=True):
         task = TASKS[name]
         for condition in task.conditions:
             runs = [seed[condition] for seed in seeds]
@@ -485,6 +536,16 @@ def draw(found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]) -> Figur
         early.set(title=task.name, xlabel="environment steps", ylabel="mean return, deterministic")
         share.set(title=f"{task.target} reached", xlabel="environment steps", ylabel="share of seeds", ylim=(0, 1.02))
         early.legend(frameon=False, fontsize="small")
+        others = [condition for condition in (*FORGETTING, *CONVERSIONS) if condition in seeds[0]]
+        for condition in others:
+            curves = np.array([seed[condition]["curve"] for seed in seeds])
+            bounds = np.array([study.interval(column) for column in curves[:, :, 1].T])
+            (line,) = other.plot(curves[0, :, 0], curves[:, :, 1].mean(axis=0), label=condition)
+            other.fill_between(curves[0, :, 0], *bounds.T, alpha=0.15, color=line.get_color(), linewidth=0)
+        other.set(
+            title=f"{task.name}, {others[0].partition(',')[0]}", xlabel="environment steps", ylim=early.get_ylim()
+        )
+        other.legend(frameon=False, fontsize="small")
     return figure
 
 

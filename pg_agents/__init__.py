@@ -1,4 +1,4 @@
-"""The policy-gradient family, from REINFORCE to PPO, as drop-in algorithms for Stable-Baselines3."""
+"""The policy-gradient family, from REINFORCE to TRPO, PPO and GRPO, as drop-in algorithms for Stable-Baselines3."""
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.algorithms.a2c import A2C

@@ -248,8 +248,9 @@ class PolicyGradient(Arguments):
             self.policy_class = with_state_dependent_std(self.policy_class)
         if values["_init_setup_model"]:
             self._setup_model()
-        if self.prior is None and "prior_kl_coef" in arguments and values["prior_kl_coef"] != defaults["prior_kl_coef"]:
-            warnings.warn("`prior_kl_coef` has no effect, because there is no `prior`.", stacklevel=3)
+        for name in ("prior_kl_coef", "prior_kl_estimator"):
+            if self.prior is None and name in arguments and values[name] != defaults[name]:
+                warnings.warn(f"`{name}` has no effect, because there is no `prior`.", stacklevel=3)
         self.warn_of_arguments()
 
     # Setting up
@@ -283,6 +284,13 @@ class PolicyGradient(Arguments):
             assert self.n_steps * n_envs > 1, (
                 f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={n_envs}"
             )
+        if self.group_size is not None:
+            in_groups = self.n_groups * self.group_size
+            if self.n_episodes not in (in_groups, self.defaults()["n_episodes"]):
+                raise ValueError(
+                    f"`n_episodes` is {self.n_episodes}, but n_groups={self.n_groups} and group_size={self.group_size} "
+                    f"make {in_groups} episodes: leave `n_episodes` out."
+                )
 
     def complete_arguments(self) -> None:
         """Replace arguments, once checked, by what they stand for; called again after loading."""
@@ -311,9 +319,7 @@ class PolicyGradient(Arguments):
         if self.separate_critic:
             separate_critic(self.policy, self.lr_schedule(1))
         if self.prior is not None:
-            self.prior = frozen_policy(self.prior)
-            check_prior(self.prior, self.policy, self.prior_kl_estimator)
-        self._prior_on_device = None
+            self._take_prior()
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
@@ -345,7 +351,8 @@ class PolicyGradient(Arguments):
         return method in vars(self) or getattr(type(self), method) is not getattr(PolicyGradient, method)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, "_own_generator", "episode_statistics"]
+        of_groups = [] if self.group_size is None else ["n_episodes"]  # their number may change on loading
+        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, *of_groups, "_own_generator", "episode_statistics"]
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `copy` and `pickle`: without the engine, which holds addresses, and without watchers."""
@@ -584,6 +591,11 @@ class PolicyGradient(Arguments):
             progress_bar,
         )
 
+    @property
+    def collects_itself(self) -> bool:
+        """Whether `learn` collects rollouts in this process, into the agent's own buffer."""
+        return True
+
     def rollout(self, callback: MaybeCallback = None) -> SB3RolloutBuffer:
         """Collect one rollout without learning from it; `train` does that.
 
@@ -752,6 +764,8 @@ class PolicyGradient(Arguments):
         if summary.stopped_by is not None and self.verbose >= 1:
             print(f"Early stopping at step {summary.n_epochs - 1} due to reaching max kl: {summary.stopped_by:.2f}")
 
+        _, prior = self._prior_on_device  # that of this update, whenever the log is read
+
         def metrics() -> dict[str, float]:
             found = summary.metrics()
             if "policy_loss" in found:
@@ -760,8 +774,9 @@ class PolicyGradient(Arguments):
                 found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings
             if loss.penalty is not None:
-                kind = "prior" if loss.penalty.reference is self._prior_on_device else "reference"
-                found[f"{kind}_kl"] = found.pop("reference_kl")
+                kind = "prior" if loss.penalty.reference is prior else "reference"
+                if "reference_kl" in found:
+                    found[f"{kind}_kl"] = found.pop("reference_kl")
                 found["kl_coef" if kind == "reference" else "prior_kl_coef"] = loss.penalty.kl_coef
             return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
 
@@ -809,15 +824,22 @@ class PolicyGradient(Arguments):
             return None
         return Penalty(self._prior, self.coefficient("prior_kl_coef"), self.prior_kl_estimator)
 
-    _prior_on_device: ActorCriticPolicy | None = None
+    # The `prior`, and the same on the policy's device. `prior` stays on the CPU, so that files load everywhere.
+    _prior_on_device: tuple[Any, ActorCriticPolicy | None] = None, None
 
     @property
     def _prior(self) -> ActorCriticPolicy:
-        """The prior on the policy's device. `prior` itself stays on the CPU, so that files load everywhere."""
-        if self._prior_on_device is None:
-            here = self.policy.device
-            self._prior_on_device = self.prior if here.type == "cpu" else deepcopy(self.prior).to(here)
-        return self._prior_on_device
+        """The prior on the policy's device; `prior` may have been replaced."""
+        known, here = self._prior_on_device
+        return self._take_prior() if here is None or self.prior is not known else here
+
+    def _take_prior(self) -> ActorCriticPolicy:
+        """Replace `prior` by a frozen copy of the policy that it stands for."""
+        prior = frozen_policy(self.prior)
+        check_prior(prior, self.policy, self.prior_kl_estimator)
+        here = prior if self.policy.device.type == "cpu" else deepcopy(prior).to(self.policy.device)
+        self.prior, self._prior_on_device = prior, (prior, here)
+        return here
 
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""

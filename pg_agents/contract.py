@@ -566,12 +566,14 @@ class CompiledLoop(Protocol):
     Attributes:
         rewards: `(steps, N)` float32 of the last `run`, before the bootstrap.
         dones: `(steps, N)` bool: an episode ended.
+        truncated: `(steps, N)` bool: a time limit ended it.
         refused: The number that was not finite in the last `run`: `"output"`, `"reward"`, `"value"` or `"gradient"`;
             None if all were.
     """
 
     rewards: np.ndarray
     dones: np.ndarray
+    truncated: np.ndarray
     refused: str | None
 
     def run(

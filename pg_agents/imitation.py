@@ -160,7 +160,7 @@ def imitate(
             (training, held_out),
             settings,
             generator,
-            _Report(logger, "", progress_bar),
+            _Report(logger, "", "actions", progress_bar),
         )
         if critic:
             returns = th.as_tensor(given.returns(agent.gamma, rewards), dtype=th.float32)
@@ -176,7 +176,7 @@ def imitate(
                 (training, held_out),
                 settings,
                 generator,
-                _Report(logger, "critic_", progress_bar),
+                _Report(logger, "critic_", "returns", progress_bar),
             )
     return Imitation(fits["actor"], fits.get("critic"), len(training), len(held_out))
 
@@ -190,6 +190,7 @@ class _Report:
 
     logger: Logger
     prefix: str
+    targets: str  # of the fit, in an error
     progress_bar: bool
 
     def epoch(self, number: int, loss: float, validation_loss: float | None) -> None:
@@ -255,7 +256,8 @@ def _fit(
                 if not np.isfinite(total):
                     raise FloatingPointError(
                         f"The loss is {total} in epoch {epoch}, so the parameters are those after epoch {best_epoch}. "
-                        f"`learning_rate` is {learning_rate}, which may be too large."
+                        f"The {report.targets} of the demonstrations may be too large, or `learning_rate`, which is "
+                        f"{learning_rate}."
                     )
                 losses.append(total / len(training))
                 if len(held_out):
@@ -450,10 +452,14 @@ def _check_array(name: str, values: Any, space: spaces.Space[Any], n: int) -> No
         )
     if isinstance(space, spaces.Box):
         return
+    if np.any(getattr(space, "start", 0)):
+        raise ValueError(
+            f"`{name}` of the demonstrations are in {space}, but Stable-Baselines3's policies count from 0: use a "
+            "space without `start`."
+        )
     whole = values.reshape(n, *(space.shape or ()))
-    low: Any = getattr(space, "start", 0)
     size: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", 2)
-    wrong = (whole < low) | (whole >= low + size) | (whole != np.floor(whole))
+    wrong = (whole < 0) | (whole >= size) | (whole != np.floor(whole))
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])
         raise ValueError(f"`{name}` of the demonstrations is {whole[row]} at step {row}, outside the space {space}.")

@@ -124,13 +124,15 @@ def move(
         return bool(now[1] < step.target_kl) and bool(now[0] > objective)
 
     accepted = None
-    # Without a gradient, the direction is only rounding and the random start.
-    if g.any() and th.isfinite(length * direction).all():
-        with th.no_grad():
-            accepted = line_search(accepts, max(step.line_search_max_iter, 1), step.line_search_shrinking_factor)
-    if accepted is None:
-        write(origin, parameters)
-        now = objective, th.zeros(())
+    try:
+        # Without a gradient, the direction is only rounding and the random start.
+        if g.any() and th.isfinite(length * direction).all():
+            with th.no_grad():
+                accepted = line_search(accepts, max(step.line_search_max_iter, 1), step.line_search_shrinking_factor)
+    finally:
+        if accepted is None:  # also where a trial was interrupted
+            write(origin, parameters)
+            now = objective, th.zeros(())
     return {
         "policy_objective": now[0].item(),
         "kl_divergence_loss": now[1].item(),

@@ -51,14 +51,19 @@ class A3C(A2C, Linked):
             ValueError: An argument is out of range.
         """
         super().check_arguments()
-        if self.delay and (self.n_workers > 1 or self.backend != "auto"):
+        if self.delay and not self.collects_itself:
             raise ValueError(
                 f"`delay` is {self.delay}, which one worker in this process simulates, but `n_workers` is "
                 f"{self.n_workers} and `backend` {self.backend!r}; allowed are n_workers=1 and backend='auto'."
             )
 
+    @property
+    def collects_itself(self) -> bool:
+        """Whether `learn` collects rollouts in this process, into the agent's own buffer: one worker, no `backend`."""
+        return self.n_workers == 1 and self.backend == "auto"
+
     def _loop(self, *arguments: Any) -> None:
-        if self.n_workers > 1 or self.backend != "auto":
+        if not self.collects_itself:
             train(self, self.n_workers, self.backend, *arguments)
         elif self.delay:
             self.link = link = DelayedLink(self.policy, self.delay)

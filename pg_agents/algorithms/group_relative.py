@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
-from copy import deepcopy
 from dataclasses import InitVar
 from typing import Any, ClassVar, Literal
 
@@ -13,8 +13,10 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import Self
 
 from pg_agents import estimators
 from pg_agents.agent import PolicyGradient
@@ -26,6 +28,7 @@ from pg_agents.episodes import Episodes, in_groups, places, rows, with_total_ret
 from pg_agents.estimators import Floats
 from pg_agents.objectives import KL_ESTIMATORS
 from pg_agents.policies import ACTOR_POLICIES, unchecked_distributions
+from pg_agents.priors import frozen_policy
 from pg_agents.tuning import Choice, LogUniform, PowerOfTwo, SearchSpace
 
 CREDIT = {"episode": estimators.total_return, "step": estimators.reward_to_go}
@@ -130,9 +133,7 @@ class GroupRelative(PolicyGradient):
     def reference_policy(self) -> ActorCriticPolicy:
         """π_ref: the policy given, or that of the beginning of the first `learn`; until then, the policy as it was."""
         if self._reference is None:
-            self._reference = deepcopy(self.policy)
-            self._reference.set_training_mode(False)
-            self._reference.requires_grad_(False)
+            self._reference = frozen_policy(self.policy).to(self.policy.device)
         return self._reference
 
     def penalty(self) -> Penalty | None:
@@ -166,12 +167,13 @@ class GroupRelative(PolicyGradient):
             self._take_reference(self.reference)
 
     def _take_reference(self, policy: ActorCriticPolicy) -> None:
+        reference = self.reference_policy
         try:
-            self.reference_policy.load_state_dict(policy.state_dict())
+            reference.load_state_dict(policy.state_dict())
         except (AttributeError, RuntimeError) as error:
             raise ValueError(
                 "`reference` must be a policy with the networks of the agent's own, such as `other_agent.policy`, but "
-                f"is {policy!r}: {error}"
+                f"is of the class {type(policy).__name__}: {error}"
             ) from error
         self._reference_is_fixed = True
 
@@ -196,9 +198,22 @@ class GroupRelative(PolicyGradient):
         self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
         """As in SB3; parameters without a reference policy leave it as it is."""
-        if isinstance(load_path_or_dict, dict) and "reference_policy" in self._get_torch_save_params()[0]:
-            load_path_or_dict = {"reference_policy": self.reference_policy.state_dict(), **load_path_or_dict}
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        given: dict[str, Any]
+        if isinstance(load_path_or_dict, dict):
+            given = load_path_or_dict
+        else:
+            _, given, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
+        if "reference_policy" in self._get_torch_save_params()[0]:
+            given = {"reference_policy": self.reference_policy.state_dict(), **given}
+        super().set_parameters(given, exact_match, device)
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Self:
+        """As `PolicyGradient.load`; a `reference` given here replaces the file's."""
+        agent = super().load(*args, **kwargs)
+        if agent.reference is not None:
+            agent._take_reference(agent.reference)
+        return agent
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reference", "_reference"]
@@ -215,11 +230,14 @@ class GroupRelative(PolicyGradient):
                 f"`prior` and kl_coef={self.kl_coef!r} with kl_in='loss' are two penalties in one loss: give `kl_coef` "
                 "with kl_in='reward', or the prior as `reference`."
             )
-        if self.kl_coef and self.kl_in == "loss" and self.prior is not None:
-            raise ValueError(
-                f"`prior` and kl_coef={self.kl_coef!r} with kl_in='loss' name two policies to stay near to, and the "
-                "loss has room for one: give the prior as `reference`."
-            )
+
+    def warn_of_arguments(self) -> None:
+        """Warn of arguments that say how the penalty is found, if there is none."""
+        super().warn_of_arguments()
+        defaults = self.defaults()
+        for name in ("reference", "kl_estimator", "kl_in"):
+            if not self.kl_coef and getattr(self, name) != defaults[name]:
+                warnings.warn(f"`{name}` has no effect, because `kl_coef` is 0.", stacklevel=4)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +22,7 @@ from pg_agents.buffers import OURS
 from pg_agents.contract import CompiledLoop, Loss, Summary
 from pg_agents.envs.compiled import CompiledEnv
 
-_OF_THIS_PROCESS = ("link", "staleness")
+_OF_THIS_PROCESS = ("link", "staleness", "_new_seed", "_has_begun")
 # What a compiled loop does in its own way.
 _OF_A_LOOP = ("train", "estimate", "loss", "environment_actions", "value_prediction", "minibatch_metrics")
 
@@ -53,14 +54,16 @@ class Linked(PolicyGradient):
     def _setup_model(self) -> None:
         self.link: Link | None = None
         self.staleness = Staleness()
-        # Whether nothing was learnt since the seed was set.
-        self._is_seeded = False
+        # The seed that was set since workers last began, and whether any have begun.
+        self._new_seed: int | None = None
+        self._has_begun = False
         super()._setup_model()
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random generators, those of workers included."""
         super().set_random_seed(seed)
-        self._is_seeded = seed is not None
+        if seed is not None:
+            self._new_seed = seed
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_OF_THIS_PROCESS]
@@ -125,9 +128,13 @@ class Linked(PolicyGradient):
         """The random states in which workers begin.
 
         The first one goes on from this agent's own, as if it were trained in this process; that of the agent moves on.
+        Where no seed was set since the last time, the environments of all workers get drawn ones: as copies of one
+        environment they would repeat its luck. The exception is the first worker's at the first time, which is the
+        agent's own.
         """
+        seed = self._new_seed
         first = Start(
-            seed=self.seed if self._is_seeded else None,
+            seed=seed,
             generator=self._own_generator,
             torch=th.get_rng_state(),
             numpy=np.random.get_state(),  # noqa: NPY002 - SB3 shuffles with this generator
@@ -139,11 +146,11 @@ class Linked(PolicyGradient):
         others = []
         for number, one in enumerate(sequence.spawn(n_workers - 1), 1):
             of_env, of_torch, of_numpy = (int(word) for word in one.generate_state(3))
-            seed = None if self.seed is None else self.seed + number * self.n_envs if self._is_seeded else of_env
-            others.append(Start(seed, np.random.default_rng(one.spawn(1)[0]), of_torch, of_numpy))
-        if self.seed is not None and not self._is_seeded:
-            first = Start(int(sequence.generate_state(1)[0]), first.generator, first.torch, first.numpy)
-        self._is_seeded = False
+            its_seed = of_env if seed is None else seed + number * self.n_envs
+            others.append(Start(its_seed, np.random.default_rng(one.spawn(1)[0]), of_torch, of_numpy))
+        if seed is None and self._has_begun:
+            first = replace(first, seed=int(sequence.generate_state(1)[0]))
+        self._new_seed, self._has_begun = None, True
         return [first, *others]
 
     def begin(self, start: Start) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
 import traceback
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Processes:
             context.set_forkserver_preload([__name__, "torch._dynamo", *kernels])
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
+        self._served = -1  # the worker whose report was the last
         try:
             for parcel in parcels:
                 ours, theirs = context.Pipe()
@@ -80,7 +82,9 @@ class Processes:
     def next_report(self) -> tuple[int, Report]:
         """See `pg_agents.asynchronous.contract.Backend`."""
         ready = connection.wait(self._pipes)
-        worker = next(number for number, pipe in enumerate(self._pipes) if pipe in ready)
+        numbers = [number for number, pipe in enumerate(self._pipes) if pipe in ready]
+        # In turn: a worker that is always ready must not keep the others waiting.
+        worker = self._served = min(numbers, key=lambda number: (number - self._served - 1) % len(self._pipes))
         try:
             answer = self._pipes[worker].recv()
         except (EOFError, ConnectionResetError):
@@ -130,8 +134,13 @@ def _work(pipe: Connection, memory: SharedMemory, parcel: Parcel) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except BaseException as error:
-        text = traceback.format_exc()
-        try:
-            pipe.send(_Failure(error, text))
-        except Exception:  # the error itself cannot be pickled
-            pipe.send(_Failure(RuntimeError(f"{type(error).__name__}: {error}"), text))
+        pipe.send(_Failure(_sendable(error), traceback.format_exc()))
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error, or one that says the same where it cannot be pickled, or is pickled but cannot be read."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -201,7 +201,7 @@ class Ray:
         numbers = [int(word) for word in np.random.SeedSequence().generate_state(3)]
         start = replace(
             start,
-            seed=None if start.seed is None else numbers[0],
+            seed=numbers[0],
             generator=np.random.default_rng(numbers),
             torch=numbers[1],
             numpy=numbers[2],

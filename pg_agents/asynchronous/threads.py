@@ -90,7 +90,10 @@ class LoopingWorker(Worker):
         returns = []
         for step, copy, episode_return, stated_return, length in loop.episodes:
             of_step = infos.setdefault(step, [{} for _ in range(agent.n_envs)])
-            of_step[copy] = {"episode": env.adapter.episode(episode_return, length)}
+            of_step[copy] = {
+                "TimeLimit.truncated": bool(loop.truncated[step, copy]),
+                "episode": env.adapter.episode(episode_return, length),
+            }
             returns.append(stated_return)
         total, largest = loop.staleness
         staleness = Staleness(n_updates, total, largest)

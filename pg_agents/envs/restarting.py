@@ -61,7 +61,7 @@ def _passed_through(env: VecEnvWrapper, first: Any, which: Bools) -> Any:
     """First observations as a wrapper gives them, which is told that episodes have started."""
     if isinstance(env, VecNormalize):
         env.returns[which] = 0
-        env.old_obs = replaced(env.old_obs, which, first)
+        env.old_obs = first if which.all() else replaced(env.old_obs, which, first)
         return env.normalize_obs(first)
     if isinstance(env, VecMonitor):
         env.episode_returns[which], env.episode_lengths[which] = 0, 0

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from pg_agents import A3C
+from pg_agents import A3C, make_vec
+from pg_agents.asynchronous.contract import Order
 from pg_agents.asynchronous.parcels import Parcel, pack
 from pg_agents.asynchronous.processes import Processes
 
@@ -103,6 +104,19 @@ def test_a_workers_error_ends_the_training():
     assert "fakes.py" in str(caught.value.__cause__)  # the traceback of the worker
 
 
+class UnreadableError(Exception):
+    """Is pickled, but not read again: pickle gives `__init__` the one argument of `Exception`."""
+
+    def __init__(self, what, step):
+        super().__init__(f"{what} at step {step}")
+
+
+def test_an_error_that_cannot_be_sent_is_told_with_its_traceback():
+    with pytest.raises(RuntimeError, match="UnreadableError: no luck at step 30") as caught:
+        a3c(env=lambda: FaultyEnv(at=30, error=UnreadableError("no luck", 30))).learn(10_000)
+    assert "fakes.py" in str(caught.value.__cause__)
+
+
 def test_a_gradient_that_is_not_finite_ends_the_training():
     with pytest.raises(FloatingPointError, match="not finite"):
         a3c("threads", learning_rate=1e30).learn(10_000)
@@ -118,10 +132,28 @@ def test_a_worker_that_is_killed_ends_the_training():
         a3c().learn(10_000, callback=kill)
 
 
-def test_workers_end_with_their_parent():
+def two_processes():
     agent = a3c()
     content = pack(agent)
-    workers = Processes(agent.policy, [Parcel(content, start, n) for n, start in enumerate(agent.starts(2))])
+    return Processes(agent.policy, [Parcel(content, start, n) for n, start in enumerate(agent.starts(2))])
+
+
+def test_processes_are_served_in_turn():
+    workers = two_processes()
+    try:
+        for worker in (0, 0, 1, 1):
+            workers.submit(worker, Order(1, 0, 100))
+        served = []
+        for _ in range(2):
+            assert all(pipe.poll(60) for pipe in workers._pipes)
+            served.append(workers.next_report()[0])
+        assert served == [0, 1]
+    finally:
+        workers.close()
+
+
+def test_workers_end_with_their_parent():
+    workers = two_processes()
     for pipe in workers._pipes:  # as when the parent dies
         pipe.close()
     for process in multiprocessing.active_children():
@@ -135,6 +167,30 @@ def test_workers_begin_differently_and_learn_after_learn_too():
     seeds = [start.seed for start in (*first, *second)]
     assert len(set(seeds)) == 4
     assert not th.equal(first[0].torch, second[0].torch)
+
+
+def first_observations(agent):
+    """Of each worker of the next `learn`."""
+    content, starts = pack(agent), agent.starts(agent.n_workers)
+    with th.random.fork_rng():  # a worker that is opened seeds torch's generator
+        opened = [Parcel(content, start, n).open() for n, start in enumerate(starts)]
+        return [tuple(worker.env.reset()[0]) for worker in opened]
+
+
+@pytest.mark.parametrize("env", ["pg/CartPole-v1", "CartPole-v1"])
+def test_without_a_seed_no_two_workers_see_the_same_episode(env):
+    agent = a3c(env=env, seed=None, n_workers=3)
+    agent.env.reset()  # a copy has the state of its generator
+    assert len({seen for _ in range(3) for seen in first_observations(agent)}) == 9
+
+
+def test_workers_begin_from_the_seed_that_was_set_last():
+    agent, env = a3c(env="pg/CartPole-v1"), make_vec("pg/CartPole-v1", 2)
+    first_observations(agent)
+    agent.set_random_seed(5)
+    env.seed(5)
+    assert first_observations(agent) == [tuple(seen) for seen in env.reset()]
+    assert len({*first_observations(agent), *map(tuple, env.reset())}) == 4
 
 
 # What is refused

@@ -12,7 +12,7 @@ from prose import saying
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pg_agents import A2C, PPO, REINFORCE
+from pg_agents import A2C, A3C, GRPO, PPO, REINFORCE, RLOO
 from pg_agents.engines.autograd import evaluate
 from pg_agents.objectives import loss as loss_of
 from pg_agents.priors import frozen_policy
@@ -36,7 +36,11 @@ def moved(agent, size=0.3):
 
 
 def parameters(agent):
-    return th.cat([parameter.detach().flatten() for parameter in agent.policy.parameters()])
+    return flat(agent.policy)
+
+
+def flat(policy):
+    return th.cat([parameter.detach().flatten() for parameter in policy.parameters()])
 
 
 # The gradient
@@ -165,6 +169,19 @@ def test_a_squashed_policy_and_a_clipped_prior_are_refused():
     make(PPO, space, prior=make(PPO, space, **SQUASHING), **SQUASHING).learn(16)
 
 
+def test_a_prior_may_be_replaced():
+    agent, other = make(prior=make()), moved(make())
+    assert th.equal(flat(agent.penalty().reference), flat(make().policy))
+    agent.prior = other
+    assert th.equal(flat(agent.penalty().reference), flat(other.policy))
+    assert not any(one.requires_grad for one in agent.prior.parameters())
+    agent.prior = make(PPO, spaces.Discrete(3))
+    with pytest.raises(ValueError, match=saying("`prior`", "action_space", "Discrete(3)", "Discrete(2)")):
+        agent.learn(8)
+    agent.prior = None
+    assert agent.penalty() is None
+
+
 def test_distributions_without_a_closed_form_ask_for_an_estimate():
     space = spaces.Box(-1, 1, (2,), np.float32)
     prior = make(PPO, space, use_sde=True)  # another class of distributions in SB3
@@ -178,8 +195,9 @@ def test_arguments_out_of_range_or_without_effect_are_told():
         make(PPO, prior=make(), prior_kl_coef=-1)
     with pytest.raises(ValueError, match=saying("`prior_kl_estimator`", "k1")):
         make(PPO, prior=make(), prior_kl_estimator="k1")
-    with pytest.warns(UserWarning, match=saying("`prior_kl_coef`", "no effect")):
-        make(PPO, prior_kl_coef=0.3)
+    for name, value in (("prior_kl_coef", 0.3), ("prior_kl_estimator", "k2")):
+        with pytest.warns(UserWarning, match=saying(f"`{name}`", "no effect")):
+            make(PPO, **{name: value})
 
 
 # The log, and files
@@ -199,7 +217,21 @@ def test_divergence_and_coefficient_are_logged_and_can_be_annealed(engine, tmp_p
     assert (table["train/kl_coef"][1:] == 0.5).all()
 
 
-@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("cls", [GRPO, RLOO, A3C])
+def test_groups_and_asynchronous_workers_are_drawn_to_a_prior(cls, engine):
+    def distance(**arguments):
+        settings = {"n_steps": 40} if cls is A3C else {"group_size": 8}
+        agent = make(cls, engine=engine, learning_rate=1e-2, **settings, **arguments).learn(600)
+        with th.no_grad():
+            shown = [one.policy.get_distribution(th.zeros(1, 3)).distribution.probs for one in (agent, prior)]
+        return abs(shown[0] - shown[1]).max().item()
+
+    prior = moved(make(cls), 0.2)
+    assert distance(prior=prior, prior_kl_coef=1e3) < 0.3 * distance()
+
+
+@pytest.mark.parametrize("cls", [*ALL, GRPO, RLOO, A3C])
 def test_training_with_a_prior_goes_on_from_a_file(cls, tmp_path):
     agent = make(cls, prior=moved(make(cls)), prior_kl_coef=lambda progress: 2.0)
     agent.learn(16)

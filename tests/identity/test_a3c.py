@@ -68,6 +68,21 @@ def test_one_thread_is_a2c_to_the_last_bit(case, watched):
     assert told[0]
 
 
+@pytest.mark.parametrize("seed", [None, 5])
+def test_one_thread_is_a2c_without_a_seed_and_with_one_that_is_set_later(seed):
+    """Without one, luck is that of the environment and of torch as they are."""
+    agents = []
+    for cls, backend in ((A2C, {}), (A3C, {"backend": "threads"})):
+        th.manual_seed(0)
+        env = make_vec("pg/CartPole-v1", 2)
+        env.seed(3)
+        env.reset()
+        agent = cls("MlpPolicy", env, engine="mlp", **backend)
+        agent.set_random_seed(seed)
+        agents.append(agent.learn(200))
+    assert same(weights(agents[0]), weights(agents[1]))
+
+
 def test_callbacks_of_one_worker_see_what_those_of_a2c_see():
     def seen(spy):
         names = ("rewards", "dones")
@@ -82,6 +97,22 @@ def test_callbacks_of_one_worker_see_what_those_of_a2c_see():
         cls("MlpPolicy", env, n_steps=8, seed=0, engine="mlp", **kwargs).learn(48, callback=spy)
     assert spies[0].events == spies[1].events
     assert spies[0].seen == spies[1].seen
+
+
+def test_callbacks_of_one_thread_are_told_the_ends_that_those_of_a2c_are_told():
+    def seen(spy):
+        return [
+            (info["TimeLimit.truncated"], info["episode"]["r"], info["episode"]["l"])
+            for info, done in zip(spy.locals["infos"], spy.locals["dones"], strict=True)
+            if done
+        ]
+
+    spies = [Spy(step=seen), Spy(step=seen)]
+    for cls, spy, kwargs in ((A2C, spies[0], {}), (A3C, spies[1], {"backend": "threads"})):
+        env = make_vec("pg/CartPole-v1", 2, env_kwargs={"max_episode_steps": 20})
+        cls("MlpPolicy", env, seed=0, engine="mlp", **kwargs).learn(200, callback=spy)
+    assert spies[0].seen == spies[1].seen
+    assert {cut for ends in spies[0].seen for cut, *_ in ends} == {False, True}
 
 
 def by_hand(delay, n_updates, n_steps=4, gamma=0.99, rate=7e-4, alpha=0.99, eps=1e-5):

@@ -362,6 +362,25 @@ def test_an_exception_in_the_search_ends_the_other_thread():
     assert max(steps) < 40_000
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_interrupted_trial_leaves_the_policy_to_the_last_bit(engine, monkeypatch):
+    agent = make()
+    before = deepcopy(agent.policy.state_dict())
+    write, written = natural.write, []
+
+    def interrupted(values, parameters):
+        write(values, parameters)
+        if not written:
+            written.append(values)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(natural, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        update(agent, engine)
+    for name, value in agent.policy.state_dict().items():
+        assert "value" in name or th.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize("actions", ACTIONS.values(), ids=ACTIONS)
 def test_two_threads_arrive_at_the_same_bits_as_one(actions, monkeypatch):
     monkeypatch.setattr(compiled, "WORTH_A_THREAD", 0)

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from pg_agents import GRPO, RLOO, make_vec
+from pg_agents import GRPO, REINFORCE, RLOO, imitate, make_vec
 from pg_agents.baselines import LeaveOneOutBaseline, group_moments
 from pg_agents.episodes import Episodes, in_groups
 
@@ -166,6 +166,14 @@ def test_the_seeds_come_from_the_agents_generator():
     assert (first(3) != first(4)).any()
 
 
+def test_training_goes_on_in_a_normalised_environment_that_was_never_reset(tmp_path):
+    RLOO("MlpPolicy", VecNormalize(several(1)), group_size=2, seed=0).learn(5).save(tmp_path / "model")
+    loaded = RLOO.load(tmp_path / "model", env=VecNormalize(several(1)), force_reset=False)
+    loaded.learn(5, reset_num_timesteps=False)
+    assert loaded.num_timesteps > 5
+    assert loaded.env.get_original_obs().shape == (1, 2)
+
+
 # Refusals
 
 
@@ -224,6 +232,42 @@ def test_a_wrapper_of_ones_own_can_take_part():
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         GRPO("MlpPolicy", TinyEnv(), **arguments)
+
+
+class InFours(REINFORCE):
+    """A class that takes both `n_episodes` and `group_size`."""
+
+    group_size: int | None = 4
+    n_groups: int = 1
+
+
+def test_the_groups_determine_the_number_of_episodes(tmp_path):
+    with pytest.raises(ValueError, match="`n_episodes` is 10, but n_groups=1 and group_size=4 make 4 episodes"):
+        InFours("MlpPolicy", TinyEnv(), n_episodes=10)
+    agent = InFours("MlpPolicy", TinyEnv(), n_groups=2)
+    assert agent.n_episodes == 8
+    agent.save(tmp_path / "model")
+    assert InFours.load(tmp_path / "model", n_groups=3).n_episodes == 12
+    with pytest.raises(ValueError, match="`n_episodes` is 10"):
+        InFours.load(tmp_path / "model", n_episodes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("reference", GRPO("MlpPolicy", TinyEnv()).policy), ("kl_estimator", "k3"), ("kl_in", "loss")],
+)
+def test_arguments_of_a_penalty_without_a_price_are_told(name, value):
+    with pytest.warns(UserWarning, match=f"`{name}` has no effect, because `kl_coef` is 0") as told:
+        RLOO("MlpPolicy", TinyEnv(), **{name: value})
+    assert [one.filename for one in told] == [__file__]
+    RLOO("MlpPolicy", TinyEnv(), kl_coef=0.1, **{name: value})
+
+
+def test_a_reference_with_other_networks_is_refused_without_showing_them():
+    other = GRPO("MlpPolicy", TinyEnv(), policy_kwargs={"net_arch": [3]}).policy
+    with pytest.raises(ValueError, match=r"`reference` must be .* of the class ActorPolicy: .*") as refused:
+        GRPO("MlpPolicy", TinyEnv(), kl_coef=0.1, reference=other)
+    assert "Linear(" not in str(refused.value)
 
 
 # The comparison within a group. Two groups of two; 99 stands where an episode was over already.
@@ -343,6 +387,43 @@ def test_a_penalty_may_begin_on_loading(tmp_path):
     before = weights(loaded)
     loaded.learn(20)
     assert same(loaded.reference_policy.state_dict(), before)
+
+
+@pytest.mark.parametrize("cls", [GRPO, RLOO])
+def test_a_reference_given_on_loading_replaces_the_files(cls, tmp_path):
+    agent = cls("MlpPolicy", tiny_vec_env(), group_size=2, kl_coef=0.1, seed=0).learn(10)
+    agent.save(tmp_path / "model")
+    other = cls("MlpPolicy", TinyEnv(), seed=5)
+    loaded = cls.load(tmp_path / "model", env=tiny_vec_env(), reference=other.policy)
+    assert same(loaded.reference_policy.state_dict(), weights(other))
+    assert same(weights(loaded), weights(agent))
+    loaded.learn(10)
+    assert same(loaded.reference_policy.state_dict(), weights(other))
+
+
+def test_parameters_without_a_reference_leave_it(tmp_path):
+    trained = RLOO("MlpPolicy", tiny_vec_env(), group_size=2, seed=0).learn(10)
+    trained.save(tmp_path / "model")
+    reference = RLOO("MlpPolicy", TinyEnv(), seed=5)
+    for parameters in (str(tmp_path / "model"), trained.get_parameters()):
+        agent = RLOO("MlpPolicy", tiny_vec_env(), kl_coef=0.1, reference=reference.policy, seed=1)
+        agent.set_parameters(parameters)
+        assert same(weights(agent), weights(trained))
+        assert same(agent.reference_policy.state_dict(), weights(reference))
+
+
+def test_a_reference_is_taken_of_a_policy_that_has_trained():
+    # Autograd leaves the last distribution in the policy, which is part of a graph.
+    settings = {"group_size": 2, "engine": "autograd", "seed": 0}
+    agent = GRPO("MlpPolicy", tiny_vec_env(), **settings).learn(1)
+    shown = GRPO("MlpPolicy", tiny_vec_env(), kl_coef=0.1, **settings)
+    imitate(shown, (np.zeros((4, 3)), np.zeros(4)), n_epochs=1, validation_fraction=0)
+    agent.kl_coef = 0.1
+    for one in (agent, shown):
+        before = weights(one)
+        one.learn(1)
+        assert same(one.reference_policy.state_dict(), before)
+        assert not any(parameter.requires_grad for parameter in one.reference_policy.parameters())
 
 
 def test_the_size_of_a_group_may_change_on_loading(tmp_path):

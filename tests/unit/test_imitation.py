@@ -210,7 +210,9 @@ def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing():
     model = agent(PPO, spaces.Box(-1, 1, (1,), np.float32))
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
     samples = np.ones((8, 3), np.float32), np.full((8, 1), 1e30)
-    with pytest.raises(FloatingPointError, match=saying("epoch 1", "`learning_rate`", 0.5)):
+    with pytest.raises(
+        FloatingPointError, match=saying("epoch 1", "actions of the demonstrations", "`learning_rate`", 0.5)
+    ):
         imitate(model, samples, learning_rate=0.5, validation_fraction=0)
     assert all(th.equal(tensor, before[name]) for name, tensor in model.policy.state_dict().items())
 
@@ -289,6 +291,13 @@ def test_a_policy_learns_another_ones_task_from_its_episodes():
 def test_demonstrations_that_do_not_fit_are_refused(shown, facts):
     with pytest.raises(ValueError, match=saying(*facts)):
         imitate(agent(), shown)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(2, start=1), spaces.MultiDiscrete([2], start=[1])])
+def test_actions_that_do_not_count_from_0_are_refused(space):
+    actions = np.ones((4, *space.shape), dtype=int)
+    with pytest.raises(ValueError, match=saying("`actions`", "start=", "count from 0")):
+        imitate(agent(action_space=space), (np.zeros((4, 3)), actions))
 
 
 def test_keys_and_bounds_count_where_they_matter():

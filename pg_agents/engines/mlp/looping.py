@@ -82,6 +82,7 @@ LOOP = np.dtype(
         # Written
         ("told_rewards", _address),  # (n_updates T, N)
         ("told_dones", _address),
+        ("told_truncated", _address),
         ("events", _address),
         ("progress", _address),  # of `roll`
         ("train_progress", _address),
@@ -158,11 +159,12 @@ def _tell(loop, update, first_event):
     """Write down what callbacks are told."""
     size = loop.n_steps * loop.n_envs
     rewards, told = floats(loop.env_rewards), floats(loop.told_rewards + 4 * update * size)
-    dones = flags(loop.told_dones + update * size)
+    dones, cut = flags(loop.told_dones + update * size), flags(loop.told_truncated + update * size)
     terminated, truncated = flags(loop.terminated), flags(loop.truncated)
     for place in range(size):
         told[place] = rewards[place]
         dones[place] = terminated[place] or truncated[place]
+        cut[place] = truncated[place]
     events = doubles(loop.events)
     for number in range(first_event, integers(loop.progress)[1]):
         events[number * EVENT_SIZE + EVENT_STEP] += update * loop.n_steps

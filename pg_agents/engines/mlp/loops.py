@@ -31,6 +31,7 @@ class Loop:
 
     rewards: np.ndarray
     dones: np.ndarray
+    truncated: np.ndarray
     refused: str | None = None
 
     def __init__(
@@ -125,14 +126,20 @@ class Loop:
         (n_steps, n_envs), size = self._rows, n_updates * self._rows[0]
         draw = noise.standard_normal if program.is_gaussian else noise.random
         drawn = draw((size, n_envs, self._n_actions), dtype=np.float32)
-        self.rewards, self.dones = np.zeros((size, n_envs), np.float32), np.zeros((size, n_envs), np.bool_)
+        self.rewards = np.zeros((size, n_envs), np.float32)
+        self.dones, self.truncated = np.zeros((2, size, n_envs), np.bool_)
         table["n_updates"] = n_updates
         table["noise"], table["noise_bytes"] = drawn.ctypes.data, drawn.nbytes // n_updates
         table["n_workers"], table["worker"] = len(counts), worker
         rates = np.ascontiguousarray(coefficients)
         for number, name in enumerate(("rates", "ent_coefs", "vf_coefs")):
             table[name] = rates[number].ctypes.data
-        for name, array in (("told_rewards", self.rewards), ("told_dones", self.dones), ("counts", counts)):
+        for name, array in (
+            ("told_rewards", self.rewards),
+            ("told_dones", self.dones),
+            ("told_truncated", self.truncated),
+            ("counts", counts),
+        ):
             table[name] = array.ctypes.data
         self._staleness[:] = 0
         with program.moving(parameters):
@@ -146,7 +153,8 @@ class Loop:
         n_made = int(self._staleness[2])
         program.count_steps(n_made)
         self.refused = self._reasons.get(code)
-        self.rewards, self.dones = self.rewards[: n_made * n_steps], self.dones[: n_made * n_steps]
+        made = slice(n_made * n_steps)
+        self.rewards, self.dones, self.truncated = self.rewards[made], self.dones[made], self.truncated[made]
         return n_made
 
     def stop(self) -> None:

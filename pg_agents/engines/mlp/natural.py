@@ -170,17 +170,16 @@ def _at_once(move: Callable[[], None], regression: Regression) -> None:
             failures.append(error)
 
     other = threading.Thread(target=fit, name="pg_agents critic")
-    moved = False
     try:
         other.start()
         move()
-        moved = True
-    finally:
+        other.join()
+    except BaseException:
         # An interrupted update must not leave the other thread running: it would outlive the arrays it works on.
-        if not moved:
-            regression.abort()
+        regression.abort()
         if other.ident is not None:
             other.join()
+        raise
     if failures:
         raise failures[0]
 
