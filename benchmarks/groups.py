@@ -48,7 +48,7 @@ N_EPISODES = 50
 RUNS = Path("runs/groups-study")
 N_TORQUES = 11
 BINNED = "groups/BinnedPendulum-v0"
-WORLDS = {"Pendulum-v1": BINNED, "LunarLander-v3": "LunarLander-v3"}
+WORLDS = {"Pendulum-v1": BINNED}
 LEFT_OUT = {"Pendulum-v1": ("env_wrapper", "use_sde", "sde_sample_freq")}  # bins are in the world
 
 
