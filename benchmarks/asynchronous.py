@@ -144,7 +144,8 @@ def main() -> None:
 
 TEXT = """Environment steps per second of wall-clock time on {cores} cores (load at the start: {load:.2f}), without
 the start of workers: medians of {repeats} runs of each side, in alternation. All sides have A2C's defaults. A2C with W
-environments makes one update from 5 W steps. A3C with W workers makes W of them, each from 5 steps.
+environments makes one update from 5 W steps. A3C with W workers makes W of them, each from 5 steps. The larger
+the load, the more of the cores other work had, and the less a second worker can add.
 
 """
 

@@ -471,7 +471,7 @@ class PolicyGradient(Arguments):
             self._predictor_of = circumstances, predictor
         return predictor
 
-    def _generator(self) -> np.random.Generator:
+    def action_generator(self) -> np.random.Generator:
         """The generator from which the compiled engine draws actions."""
         if self._own_generator is None:
             # Without a seed of its own, a run depends on the global one, as SB3's do.
@@ -691,7 +691,7 @@ class PolicyGradient(Arguments):
         setting = Setting(
             # A buffer that is not the agent's own can be of any kind.
             engine=(lambda: self._engine) if rollout_buffer is self.rollout_buffer else AutogradEngine,
-            generator=self._generator,
+            generator=self.action_generator,
             statistics=self.episode_statistics,
             bootstraps=self.has_critic,
             to_environment=self.environment_actions if self._overrides("environment_actions") else None,

@@ -116,7 +116,9 @@ class Linked(PolicyGradient):
         make, named, loss = getattr(self._engine, "loop", None), self.rollout_buffer_class, self.loss()
         if make is None or own or named not in OURS or env.successes() is not None:
             return None
-        if loss.objective.coefficients or loss.value_clip is not None or loss.scale != 1 or self.reuses_samples:
+        if loss.objective.coefficients or loss.penalty is not None or loss.value_clip is not None:
+            return None
+        if loss.scale != 1 or self.reuses_samples:
             return None
         if loss.penalty is not None:  # whose reference is asked anew for each rollout
             return None

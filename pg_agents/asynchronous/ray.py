@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +133,8 @@ class Ray:
     The cluster is the one that this process is connected to, else that of RAY_ADDRESS, else one on this machine for as
     long as the training lasts. Each worker takes one of its CPUs.
 
+    If the actor with the parameters dies, the training ends, and the agent keeps the values that were fetched last.
+
     Args:
         agent: Gives the shared parameters their values.
         parcels: One for each worker.
@@ -143,7 +147,7 @@ class Ray:
         import ray
 
         self._parcels = parcels
-        self._state: tuple[list[np.ndarray], dict[str, Any]] | None = None
+        self._is_closed = False
         self._is_own = not ray.is_initialized()
         if self._is_own:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -154,8 +158,10 @@ class Ray:
             optimizer = agent.policy.optimizer
             for parameter in agent.policy.parameters():
                 optimizer.state[parameter] = initial_state(optimizer, parameter)
-            values = [parameter.detach().numpy() for parameter in agent.policy.parameters()]
-            given = type(optimizer), optimizer.defaults, optimizer.state_dict()
+            values = [parameter.detach().numpy().copy() for parameter in agent.policy.parameters()]
+            given = type(optimizer), optimizer.defaults, copy.deepcopy(optimizer.state_dict())
+            # Fetched last.
+            self._values, self._state = values, given[-1]
             self._parameters: Any = ray.remote(num_cpus=0)(Parameters).remote(values, given)
             self._make = ray.remote(num_cpus=1)(RemoteWorker)
             self._workers: list[Any] = [self._make.remote(parcel, self._parameters) for parcel in parcels]
@@ -210,25 +216,35 @@ class Ray:
 
     def write_back(self, policy: ActorCriticPolicy) -> None:
         """See `pg_agents.asynchronous.contract.Backend`."""
-        values, state = self._fetched() if self._state is None else self._state
-        copy_into(policy, [th.tensor(value) for value in values])
-        policy.optimizer.load_state_dict(state)
+        if not self._is_closed:
+            self._fetch()
+        copy_into(policy, [th.tensor(value) for value in self._values])
+        policy.optimizer.load_state_dict(self._state)
 
-    def _fetched(self) -> tuple[list[np.ndarray], dict[str, Any]]:
+    def _fetch(self) -> None:
         import ray
 
-        (_, values), state = ray.get([self._parameters.pull.remote(), self._parameters.optimizer_state.remote()])
-        return values, state
+        (_, self._values), self._state = ray.get(
+            [self._parameters.pull.remote(), self._parameters.optimizer_state.remote()]
+        )
 
     def close(self) -> None:
         """See `pg_agents.asynchronous.contract.Backend`."""
         import ray
 
-        if self._state is not None:
+        if self._is_closed:
             return
-        for actor in self._workers:
-            ray.kill(actor)
-        self._state = self._fetched()
-        ray.kill(self._parameters)
-        if self._is_own:
-            ray.shutdown()
+        self._is_closed = True
+        try:
+            for actor in self._workers:
+                ray.kill(actor)
+            self._fetch()
+            ray.kill(self._parameters)
+        except ray.exceptions.RayError as error:  # a warning, which hides no error that has ended the training
+            warnings.warn(
+                f"The shared parameters could not be fetched, so the agent has those of the last time: {error}",
+                stacklevel=2,
+            )
+        finally:
+            if self._is_own:
+                ray.shutdown()

@@ -76,7 +76,7 @@ class LoopingWorker(Worker):
             observations,
             starts,
             agent.episode_statistics.running,
-            agent._generator(),
+            agent.action_generator(),
             self._coefficients(order),
             memory.parameters,
             memory.n_updates.numpy(),
@@ -137,7 +137,7 @@ class Threads:
         with _same_random_state():
             self._workers = [self._unpacked(parcel) for parcel in parcels]
             for worker in self._workers:
-                worker.agent._generator()
+                worker.agent.action_generator()
         self._reports: queue.SimpleQueue[tuple[int, Report | BaseException]] = queue.SimpleQueue()
         self._orders: list[queue.SimpleQueue[Order | None]] = [queue.SimpleQueue() for _ in parcels]
         self._threads = [

@@ -61,7 +61,7 @@ class Diagnostic(BaseCallback):
         if not getattr(model, "collects_itself", True):  # which SB3's agents do not state
             raise ValueError(
                 f"{name} reads the agent's own rollout buffer, but workers collect the rollouts of this "
-                f"{type(model).__name__} into buffers of theirs. n_workers=1 with backend='auto' has no workers."
+                f"{type(model).__name__} into buffers of theirs. n_workers=1 with backend='auto' has none."
             )
         for attribute, kind in (("hidden_states_pi", "recurrent policies"), ("action_masks", "masked actions")):
             if hasattr(model.rollout_buffer, attribute):

@@ -8,6 +8,7 @@ import pytest
 from fakes import same, weights
 
 from pg_agents import A2C, A3C
+from pg_agents.asynchronous.ray import Ray
 
 ray = pytest.importorskip("ray")
 
@@ -54,6 +55,23 @@ def test_a_worker_that_is_killed_is_replaced_and_one_that_raises_ends_the_traini
     assert os.path.exists(flag)
     # 15 of the first, whose fourth update was lost, and 50 of the second.
     assert agent.num_timesteps == 65
+
+
+def test_the_death_of_the_parameters_ends_the_training_and_keeps_those_that_were_fetched_last(monkeypatch):
+    agent, seen, made = a3c("CartPole-v1"), [], []
+    begin = Ray.__init__
+    monkeypatch.setattr(Ray, "__init__", lambda self, *args: (made.append(self), begin(self, *args))[0])
+
+    def kill(*_):
+        seen.append(weights(agent))
+        if agent.num_timesteps == 20:
+            ray.kill(made[0]._parameters)
+        return True
+
+    with pytest.raises(ray.exceptions.RayError), pytest.warns(UserWarning, match="could not be fetched"):
+        agent.learn(400, callback=kill)
+    assert same(weights(agent), seen[-1])
+    assert not same(weights(agent), seen[0])
 
 
 def test_too_many_workers_for_the_cluster_are_refused():
