@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ class Fit:
         stopped_early: The validation loss did not improve for `patience` epochs.
     """
 
-    losses: tuple[float, ...]
-    validation_losses: tuple[float, ...]
+    losses: tuple[float, ...] = field(repr=False)
+    validation_losses: tuple[float, ...] = field(repr=False)
     best_epoch: int
     stopped_early: bool
 

@@ -6,7 +6,9 @@ import contextlib
 import multiprocessing
 import pickle
 import signal
+import threading
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -37,6 +39,19 @@ class WorkerError(Exception):
         return f"\n{self.args[0]}"
 
 
+@contextlib.contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """What is started here is deaf to Ctrl-C: a server that is interrupted while it loads would be missed for good."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not this thread's business
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Processes:
     """Worker processes; see `pg_agents.asynchronous.contract.Backend`.
 
@@ -53,7 +68,11 @@ class Processes:
         if forks:
             # Imported once, in the server that workers are forked from. The first optimiser imports torch._dynamo.
             kernels = ["pg_agents.engines.mlp.kernels"] if kernels_are_loaded() else []
+            from multiprocessing import forkserver
+
             context.set_forkserver_preload([__name__, "torch._dynamo", *kernels])
+            with _not_interrupted():
+                forkserver.ensure_running()
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
         self._served = -1  # the worker whose report was the last

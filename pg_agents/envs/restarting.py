@@ -98,7 +98,8 @@ def check_restarts(env: VecEnv) -> None:
         first, second = (restart(env, seeds, everywhere) for _ in range(2))
     except Exception as error:
         raise ValueError(
-            f"Groups of episodes need environments that can be reset one by one with a seed, but {env} answered with "
+            "Groups of episodes need environments that can be reset one by one with a seed, such as those of "
+            f"`make_vec(id, n, world=True)` and SB3's `make_vec_env(id, n)`, but {type(env).__name__} answered with "
             f"{type(error).__name__}: {error}"
         ) from error
     pairs = (
