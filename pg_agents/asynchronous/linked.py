@@ -120,8 +120,6 @@ class Linked(PolicyGradient):
             return None
         if loss.scale != 1 or self.reuses_samples:
             return None
-        if loss.penalty is not None:  # whose reference is asked anew for each rollout
-            return None
         buffer = OURS[named](self.n_steps, self.observation_space, self.action_space, n_envs=self.n_envs)
         loop: CompiledLoop = make(env, buffer, loss, gamma=self.gamma, gae_lambda=self.gae_lambda)
         return loop

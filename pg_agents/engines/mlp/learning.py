@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -130,6 +130,7 @@ class Update:
     values: np.ndarray
     scaled_advantages: np.ndarray
     divergences: np.ndarray
+    actor_begins_at: ClassVar[int] = 0  # minibatches that the actor's thread has gone through
 
     def __init__(
         self,
@@ -186,6 +187,7 @@ class Update:
             row[name] = first + number * stride
         self.norms = np.zeros(n_epochs * -(-n_samples // self.batch_size))
         self.progress, self.squares = np.zeros(5, np.int64), np.zeros(4)
+        self.progress[0] = self.actor_begins_at
         for owner, names in ((stored, _STORED), (self, _ARRAYS)):
             for name in names:
                 row[name] = getattr(owner, name).ctypes.data
@@ -279,6 +281,8 @@ class Update:
             parts = {"policy_loss": -loss.objective(batch), "entropy_loss": -batch.entropy}  # type: ignore[operator]
             if self.trains_critic:
                 parts["value_loss"] = (batch.returns - predicted_values(batch, loss.value_clip)) ** 2
+            if loss.penalty is not None:
+                parts["reference_kl"] = th.from_numpy(self.divergences[: int(ends[-1])])
             parts |= loss.metrics(batch)
             divergence = kl_divergence(batch.ratio, batch.log_ratio) if loss.tracks_kl else None
             spread = deviations(self.program.policy, self.stored.observations_at(self._places(last)))
@@ -287,8 +291,6 @@ class Update:
             for epoch in range(-(-self.n_begun // self.per_epoch)):
                 samples = slice(epoch * self.n_samples, (epoch + 1) * self.n_samples)
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = mean(divergence, samples)
-        if loss.penalty is not None:
-            metrics["reference_kl"] = mean(th.from_numpy(self.divergences[: int(ends[-1])]))
         norms = self.norms[: self.n_begun - self.stopped]
         if len(norms):
             metrics["grad_norm"] = float(norms.mean())
@@ -296,7 +298,7 @@ class Update:
         if self.trains_critic:
             total += loss.vf_coef * mean(parts["value_loss"], last)
         if loss.penalty is not None:
-            total += loss.penalty.kl_coef * mean(th.from_numpy(self.divergences[: int(ends[-1])]), last)
+            total += loss.penalty.kl_coef * mean(parts["reference_kl"], last)
         metrics["loss"] = total * loss.scale
         return metrics
 
@@ -345,19 +347,8 @@ class Update:
 class Regression(Update):
     """An update of the critic alone: the loss is `vf_coef` E[(R - V)²] and has no other part."""
 
-    def __init__(
-        self,
-        program: Program,
-        pace: Pace,
-        stored: Stored,
-        samples: np.ndarray,
-        batch_size: int | None,
-        loss: Loss,
-        weight: int,
-    ) -> None:
-        super().__init__(program, pace, stored, samples, batch_size, loss, weight)
-        # To the kernels the actor's thread is far ahead, and its gradient is 0.
-        self.progress[0] = np.iinfo(np.int64).max
+    # To the kernels the actor's thread is far ahead, and its gradient is 0.
+    actor_begins_at = int(np.iinfo(np.int64).max)
 
     def fit(self) -> None:
         """Update the critic's parameters. Another thread may use the actor's meanwhile.
