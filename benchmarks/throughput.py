@@ -35,6 +35,7 @@ from unittest.mock import patch
 
 import gymnasium as gym
 import numpy as np
+import sb3_contrib
 import stable_baselines3
 import stable_baselines3.common.evaluation
 import torch as th
@@ -74,7 +75,7 @@ class Workload:
     n_envs: int
     steps: int
     kwargs: dict[str, Any] = field(default_factory=dict)
-    reference: str = "SB3"  # or "autograd": our own engine, if SB3 does not have the algorithm
+    reference: str = "SB3"  # or "contrib": sb3-contrib; or "autograd": our own engine, if neither has the algorithm
     face: str = "dummy"  # of our environment: SB3's "dummy", Gymnasium's "native", "world" or "envpool"
     simulator: bool = False  # measure the environment's own rate as well
     evaluates: int = 0  # measure an evaluation of so many episodes, not a training
@@ -91,11 +92,34 @@ class Workload:
             return make_vec_env(self.env, self.n_envs)
 
     def make_agent(self, side: str, seed: int) -> Any:
-        """The agent of one side: "SB3", "autograd" or "ours"."""
-        module = stable_baselines3 if side == "SB3" else pg_agents
+        """The agent of one side: "SB3", "contrib", "autograd" or "ours"."""
+        module = {"SB3": stable_baselines3, "contrib": sb3_contrib}.get(side, pg_agents)
         kwargs = self.kwargs | ({"engine": "autograd"} if side == "autograd" else {})
         return getattr(module, self.algo)("MlpPolicy", self.make_env(side), seed=seed, device="cpu", **kwargs)
 
+
+class SizesOfHalfCheetah(gym.Env[np.ndarray, np.ndarray]):
+    """HalfCheetah's spaces and no physics, so that what is measured is the training."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
+    action_space = gym.spaces.Box(-1, 1, (6,), np.float32)
+
+    def __init__(self) -> None:
+        self._observations, self._t = np.random.default_rng(0).normal(size=(1000, 17)), 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """The first of the observations, which are the same in each episode."""
+        super().reset(seed=seed)
+        self._t = 0
+        return self._observations[0], {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """The next observation; the reward is the action's first number."""
+        self._t += 1
+        return self._observations[self._t % 1000], float(action[0]), False, self._t == 1000, {}
+
+
+gym.register("SizesOfHalfCheetah-v0", SizesOfHalfCheetah)
 
 ROLLOUTS = {"n_steps": 256, "batch_size": 256, "n_epochs": 10}
 RL_ZOO3 = {
@@ -137,6 +161,39 @@ WORKLOADS = [
         8,
         40_960,
         reference="autograd",
+    ),
+    Workload(
+        "TRPO 8 envs × 256 steps, CartPole, world",
+        "TRPO",
+        "CartPole-v1",
+        8,
+        40_960,
+        {"n_steps": 256},
+        reference="contrib",
+        face="world",
+    ),
+    Workload(
+        "TRPO 8 envs × 256 steps, CartPole", "TRPO", "CartPole-v1", 8, 40_960, {"n_steps": 256}, reference="contrib"
+    ),
+    Workload("TRPO defaults, CartPole, 8 envs", "TRPO", "CartPole-v1", 8, 49_152, reference="contrib"),
+    Workload(
+        "TRPO 8 envs × 512 steps, sizes of HalfCheetah",
+        "TRPO",
+        "SizesOfHalfCheetah-v0",
+        8,
+        32_768,
+        {"n_steps": 512},
+        reference="contrib",
+    ),
+    Workload(
+        "TRPO 8 envs × 512 steps, HalfCheetah",
+        "TRPO",
+        "HalfCheetah-v5",
+        8,
+        20_480,
+        {"n_steps": 512},
+        reference="contrib",
+        simulator=True,
     ),
     Workload("PPO 8 envs × 512 steps, HalfCheetah", "PPO", "HalfCheetah-v5", 8, 20_480, CHEETAH, simulator=True),
     Workload(
@@ -573,7 +630,7 @@ def main() -> None:
         parser.error("the figure needs `pip install pg-agents[bench]`")
     workloads = [workload for workload in WORKLOADS if args.only.lower() in workload.name.lower()]
     if find_spec("envpool") is None:
-        workloads = [workload for workload in workloads if not workload.pool]
+        workloads = [workload for workload in workloads if workload.face != "envpool"]
         print("Left out: workloads with EnvPool, which is not installed (pip install 'pg-agents[envpool]').")
     if not workloads:
         parser.error(f"--only: no workload has {args.only!r} in its name")
@@ -605,9 +662,10 @@ at the start: {load:.2f}), with {", ".join(f"{name} {number}" for name, number i
 The table gives environment steps per second of `learn` as a whole, with SB3's Monitor, a callback and logging. It
 shows medians of {args.pairs} runs of each side, in alternation, after a warm-up. The ratio is the median of the
 pairs' ratios. The reference runs with the number of torch threads that makes it faster: one, or torch's default of
-{default_threads}. Our side chooses its number itself. SB3 has no REINFORCE, so the reference there is our own engine
-`autograd`. In rows marked "world", our side trains in the environment's world. In rows marked "native", it trains in
-Gymnasium's own vector environment, which SB3 does not accept, and its steps that only reset are not counted.
+{default_threads}. Our side chooses its number itself. TRPO's reference is sb3-contrib's. Neither SB3 nor
+sb3-contrib has REINFORCE, so the reference there is our own engine `autograd`. In rows marked "world", our side trains
+in the environment's world. In rows marked "native", it trains in Gymnasium's own vector environment, which SB3 does not
+accept, and its steps that only reset are not counted. The sizes of HalfCheetah are its spaces without its physics.
 
 {HEAD}
 {chr(10).join(one.row for one in measured)}

@@ -63,7 +63,8 @@ def is_root(cls: Class) -> bool:
 def taken(cls: Class) -> dict[str, Parameter]:
     """The arguments that a class takes: those that it declares, in the order of its body, and those common to all.
 
-    Those that can be given by position come first. (`same_order_as` can give a position to more of them at run time.)
+    Those that can be given by position come first, in the order of `same_order_as` if it lists names. (A class, which
+    cannot be read here, can give a position to more of them at run time.)
     """
     lineage = [cls, *cls.mro()]
     root = next(one for one in lineage if is_root(one))
@@ -80,7 +81,24 @@ def taken(cls: Class) -> dict[str, Parameter]:
     required = [name for name, field in declared.items() if field.default is None]
     first = [name for name in common if not is_by_keyword(common[name])]
     names = dict.fromkeys([*first, *(declared if cls is root else [*required, *own]), *common])
+    if listed := [name for name in listed_order(lineage) if name in names]:
+        by_position = {name: with_kind(declared[name], ParameterKind.positional_or_keyword) for name in listed}
+        others = {name: with_kind(declared[name], ParameterKind.keyword_only) for name in names if name not in listed}
+        return by_position | others
     return {name: declared[name] for name in sorted(names, key=lambda name: is_by_keyword(declared[name]))}
+
+
+def listed_order(lineage: list[Class]) -> tuple[str, ...]:
+    """The names in `same_order_as` of the first class that has it, if it is a tuple of them."""
+    value = next((str(one.members["same_order_as"].value) for one in lineage if "same_order_as" in one.members), "")
+    return ast.literal_eval(value) if value.startswith("(") else ()
+
+
+def with_kind(field: Parameter, kind: ParameterKind) -> Parameter:
+    """The same argument, given in another way."""
+    return Parameter(
+        field.name, annotation=field.annotation, kind=kind, default=field.default, docstring=field.docstring
+    )
 
 
 def is_by_keyword(field: Parameter) -> bool:

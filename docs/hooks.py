@@ -20,4 +20,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Adapt links: benchmarks/ is beside docs/ in the repository, but a folder of the site."""
-    return markdown.replace("](../benchmarks/", "](benchmarks/") if "/" not in page.file.src_uri else markdown
+    above = "../" * page.file.src_uri.count("/")
+    return markdown.replace(f"]({above}../benchmarks/", f"]({above}benchmarks/")

@@ -18,7 +18,9 @@ from __future__ import annotations
 import inspect
 import io
 import pathlib
+import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
@@ -33,7 +35,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance, safe_mean, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
@@ -61,10 +63,12 @@ from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
+from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
+from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
-from pg_agents.objectives import predicted_values
+from pg_agents.objectives import KL_ESTIMATORS, predicted_values
 from pg_agents.observations import check_observations
 from pg_agents.policies import (
     ACTOR_CRITIC_POLICIES,
@@ -74,6 +78,7 @@ from pg_agents.policies import (
     separate_critic,
     with_state_dependent_std,
 )
+from pg_agents.priors import check_prior, frozen_policy
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 
 if TYPE_CHECKING:
@@ -82,6 +87,8 @@ if TYPE_CHECKING:
 Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 
 _ACTION_STREAM = 0x7067
+# Not "k1": see `objectives.k1`.
+PRIOR_KL_ESTIMATORS = ("exact", *(name for name in KL_ESTIMATORS if name != "k1"))
 
 
 class Default:
@@ -108,6 +115,9 @@ class CommonArguments(TypedDict, total=False):
     seed: int | None
     device: th.device | str
     engine: str
+    prior: Any
+    prior_kl_coef: float | Schedule
+    prior_kl_estimator: str
     _init_setup_model: bool
 
 
@@ -179,11 +189,32 @@ class PolicyGradient(Arguments):
         '(torch, for all), `"auto"` for the first where it serves this agent and else the second, or the name of a '
         "plugin.",
     )
+    prior: Any = argument(
+        default=None,
+        kw_only=True,
+        doc="A policy that training is kept near, an agent with one, or its file, which is unpickled. A copy of "
+        "the policy becomes part of the agent and of its file.",
+    )
+    prior_kl_coef: float | Schedule = argument(
+        default=0.1,
+        kw_only=True,
+        doc="Coefficient of KL(π || π_prior) in the loss; a number or a schedule.",
+        at_least=0,
+        schedule=True,
+    )
+    prior_kl_estimator: str = argument(
+        default="exact",
+        kw_only=True,
+        doc='How KL(π || π_prior) is found: `"exact"`, its closed form at each state, or an estimate from the action '
+        'taken, `"k2"` or `"k3"`. Of `"k1"` the gradient has mean 0.',
+        choices=PRIOR_KL_ESTIMATORS,
+    )
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: Env, **arguments: Any) -> None:
         check_keywords(type(self), [*self.declared, "monitor_wrapper"], arguments)
         monitor_wrapper = arguments.pop("monitor_wrapper", True)
-        values = {**self.defaults(), **arguments}
+        defaults = self.defaults()
+        values = {**defaults, **arguments}
         for name in set(self.declared) - {"policy", "env", *values}:
             raise TypeError(f"{type(self).__name__}() needs the argument {name!r}.")
         if values["value_learning_rate"] is not None and not self.separate_critic:
@@ -217,6 +248,9 @@ class PolicyGradient(Arguments):
             self.policy_class = with_state_dependent_std(self.policy_class)
         if values["_init_setup_model"]:
             self._setup_model()
+        for name in ("prior_kl_coef", "prior_kl_estimator"):
+            if self.prior is None and name in arguments and values[name] != defaults[name]:
+                warnings.warn(f"`{name}` has no effect, because there is no `prior`.", stacklevel=3)
         self.warn_of_arguments()
 
     # Setting up
@@ -250,6 +284,13 @@ class PolicyGradient(Arguments):
             assert self.n_steps * n_envs > 1, (
                 f"`n_steps * n_envs` must be greater than 1. Currently n_steps={self.n_steps} and n_envs={n_envs}"
             )
+        if self.group_size is not None:
+            in_groups = self.n_groups * self.group_size
+            if self.n_episodes not in (in_groups, self.defaults()["n_episodes"]):
+                raise ValueError(
+                    f"`n_episodes` is {self.n_episodes}, but n_groups={self.n_groups} and group_size={self.group_size} "
+                    f"make {in_groups} episodes: leave `n_episodes` out."
+                )
 
     def complete_arguments(self) -> None:
         """Replace arguments, once checked, by what they stand for; called again after loading."""
@@ -262,6 +303,8 @@ class PolicyGradient(Arguments):
             )
         self.check_arguments()
         self.complete_arguments()
+        if self.group_size is not None:
+            self.n_episodes = self.n_groups * self.group_size
         self._engine_in_use = None
         named = self.rollout_buffer_class or self._default_buffer_class()
         self._check_buffer_class(named)
@@ -275,6 +318,8 @@ class PolicyGradient(Arguments):
             )
         if self.separate_critic:
             separate_critic(self.policy, self.lr_schedule(1))
+        if self.prior is not None:
+            self._take_prior()
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
@@ -306,7 +351,8 @@ class PolicyGradient(Arguments):
         return method in vars(self) or getattr(type(self), method) is not getattr(PolicyGradient, method)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, "_own_generator", "episode_statistics"]
+        of_groups = [] if self.group_size is None else ["n_episodes"]  # their number may change on loading
+        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, *of_groups, "_own_generator", "episode_statistics"]
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `copy` and `pickle`: without the engine, which holds addresses, and without watchers."""
@@ -425,7 +471,7 @@ class PolicyGradient(Arguments):
             self._predictor_of = circumstances, predictor
         return predictor
 
-    def _generator(self) -> np.random.Generator:
+    def action_generator(self) -> np.random.Generator:
         """The generator from which the compiled engine draws actions."""
         if self._own_generator is None:
             # Without a seed of its own, a run depends on the global one, as SB3's do.
@@ -479,6 +525,9 @@ class PolicyGradient(Arguments):
             self._in_mid_episode = False
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        if self.group_size is not None:
+            assert self.env is not None, "checked by `learn`"
+            check_restarts(self.env)
         self._engine_in_use = self._make_engine(self.loss())
         self._lazy_log.clear()
         record_hyperparameters(self, constructor_arguments(type(self)))
@@ -512,16 +561,40 @@ class PolicyGradient(Arguments):
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
         with threads.for_policy(self.policy), deferrable():
-            super().learn(
+            self._loop(
                 total_timesteps,
                 callback,
-                self.default_log_interval if isinstance(log_interval, Default) else log_interval,  # type: ignore[arg-type]
+                self.default_log_interval if isinstance(log_interval, Default) else log_interval,
                 type(self).__name__ if tb_log_name is None else tb_log_name,
                 reset_num_timesteps,
                 progress_bar,
             )
         self._lazy_log.write(self._logger)
         return self
+
+    def _loop(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        log_interval: int | None,
+        tb_log_name: str,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> None:
+        """Collect and train until all steps are taken: SB3's `learn`."""
+        super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type] # None is allowed
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    @property
+    def collects_itself(self) -> bool:
+        """Whether `learn` collects rollouts in this process, into the agent's own buffer."""
+        return True
 
     def rollout(self, callback: MaybeCallback = None) -> SB3RolloutBuffer:
         """Collect one rollout without learning from it; `train` does that.
@@ -578,14 +651,20 @@ class PolicyGradient(Arguments):
 
     @property
     def collector_class(self) -> type[Collector]:
-        """Collects the rollouts: steps, or whole episodes where the agent was built with `n_episodes`."""
-        return Collector if self.n_episodes is None else EpisodeCollector
+        """Collects the rollouts: steps, whole episodes (`n_episodes`), or groups of them (`group_size`)."""
+        if self.n_episodes is None:
+            return Collector
+        return EpisodeCollector if self.group_size is None else GroupCollector
 
     def _rolling_collector(self, env: VecEnv) -> type[Collector] | None:
         """The collector with the results of `collector_class` whose steps are compiled, if there is one."""
         if self._overrides("environment_actions") or compiled_env(env) is None:
             return None
-        return {Collector: RollingCollector, EpisodeCollector: RollingEpisodeCollector}.get(self.collector_class)
+        return {
+            Collector: RollingCollector,
+            EpisodeCollector: RollingEpisodeCollector,
+            GroupCollector: RollingGroupCollector,
+        }.get(self.collector_class)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: SB3RolloutBuffer, n_rollout_steps: int
@@ -612,11 +691,12 @@ class PolicyGradient(Arguments):
         setting = Setting(
             # A buffer that is not the agent's own can be of any kind.
             engine=(lambda: self._engine) if rollout_buffer is self.rollout_buffer else AutogradEngine,
-            generator=self._generator,
+            generator=self.action_generator,
             statistics=self.episode_statistics,
             bootstraps=self.has_critic,
             to_environment=self.environment_actions if self._overrides("environment_actions") else None,
             max_episode_steps=self.max_episode_steps,
+            group_size=self.group_size or 1,
             on_filled=on_filled,
             mid_episode=self._in_mid_episode,
             note_mid_episode=partial(setattr, self, "_in_mid_episode"),
@@ -684,14 +764,20 @@ class PolicyGradient(Arguments):
         if summary.stopped_by is not None and self.verbose >= 1:
             print(f"Early stopping at step {summary.n_epochs - 1} due to reaching max kl: {summary.stopped_by:.2f}")
 
+        _, prior = self._prior_on_device  # that of this update, whenever the log is read
+
         def metrics() -> dict[str, float]:
             found = summary.metrics()
-            found[self.policy_loss_name] = found.pop("policy_loss")
+            if "policy_loss" in found:
+                found[self.policy_loss_name] = found.pop("policy_loss")
             if self.has_critic:
                 found["explained_variance"] = explained_variance(values[samples].flatten(), returns[samples].flatten())
             found |= loss.objective.settings
             if loss.penalty is not None:
-                found["kl_coef"] = loss.penalty.kl_coef
+                kind = "prior" if loss.penalty.reference is prior else "reference"
+                if "reference_kl" in found:
+                    found[f"{kind}_kl"] = found.pop("reference_kl")
+                found["kl_coef" if kind == "reference" else "prior_kl_coef"] = loss.penalty.kl_coef
             return found if loss.value_clip is None else {**found, "clip_range_vf": loss.value_clip}
 
         self._lazy_log.add("train", metrics)
@@ -733,8 +819,27 @@ class PolicyGradient(Arguments):
         )
 
     def penalty(self) -> Penalty | None:
-        """The price of moving away from a reference policy; None for none."""
-        return None
+        """The price of moving away from a reference policy, here `prior_kl_coef` KL(π || π_prior); None for none."""
+        if self.prior is None:
+            return None
+        return Penalty(self._prior, self.coefficient("prior_kl_coef"), self.prior_kl_estimator)
+
+    # The `prior`, and the same on the policy's device. `prior` stays on the CPU, so that files load everywhere.
+    _prior_on_device: tuple[Any, ActorCriticPolicy | None] = None, None
+
+    @property
+    def _prior(self) -> ActorCriticPolicy:
+        """The prior on the policy's device; `prior` may have been replaced."""
+        known, here = self._prior_on_device
+        return self._take_prior() if here is None or self.prior is not known else here
+
+    def _take_prior(self) -> ActorCriticPolicy:
+        """Replace `prior` by a frozen copy of the policy that it stands for."""
+        prior = frozen_policy(self.prior)
+        check_prior(prior, self.policy, self.prior_kl_estimator)
+        here = prior if self.policy.device.type == "cpu" else deepcopy(prior).to(self.policy.device)
+        self.prior, self._prior_on_device = prior, (prior, here)
+        return here
 
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
@@ -806,7 +911,7 @@ class PolicyGradient(Arguments):
             self._logger.record("train/value_learning_rate", rate)
 
 
-_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_unlogged", "on_epoch")
+_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch")
 
 
 def _has_samples(buffer: SB3RolloutBuffer) -> bool:

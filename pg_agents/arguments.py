@@ -106,13 +106,14 @@ class Arguments(OnPolicyAlgorithm):
         declared: All arguments known to the class, by name.
         common: Arguments that every algorithm takes.
         taken: Arguments that the class's own constructor takes.
-        same_order_as: An SB3 algorithm whose arguments come first, in its order; all others are given by keyword.
+        same_order_as: An SB3 algorithm whose arguments come first, in its order, or their names; all others are given
+            by keyword.
     """
 
     declared: ClassVar[dict[str, Argument]] = {}
     common: ClassVar[tuple[str, ...]] = ()
     taken: ClassVar[tuple[str, ...]] = ()
-    same_order_as: ClassVar[type[OnPolicyAlgorithm] | None] = None
+    same_order_as: ClassVar[type[OnPolicyAlgorithm] | tuple[str, ...] | None] = None
     _is_made_of_fields: ClassVar[bool] = True
 
     learning_rate: float | Schedule = argument(
@@ -128,6 +129,14 @@ class Arguments(OnPolicyAlgorithm):
         integer=True,
         optional=True,
     )
+    group_size: int | None = argument(
+        default=None,
+        doc="Episodes that start in the same way; None if each starts as it pleases.",
+        at_least=2,
+        integer=True,
+        optional=True,
+    )
+    n_groups: int = argument(default=1, doc="Groups of episodes per environment and update.", at_least=1, integer=True)
     batch_size: int | None = argument(
         default=None,
         doc="Minibatch size; None takes the whole rollout at once.",
@@ -228,8 +237,9 @@ def signature(cls: type[Arguments]) -> inspect.Signature:
     """The signature of a class's `__init__`, as its fields make it."""
     by_position = [name for name in cls.taken if not cls.declared[name].kw_only]
     if cls.same_order_as is not None:
-        reference = inspect.signature(cls.same_order_as.__init__).parameters
-        by_position = [name for name in reference if name in cls.taken]
+        order = cls.same_order_as
+        names = order if isinstance(order, tuple) else inspect.signature(order.__init__).parameters
+        by_position = [name for name in names if name in cls.taken]
     # Python takes no required argument after one with a default, but for keywords.
     optional = [name for name in by_position if cls.declared[name].default is not _REQUIRED]
     if optional:

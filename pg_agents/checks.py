@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,3 +70,25 @@ def check_choice(name: str, value: Any, allowed: Any) -> None:
     if value not in allowed:
         hint = suggestion(str(value), allowed)
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}.{hint}")
+
+
+def warn_of_truncated_minibatch(batch_size: int | None, n_steps: int, n_envs: int, stacklevel: int) -> None:
+    """Warn, in SB3's words, if the last minibatch of each pass through a rollout is smaller than the others.
+
+    Args:
+        batch_size: Size of the others; None for the whole rollout.
+        n_steps: Steps of each environment in the rollout.
+        n_envs: Number of environments.
+        stacklevel: As for `warnings.warn`, from here.
+    """
+    size = n_steps * n_envs
+    if batch_size and size % batch_size > 0:
+        warnings.warn(
+            f"You have specified a mini-batch size of {batch_size},"
+            f" but because the `RolloutBuffer` is of size `n_steps * n_envs = {size}`,"
+            f" after every {size // batch_size} untruncated mini-batches,"
+            f" there will be a truncated mini-batch of size {size % batch_size}\n"
+            f"We recommend using a `batch_size` that is a factor of `n_steps * n_envs`.\n"
+            f"Info: (n_steps={n_steps} and n_envs={n_envs})",
+            stacklevel=stacklevel,
+        )

@@ -50,6 +50,7 @@ class Setting:
         bootstraps: The value of the last state completes the reward of a step that a time limit cut.
         to_environment: Turns drawn actions into the environment's; None for `policies.environment_actions`.
         max_episode_steps: A whole episode that is longer raises an error.
+        group_size: Whole episodes that each environment begins in one and the same way.
         on_filled: Called when the buffer is complete, before the callback hears of it.
         mid_episode: A rollout of whole episodes was stopped, so that environments are in the middle of episodes.
         note_mid_episode: Called with the new value of `mid_episode`.
@@ -61,6 +62,7 @@ class Setting:
     bootstraps: bool = True
     to_environment: Callable[[np.ndarray], np.ndarray] | None = None
     max_episode_steps: float = np.inf
+    group_size: int = 1
     on_filled: Callable[[], None] | None = None
     mid_episode: bool = False
     note_mid_episode: Callable[[bool], None] = lambda mid_episode: None
@@ -308,8 +310,8 @@ class EpisodeCollector(Collector):
         """Start all environments at the beginning of an episode, unless they are there already."""
         agent = self.agent
         self._began = np.zeros(self.n_envs, dtype=int)
-        if self.setting.mid_episode or not np.all(agent._last_episode_starts):
-            agent._last_obs = self.env.reset()  # type: ignore[assignment]
+        if self._must_restart():
+            agent._last_obs = self._restart()
             check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
             agent._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             self.setting.statistics.running[:] = 0
@@ -317,6 +319,14 @@ class EpisodeCollector(Collector):
         # Until the rollout is complete: a rollout that is stopped leaves episodes that began and were not stored.
         self.setting.note_mid_episode(True)
         super().begin()
+
+    def _must_restart(self) -> bool:
+        """Whether the environments have to be reset before the first step."""
+        return self.setting.mid_episode or not np.all(self.agent._last_episode_starts)
+
+    def _restart(self) -> Any:
+        """Start an episode in every environment."""
+        return self.env.reset()
 
     def is_complete(self) -> bool:
         """Every environment has contributed its episodes."""

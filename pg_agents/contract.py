@@ -13,7 +13,7 @@ Nothing here knows an agent, an engine or a buffer class of this package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -237,6 +237,9 @@ class NaturalStep:
             `target_kl`; if none does, the policy stays as it is. 0 takes the first step without a trial.
         line_search_shrinking_factor: By which α is multiplied after each trial that fails.
         sub_sampling_factor: Every so many-th sample of the rollout is used; all train the critic.
+        mean_over_dimensions: The KL divergence of Gaussian and Bernoulli actions is the mean over the action's
+            dimensions, as in sb3-contrib, and not the sum. F is its Hessian, so it is smaller by the same factor.
+            (That of MultiDiscrete actions is the sum in either case.)
     """
 
     step_size: float | None = None
@@ -246,6 +249,7 @@ class NaturalStep:
     line_search_max_iter: int = 10
     line_search_shrinking_factor: float = 0.8
     sub_sampling_factor: int = 1
+    mean_over_dimensions: bool = False
 
 
 @dataclass(frozen=True)
@@ -309,7 +313,8 @@ class Copies(Protocol):
     which takes one step of the copies `first` to `after` - 1. It reads `actions`, int64 for discrete ones and float32
     for a Box. It writes float64 `rewards`, bool `terminated` and `truncated`, float32 `observations`, and, where
     `restarts` is 1 and an episode ends, the `last_observations` of that episode and the first one of the next as its
-    observation. It returns the number of episodes that ended.
+    observation. It returns the number of episodes that ended. The next episode of a copy for which seeds are planned
+    starts as if the copy had been reset with the next of them.
 
     Copies may also have the methods `info` and `last_info`, which give the entries of the info dictionary as arrays
     `(copies,)`, now and at the end of the episodes that ended in the last step. `is_success` is read from there.
@@ -330,6 +335,14 @@ class Copies(Protocol):
     address: int
     table: np.ndarray | None
     held: np.ndarray
+
+    def plan(self, seeds: np.ndarray | None) -> None:
+        """Let the next episodes of each copy start from given seeds, whatever starts them; for an `address`.
+
+        Args:
+            seeds: `(copies, k)`, for the next k episodes; None to forget them.
+        """
+        ...
 
 
 class Actor(Protocol):
@@ -382,7 +395,10 @@ class Engine(Protocol):
 
         episodes(policy, env, observations, n_episodes, generator, *, deterministic) -> list of (return, length)
 
-    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends.
+    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends. One
+    that can also train in compiled code, with parameters that others move at the same time, has a method
+
+        loop(env, buffer, loss, *, gamma, gae_lambda) -> CompiledLoop
     """
 
     name: str
@@ -440,6 +456,33 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class MovesElsewhere(Protocol):
+    """An engine whose steps can move parameters that are not those at which it computes the gradient."""
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """As `Engine.update`, with the gradient at the policy, which stays as it is.
+
+        Args:
+            policy: The policy, with its optimiser.
+            buffer: The rollout, advantages and returns included.
+            loss: Minimised.
+            batches: Epochs and size of the minibatches.
+            parameters: Moved by the optimiser's steps, in the order of `policy.parameters()`.
+
+        Raises:
+            NotFiniteError: The loss or its gradient is not finite; that step was not taken.
+        """
+        ...
+
+
+@runtime_checkable
 class FollowsNaturalGradient(Protocol):
     """An engine that can also move a policy along the natural gradient."""
 
@@ -458,7 +501,7 @@ class FollowsNaturalGradient(Protocol):
         Args:
             policy: The policy, with its optimiser.
             buffer: The rollout, advantages and returns included.
-            loss: Its objective is maximised; `normalize_advantage` holds for the whole rollout.
+            loss: Its objective, less the penalty, is maximised; `normalize_advantage` holds for the whole rollout.
             step: The policy's step.
             critic: Epochs and size of the critic's minibatches.
 
@@ -514,6 +557,72 @@ class CompiledSteps(Protocol):
 
     def last_observation(self, i: int) -> np.ndarray:
         """The last observation of the episode that has just ended in environment `i`."""
+        ...
+
+
+class CompiledLoop(Protocol):
+    """Rollouts and updates one after the other in compiled code, whose steps move shared parameters.
+
+    Attributes:
+        rewards: `(steps, N)` float32 of the last `run`, before the bootstrap.
+        dones: `(steps, N)` bool: an episode ended.
+        truncated: `(steps, N)` bool: a time limit ended it.
+        refused: The number that was not finite in the last `run`: `"output"`, `"reward"`, `"value"` or `"gradient"`;
+            None if all were.
+    """
+
+    rewards: np.ndarray
+    dones: np.ndarray
+    truncated: np.ndarray
+    refused: str | None
+
+    def run(
+        self,
+        observations: np.ndarray,
+        starts: Bools,
+        running: np.ndarray,
+        noise: np.random.Generator,
+        coefficients: np.ndarray,
+        parameters: Sequence[th.Tensor],
+        counts: np.ndarray,
+        worker: int,
+    ) -> int:
+        """Make updates, each from a rollout at the shared parameters; how many were made.
+
+        Args:
+            observations: `(N, ...)`: those to act on first.
+            starts: `(N,)` bool: they are the first of an episode.
+            running: `(N,)`: returns of the running episodes, kept up to date.
+            noise: Random numbers for the actions.
+            coefficients: `(3, updates)` float64: learning rate, `ent_coef` and `vf_coef` of each update.
+            parameters: The shared parameters, in the order of the policy's.
+            counts: `(workers,)` int64: updates that each worker has applied.
+            worker: The number of this one.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End a `run` in another thread after its present update, and all later ones at once."""
+        ...
+
+    @property
+    def staleness(self) -> tuple[int, int]:
+        """Updates of others between pull and push in the last `run`: the sum over its updates, and the largest."""
+        ...
+
+    @property
+    def episodes(self) -> list[tuple[int, int, float, float, int]]:
+        """Of each episode that ended in the last `run`: as `CompiledSteps` has them."""
+        ...
+
+    @property
+    def observations(self) -> np.ndarray:
+        """Those that follow the last step."""
+        ...
+
+    @property
+    def starts(self) -> Bools:
+        """`(N,)` bool: they are the first of an episode."""
         ...
 
 

@@ -21,8 +21,8 @@ from pg_agents.policies import unchecked_distributions
 _RECORD, _DUMP = Logger.record, Logger.dump
 _RECORDING = frozenset({"record", "record_mean", "dump"})
 _HPARAM_METRICS = {"rollout/ep_rew_mean": 0.0, "rollout/ep_len_mean": 0.0}
-_NOT_HYPERPARAMETERS = {"policy", "env", "device", "verbose", "tensorboard_log", "stats_window_size"}
-_NOT_HYPERPARAMETERS |= {"rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
+_NOT_HYPERPARAMETERS = {"policy", "env", "prior", "reference", "device", "verbose", "tensorboard_log"}
+_NOT_HYPERPARAMETERS |= {"stats_window_size", "rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"}
 
 
 class LazyLog:

@@ -245,6 +245,8 @@ def critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
     parameters = list(policy.parameters())
 
     def reached(output: th.Tensor) -> list[bool]:
+        if not output.requires_grad:  # V = 0
+            return [False] * len(parameters)
         gradients = th.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
         return [gradient is not None for gradient in gradients]
 

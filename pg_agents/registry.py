@@ -112,6 +112,15 @@ def reference_algorithms() -> dict[str, Plugin]:
     return found
 
 
+def reference_of(name: str) -> str | None:
+    """The reference implementation of an algorithm, such as `contrib/trpo` of `trpo`; None if there is none.
+
+    Args:
+        name: The algorithm's registered name.
+    """
+    return next((key for key in reference_algorithms() if key.partition("/")[2] == name), None)
+
+
 def algorithms() -> dict[str, Plugin]:
     """All algorithms by name: first the plugins, including this package's own, then the references."""
     return {**plugins(ALGORITHMS), **reference_algorithms()}

@@ -69,8 +69,8 @@ def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
 
     Args:
         cls: The algorithm.
-        **kwargs: Arguments for its constructor. `n_steps`, `batch_size`, `n_epochs` and `n_episodes`, where it takes
-            them, are small unless given here.
+        **kwargs: Arguments for its constructor. `n_steps`, `batch_size`, `n_epochs`, `n_episodes` and `group_size`,
+            where it takes them, are small unless given here.
 
     Raises:
         AssertionError: It does not keep the contract; the message says what is wrong and what is expected.
@@ -110,7 +110,7 @@ _OBSERVATIONS: dict[str, spaces.Space[Any]] = {  # by the policy that reads them
     "MultiInputPolicy": spaces.Dict({"flat": _FLAT, "category": spaces.Discrete(3)}),
 }
 _PICKLABLE = "Name what cannot be pickled in `_excluded_save_params`, and build it in `_setup_model`."
-_SHORT = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "n_episodes": 1}
+_SHORT = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "n_episodes": 1, "group_size": 2}
 
 
 class _TinyEnv(gym.Env[Any, Any]):
@@ -445,11 +445,23 @@ def _check_logging(case: _Case) -> None:
 def _check_modes(case: _Case) -> None:
     collecting: set[bool] = set()
     training: set[bool] = set()
+    in_train = False
 
     def note(module: th.nn.Module, _: Any) -> None:
-        (training if th.is_grad_enabled() else collecting).add(module.training)
+        if th.is_grad_enabled():
+            training.add(module.training)
+        elif not in_train:  # an update may look at what it did, without gradients
+            collecting.add(module.training)
+
+    def train(*args: Any, **kwargs: Any) -> None:
+        nonlocal in_train
+        in_train = True
+        original(*args, **kwargs)
+        in_train = False
 
     agent = case.agent()
+    original: Callable[..., None] = getattr(agent, "train", lambda: None)
+    agent.train = train  # type: ignore[attr-defined]
     for module in agent.policy.modules():
         module.register_forward_pre_hook(note)
     agent.learn(12)

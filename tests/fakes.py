@@ -2,17 +2,24 @@
 
 import gymnasium as gym
 import numpy as np
+import sb3_contrib
+import stable_baselines3
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents import A2C, NPG, PPO, REINFORCE, TRPO, ActorCritic, ReinforceBaseline
 
-SB3S = [PPO, A2C]  # the two that SB3 has too
-ALL = [PPO, A2C, REINFORCE, ReinforceBaseline, ActorCritic]
+REFERENCES = {PPO: stable_baselines3.PPO, A2C: stable_baselines3.A2C, TRPO: sb3_contrib.TRPO}
+SB3S = list(REFERENCES)  # those that SB3 or sb3-contrib has too
+FIRST_ORDER = [PPO, A2C, REINFORCE, ReinforceBaseline, ActorCritic]  # an optimiser moves all that they learn
+NATURAL = [TRPO, NPG]
+ALL = [*FIRST_ORDER, *NATURAL]
 SHORT = {
     "PPO": {"n_steps": 8, "batch_size": 8, "n_epochs": 2},
     "A2C": {"n_steps": 8},
+    "TRPO": {"n_steps": 8, "batch_size": 8, "n_critic_updates": 2},
+    "NPG": {"n_steps": 8, "batch_size": 8, "n_critic_updates": 2},
     "REINFORCE": {"n_episodes": 1},
     "ReinforceBaseline": {"n_episodes": 1},
     "ActorCritic": {"n_steps": 8, "value_learning_rate": None},  # one step size, as the others have

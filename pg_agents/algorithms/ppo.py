@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import InitVar
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import argument
+from pg_agents.checks import warn_of_truncated_minibatch
 from pg_agents.contract import Loss, Objective, Summary
 from pg_agents.engines.autograd import evaluate
 from pg_agents.objectives import (
@@ -154,19 +154,8 @@ class PPO(PolicyGradient):
 
     def warn_of_arguments(self) -> None:
         """Warn of a truncated minibatch, in SB3's words."""
-        if self.env is None or not self.batch_size:
-            return
-        size = self.n_steps * self.env.num_envs
-        if size % self.batch_size > 0:
-            warnings.warn(
-                f"You have specified a mini-batch size of {self.batch_size},"
-                f" but because the `RolloutBuffer` is of size `n_steps * n_envs = {size}`,"
-                f" after every {size // self.batch_size} untruncated mini-batches,"
-                f" there will be a truncated mini-batch of size {size % self.batch_size}\n"
-                f"We recommend using a `batch_size` that is a factor of `n_steps * n_envs`.\n"
-                f"Info: (n_steps={self.n_steps} and n_envs={self.env.num_envs})",
-                stacklevel=4,
-            )
+        if self.env is not None:
+            warn_of_truncated_minibatch(self.batch_size, self.n_steps, self.env.num_envs, stacklevel=5)
 
     def _now(self, clip_range: float | Schedule | None) -> float:
         """A clip range's current value, with SB3's progress: below 0 where the last rollout ends after the total."""

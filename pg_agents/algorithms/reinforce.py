@@ -14,7 +14,7 @@ from pg_agents.arguments import argument
 from pg_agents.baselines import BASELINES, Baseline
 from pg_agents.buffers import EpisodeMixin
 from pg_agents.contract import Loss, Objective, Rollout, Summary
-from pg_agents.episodes import Episodes, Places, places, rows
+from pg_agents.episodes import Episodes, Places, places, rows, with_total_returns
 from pg_agents.estimators import Floats
 from pg_agents.objectives import score_function, score_function_weight
 from pg_agents.policies import ACTOR_POLICIES
@@ -113,12 +113,7 @@ class REINFORCE(PolicyGradient):
 
     def _episodes(self, returns: Floats, where: Places) -> Episodes:
         episodes = rows(returns, where)
-        if self.estimator == "reward_to_go":
-            return episodes
-        # An episode has one total return, whichever step asks for it.
-        return Episodes(
-            np.repeat(episodes.returns[:, :1], episodes.returns.shape[1], axis=1), np.ones_like(episodes.alive)
-        )
+        return episodes if self.estimator == "reward_to_go" else with_total_returns(episodes)
 
     def check_arguments(self) -> None:
         """See `PolicyGradient.check_arguments`."""

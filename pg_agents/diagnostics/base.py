@@ -30,7 +30,8 @@ class Diagnostic(BaseCallback):
         verbose: Verbosity, as in SB3.
 
     Raises:
-        ValueError: `every` is out of range, or (when training starts) the algorithm is not on-policy.
+        ValueError: `every` is out of range, or (when training starts) the algorithm is not on-policy, or has workers
+            that collect in its place.
     """
 
     def __init__(self, every: int, verbose: int = 0) -> None:
@@ -56,6 +57,11 @@ class Diagnostic(BaseCallback):
         if not isinstance(model, OnPolicyAlgorithm):
             raise ValueError(
                 f"{name} reads rollouts, so it is for on-policy algorithms, not for {type(model).__name__}."
+            )
+        if not getattr(model, "collects_itself", True):  # which SB3's agents do not state
+            raise ValueError(
+                f"{name} reads the agent's own rollout buffer, but workers collect the rollouts of this "
+                f"{type(model).__name__} into buffers of theirs. n_workers=1 with backend='auto' has none."
             )
         for attribute, kind in (("hidden_states_pi", "recurrent policies"), ("action_masks", "masked actions")):
             if hasattr(model.rollout_buffer, attribute):

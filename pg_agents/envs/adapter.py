@@ -71,6 +71,7 @@ class VectorEnvAdapter(VecEnv):
     """
 
     reset_rows: np.ndarray
+    _rows_to_reset: np.ndarray
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(env, VectorEnv):
@@ -174,6 +175,49 @@ class VectorEnvAdapter(VecEnv):
         """The environment's copies that compiled code can step, if it has such copies and nothing wraps it."""
         bare = self.autoreset_mode is AutoresetMode.SAME_STEP and self.env is self.env.unwrapped
         return getattr(self.env, "copies", None) if bare and _steps_copies(self.env) else None
+
+    def restart(self, seeds: np.ndarray, which: np.ndarray) -> VecEnvObs:
+        """Start episodes from given seeds in some environments, beside the automatic resets.
+
+        In the mode `NEXT_STEP`, no row is spent on the reset of such an environment.
+
+        Args:
+            seeds: `(num_envs,)`.
+            which: Bools of shape `(num_envs,)`; the seeds of others are not used.
+
+        Returns:
+            The first observations of these environments, in their order.
+
+        Raises:
+            ValueError: It is not known that the vector environment resets copies of a mask, each from its seed.
+        """
+        if self._is_native and not self.metadata.get("seeds_each_copy"):
+            raise ValueError(
+                f"{self.env} must have `metadata['seeds_each_copy']` = True, which says that "
+                "`reset(seed=[...], options={'reset_mask': mask})` starts an episode in the copies of the mask, each "
+                "from its own seed, and leaves the others as they are. gymnasium.vector.SyncVectorEnv does so"
+            )
+        given = [int(seed) if chosen else None for seed, chosen in zip(seeds, which, strict=True)]
+        observations, infos = self.env.reset(seed=given, options={"reset_mask": which.copy()})  # type: ignore[arg-type]
+        self.episode_lengths[which], self.episode_returns[which] = 0, 0
+        self._rows_to_reset = self._rows_to_reset & ~which
+        if not self._rows_to_reset.any():
+            self._rows_to_reset = self._no_rows
+        reset_infos = per_environment(infos, self.num_envs)
+        for i in np.flatnonzero(which).tolist():
+            self.reset_infos[i] = reset_infos[i]
+        first = _copied(observations, self.observation_space)
+        return {key: rows[which] for key, rows in first.items()} if isinstance(first, dict) else first[which]
+
+    def plan(self, seeds: np.ndarray | None) -> None:
+        """Let the environments' next episodes start from given seeds. Only for environments with `copies`.
+
+        Args:
+            seeds: `(num_envs, k)`, of the next k episodes of each, whatever starts them; None to forget them.
+        """
+        copies = self.copies
+        assert copies is not None, "the caller has asked"
+        copies.plan(seeds)
 
     def hold(self, held: np.ndarray | None) -> None:
         """Let environments wait: their steps are none, with reward 0. Only for environments with `copies`.

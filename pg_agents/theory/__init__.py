@@ -2,6 +2,7 @@
 
 from pg_agents.theory.linear_quadratic import GaussianSolution, LinearQuadratic
 from pg_agents.theory.mdp import Solution, TabularMDP
+from pg_agents.theory.natural import ascend, two_states
 from pg_agents.theory.policies import LinearActorCritic, LinearPolicy
 from pg_agents.theory.study import Estimate, GradientStudy, gradient_study
 
@@ -14,5 +15,7 @@ __all__ = [
     "LinearQuadratic",
     "Solution",
     "TabularMDP",
+    "ascend",
     "gradient_study",
+    "two_states",
 ]

@@ -212,6 +212,27 @@ class Solution:
         return self._weighted(self._visits(1.0), self.A)
 
     @cached_property
+    def fisher(self) -> Floats:
+        """F = E_s[E_a[∇ log π ∇ log πᵀ]], of shape `(S, A, A)`: one block for the parameters of each state.
+
+        F_s = d(s) (diag π(.|s) - π(.|s) π(.|s)ᵀ), with the states in proportion to their visits, d(s) ∝ η(s). The
+        parameters of different states have nothing in common.
+        """
+        visits = self.visits if self.mdp.horizon is None else self.visits.sum(axis=0)
+        diagonal = self.policy[:, :, None] * np.eye(self.mdp.n_actions)
+        blocks = diagonal - self.policy[:, :, None] * self.policy[:, None, :]
+        fisher: Floats = (visits / visits.sum())[:, None, None] * blocks
+        return fisher
+
+    @cached_property
+    def natural_gradient(self) -> Floats:
+        """F⁺ ∇J, of shape `(S, A)` (Kakade 2002, section 2).
+
+        Without a horizon it is A Σ_s η(s), up to a function of the state: the visits cancel (Kakade 2002, theorem 1).
+        """
+        return natural_direction(self.fisher, self.gradient)
+
+    @cached_property
     def optimal_baseline(self) -> Floats:
         """The baseline with the smallest gradient variance, as a function of the state (and step); shaped as `V`.
 
@@ -316,6 +337,20 @@ def _solved(matrix: Floats, vector: Floats, if_singular: str) -> Floats:
     return np.array(np.linalg.solve(matrix, vector), dtype=float)
 
 
+def natural_direction(fisher: Floats, gradient: Floats) -> Floats:
+    """F⁺ g, state by state.
+
+    Args:
+        fisher: F of each state, `(S, A, A)`.
+        gradient: g, `(S, A)`.
+    """
+    # Adding a number to all of a state's parameters changes nothing, so F is singular. Where the policy is as good as
+    # deterministic, F is 0, and its reciprocal would overflow before.
+    fisher = np.where(np.abs(fisher) < 1e-200, 0, fisher)
+    direction: Floats = np.einsum("sab,sb->sa", np.linalg.pinv(fisher, rcond=1e-10, hermitian=True), gradient)
+    return direction
+
+
 def check_all_finite(name: str, values: Floats) -> None:
     """Refuse NaN and infinity.
 
@@ -375,7 +410,7 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(self, mdp: TabularMDP, num_envs: int = 1) -> None:
         self.mdp, self.num_envs = mdp, num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "seeds_each_copy": True}
         self.single_observation_space = spaces.Discrete(mdp.n_states)
         self.single_action_space = spaces.Discrete(mdp.n_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -390,10 +425,19 @@ class TabularVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Draw all first states."""
+        """Draw all first states; or those of the copies of a `reset_mask`, each by its own seed."""
+        if options and "reset_mask" in options:
+            return self._restarted(options["reset_mask"], seed)
         super().reset(seed=seed[0] if isinstance(seed, list) else seed)
         self._states = self._drawn(np.broadcast_to(self._first, (self.num_envs, self.mdp.n_states)))
         self._n_steps = np.zeros(self.num_envs, dtype=int)
+        return self._states.copy(), {}
+
+    def _restarted(self, mask: NDArray[np.bool_], seeds: Any) -> tuple[Any, dict[str, Any]]:
+        for i in np.flatnonzero(mask).tolist():
+            seed = seeds[i] if isinstance(seeds, list) else None
+            draw = (self.np_random if seed is None else np.random.default_rng(seed)).random()
+            self._states[i], self._n_steps[i] = (draw >= self._first).sum(), 0
         return self._states.copy(), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

@@ -193,7 +193,8 @@ def gradient_study(
         n_batches: Number of gradients; for `p_value`, more than the gradient has components.
         critic: Values V(s) of the critic, exact or not, of shape `(S,)`; None for zeros. For a `TabularMDP`, and an
             algorithm with a critic, only.
-        n_envs: Number of copies of the environment: a batch is one episode of each, or `n_steps` steps of each.
+        n_envs: Number of copies of the environment: a batch is one episode of each, one group of episodes, or `n_steps`
+            steps.
         warm_up: Number of batches before the first gradient. Baselines with a memory settle in them, and rollouts that
             cut episodes move away from the first states.
         seed: Seed of everything random.
@@ -228,7 +229,8 @@ def gradient_study(
     names = constructor_arguments(algorithm)
     n_steps = arguments.get("n_steps", _DEFAULT_STEPS)
     defaults = {**_NEUTRAL, "gamma": problem.gamma, "n_steps": n_steps}
-    defaults["batch_size"] = None if "n_episodes" in names else n_steps * n_envs
+    whole = not {"n_episodes", "group_size"}.isdisjoint(names)
+    defaults["batch_size"] = None if whole else n_steps * n_envs
     known = {name: value for name, value in defaults.items() if name in names}
     agent = algorithm(
         policy,

@@ -127,7 +127,8 @@ def test_what_the_hyperparameters_leave_to_the_algorithm_is_stored_too(tmp_path)
     known |= {"sde_sample_freq": -1, "rollout_buffer_class": None, "rollout_buffer_kwargs": None}
     known |= {"normalize_advantage": False, "policy_kwargs": None}
     assert record(run(tmp_path, "sb3/a2c", hyperparams=hyperparams))["defaults"] == known
-    assert record(run(tmp_path, "a2c", hyperparams=hyperparams))["defaults"] == {**known, "engine": "auto"}
+    ours = {"engine": "auto", "prior": None, "prior_kl_coef": 0.1, "prior_kl_estimator": "exact"}
+    assert record(run(tmp_path, "a2c", hyperparams=hyperparams))["defaults"] == known | ours
     # What REINFORCE hands on to the base of all algorithms is named there.
     assert record(run(tmp_path, "reinforce", hyperparams=hyperparams))["defaults"]["sde_sample_freq"] == -1
     assert record(run(tmp_path, RANDOM, hyperparams={}))["defaults"] == {}

@@ -18,7 +18,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline, theory
+from pg_agents import A2C, A3C, PPO, REINFORCE, ActorCritic, ReinforceBaseline, theory
 from pg_agents.diagnostics import AdvantageDiagnostics, GradientDiagnostics, PolicyDiagnostics, PolicyPicture
 from pg_agents.engines import threads
 from pg_agents.theory.policies import LinearActorCritic
@@ -533,5 +533,10 @@ def test_other_algorithms_are_refused():
     masked = MaskablePPO("MlpPolicy", InvalidActionEnvDiscrete(dim=4, n_invalid_actions=1), n_steps=8, device="cpu")
     with pytest.raises(ValueError, match="masked actions, which MaskablePPO has"):
         masked.learn(8, PolicyDiagnostics())
+    for elsewhere in ({"n_workers": 2}, {"backend": "threads"}):
+        workers = A3C("MlpPolicy", "pg/CartPole-v1", engine="mlp", device="cpu", **elsewhere)
+        with pytest.raises(ValueError, match="workers collect the rollouts of this A3C into buffers of theirs"):
+            workers.learn(8, PolicyDiagnostics())
+    A3C("MlpPolicy", "pg/CartPole-v1", engine="mlp", device="cpu").learn(8, PolicyDiagnostics())
     with pytest.raises(ValueError, match="no policy to draw"):
         PolicyPicture().figure()

@@ -7,7 +7,21 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
-from fakes import ALL, CLIPPING, SB3S, SQUASHING, Spy, TinyEnv, same, short, tiny_vec_env, weights
+from fakes import (
+    ALL,
+    CLIPPING,
+    FIRST_ORDER,
+    NATURAL,
+    REFERENCES,
+    SB3S,
+    SQUASHING,
+    Spy,
+    TinyEnv,
+    same,
+    short,
+    tiny_vec_env,
+    weights,
+)
 from gymnasium import spaces
 from stable_baselines3.common.envs import (
     BitFlippingEnv,
@@ -126,9 +140,7 @@ def test_a_bare_vec_env_with_few_infos_trains_and_its_time_limits_are_bootstrapp
     agent = short(cls, BareVecEnv(space if dictionary else space["a"]), policy, engine="autograd").learn(40)
     assert agent.rollout_buffer.truncated.any()
     if cls in SB3S:
-        theirs = short(
-            getattr(stable_baselines3, cls.__name__), BareVecEnv(space if dictionary else space["a"]), policy
-        ).learn(40)
+        theirs = short(REFERENCES[cls], BareVecEnv(space if dictionary else space["a"]), policy).learn(40)
         np.testing.assert_array_equal(agent.rollout_buffer.returns, theirs.rollout_buffer.returns)
         assert same(weights(agent), weights(theirs))
 
@@ -215,8 +227,9 @@ def test_batch_norm_statistics_change_in_train_only(cls):
         assert th.equal(start, end)
         assert not th.equal(end, after)
     assert len(means) >= 5
-    # Collecting computes no gradients, training does.
-    assert set(agent.policy.features_extractor.modes) == {(False, False), (True, True)}
+    # Collecting computes no gradients, training does; so does not the look at a natural step.
+    looks = {(True, False)} if cls in NATURAL else set()
+    assert set(agent.policy.features_extractor.modes) == {(False, False), (True, True)} | looks
 
 
 def test_a_learning_rate_of_the_critic_leaves_batch_norm_as_it_was():
@@ -239,7 +252,7 @@ def test_gsde_noise_is_drawn_for_all_environments_in_each_rollout(cls, sde_sampl
     assert drawn == per_rollout
 
 
-@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("cls", FIRST_ORDER)
 def test_a_squashed_distribution_without_entropy_trains(cls):
     agent = short(cls, TinyEnv(BOX), ent_coef=0.1, **SQUASHING)
     before = weights(agent)

@@ -11,7 +11,7 @@ from fakes import TinyEnv, short
 from gymnasium import spaces
 from prose import saying, says
 
-from pg_agents import PPO
+from pg_agents import PPO, TRPO
 from pg_agents.registry import PluginError
 
 PAGE = (Path(__file__).parents[2] / "docs/plugins.md").read_text()
@@ -92,6 +92,33 @@ def test_the_reason_of_an_engine_that_does_not_serve_is_a_value_error(install):
     model = agent("choosy", max_grad_norm=0.25)
     with pytest.raises(ValueError, match=saying("`engine`", "'choosy'", "cannot clip the gradient to 0.25")):
         model.learn(8)
+
+
+FIRST_ORDER = """
+from pg_agents.engines.autograd import AutogradEngine
+
+
+class FirstOrder:
+    name = "first"
+
+    def __init__(self):
+        self.engine = AutogradEngine()
+        for method in ("fits", "actor", "values", "final_values", "update"):
+            setattr(self, method, getattr(self.engine, method))
+
+
+def make(policy, buffer, loss):
+    return FirstOrder()
+"""
+
+
+def test_an_engine_without_natural_steps_is_named_before_anything_is_collected(install):
+    install("acme", "first", FIRST_ORDER, "make")
+    model = short(TRPO, TinyEnv(spaces.Discrete(2)), engine="first")
+    with pytest.raises(ValueError, match=saying("`engine`", "'first'", "`natural_update`", "TRPO", "'auto'")):
+        model.learn(8)
+    assert model.num_timesteps == 0
+    agent("first").learn(8)
 
 
 PREDICTING = (

@@ -11,7 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("[!_]*.py") if path.stem != "common")
 
-WITHOUT_SEEDS = ("gradient_estimators", "score_function", "smoothness")
+WITHOUT_SEEDS = ("gradient_estimators", "natural_gradient", "score_function", "smoothness")
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +60,16 @@ def test_the_softmaxs_return_is_smooth_and_the_greedy_one_a_staircase():
     steps = np.abs(np.diff(greedy)) > 1e-9
     assert 1 <= steps.sum() <= 3
     assert np.abs(np.diff(softmax)).max() < 0.02
+
+
+def test_the_plain_gradient_rests_on_the_plateau_and_the_natural_one_is_the_same_in_other_parameters():
+    example = importlib.import_module("natural_gradient")
+    plain, stay = example.paths(False, [[1.0], [1.0]], 1500)
+    natural, natural_stay = example.paths(True, [[1.0], [1.0]], 150)
+    assert plain[-1] > 1.9
+    assert natural[-1] > 1.9
+    assert example.on_plateau(plain) > 0.7
+    assert example.on_plateau(natural) < 0.2
+    other = [[1.0], [3.0]]
+    assert example.paths(True, other, 150)[1] == pytest.approx(natural_stay, abs=1e-6)
+    assert np.abs(example.paths(False, other, 1500)[1] - stay).max() > 0.2

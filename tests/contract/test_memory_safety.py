@@ -113,7 +113,7 @@ def test_hooks_on_parameters_are_respected():
 
 def test_actions_are_drawn_from_another_stream_than_the_environments_have():
     agent = short(PPO, TinyEnv(), seed=3)
-    actions = agent._generator().random(1000)
+    actions = agent.action_generator().random(1000)
     environment = np.random.default_rng(3).random(1000)
     assert abs(np.corrcoef(actions, environment)[0, 1]) < 0.15  # five standard deviations of 1/sqrt(1000)
     assert not np.isin(actions, environment).any()

@@ -15,10 +15,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents import A2C, A3C, GRPO, NPG, PPO, REINFORCE, RLOO, TRPO, ActorCritic, ReinforceBaseline
 
 DOCUMENTED = set(re.findall(r"^\| `([^`]+)`", (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(), re.M))
 
+TINY_TRPO = {"n_steps": 64, "batch_size": 32, "n_critic_updates": 2}
 TINY_PPO = {"n_steps": 64, "batch_size": 32, "n_epochs": 2}
 
 
@@ -50,6 +51,11 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         | logged(tmp_path / "3", A2C, "Pendulum-v1", use_sde=True)
         | logged(tmp_path / "4", REINFORCE, "CartPole-v1")
         | logged(tmp_path / "5", ReinforceBaseline, "CartPole-v1", value_learning_rate=1e-3)
+        | logged(tmp_path / "6", GRPO, "CartPole-v1", group_size=4, kl_coef=0.1)
+        | logged(tmp_path / "7", RLOO, "CartPole-v1", group_size=4, kl_coef=0.1, kl_in="loss", kl_estimator="k2")
+        | logged(tmp_path / "8", A2C, "CartPole-v1", prior=A2C("MlpPolicy", "CartPole-v1", seed=1, device="cpu"))
+        | logged(tmp_path / "9", TRPO, "CartPole-v1", **TINY_TRPO)
+        | logged(tmp_path / "10", A3C, "CartPole-v1", delay=1)
     )
     # TensorBoard's own keys for the metrics of the HParams page are the logged ones; CSV has the rest.
     assert {re.sub(r"_\d+$", "_{i}", key) for key in keys} == DOCUMENTED - {"hparams"}
@@ -62,15 +68,20 @@ def test_every_logged_key_is_documented_and_every_documented_key_is_logged(tmp_p
         (ReinforceBaseline, "reinforce_baseline", {"n_episodes": 1, "value_learning_rate": 1e-3}),
         (ActorCritic, "actor_critic", {}),
         (A2C, "a2c", {}),
+        (A3C, "a3c", {"delay": 1}),
         (PPO, "ppo", {"clip_range_vf": 1.0, **TINY_PPO}),
         (PPO, "ppo", {"kl_target": 0.01, **TINY_PPO}),
+        (GRPO, "grpo", {"group_size": 2, "kl_coef": 0.1}),
+        (RLOO, "rloo", {"group_size": 2, "kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "k2"}),
+        (NPG, "npg", TINY_TRPO),
+        (TRPO, "trpo", TINY_TRPO),
     ],
 )
 def test_the_page_of_an_algorithm_names_what_it_logs(cls, page, kwargs, tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "algorithms" / f"{page}.md").read_text()
     keys = {re.sub(r"_\d+$", "_{i}", key) for key in logged(tmp_path, cls, "Pendulum-v1", **kwargs)}
     own = {key for key in keys if key.startswith("train/") or (key.startswith("rollout/") and "ep_" not in key)}
-    assert {"train/loss", "rollout/saturated_actions"} <= own
+    assert {"rollout/saturated_actions", "train/policy_objective" if issubclass(cls, NPG) else "train/loss"} <= own
     assert own <= set(re.findall(r"`([a-z_/{}]+)`", text))
 
 

@@ -69,7 +69,8 @@ def test_rl_zoo3s_search_spaces_propose_what_the_references_accept(algo):
 @pytest.mark.parametrize("algo", OURS)
 def test_it_can_be_trained_with(algo, env, tmp_path):
     def size(hyperparams):
-        return hyperparams["n_envs"] * hyperparams.get("n_steps", hyperparams.get("n_episodes", 0) * 200)
+        n_episodes = hyperparams.get("n_episodes", hyperparams.get("group_size", 0))
+        return hyperparams["n_envs"] * hyperparams.get("n_steps", n_episodes * 200)
 
     for number, hyperparams in enumerate(sorted(drawn(algo, env, n_trials=50), key=size)[:3]):
         values = {"n_timesteps": 2 * size(hyperparams), **hyperparams}

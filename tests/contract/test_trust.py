@@ -116,6 +116,13 @@ def test_a_file_that_would_run_code_is_one_line_and_leaves_no_trace(folder, caps
     assert {path.name for path in folder.iterdir()} <= {"foreign.yml", "my_wrappers.py", "__pycache__"}
 
 
+def test_a_prior_in_a_file_needs_trust_because_it_is_unpickled(folder, capsys):
+    assert train({"prior": "prior.zip"}) == 2
+    assert says(only_error_line(capsys), "'CartPole-v1' in foreign.yml: prior is 'prior.zip'", "--trust")
+    assert train({"prior": "prior.zip"}, "--trust") == 2
+    assert "No such file or directory: 'prior.zip" in only_error_line(capsys)
+
+
 def test_with_trust_it_runs(folder):
     assert train({"policy_kwargs": f"dict(net_arch=[4] if {PWN} is None else [5])"}, "--trust") == 0
     assert (folder / "pwned").exists()

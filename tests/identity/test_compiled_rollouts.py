@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.vec_env import VecNormalize
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline
+from pg_agents import A2C, GRPO, PPO, REINFORCE, RLOO, ActorCritic, ReinforceBaseline
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.make import make_vec
 from pg_envs.classic.cartpole import cartpole
@@ -84,6 +84,8 @@ CASES = {
     "ActorCritic": (ActorCritic, {}),
     "REINFORCE": (REINFORCE, {}),
     "ReinforceBaseline": (ReinforceBaseline, {}),
+    "GRPO": (GRPO, {"group_size": 2, "n_groups": 2, "batch_size": 32, "n_epochs": 2, "kl_coef": 0.1}),
+    "RLOO": (RLOO, {"group_size": 3}),
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 from stable_baselines3.common.utils import LinearSchedule
 
-from pg_agents import PPO, make_vec
+from pg_agents import A3C, PPO, make_vec
 from pg_envs.torque.lqr import LQRDynamics
 
 GAMMA = 0.99
@@ -37,3 +37,24 @@ def test_ppo_comes_within_15_percent_of_the_riccati_cost(seed):
     assert cost() > 2 * best
     agent.learn(100_000)
     assert cost() < 1.15 * best
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_asynchronous_workers_come_near_the_riccati_cost(seed):
+    """No two runs are equal. Of 20 others the worst had 1.31 J*; doing nothing costs 2.99 J*."""
+    agent = A3C(
+        "MlpPolicy",
+        make_vec("pg/TorqueLQR-v0", 16),
+        n_workers=2,
+        n_steps=16,
+        gamma=GAMMA,
+        gae_lambda=0.95,
+        learning_rate=LinearSchedule(3e-3, 0.0, 1.0),
+        normalize_advantage=True,
+        policy_kwargs={"net_arch": {"pi": [], "vf": [64, 64]}, "log_std_init": -1.5},
+        seed=seed,
+        device="cpu",
+    ).learn(100_000)
+    dynamics, mean = LQRDynamics(1), agent.policy.action_net
+    cost = dynamics.cost_of_gain(-mean.weight.detach().double().numpy(), GAMMA, mean.bias.detach().double().numpy())
+    assert cost < 1.5 * dynamics.optimal_cost(GAMMA)

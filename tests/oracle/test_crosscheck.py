@@ -12,6 +12,7 @@ import torch as th
 from prose import says
 
 import pg_agents
+from pg_agents import natural
 from pg_agents.agent import PolicyGradient
 from pg_zoo.cli import main
 from pg_zoo.commands import crosscheck
@@ -28,12 +29,13 @@ from pg_zoo.runs.grid import run_grid
 from pg_zoo.runs.training import run_cell
 
 PPO = {"n_timesteps": 256, "n_envs": 2, "n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy": "MlpPolicy"}
+TRPO = {"n_timesteps": 256, "n_envs": 2, "n_steps": 32, "batch_size": 32, "n_critic_updates": 2, "policy": "MlpPolicy"}
 A2C = {"n_timesteps": 160, "n_envs": 2, "n_steps": 8, "policy": "MlpPolicy"}
 
 
 def cell(algo="ppo", env="CartPole-v1", **hyperparams):
     find_env(env)
-    return Cell(algo, env, 0, {**{"ppo": PPO, "a2c": A2C}[algo], **hyperparams}, "here")
+    return Cell(algo, env, 0, {**{"ppo": PPO, "a2c": A2C, "trpo": TRPO}[algo], **hyperparams}, "here")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,25 @@ def test_an_entry_of_any_kind_is_compared(algo, hyperparams):
     assert str(found) == "equal"
     # All of this short training, because it ends before 5000 steps.
     assert found.updates == np.ceil(one.n_timesteps / (one.hyperparams["n_steps"] * 2))
+
+
+@pytest.mark.parametrize(
+    "hyperparams",
+    [{"learning_rate": "lin_0.01", "normalize": True}, {"env": "Pendulum-v1", "use_sde": True, "target_kl": 0.03}],
+    ids=str,
+)
+def test_trpo_is_compared_with_sb3_contribs(hyperparams):
+    assert parameters.counterpart(cell("trpo")).algo == "contrib/trpo"
+    assert str(parameters.compare_parameters(cell("trpo", **hyperparams), 2)) == "equal"
+    assert says(str(parameters.compare_parameters(cell("trpo", step_size=0.1), 2)), "cannot be compared", "step_size")
+
+
+def test_a_broken_trpo_is_found(monkeypatch):
+    search = natural.line_search
+    monkeypatch.setattr(natural, "line_search", lambda accepts, trials, factor: search(accepts, trials, 0.9 * factor))
+    # The first trials are too long.
+    found = parameters.compare_parameters(cell("trpo", target_kl=0.5, cg_damping=1e-5), 2)
+    assert found.contradicts
 
 
 def test_as_many_updates_are_compared_as_were_asked_for(monkeypatch):

@@ -13,7 +13,7 @@ import stable_baselines3
 import torch as th
 from scipy import integrate
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, ReinforceBaseline, theory
+from pg_agents import A2C, GRPO, PPO, REINFORCE, RLOO, ActorCritic, ReinforceBaseline, theory
 from pg_agents.estimators import gae, n_step, td_error
 from pg_agents.theory import gradient_study
 
@@ -503,3 +503,99 @@ def test_mistakes_are_refused(arguments, said):
 def test_gradients_are_compared_with_one_of_their_size():
     with pytest.raises(ValueError, match=r"`expected` must have 6 numbers, but has the shape \(2, 2\)"):
         race(REINFORCE, baseline="none", estimator="reward_to_go").compared_with(np.zeros((2, 2)))
+
+
+# Groups
+
+# A sure 2.5, or a gamble: 40 times in 100 a long way to 8 or 9, and else nothing.
+GAMBLE = np.zeros((3, 2, 3))
+GAMBLE[0, 1, 1], GAMBLE[1, :, 2] = 0.4, 1
+GROUPS = theory.TabularMDP(GAMBLE, [[2.5, 0], [0, 1], [9, 8]], initial=[0.8, 0.1, 0.1], horizon=3)
+GROUPS_GRADIENT = GROUPS.solve(THETA).gradient.ravel()
+
+
+def episodes_from(state, steps=3):
+    """Probability, return, length and score of every episode from a state."""
+    policy, found = GROUPS.solve(THETA).policy, []
+    for action in range(2):
+        score = np.zeros((3, 2))
+        score[state] = np.eye(2)[action] - policy[state]
+        following = GROUPS.transitions[state, action]
+        ended = 1.0 if steps == 1 else 1 - following.sum()
+        rest = [(ended, 0.0, 0, np.zeros((3, 2)))]
+        if steps > 1:
+            rest += [
+                (following[after] * p, value, length, later)
+                for after in range(3)
+                for p, value, length, later in episodes_from(after, steps - 1)
+            ]
+        found += [
+            (policy[state, action] * p, GROUPS.rewards[state, action] + value, 1 + length, score + later)
+            for p, value, length, later in rest
+        ]
+    return found
+
+
+def expected_of_pairs(advantage, weight=lambda length: 1.0):
+    """E[w(T_1) Â(R_1, R_2) Σ_t ∇ log π] for groups of two, summed over all pairs of episodes."""
+    expected = np.zeros(6)
+    for state in range(3):
+        probability, value, length, score = map(np.array, zip(*episodes_from(state), strict=True))
+        against = advantage(value[:, None], value[None]) @ probability
+        weights = probability * against * weight(length)
+        expected += GROUPS.initial[state] * np.einsum("n,nsa->sa", weights, score).ravel()
+    return expected
+
+
+def minus_mean(own, other):
+    return (own - other) / 2
+
+
+def in_deviations(own, other):
+    return np.sign(np.round(own - other, 9)) / np.sqrt(2)  # (R_1 - R_2) / 2 over the sample's |R_1 - R_2| / √2
+
+
+@cache
+def of_pairs(algorithm, **arguments):
+    return gradient_study(algorithm, GROUPS, THETA, 50, group_size=2, n_envs=256, seed=1, **arguments)
+
+
+def test_leaving_one_out_of_a_group_is_unbiased():
+    assert of_pairs(RLOO).p_value > UNBIASED
+    assert of_pairs(RLOO, credit="step").p_value > UNBIASED
+    assert expected_of_pairs(lambda own, other: own - other) == pytest.approx(GROUPS_GRADIENT)
+
+
+def test_a_groups_mean_shrinks_the_gradient_by_an_episodes_share_in_it():
+    study = of_pairs(GRPO, scale="none")
+    assert study.p_value < 1e-9
+    assert study.compared_with(GROUPS_GRADIENT / 2).p_value > UNBIASED
+    assert expected_of_pairs(minus_mean) == pytest.approx(GROUPS_GRADIENT / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advantage", "weight"),
+    [
+        ({"scale": "std"}, in_deviations, np.ones_like),
+        ({"scale": "none", "length_normalization": True}, minus_mean, lambda length: 1 / length),
+        ({"scale": "std", "length_normalization": True}, in_deviations, lambda length: 1 / length),
+    ],
+    ids=["deviation", "length", "both"],
+)
+def test_dividing_by_the_deviation_or_the_length_can_turn_the_gradient_round(arguments, advantage, weight):
+    study, expected = of_pairs(GRPO, **arguments), expected_of_pairs(advantage, weight)
+    assert study.compared_with(expected).p_value > UNBIASED
+    # The gamble pays more on average, and the gradient says so. These say the opposite.
+    assert GROUPS_GRADIENT[1] > 0.1
+    assert expected[1] < -0.02
+    assert study.compared_with(np.abs(expected) * np.sign(GROUPS_GRADIENT)).p_value < 1e-9
+
+
+def test_in_deviations_a_start_with_hardly_anything_to_gain_counts_like_any_other():
+    rewards = np.array([[1.0, 0.0], [100.0, 0.0]])
+    bandits = theory.TabularMDP(np.zeros((2, 2, 2)), rewards, initial=[0.5, 0.5])
+    study = gradient_study(GRPO, bandits, None, 50, group_size=4, n_envs=256)
+    small, large = np.abs(study.mean.reshape(2, 2)).mean(axis=1)
+    exact = np.abs(bandits.solve().gradient).mean(axis=1)
+    assert exact[1] / exact[0] == pytest.approx(100)
+    assert large / small == pytest.approx(1, rel=0.1)

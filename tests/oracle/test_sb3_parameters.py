@@ -1,4 +1,4 @@
-"""PPO and A2C arrive at SB3's parameters, bit for bit: both run the same operations in the same order.
+"""PPO, A2C and TRPO arrive at SB3's parameters, bit for bit: both run the same operations in the same order.
 
 Models are built and trained one after the other, because both draw from torch's global generator.
 """
@@ -8,6 +8,7 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
+import sb3_contrib
 import stable_baselines3
 import torch as th
 from gymnasium import spaces
@@ -72,7 +73,7 @@ def assert_same(ours, theirs):
 
 
 def same_as_sb3(algorithm, *args, **kwargs):
-    theirs = trained(stable_baselines3, algorithm, *args, **kwargs)
+    theirs = trained(sb3_contrib if algorithm == "TRPO" else stable_baselines3, algorithm, *args, **kwargs)
     ours = trained(pg_agents, algorithm, *args, engine="autograd", **kwargs)
     assert_same(ours, theirs)
     return ours, theirs
@@ -131,6 +132,43 @@ def test_every_option_of_a2c_does_what_it_does_in_sb3(kwargs):
     same_as_sb3("A2C", "CartPole-v1", 4, n_updates=8, **kwargs)
 
 
+TRPO_SHORT = {"n_steps": 32, "batch_size": 32, "n_critic_updates": 3}
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+@pytest.mark.parametrize("env", ENVS)
+def test_trpo_has_sb3_contribs_parameters(env, n_envs):
+    # Images take their time.
+    short = {**TRPO_SHORT, "n_steps": 8, "batch_size": 8, "cg_max_steps": 3} if env in POLICIES else TRPO_SHORT
+    ours, _ = same_as_sb3("TRPO", env, n_envs, **short)
+    assert ours._n_updates == 4
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0), "batch_size": 64},
+        {"cg_max_steps": 1, "cg_damping": 0.5},
+        {"line_search_shrinking_factor": 0.5, "line_search_max_iter": 3, "target_kl": 0.05},
+        {"n_critic_updates": 1, "gae_lambda": 0.8, "gamma": 0.9},
+        {"normalize_advantage": False, "sub_sampling_factor": 3},
+        {"policy_kwargs": {"net_arch": [16], "activation_fn": th.nn.ReLU, "ortho_init": False}},
+        {"policy_kwargs": {"optimizer_class": RMSpropTFLike}},
+        {"policy_kwargs": {"share_features_extractor": False}},
+    ],
+    ids=lambda kwargs: " ".join(kwargs),
+)
+def test_every_option_of_trpo_does_what_it_does_in_sb3_contrib(kwargs):
+    same_as_sb3("TRPO", "CartPole-v1", 4, **{**TRPO_SHORT, **kwargs})
+
+
+def test_line_searches_that_fail_leave_what_sb3_contribs_leave():
+    # So large a step misjudges its divergence, and there is no second trial.
+    kwargs = {"target_kl": 2.0, "cg_damping": 1e-5, "line_search_max_iter": 1}
+    ours, _ = same_as_sb3("TRPO", "CartPole-v1", 4, **TRPO_SHORT, **kwargs)
+    assert ours.logger.name_to_value["train/is_line_search_success"] == 0
+
+
 @pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
 @pytest.mark.parametrize("kwargs", [{}, {"sde_sample_freq": 4}, {"policy_kwargs": {"squash_output": True}}], ids=str)
 def test_gsde_is_sb3s(algorithm, kwargs):
@@ -138,7 +176,12 @@ def test_gsde_is_sb3s(algorithm, kwargs):
     same_as_sb3(algorithm, "Pendulum-v1", 2, use_sde=True, n_steps=64, ent_coef=0.1, **kwargs)
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
+@pytest.mark.parametrize("kwargs", [{}, {"sde_sample_freq": 4}, {"policy_kwargs": {"squash_output": True}}], ids=str)
+def test_gsde_of_trpo_is_sb3_contribs(kwargs):
+    same_as_sb3("TRPO", "Pendulum-v1", 2, use_sde=True, **TRPO_SHORT, **kwargs)
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "TRPO"])
 def test_time_limits_under_reward_normalisation_are_bootstrapped_as_in_sb3(algorithm):
     # 4 x 256 steps of Pendulum's episodes of 200: float64 rewards, time limits inside the rollouts.
     ours, theirs = same_as_sb3(algorithm, "Pendulum-v1", 2, wrap=VecNormalize, n_steps=256)
@@ -154,7 +197,7 @@ def test_frame_stacks_are_sb3s():
     same_as_sb3("PPO", "CartPole-v1", 2, wrap=partial(VecFrameStack, n_stack=3), **PPO_SHORT)
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "TRPO"])
 def test_both_log_the_same_values(algorithm):
     ours, theirs = same_as_sb3(algorithm, "Pendulum-v1", 2, n_steps=64)
     mine, reference = ours.logger.name_to_value, theirs.logger.name_to_value
@@ -183,10 +226,10 @@ class DriftingEnv(gym.Env):
         return self.state, float(-np.abs(self.state).sum()), bool(self.state[0] > 9), self.steps >= 11, {}
 
 
-@pytest.mark.parametrize("algorithm", ["PPO", "A2C"])
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "TRPO"])
 def test_float64_actions_of_several_dimensions_are_handled_as_in_sb3(algorithm, monkeypatch):
     monkeypatch.setitem(ENVS, "drifting", DriftingEnv)
-    ours, _ = same_as_sb3(algorithm, "drifting", 2, n_steps=32)
+    ours, _ = same_as_sb3(algorithm, "drifting", 2, n_steps=64)
     assert ours.predict(np.zeros(3))[0].dtype == np.float64
 
 

@@ -8,17 +8,22 @@ from pathlib import Path
 import griffe
 import pytest
 
-from pg_agents import A2C, PPO, REINFORCE, ActorCritic, PolicyGradient, ReinforceBaseline
+from pg_agents import A2C, A3C, GRPO, NPG, PPO, REINFORCE, RLOO, TRPO, ActorCritic, PolicyGradient, ReinforceBaseline
 from pg_agents.agent import CommonArguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "algorithms"
 ALGORITHMS = {
     "a2c": A2C,
+    "a3c": A3C,
     "actor_critic": ActorCritic,
+    "npg": NPG,
     "ppo": PPO,
     "reinforce": REINFORCE,
     "reinforce_baseline": ReinforceBaseline,
+    "grpo": GRPO,
+    "rloo": RLOO,
+    "trpo": TRPO,
 }
 
 

@@ -231,6 +231,7 @@ def test_the_metadata_of_a_batch_are_the_environments_with_its_own_mode():
     )
     assert env.metadata == {
         "render_modes": ["rgb_array"],
+        "seeds_each_copy": True,
         "deterministic_evaluation": False,
         "autoreset_mode": NEXT_STEP,
     }

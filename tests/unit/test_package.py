@@ -6,20 +6,28 @@ import sys
 from pathlib import Path
 
 import pg_agents
-from pg_agents.engines.mlp import kernels
+from pg_agents.engines.mlp import kernels, looping, natural_kernels, rolling
 
 
 def test_the_exported_names_are_these():
     assert set(pg_agents.__all__) == {
         "A2C",
+        "A3C",
+        "GRPO",
+        "NPG",
         "PPO",
         "REINFORCE",
+        "RLOO",
+        "TRPO",
         "ActorCritic",
+        "Demonstrations",
         "EvalCallback",
         "PolicyGradient",
         "ReinforceBaseline",
         "__version__",
+        "collect_demonstrations",
         "evaluate_policy",
+        "imitate",
         "make",
         "make_vec",
     }
@@ -28,7 +36,21 @@ def test_the_exported_names_are_these():
 
 def test_compiled_kernels_are_renewed_when_simd_changes():
     source = Path(kernels.__file__).with_name("simd.py").read_bytes()
-    assert hashlib.sha256(source).hexdigest()[:12] == kernels.SIMD
+    assert hashlib.sha256(source).hexdigest()[:12] == kernels.SIMD == rolling.SIMD == looping.SIMD
+
+
+def test_compiled_natural_steps_are_renewed_when_the_other_kernels_change():
+    source = Path(kernels.__file__).read_bytes()
+    assert hashlib.sha256(source).hexdigest()[:12] == natural_kernels.KERNELS
+
+
+def test_the_kernels_of_natural_steps_are_not_compiled_for_other_agents():
+    code = (
+        "import sys; from pg_agents.engines.mlp import engine, tables; tables.load_kernels(); "
+        "print(*{name for name in sys.modules if name.endswith('kernels')})"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.split() == ["pg_agents.engines.mlp.kernels"]
 
 
 def test_importing_it_imports_nothing_that_sb3_does_not():

@@ -51,6 +51,7 @@ def no_environment_left_behind():
         ("reinforce_baseline", pg_agents.ReinforceBaseline),
         ("actor_critic", pg_agents.ActorCritic),
         ("a2c", pg_agents.A2C),
+        ("a3c", pg_agents.A3C),
         ("ppo", pg_agents.PPO),
         ("sb3/ppo", stable_baselines3.PPO),
         ("sb3/a2c", stable_baselines3.A2C),
@@ -77,7 +78,7 @@ def test_our_algorithms_come_from_our_own_distribution():
         ("reinforse", "reinforce"),
         ("sb3/pp", "sb3/ppo"),
         ("PPO", "ppo"),
-        ("trpo", "contrib/trpo"),
+        ("recurrentppo", "contrib/recurrentppo"),
         ("xyzzy", None),
     ],
 )

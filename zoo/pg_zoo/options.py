@@ -256,7 +256,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_tune(commands.add_parser("tune", help="search hyperparameters and score the best", formatter_class=_Help))
     _add_evidence(commands.add_parser("evidence", help="show or store the scores of tuned entries"))
     _add_crosscheck(
-        commands.add_parser("crosscheck", help="compare our PPO and A2C with SB3's own", formatter_class=_Help)
+        commands.add_parser("crosscheck", help="compare our PPO, A2C and TRPO with SB3's", formatter_class=_Help)
     )
     return parser
 
@@ -435,12 +435,13 @@ def _add_evidence(parser: argparse.ArgumentParser) -> None:
 
 def _add_crosscheck(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Compare our PPO and A2C with SB3's own. Exit status 0: nothing contradicts that they are the same, because no "
-        "parameters and no scores were found different, and nothing failed. It does not say that all scores are shown "
-        "to be equivalent: the last lines say of how many that is shown. 1: something differs or failed."
+        "Compare our PPO and A2C with SB3's, and our TRPO with sb3-contrib's. Exit status 0: nothing contradicts that "
+        "they are the same, because no parameters and no scores were found different, and nothing failed. It does not "
+        "say that all scores are shown to be equivalent: the last lines say of how many that is shown. 1: something "
+        "differs or failed."
     )
     add = parser.add_argument
-    add("--algos", nargs="+", default=["ppo", "a2c"], help="algorithms that SB3 has too")
+    add("--algos", nargs="+", default=["ppo", "a2c", "trpo"], help="algorithms that SB3 or sb3-contrib has too")
     add("--envs", nargs="+", help="environments; by default, all that the hyperparameter files have entries for")
     add("--updates", type=int, default=3, help="updates after which parameters are compared, at least")
     add("--seeds", type=int, default=5, help="seeds that scores are compared over; 0: compare the parameters alone")

@@ -155,6 +155,8 @@ class Copies(AnyCopies):
         self.randoms = np.zeros((n, N_RANDOM), dtype=np.int64)
         self.n_steps = np.zeros(n, dtype=np.int64)
         self.held = np.zeros(n, dtype=np.bool_)
+        self._planned = np.zeros((n, 0, N_RANDOM), dtype=np.int64)
+        self._n_begun = np.zeros(n, dtype=np.int64)
         self.actions = np.zeros((n, world.n_action), dtype=np.int64 if world.discrete_actions else np.float32)
         self.rewards = np.zeros(n)
         self.terminated, self.truncated = np.zeros((2, n), dtype=np.bool_)
@@ -199,6 +201,8 @@ class Copies(AnyCopies):
             table[f"constants_of_{name}"] = function.__code__.co_argcount > n_parameters
         for name in ("constants", "states", "randoms", "n_steps", "held"):
             table[name] = getattr(self, name).ctypes.data
+        table["n_begun"] = self._n_begun.ctypes.data
+        self._fill_plan(table)
         if self._last_states is not None:
             table["last_states"] = self._last_states.ctypes.data
         self.address = self.advance_address = kernels.advance.address or 0
@@ -232,6 +236,23 @@ class Copies(AnyCopies):
     def seed(self, i: int, seed: int) -> None:
         """Give a copy the generator that belongs to a seed."""
         self.randoms[i] = generator_state(seed)
+
+    def plan(self, seeds: np.ndarray | None) -> None:
+        """Let the next episodes of each copy start from given seeds, whatever starts them.
+
+        Args:
+            seeds: `(n, k)`: the generators of the next k episodes are those that belong to them; None to forget them.
+        """
+        given = np.zeros((self.n, 0), dtype=np.int64) if seeds is None else seeds
+        different, places = np.unique(given, return_inverse=True)
+        states = np.array([generator_state(int(seed)) for seed in different], dtype=np.int64).reshape(-1, N_RANDOM)
+        self._planned = np.ascontiguousarray(states[places.reshape(given.shape)])
+        self._n_begun[:] = 0
+        if self.table is not None:
+            self._fill_plan(self.table)
+
+    def _fill_plan(self, table: np.ndarray) -> None:
+        table["n_planned"], table["planned"] = self._planned.shape[1], self._planned.ctypes.data
 
     def begin(self, which: np.ndarray) -> None:
         """Start episodes in some copies.
@@ -298,6 +319,9 @@ class Copies(AnyCopies):
         return n_ended
 
     def _start_one(self, i: int) -> None:
+        if self._n_begun[i] < self._planned.shape[1]:
+            self.randoms[i] = self._planned[i, self._n_begun[i]]
+            self._n_begun[i] += 1
         self._call("start", self.states[i], self.randoms[i])
         self.n_steps[i] = 0
 

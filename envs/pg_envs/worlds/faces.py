@@ -110,7 +110,7 @@ class VectorFace(VectorEnv[Any, Any, Any]):
         autoreset_mode: As returned by `checked_mode`.
         render_mode: None or `"rgb_array"`.
         metadata: Metadata of the environment. Its `render_modes` and `autoreset_mode` are replaced by those of this
-            vector.
+            vector, and `seeds_each_copy` is added.
 
     Raises:
         ValueError: `render_mode` is neither.
@@ -126,7 +126,12 @@ class VectorFace(VectorEnv[Any, Any, Any]):
         metadata: Mapping[str, Any] = METADATA,
     ) -> None:
         check_choice("render_mode", render_mode, (None, "rgb_array"))
-        self.metadata = {**metadata, "render_modes": ["rgb_array"], "autoreset_mode": autoreset_mode}
+        self.metadata = {
+            **metadata,
+            "render_modes": ["rgb_array"],
+            "autoreset_mode": autoreset_mode,
+            "seeds_each_copy": True,  # of `reset`, with a mask
+        }
         self.copies, self.num_envs, self.render_mode = copies, copies.n, render_mode
         self.autoreset_mode, self.max_episode_steps = autoreset_mode, copies.max_episode_steps
         self.single_observation_space, self.single_action_space = copies.observation_space, copies.action_space

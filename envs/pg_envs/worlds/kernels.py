@@ -42,6 +42,9 @@ COPIES = np.dtype(
         ("n_steps", _integer),  # (copies,) int64: steps of the running episode
         ("held", _integer),  # (copies,) bool: copies that stay as they are
         ("last_states", _integer),  # (copies, n_state) float64: where episodes ended, if `restarts`; 0 for none
+        ("n_planned", _integer),  # planned starts of each copy
+        ("planned", _integer),  # (copies, n_planned, n_random) int64: the generators that they begin with
+        ("n_begun", _integer),  # (copies,) int64: planned starts that have been made
     ],
     align=True,
 )
@@ -122,6 +125,11 @@ _inner = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no
 @njit(**_inner)
 def _start(copies, i):
     state, random = copies.states + 8 * i * copies.n_state, copies.randoms + 8 * i * copies.n_random
+    if copies.n_planned > 0 and _integers(copies.n_begun)[i] < copies.n_planned:
+        planned = i * copies.n_planned + _integers(copies.n_begun)[i]
+        _integers(copies.n_begun)[i] += 1
+        for k in range(copies.n_random):
+            _integers(random)[k] = _integers(copies.planned)[planned * copies.n_random + k]
     if copies.constants_of_start:
         _call_3(copies.start, state, random, copies.constants)
     else:

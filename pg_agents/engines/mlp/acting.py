@@ -28,6 +28,7 @@ class MLPActor:
         step: The table of `kernels.act`.
         inputs: `(T, N, n)` float32 observations, as the kernels read them.
         env_inputs: `(T, N, n)` actions, as a compiled environment reads them.
+        drawn: `(T, N, n)` actions as the policy draws them, int64 for categorical ones and else float32.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class MLPActor:
         step["low"], step["high"] = low.ctypes.data, high.ctypes.data
         step["values"], step["log_probs"] = buffer.values.ctypes.data, buffer.log_probs.ctypes.data
         self._kept = [*kept, noise, low, high]
-        self._drawn, self.env_inputs = actions, clipped
+        self.drawn, self.env_inputs = actions, clipped
         self._actions: list[np.ndarray] = []
         self._tensors: list[tuple[Any, th.Tensor, th.Tensor]] | None = None
 
@@ -100,7 +101,7 @@ class MLPActor:
         """A view of each row: one by one they cost more than all at once."""
         space = self._action_space
         shape = (*self.buffer.values.shape, *(() if isinstance(space, spaces.Discrete) else space.shape or ()))
-        self._actions = list(self._drawn.reshape(shape))
+        self._actions = list(self.drawn.reshape(shape))
         ready = self._usual and (not self.program.is_gaussian or space.dtype == np.float32)
         self._env_actions = list(self.env_inputs.reshape(shape)) if ready else None
 
@@ -168,4 +169,4 @@ class MLPActor:
             self._converted[first:after] = self.inputs[first:after]
         if self._stored_actions is not None:
             stored = self._stored_actions[first:after]
-            stored[:] = self._drawn[first:after].reshape(stored.shape)
+            stored[:] = self.drawn[first:after].reshape(stored.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pg_agents.buffers import EstimatorMixin, RolloutBuffer
-from pg_agents.contract import Batches, Loss, NotFiniteError, Summary
+from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, Summary
 from pg_agents.engines.mlp.acting import MLPActor
-from pg_agents.engines.mlp.learning import Pace, Update
+from pg_agents.engines.mlp.learning import Pace, Stored, Update
+from pg_agents.engines.mlp.loops import Loop
+from pg_agents.engines.mlp.natural import NaturalGradient
 from pg_agents.engines.mlp.predicting import MLPPredictor
 from pg_agents.engines.mlp.rolls import Roll
 from pg_agents.engines.mlp.served import check_served
@@ -49,6 +51,7 @@ class MLPEngine:
         self._weight = compiled_weight(loss.objective)
         self._served = _served(loss)
         self._roll: Roll | None = None
+        self._natural: NaturalGradient | None = None
 
     def fits(self, policy: ActorCriticPolicy, loss: Loss) -> bool:
         """Whether policy and loss are still those that the engine was made for."""
@@ -71,6 +74,10 @@ class MLPEngine:
             self._roll = Roll(self._program, env, actor.buffer)
         self._roll.begin(actor, running, gamma, bootstraps)
         return self._roll
+
+    def loop(self, env: CompiledEnv, buffer: EstimatorMixin, loss: Loss, *, gamma: float, gae_lambda: float) -> Loop:
+        """See `pg_agents.contract.Engine`."""
+        return Loop(self._program, env, buffer, loss, self._weight.address, gamma, gae_lambda)
 
     def episodes(
         self,
@@ -135,7 +142,35 @@ class MLPEngine:
     ) -> Summary:
         """See `pg_agents.contract.Engine`."""
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
-        return Update(self._program, self._pace, buffer, loss, batches, self._weight.address).run(on_epoch)
+        stored, samples = Stored(self._program, buffer), buffer.draw_order(batches.batch_size, batches.n_epochs)
+        weight = self._weight.address
+        return Update(self._program, self._pace, stored, samples, batches.batch_size, loss, weight).run(on_epoch)
+
+    def natural_update(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: SB3RolloutBuffer,
+        loss: Loss,
+        step: NaturalStep,
+        critic: Batches,
+    ) -> Summary:
+        """See `pg_agents.contract.FollowsNaturalGradient`."""
+        assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
+        if self._natural is None:
+            self._natural = NaturalGradient(self._program)
+        return self._natural.update(buffer, loss, step, critic, self._weight.address)
+
+    def update_elsewhere(
+        self,
+        policy: ActorCriticPolicy,
+        buffer: SB3RolloutBuffer,
+        loss: Loss,
+        batches: Batches,
+        parameters: Sequence[th.Tensor],
+    ) -> Summary:
+        """See `pg_agents.contract.MovesElsewhere`."""
+        with self._program.moving(parameters):
+            return self.update(policy, buffer, loss, batches)
 
 
 def _served(loss: Loss) -> tuple[Any, ...]:

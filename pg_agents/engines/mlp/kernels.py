@@ -34,7 +34,7 @@ from pg_agents.engines.mlp.simd import (
 
 # SHA-256 of simd.py, its first 12 digits. A test compares them, so that whoever changes that file changes this one too,
 # and Numba compiles anew.
-SIMD = "e821c48403e9"
+SIMD = "22decbbaa0bb"
 
 BLOCK = 64  # samples
 FEW = 4  # samples, for which a matrix product would be mostly empty
@@ -183,16 +183,16 @@ UPDATE = np.dtype(
 )
 
 # What Python calls is kept on disk; what it calls in turn is part of it, and needs no wrapper for Python.
-_kept = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
-_compiled = {**_kept, **inner, "cache": False}
-_inlined = {**_compiled, "inline": "always"}  # of one use only: saves LLVM from optimising it twice
-_reassociated = {**_compiled, "fastmath": {"contract", "reassoc", "nsz"}}
+kept = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+compiled = {**kept, **inner, "cache": False}
+inlined = {**compiled, "inline": "always"}  # of one use only: saves LLVM from optimising it twice
+reassociated = {**compiled, "fastmath": {"contract", "reassoc", "nsz"}}
 
 
 # Functions of one number, in float32
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def exp32(x):
     """e^x, by 2^n e^r with |r| <= ln 2 / 2 (Cephes' expf)."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
@@ -209,7 +209,7 @@ def exp32(x):
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def tanh32(x):
     """Tanh x, as a quotient of polynomials (the coefficients of Eigen's `ptanh_float`)."""
     x = min(max(x, np.float32(-7.90531111)), np.float32(7.90531111))
@@ -228,7 +228,7 @@ def tanh32(x):
     return x * p / q
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def erf32(x):
     """Erf x, as a quotient of polynomials (the coefficients of Eigen's `erf_float`)."""
     x = min(max(x, np.float32(-4.0)), np.float32(4.0))
@@ -248,7 +248,7 @@ def erf32(x):
     return x * p / q
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _softplus(z):
     """log(1 + e^z), that neither overflows nor loses small e^z."""
     return max(z, np.float32(0)) + np.float32(math.log1p(exp32(-abs(z))))
@@ -257,7 +257,7 @@ def _softplus(z):
 # Networks
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _activate(layer, outputs, derivatives, biases, rows, columns):
     """Y = f(y + bias) and d = f'(y + bias), for rows of numbers that share a bias."""
     kind, constant = layer.activation, np.float32(layer.slope_below_0)
@@ -304,25 +304,28 @@ def _activate(layer, outputs, derivatives, biases, rows, columns):
                 d[i] = one
 
 
-@njit(**_compiled)
-def _rounded_up(size):
+@njit(**compiled)
+def rounded_up(size):
+    """A number of float32 numbers, in whole vectors."""
     return (size + LANES - 1) // LANES * LANES
 
 
-@njit(**_compiled)
-def _lanes(rows):
+@njit(**compiled)
+def lanes_of(rows):
+    """How many columns of a block are computed for so many samples."""
     return LANES if rows <= LANES else BLOCK
 
 
-@njit(**_compiled)
-def _forward(layers, tower, lanes):
+@njit(**compiled)
+def forward(layers, tower, lanes):
+    """Outputs and derivatives of all layers, given the tower's `input`."""
     for index in range(tower.first_layer, tower.first_layer + tower.n_hidden + tower.n_heads):
         layer = layers[index]
         product(layer.weight, layer.n_in, 1, layer.input, BLOCK, layer.output, BLOCK, layer.n_out, lanes, layer.n_in, 0)
         _activate(layer, layer.output, layer.derivative, floats(layer.bias), layer.n_out, lanes)
 
 
-@njit(**_reassociated)
+@njit(**reassociated)
 def _dot(one, other, size):
     total = np.float32(0)
     for i in range(size):
@@ -330,16 +333,16 @@ def _dot(one, other, size):
     return total
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _forward_row(layers, tower, row):
-    """`_forward` for one sample, with units in the place of samples: a column of 64 would be nearly empty."""
+    """`forward` for one sample, with units in the place of samples: a column of 64 would be nearly empty."""
     last_hidden = tower.first_layer + tower.n_hidden - 1
     for index in range(tower.first_layer, last_hidden + 1 + tower.n_heads):
         layer = layers[index]
-        inputs = floats(layer.input_rows + 4 * row * _rounded_up(layer.n_in))
+        inputs = floats(layer.input_rows + 4 * row * rounded_up(layer.n_in))
         biases = floats(layer.bias)
         if index <= last_hidden:
-            outputs, stride = layers[index + 1].input_rows + 4 * row * _rounded_up(layer.n_out), 1
+            outputs, stride = layers[index + 1].input_rows + 4 * row * rounded_up(layer.n_out), 1
         else:
             outputs, stride = layer.output + 4 * row, BLOCK
         y = floats(outputs)
@@ -349,7 +352,7 @@ def _forward_row(layers, tower, row):
             _activate(layer, outputs, layer.derivative, floats(layer.zero), 1, layer.n_out)
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _expand(n_observation, categories, observations, features, place, index):
     """Observation number `index` as features from `place` on, where there are zeros."""
     sizes = integers(categories)
@@ -365,10 +368,10 @@ def _expand(n_observation, categories, observations, features, place, index):
             place += size
 
 
-@njit(**_compiled)
-def _load_features(policy, tower, observations, row, index):
+@njit(**compiled)
+def load_features(policy, tower, observations, row, index):
     """Observation number `index` as row `row` of the network's input."""
-    width = _rounded_up(policy.n_features)
+    width = rounded_up(policy.n_features)
     features = floats(tower.input_rows)
     if policy.one_hot:
         for j in range(width):
@@ -380,34 +383,37 @@ def _load_features(policy, tower, observations, row, index):
             features[row * width + j] = observations[first + j]
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _evaluate(policy, layers, tower, observations, start, rows):
     """The heads' outputs for some of the observations."""
     for row in range(rows):
-        _load_features(policy, tower, observations, row, start + row)
+        load_features(policy, tower, observations, row, start + row)
     if rows <= FEW:
         for row in range(rows):
             _forward_row(layers, tower, row)
     else:
-        transpose(tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, _lanes(rows), policy.n_features)
-        _forward(layers, tower, _lanes(rows))
+        transpose(
+            tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features
+        )
+        forward(layers, tower, lanes_of(rows))
 
 
-@njit(**_reassociated)
-def _sum(numbers, size):
+@njit(**reassociated)
+def sum_of(numbers, size):
+    """Σ of some numbers."""
     total = np.float32(0)
     for i in range(size):
         total += numbers[i]
     return total
 
 
-@njit(**_compiled)
-def _backward(layers, tower, rows, lanes):
+@njit(**compiled)
+def backward(layers, tower, rows, lanes):
     """Add a block's gradient, given the `delta` of the heads."""
     last_hidden = tower.first_layer + tower.n_hidden - 1
     for index in range(last_hidden + tower.n_heads, tower.first_layer - 1, -1):
         layer = layers[index]
-        width = _rounded_up(layer.n_in)
+        width = rounded_up(layer.n_in)
         delta = floats(layer.delta)
         if index <= last_hidden:
             derivative = floats(layer.derivative)
@@ -421,7 +427,7 @@ def _backward(layers, tower, rows, lanes):
         product(layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1)
         bias_grad = floats(layer.bias_grad)
         for j in range(layer.n_out):
-            bias_grad[j] += _sum(floats(layer.delta + 4 * j * BLOCK), rows)
+            bias_grad[j] += sum_of(floats(layer.delta + 4 * j * BLOCK), rows)
         below = index - 1 if index <= last_hidden else last_hidden
         if below >= tower.first_layer:
             product(
@@ -433,8 +439,8 @@ def _backward(layers, tower, rows, lanes):
 # Distributions: of each kind, what is read from the head, drawn, and how its gradient comes about
 
 
-@njit(**_compiled)
-def _distribution(policy, head, std_head, lanes):
+@njit(**compiled)
+def read_distribution(policy, head, std_head, lanes):
     """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`."""
     outputs = floats(head.output)
     if policy.distribution == CATEGORICAL:
@@ -476,7 +482,7 @@ def _distribution(policy, head, std_head, lanes):
                 log_stds[j] = min(max(given[j], np.float32(LOG_STD_MIN)), np.float32(LOG_STD_MAX))
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _mode(policy, head, lanes_used):
     """The block's most probable actions: those of SB3's `mode`."""
     actions = floats(policy.actions)
@@ -501,7 +507,7 @@ def _mode(policy, head, lanes_used):
                 actions[j * BLOCK + i] = output
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _sample(policy, head, noise, lanes_used):
     """Draw the block's actions; `noise` is (samples, n_actions)."""
     actions = floats(policy.actions)
@@ -537,8 +543,9 @@ def _sample(policy, head, noise, lanes_used):
                 actions[j * BLOCK + i] = np.float32(1) if noise[i * policy.n_actions + j] < p1 else np.float32(0)
 
 
-@njit(**_compiled)
-def _log_prob_and_entropy(policy, head, lanes):
+@njit(**compiled)
+def log_prob_and_entropy(policy, head, lanes):
+    """Log π of the block's actions, and H(π), after `read_distribution`."""
     actions = floats(policy.actions)
     outputs = floats(head.output)
     log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
@@ -575,11 +582,11 @@ def _log_prob_and_entropy(policy, head, lanes):
                 entropy[i] += softplus - z * p1
 
 
-@njit(**_reassociated)
-def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_reference, kl_coef):
+@njit(**reassociated)
+def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_reference, kl_coef):
     """`delta` of the actor's heads: of the loss -Σ factor (objective + ent_coef H - kl_coef KL), given ψ in `weights`.
 
-    KL(π || π_ref) counts where there is a reference, whose outputs `_divergence` has seen.
+    KL(π || π_ref) counts where there is a reference, whose outputs `divergence_from_reference` has seen.
     """
     reference, cross = floats(policy.reference), floats(policy.cross)
     actions = floats(policy.actions)
@@ -629,7 +636,7 @@ def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_ref
         if policy.log_std != 0:
             log_std_grad = floats(policy.log_std_grad)
             for j in range(policy.n_actions):
-                log_std_grad[j] += _sum(floats(head.output + 4 * j * BLOCK), rows)
+                log_std_grad[j] += sum_of(floats(head.output + 4 * j * BLOCK), rows)
         else:
             given = floats(std_head.output)
             std_delta = floats(std_head.delta)
@@ -652,7 +659,7 @@ def _policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_ref
 # Acting
 
 
-@njit(**_reassociated)
+@njit(**reassociated)
 def _sum_of_zeros(numbers, size):
     """0, or NaN if a number is not finite."""
     total = np.float32(0)
@@ -669,7 +676,7 @@ _steps = numba.from_dtype(STEP)[::1]
 _updates = numba.from_dtype(UPDATE)[::1]
 
 
-@njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **_kept)
+@njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **kept)
 def act(policies, towers, layers, steps, t):
     """Draw step t's actions, and write them, their log π, and V.
 
@@ -694,15 +701,15 @@ def act(policies, towers, layers, steps, t):
     check = _sum_of_zeros(observations, size)
     for start in range(0, n_envs, BLOCK):
         rows = min(BLOCK, n_envs - start)
-        lanes = _lanes(rows)
+        lanes = lanes_of(rows)
         if not step.values_only:
             _evaluate(policy, layers, towers[0], observations, start, rows)
-            _distribution(policy, head, std_head, lanes)
+            read_distribution(policy, head, std_head, lanes)
             if step.deterministic:
                 _mode(policy, head, rows)
             else:
                 _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
-            _log_prob_and_entropy(policy, head, rows)
+            log_prob_and_entropy(policy, head, rows)
             for row in range(rows):
                 log_probs[start + row] = log_prob[row]
                 check += log_prob[row] * np.float32(0)
@@ -741,7 +748,7 @@ def act_by_address():
 # Learning
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _estimated_divergence(estimator, log_ratio):
     """An estimate of KL(π || π_ref) from log π - log π_ref, and its derivative: see `objectives.KL_ESTIMATORS`."""
     one = np.float32(1)
@@ -753,13 +760,14 @@ def _estimated_divergence(estimator, log_ratio):
     return inverse_ratio - one + log_ratio, one - inverse_ratio
 
 
-@njit(**_compiled)
-def _load_reference(policy, update, samples, start, rows, lanes):
+@njit(**compiled)
+def _load_reference(policy, update, first, rows, lanes):
     """The reference policy's outputs for a block of samples."""
+    samples = integers(update.samples)
     width = 2 * policy.n_outputs if policy.distribution == GAUSSIAN else policy.n_outputs
     given, reference = floats(update.reference), floats(policy.reference)
     for row in range(rows):
-        place = _stored(update, samples[start + row])
+        place = _stored(update, samples[first + row])
         for j in range(width):
             reference[j * BLOCK + row] = given[place * width + j]
     for j in range(width):
@@ -767,8 +775,8 @@ def _load_reference(policy, update, samples, start, rows, lanes):
             reference[j * BLOCK + row] = 0
 
 
-@njit(**_compiled)
-def _divergence(policy, head, lanes):
+@njit(**compiled)
+def divergence_from_reference(policy, head, lanes):
     """KL(π || π_ref) of a block; for categorical actions also Σ p log q of each, to `cross`."""
     outputs, reference = floats(head.output), floats(policy.reference)
     divergence, cross = floats(policy.divergence), floats(policy.cross)
@@ -805,25 +813,88 @@ def _divergence(policy, head, lanes):
                 divergence[i] += p1 * (z - other) - _softplus(z) + _softplus(other)
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _stored(update, index):
     """Where sample `index` lies: they are numbered environment after environment, and stored step after step."""
     return index % update.n_steps * update.n_envs + index // update.n_steps
 
 
-@njit(**_compiled)
-def _mean_and_deviation(update, samples, count):
-    advantages = floats(update.advantages)
+@njit(**compiled)
+def mean_and_deviation(update, first, count):
+    """What the advantages of a minibatch are shifted and divided by."""
+    if not update.normalize_advantage or count == 1:
+        return np.float32(0), np.float32(1)
+    advantages, samples = floats(update.advantages), integers(update.samples + 8 * first)
     mean, square = 0.0, 0.0
     for i in range(count):
         mean += advantages[_stored(update, samples[i])]
     mean /= count
     for i in range(count):
         square += (advantages[_stored(update, samples[i])] - mean) ** 2
-    return np.float32(mean), np.float32(math.sqrt(square / (count - 1)))
+    return np.float32(mean), np.float32(math.sqrt(square / (count - 1))) + np.float32(1e-8)
 
 
-@njit(**_inlined)
+@njit(**inlined)
+def evaluate_samples(policy, tower, layers, update, first, rows):
+    """Distributions and log π of a block of samples, from number `first` of their order on."""
+    head = layers[tower.first_layer + tower.n_hidden]
+    std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
+    samples, actions = integers(update.samples), floats(policy.actions)
+    observations, taken = floats(update.observations), floats(update.actions)
+    lanes = lanes_of(rows)
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        load_features(policy, tower, observations, row, place)
+        for j in range(policy.n_actions):
+            actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
+    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+    forward(layers, tower, lanes)
+    read_distribution(policy, head, std_head, lanes)
+    log_prob_and_entropy(policy, head, rows)
+
+
+@njit(**inlined)
+def surrogate_delta(policy, head, std_head, update, first, rows, factor, mean, deviation):
+    """`delta` of the actor's heads, of a block after `evaluate_samples`, and the samples' numbers for the log.
+
+    Returns:
+        Sum of (r - 1) - log r, which estimates KL(π_old || π).
+    """
+    samples = integers(update.samples)
+    old_log_probs, advantages = floats(update.old_log_probs), floats(update.advantages)
+    log_probs, entropies = floats(update.log_probs), floats(update.entropies)
+    scaled, coefficients = floats(update.scaled_advantages), floats(update.coefficients)
+    weights, log_prob, entropy = floats(policy.weights), floats(policy.log_prob), floats(policy.entropy)
+    divergences, divergence_of = floats(update.divergences), floats(policy.divergence)
+    reference, kl_coef = floats(update.reference), np.float32(update.kl_coef)
+    lanes = lanes_of(rows)
+    divergence = 0.0
+    for row in range(rows):
+        place = _stored(update, samples[first + row])
+        log_ratio = log_prob[row] - old_log_probs[place]
+        ratio = exp32(log_ratio)
+        divergence += (ratio - np.float32(1)) - log_ratio
+        advantage = (advantages[place] - mean) / deviation
+        weights[row] = call_weight(update.weight, log_prob[row], ratio, advantage, coefficients, update.n_coefficients)
+        if update.penalty != NO_PENALTY and update.penalty != EXACT:
+            divergences[first + row], slope = _estimated_divergence(update.penalty, log_prob[row] - reference[place])
+            weights[row] -= kl_coef * slope
+        scaled[first + row] = advantage
+        log_probs[first + row] = log_prob[row]
+        entropies[first + row] = entropy[row]
+    for row in range(rows, lanes):
+        weights[row] = 0
+    if update.penalty == EXACT:
+        _load_reference(policy, update, first, rows, lanes)
+        divergence_from_reference(policy, head, lanes)
+        for row in range(rows):
+            divergences[first + row] = divergence_of[row]
+    ent_coef, exact = np.float32(update.ent_coef), update.penalty == EXACT
+    policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, exact, kl_coef)
+    return divergence
+
+
+@njit(**inlined)
 def _actor_gradient(policy, tower, layers, update, first, count):
     """Add the gradient of -E[objective + `ent_coef` H] of a minibatch, `count` samples from the `first` one.
 
@@ -832,65 +903,18 @@ def _actor_gradient(policy, tower, layers, update, first, count):
     """
     head = layers[tower.first_layer + tower.n_hidden]
     std_head = layers[tower.first_layer + tower.n_hidden + tower.n_heads - 1]
-    samples = integers(update.samples + 8 * first)
-    observations, taken = floats(update.observations), floats(update.actions)
-    old_log_probs, advantages = floats(update.old_log_probs), floats(update.advantages)
-    log_probs, entropies = floats(update.log_probs + 4 * first), floats(update.entropies + 4 * first)
-    scaled, coefficients = floats(update.scaled_advantages + 4 * first), floats(update.coefficients)
-    actions, weights = floats(policy.actions), floats(policy.weights)
-    log_prob, entropy = floats(policy.log_prob), floats(policy.entropy)
-    divergences, divergence_of = floats(update.divergences + 4 * first), floats(policy.divergence)
-    reference, kl_coef = floats(update.reference), np.float32(update.kl_coef)
     factor = np.float32(update.scale / count)
-    mean, deviation = np.float32(0), np.float32(1)
-    if update.normalize_advantage and count > 1:
-        mean, deviation = _mean_and_deviation(update, samples, count)
-        deviation += np.float32(1e-8)
+    mean, deviation = mean_and_deviation(update, first, count)
     divergence = 0.0
-    for start in range(0, count, BLOCK):
-        rows = min(BLOCK, count - start)
-        lanes = _lanes(rows)
-        for row in range(rows):
-            place = _stored(update, samples[start + row])
-            _load_features(policy, tower, observations, row, place)
-            for j in range(policy.n_actions):
-                actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
-        transpose(tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
-        _forward(layers, tower, lanes)
-        _distribution(policy, head, std_head, lanes)
-        _log_prob_and_entropy(policy, head, rows)
-        for row in range(rows):
-            place = _stored(update, samples[start + row])
-            log_ratio = log_prob[row] - old_log_probs[place]
-            ratio = exp32(log_ratio)
-            divergence += (ratio - np.float32(1)) - log_ratio
-            advantage = (advantages[place] - mean) / deviation
-            weights[row] = call_weight(
-                update.weight, log_prob[row], ratio, advantage, coefficients, update.n_coefficients
-            )
-            if update.penalty != NO_PENALTY and update.penalty != EXACT:
-                divergences[start + row], slope = _estimated_divergence(
-                    update.penalty, log_prob[row] - reference[place]
-                )
-                weights[row] -= kl_coef * slope
-            scaled[start + row] = advantage
-            log_probs[start + row] = log_prob[row]
-            entropies[start + row] = entropy[row]
-        for row in range(rows, lanes):
-            weights[row] = 0
-        if update.penalty == EXACT:
-            _load_reference(policy, update, samples, start, rows, lanes)
-            _divergence(policy, head, lanes)
-            for row in range(rows):
-                divergences[start + row] = divergence_of[row]
-        _policy_delta(
-            policy, head, std_head, np.float32(update.ent_coef), factor, rows, lanes, update.penalty == EXACT, kl_coef
-        )
-        _backward(layers, tower, rows, lanes)
+    for start in range(first, first + count, BLOCK):
+        rows = min(BLOCK, first + count - start)
+        evaluate_samples(policy, tower, layers, update, start, rows)
+        divergence += surrogate_delta(policy, head, std_head, update, start, rows, factor, mean, deviation)
+        backward(layers, tower, rows, lanes_of(rows))
     return divergence / count
 
 
-@njit(**_inlined)
+@njit(**inlined)
 def _critic_gradient(policy, tower, layers, update, first, count):
     """Add the gradient of `vf_coef` E[(R - V)²] of a minibatch, with V clipped around the old value if asked for."""
     head = layers[tower.first_layer + tower.n_hidden]
@@ -902,11 +926,11 @@ def _critic_gradient(policy, tower, layers, update, first, count):
     clip = np.float32(update.value_clip)
     for start in range(0, count, BLOCK):
         rows = min(BLOCK, count - start)
-        lanes = _lanes(rows)
+        lanes = lanes_of(rows)
         for row in range(rows):
-            _load_features(policy, tower, observations, row, _stored(update, samples[start + row]))
-        transpose(tower.input_rows, _rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
-        _forward(layers, tower, lanes)
+            load_features(policy, tower, observations, row, _stored(update, samples[start + row]))
+        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+        forward(layers, tower, lanes)
         for row in range(rows):
             place = _stored(update, samples[start + row])
             moved = value[row] - old_values[place]
@@ -917,10 +941,10 @@ def _critic_gradient(policy, tower, layers, update, first, count):
             values[start + row] = value[row]
         for row in range(rows, lanes):
             delta[row] = 0
-        _backward(layers, tower, rows, lanes)
+        backward(layers, tower, rows, lanes)
 
 
-@njit(**_reassociated)
+@njit(**reassociated)
 def _sum_of_squares(numbers, size):
     total = 0.0
     for start in range(0, size, 4096):
@@ -931,7 +955,7 @@ def _sum_of_squares(numbers, size):
     return total
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _step(update, tensor, shrinking):
     """One step of the optimiser on one tensor, by the formulas of torch.optim."""
     count = 0.0
@@ -971,7 +995,7 @@ def _step(update, tensor, shrinking):
                 value[i] -= rate * g / math.sqrt(square[i] + epsilon)
 
 
-@njit(**_compiled)
+@njit(**compiled)
 def _wait(progress, other, minibatch):
     """Until the other thread has the gradient of this minibatch. Returns False if it gave up."""
     turns = 0
@@ -986,7 +1010,7 @@ def _wait(progress, other, minibatch):
     return True
 
 
-@njit(numba.int64(_policies, _towers, _layers, _tensors, _updates, numba.int64, numba.int64), **_kept)
+@njit(numba.int64(_policies, _towers, _layers, _tensors, _updates, numba.int64, numba.int64), **kept)
 def train(policies, towers, layers, tensors, updates, first_tower, last_tower):
     """All epochs of an update: for each minibatch the gradient, its norm, and a step of the optimiser.
 
@@ -1048,3 +1072,19 @@ def train(policies, towers, layers, tensors, updates, first_tower, last_tower):
                 for number in range(tower.first_tensor, tower.first_tensor + tower.n_tensors):
                     _step(update, tensors[number], shrinking)
     return DONE
+
+
+_of_training = [types.CPointer(numba.from_dtype(dtype)) for dtype in (POLICY, TOWER, LAYER, TENSOR, UPDATE)]
+
+
+def _train_by_address(policies, towers, layers, tensors, updates, first_tower, last_tower):
+    return train(
+        numba.carray(policies, 1), numba.carray(towers, 2), numba.carray(layers, ANY), numba.carray(tensors, ANY),
+        numba.carray(updates, 1), first_tower, last_tower,
+    )  # fmt: skip
+
+
+@cache
+def train_by_address():
+    """`train` as a C function of the tables' addresses; compiled when asynchronous training first asks for it."""
+    return numba.cfunc(numba.int64(*_of_training, numba.int64, numba.int64), nogil=True, cache=True)(_train_by_address)

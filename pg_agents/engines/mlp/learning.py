@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
 from pg_agents.buffers import EstimatorMixin
-from pg_agents.contract import Batches, Loss, Minibatch, NotFiniteError, Penalty, Summary
+from pg_agents.contract import Loss, Minibatch, NotFiniteError, Penalty, Summary
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import not_finite
 from pg_agents.engines.mlp.served import OPTIMIZERS, PENALTIES
@@ -52,11 +53,59 @@ class Pace:
         self._seconds[n_threads] = (time.perf_counter() - start) / n_samples
 
 
-# Arrays of an update that the kernels reach through their addresses.
-_ARRAYS = (
-    *("observations", "actions", "old_log_probs", "advantages", "returns", "old_values", "samples", "coefficients"),
-    *("reference", "norms", "progress", "squares"),
-)
+class Stored:
+    """A rollout as the kernels read it, step after step.
+
+    Args:
+        program: The policy's tables.
+        buffer: The rollout.
+
+    Raises:
+        IndexError: An action is outside its space.
+    """
+
+    def __init__(self, program: Program, buffer: EstimatorMixin) -> None:
+        self._action_space = program.policy.action_space
+        n_steps, n_envs = buffer.values.shape
+        self.n_steps, self.n_envs = int(n_steps), int(n_envs)
+        self.observations = program.rows.pack(buffer.observations, n_steps * n_envs)
+        given: Any = buffer.observations
+        shapes: Any = buffer.obs_shape
+        self._given = (
+            {key: array.reshape(-1, *shapes[key]) for key, array in given.items()}
+            if program.rows.is_dict
+            else given.reshape(-1, *shapes)
+        )
+        self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
+        if program.is_categorical:
+            program.check_actions(self.actions)
+        self.old_log_probs, self.old_values, self.advantages, self.returns = (
+            np.ascontiguousarray(array, dtype=np.float32).reshape(n_steps * n_envs)
+            for array in (buffer.log_probs, buffer.values, buffer.advantages, buffer.returns)
+        )
+
+    def places(self, samples: np.ndarray) -> np.ndarray:
+        """Where these samples lie: they are numbered environment after environment."""
+        places = np.arange(self.n_steps * self.n_envs).reshape(self.n_steps, self.n_envs).T.ravel()
+        return np.asarray(places[samples])
+
+    def observations_at(self, places: np.ndarray) -> Any:
+        """As the buffer's `get` gives them."""
+        if isinstance(self._given, dict):
+            return {key: th.from_numpy(given[places]) for key, given in self._given.items()}
+        return th.from_numpy(self._given[places])
+
+    def actions_at(self, places: np.ndarray) -> th.Tensor:
+        """As the policy takes them."""
+        flat: np.ndarray = self.actions.reshape(self.n_steps * self.n_envs, -1)[places]
+        if isinstance(self._action_space, spaces.Discrete):
+            flat = flat.astype(np.int64).reshape(-1)
+        return th.from_numpy(flat)
+
+
+# Arrays of a rollout and of an update that the kernels reach through their addresses.
+_STORED = ("observations", "actions", "old_log_probs", "advantages", "returns", "old_values")
+_ARRAYS = ("samples", "coefficients", "reference", "norms", "progress", "squares")
 # Those that they write for each sample of each epoch.
 _BY_SAMPLE = ("log_probs", "entropies", "values", "scaled_advantages", "divergences")
 # Those with a row for each epoch.
@@ -69,9 +118,10 @@ class Update:
     Args:
         program: The policy's tables.
         pace: Chooses the number of threads.
-        buffer: The rollout.
+        stored: The rollout.
+        samples: `(epochs, samples)`: in which order they are learnt from.
+        batch_size: Samples of a minibatch; None for all at once.
         loss: The loss.
-        batches: Epochs and size of the minibatches.
         weight: Address of the compiled weight.
     """
 
@@ -80,24 +130,31 @@ class Update:
     values: np.ndarray
     scaled_advantages: np.ndarray
     divergences: np.ndarray
+    actor_begins_at: ClassVar[int] = 0  # minibatches that the actor's thread has gone through
 
     def __init__(
-        self, program: Program, pace: Pace, buffer: EstimatorMixin, loss: Loss, batches: Batches, weight: int
+        self,
+        program: Program,
+        pace: Pace,
+        stored: Stored,
+        samples: np.ndarray,
+        batch_size: int | None,
+        loss: Loss,
+        weight: int,
     ) -> None:
-        self.program, self.pace, self.loss = program, pace, loss
+        self.program, self.pace, self.stored, self.loss = program, pace, stored, loss
         optimizer = program.policy.optimizer
         group, kernels = optimizer.param_groups[0], program.kernels
-        n_steps, n_envs = buffer.values.shape
-        self.samples = buffer.draw_order(batches.batch_size, batches.n_epochs)
-        n_epochs, n_samples = self.samples.shape
-        self.n_samples, self.n_steps, self.n_envs = int(n_samples), int(n_steps), int(n_envs)
-        self.batch_size = int(batches.batch_size or n_samples)
+        self.samples = samples
+        n_epochs, n_samples = samples.shape
+        self.n_samples = int(n_samples)
+        self.batch_size = int(batch_size or n_samples)
         self.trains_critic = loss.trains_critic and bool(program.policies[0]["has_critic"])
         beta_1, beta_2 = group.get("betas", (0, group.get("alpha")))
         row: dict[str, Any] = {
             "n_samples": n_samples,
-            "n_steps": n_steps,
-            "n_envs": n_envs,
+            "n_steps": stored.n_steps,
+            "n_envs": stored.n_envs,
             "n_epochs": n_epochs,
             "batch_size": self.batch_size,
             "trains_critic": self.trains_critic,
@@ -117,21 +174,6 @@ class Update:
             "beta_2": beta_2,
             "epsilon": group["eps"],
         }
-        self.observations = program.rows.pack(buffer.observations, n_steps * n_envs)
-        given: Any = buffer.observations
-        shapes: Any = buffer.obs_shape
-        self._given = (
-            {key: array.reshape(-1, *shapes[key]) for key, array in given.items()}
-            if program.rows.is_dict
-            else given.reshape(-1, *shapes)
-        )
-        self.actions = np.ascontiguousarray(buffer.actions, dtype=np.float32)
-        if program.is_categorical:
-            program.check_actions(self.actions)
-        self.old_log_probs, self.old_values, self.advantages, self.returns = (
-            np.ascontiguousarray(array, dtype=np.float32).reshape(n_steps * n_envs)
-            for array in (buffer.log_probs, buffer.values, buffer.advantages, buffer.returns)
-        )
         self.coefficients = np.array(loss.objective.coefficients, np.float32)
         self.reference = np.zeros(0, np.float32)
         if loss.penalty is not None:
@@ -145,8 +187,10 @@ class Update:
             row[name] = first + number * stride
         self.norms = np.zeros(n_epochs * -(-n_samples // self.batch_size))
         self.progress, self.squares = np.zeros(5, np.int64), np.zeros(4)
-        for name in _ARRAYS:
-            row[name] = getattr(self, name).ctypes.data
+        self.progress[0] = self.actor_begins_at
+        for owner, names in ((stored, _STORED), (self, _ARRAYS)):
+            for name in names:
+                row[name] = getattr(owner, name).ctypes.data
         # All at once: one by one, its numbers take ten times as long.
         self.table = np.array([tuple([row[name] for name in kernels.UPDATE.names])], kernels.UPDATE)
 
@@ -160,7 +204,7 @@ class Update:
             NotFiniteError: A gradient was not finite.
         """
         program, kernels = self.program, self.program.kernels
-        program.bind_optimizer(self.trains_critic)
+        program.bind_optimizer(0, 1 + self.trains_critic)
         if on_epoch is None:
             code, n_begun = self._run_epochs(len(self.samples))
         else:
@@ -174,7 +218,7 @@ class Update:
             raise NotFiniteError(not_finite(self.metrics()["loss"], float(self.norms[n_begun - 1])), n_epochs - 1)
         stopped_by = None
         if self.stopped:
-            stopped_by = mean_kl(self._minibatch(slice(self._start(n_begun - 1), self._end(n_begun - 1))))
+            stopped_by = mean_kl(self.minibatch(slice(self._start(n_begun - 1), self._end(n_begun - 1))))
         return Summary(n_epochs, self.metrics, stopped_by)
 
     def _run_epoch_by_epoch(self, on_epoch: Callable[[], None]) -> tuple[int, int]:
@@ -225,7 +269,7 @@ class Update:
         loss = self.loss
         ends = np.array([self._end(number) for number in range(self.n_begun)])
         lengths = ends - np.array([self._start(number) for number in range(self.n_begun)])
-        batch = self._minibatch(slice(0, int(ends[-1])))
+        batch = self.minibatch(slice(0, int(ends[-1])))
         # The mean over minibatches of the mean over each: samples of a smaller minibatch weigh more.
         share = th.from_numpy(np.repeat(1 / (lengths * self.n_begun), lengths))
 
@@ -237,16 +281,16 @@ class Update:
             parts = {"policy_loss": -loss.objective(batch), "entropy_loss": -batch.entropy}  # type: ignore[operator]
             if self.trains_critic:
                 parts["value_loss"] = (batch.returns - predicted_values(batch, loss.value_clip)) ** 2
+            if loss.penalty is not None:
+                parts["reference_kl"] = th.from_numpy(self.divergences[: int(ends[-1])])
             parts |= loss.metrics(batch)
             divergence = kl_divergence(batch.ratio, batch.log_ratio) if loss.tracks_kl else None
-            spread = deviations(self.program.policy, self._observations(self._stored(last)))
+            spread = deviations(self.program.policy, self.stored.observations_at(self._places(last)))
         metrics = {name: mean(part) for name, part in parts.items()} | spread
         if divergence is not None:
             for epoch in range(-(-self.n_begun // self.per_epoch)):
                 samples = slice(epoch * self.n_samples, (epoch + 1) * self.n_samples)
                 metrics[f"approx_kl_epoch_{epoch + 1}"] = metrics["approx_kl"] = mean(divergence, samples)
-        if loss.penalty is not None:
-            metrics["reference_kl"] = mean(th.from_numpy(self.divergences[: int(ends[-1])]))
         norms = self.norms[: self.n_begun - self.stopped]
         if len(norms):
             metrics["grad_norm"] = float(norms.mean())
@@ -254,19 +298,18 @@ class Update:
         if self.trains_critic:
             total += loss.vf_coef * mean(parts["value_loss"], last)
         if loss.penalty is not None:
-            total += loss.penalty.kl_coef * mean(th.from_numpy(self.divergences[: int(ends[-1])]), last)
+            total += loss.penalty.kl_coef * mean(parts["reference_kl"], last)
         metrics["loss"] = total * loss.scale
         return metrics
 
     def _reference(self, penalty: Penalty) -> np.ndarray:
         """The reference policy's log π of the stored actions, or its outputs, as `kernels.UPDATE` has them."""
-        everything = np.arange(self.n_steps * self.n_envs)
-        observations = self._observations(everything)
+        everything = np.arange(self.stored.n_steps * self.stored.n_envs)
         with th.no_grad(), unchecked_distributions():
-            reference = penalty.reference.get_distribution(observations)
+            reference = penalty.reference.get_distribution(self.stored.observations_at(everything))
             pi: Any = reference.distribution
             if penalty.estimator != "exact":
-                found = reference.log_prob(th.from_numpy(self._actions(everything)))
+                found = reference.log_prob(self.stored.actions_at(everything))
             elif self.program.is_gaussian:
                 found = th.cat([pi.mean, pi.stddev.log()], dim=1)
             else:
@@ -282,33 +325,58 @@ class Update:
         epoch = minibatch // self.per_epoch
         return min(self._start(minibatch) + self.batch_size, (epoch + 1) * self.n_samples)
 
-    def _stored(self, samples: slice) -> np.ndarray:
-        """Where these samples lie in the buffer: they are numbered environment after environment."""
-        places = np.arange(self.n_steps * self.n_envs).reshape(self.n_steps, self.n_envs).T.ravel()
-        return np.asarray(places[self.samples.reshape(-1)[samples]])
+    def _places(self, samples: slice) -> np.ndarray:
+        return self.stored.places(self.samples.reshape(-1)[samples])
 
-    def _minibatch(self, samples: slice) -> Minibatch:
-        stored = self._stored(samples)
+    def minibatch(self, samples: slice) -> Minibatch:
+        """Some of the samples, as the kernels have last seen them."""
+        stored, places = self.stored, self._places(samples)
         return Minibatch(
             log_prob=th.from_numpy(self.log_probs[samples]),
-            old_log_prob=th.from_numpy(self.old_log_probs[stored]),
+            old_log_prob=th.from_numpy(stored.old_log_probs[places]),
             advantages=th.from_numpy(self.scaled_advantages[samples]),
             values=th.from_numpy(self.values[samples]),
-            old_values=th.from_numpy(self.old_values[stored]),
-            returns=th.from_numpy(self.returns[stored]),
+            old_values=th.from_numpy(stored.old_values[places]),
+            returns=th.from_numpy(stored.returns[places]),
             entropy=th.from_numpy(self.entropies[samples]),
             policy=self.program.policy,
-            stored=lambda: (self._observations(stored), th.from_numpy(self._actions(stored))),
+            stored=lambda: (stored.observations_at(places), stored.actions_at(places)),
         )
 
-    def _observations(self, stored: np.ndarray) -> Any:
-        """As the buffer's `get` gives them."""
-        if isinstance(self._given, dict):
-            return {key: th.from_numpy(given[stored]) for key, given in self._given.items()}
-        return th.from_numpy(self._given[stored])
 
-    def _actions(self, stored: np.ndarray) -> np.ndarray:
-        flat: np.ndarray = self.actions.reshape(self.n_steps * self.n_envs, -1)[stored]
-        return (
-            flat.astype(np.int64).reshape(-1) if isinstance(self.program.policy.action_space, spaces.Discrete) else flat
-        )
+class Regression(Update):
+    """An update of the critic alone: the loss is `vf_coef` E[(R - V)²] and has no other part."""
+
+    # To the kernels the actor's thread is far ahead, and its gradient is 0.
+    actor_begins_at = int(np.iinfo(np.int64).max)
+
+    def fit(self) -> None:
+        """Update the critic's parameters. Another thread may use the actor's meanwhile.
+
+        Raises:
+            NotFiniteError: A gradient was not finite.
+        """
+        program, kernels = self.program, self.program.kernels
+        program.bind_optimizer(1, 2)
+        self.table["n_epochs"] = len(self.samples)
+        self.per_epoch = len(self.norms) // len(self.samples)
+        code = self._run(1, 2)
+        self.n_begun = int(self.progress[1])
+        program.count_steps(self.n_begun - (code == kernels.NOT_FINITE))
+        if code == kernels.NOT_FINITE:
+            norm = math.sqrt(self.squares[2 * ((self.n_begun - 1) % 2) + 1])
+            raise NotFiniteError(not_finite(float(self.losses()[-1]), norm))
+
+    def abort(self) -> None:
+        """Make `fit`, running in another thread, end after the present minibatch."""
+        self.progress[2] = 1
+        self.progress[0] = 0
+
+    def losses(self) -> np.ndarray:
+        """E[(R - V)²] of each minibatch, before its step."""
+        starts = np.array([self._start(number) for number in range(self.n_begun)])
+        ends = np.array([self._end(number) for number in range(self.n_begun)])
+        batch = self.minibatch(slice(0, int(ends[-1])))
+        squares = (batch.returns - predicted_values(batch, self.loss.value_clip)) ** 2
+        means: np.ndarray = np.add.reduceat(squares.numpy(), starts) / (ends - starts)
+        return means

@@ -9,15 +9,16 @@ episodes and their statistics, VecNormalize.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numba
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from pg_agents.engines.mlp.simd import call_environment, call_policy, doubles, flags, floats, inner, integers
 
 # As in kernels.py: Numba compiles this file anew when simd.py has changed.
-SIMD = "e821c48403e9"
+SIMD = "22decbbaa0bb"
 
 DONE, NOT_FINITE_OUTPUT, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(5)
 EVENT = 4  # numbers of an event: copy, return, return of the statistics, whether it counts
@@ -280,3 +281,14 @@ def roll(rollouts, t, after):
         t += 1
     progress[0], progress[1], progress[2] = t, n_events, n_transitions
     return code
+
+
+def _roll_by_address(rollouts, t, after):
+    return roll(numba.carray(rollouts, 1), t, after)
+
+
+@cache
+def roll_by_address():
+    """`roll` as a C function of the table's address; compiled when asynchronous training first asks for it."""
+    rollouts = types.CPointer(numba.from_dtype(ROLLOUT))
+    return numba.cfunc(numba.int64(rollouts, numba.int64, numba.int64), nogil=True, cache=True)(_roll_by_address)

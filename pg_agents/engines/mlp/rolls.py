@@ -24,6 +24,7 @@ class Roll:
         rewards: `(N,)` float32 of the last step, before the bootstrap.
         terminated: `(N,)` bool of the last step.
         truncated: `(N,)` bool of the last step; it can be both.
+        current: `(N, n)` float32: observations that follow the last step, as the policy reads them.
         last_observations: `(N, n)` float32: last observations of the episodes that ended in the last step.
     """
 
@@ -35,7 +36,7 @@ class Roll:
         self._env, self._buffer, self._kernels = env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
         self.table = table = np.zeros(1, rolling.ROLLOUT)
-        self._current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
+        self.current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
         self.rewards, self._cut_values = np.zeros((2, n), np.float32)
         self.terminated, self.truncated = env.copies.terminated, env.copies.truncated
@@ -54,7 +55,7 @@ class Roll:
             ("towers", program.towers),
             ("layers", program.layers),
             ("value_step", self._value_step),
-            ("current", self._current),
+            ("current", self.current),
             ("starts", self._starts),
             ("n_finished", self._n_finished),
             ("last", self.last_observations),
@@ -109,13 +110,41 @@ class Roll:
         for name in ("rewards", "env_rewards", "episode_starts", "terminated", "truncated", "final_values"):
             table[name] = getattr(buffer, name).ctypes.data
         table["observations"], table["actions"] = self._actor.inputs.ctypes.data, self._actor.env_inputs.ctypes.data
-        if len(self._events) < buffer.values.size:
-            self._events = np.empty((buffer.values.size, self._kernels.EVENT))
-            self._event_lengths = np.empty(buffer.values.size, np.int64)
-            table["events"], table["event_lengths"] = self._events.ctypes.data, self._event_lengths.ctypes.data
+        self._make_room_for_events(buffer.values.size)
         if isinstance(buffer, EpisodeMixin):
             table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
         self._bound = buffer.values
+
+    def _make_room_for_events(self, size: int) -> None:
+        if len(self._events) < size:
+            self._events = np.empty((size, self._kernels.EVENT))
+            self._event_lengths = np.empty(size, np.int64)
+            self.table["events"], self.table["event_lengths"] = (
+                self._events.ctypes.data,
+                self._event_lengths.ctypes.data,
+            )
+
+    def prepare(self, observations: np.ndarray, starts: np.ndarray, n_steps: int) -> tuple[int, int]:
+        """Be ready for `rolling.roll` to be called elsewhere, for rollouts one after the other.
+
+        Args:
+            observations: As for `run`.
+            starts: As for `run`.
+            n_steps: Of all rollouts together.
+
+        Returns:
+            Addresses of the events, whose steps are those of their rollout, and of the progress.
+        """
+        self._set(observations, starts, 0)
+        self.table["stops_at_end"] = False
+        self._make_room_for_events(n_steps * len(self._starts))
+        self._code = self._kernels.DONE
+        return int(self.table["events"][0]), int(self.table["progress"][0])
+
+    def _set(self, observations: np.ndarray, starts: np.ndarray, first: int) -> None:
+        self.current[:] = observations.reshape(self.current.shape)
+        self._starts[:] = starts
+        self._progress[:] = first, 0, 0
 
     def run(self, observations: np.ndarray, starts: np.ndarray, n_steps: int, stops_at_end: bool) -> int:
         """See `pg_agents.contract.CompiledSteps`."""
@@ -124,9 +153,7 @@ class Roll:
         if self._bound is not buffer.values:
             self._bind()
         first = buffer.pos
-        self._current[:] = observations.reshape(self._current.shape)
-        self._starts[:] = starts
-        self._progress[:] = first, 0, 0
+        self._set(observations, starts, first)
         self.table["stops_at_end"] = stops_at_end
         if self._normalizer is not None:
             self._normalizer.read(self.table)
@@ -174,7 +201,7 @@ class Roll:
     @property
     def observations(self) -> np.ndarray:
         """See `pg_agents.contract.CompiledSteps`."""
-        return self._as_given(self._current)
+        return self._as_given(self.current)
 
     @property
     def starts(self) -> np.ndarray:

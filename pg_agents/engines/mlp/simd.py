@@ -210,7 +210,7 @@ integers = _make_pointer(_i64, types.int64)
 flags = _make_pointer(ir.IntType(8), types.uint8)
 
 
-def _make_function_caller(n_arguments: int) -> Any:
+def make_function_caller(n_arguments: int) -> Any:
     """A call of the C function at an address, whose arguments and result are int64."""
 
     @intrinsic
@@ -225,7 +225,7 @@ def _make_function_caller(n_arguments: int) -> Any:
     return call
 
 
-call_policy, call_environment = _make_function_caller(5), _make_function_caller(10)
+call_policy, call_environment = make_function_caller(5), make_function_caller(10)
 
 
 def _make_caller(n_coefficients: int) -> Any:

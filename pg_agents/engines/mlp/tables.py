@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
 from pg_agents import estimators
@@ -28,6 +29,7 @@ from pg_agents.engines.mlp.served import (
     is_special,
     optimizer_options,
 )
+from pg_agents.engines.state import initial_state
 
 
 def kernels_are_loaded() -> bool:
@@ -106,7 +108,7 @@ class Program:
         for tower, pairs in zip(self.towers, (actor, critic), strict=True):
             # Each has an input of its own, as two threads may fill them.
             tower["input"], tower["input_rows"] = (
-                self._zeros(self._padded(rows.n_features) * kernels.BLOCK) for _ in range(2)
+                self._zeros(self.padded(rows.n_features) * kernels.BLOCK) for _ in range(2)
             )
             extra = policy.log_std if pairs is actor and has_log_std else None
             n_heads = 0 if not pairs else 2 if pairs is actor and hasattr(policy, "log_std_net") else 1
@@ -115,7 +117,8 @@ class Program:
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
         self._remember()
 
-    def _padded(self, size: int) -> int:
+    def padded(self, size: int) -> int:
+        """A number of float32 numbers, rounded up to whole vectors."""
         lanes: int = self.kernels.LANES
         return -(-size // lanes) * lanes
 
@@ -143,14 +146,14 @@ class Program:
         block, n_hidden = self.kernels.BLOCK, len(pairs) - n_heads
         tower["first_layer"], tower["n_hidden"], tower["n_heads"] = first, n_hidden, n_heads
         tower["first_tensor"] = len(self.parameters)
-        size = sum(linear.out_features * (self._padded(linear.in_features) + 1) for linear, _ in pairs)
+        size = sum(linear.out_features * (self.padded(linear.in_features) + 1) for linear, _ in pairs)
         size += 0 if extra is None else extra.numel()
         gradient = tower["gradient"] = self._zeros(size)
         tower["gradient_size"] = size
         input_, input_rows = tower["input"], tower["input_rows"]
         for index, (linear, activation) in enumerate(pairs, first):
             layer = self.layers[index]
-            n_in, n_out, width = linear.in_features, linear.out_features, self._padded(linear.in_features)
+            n_in, n_out, width = linear.in_features, linear.out_features, self.padded(linear.in_features)
             layer["n_in"], layer["n_out"] = n_in, n_out
             layer["activation"] = getattr(self.kernels, ACTIVATIONS[type(activation)])
             layer["slope_below_0"] = getattr(activation, "alpha", getattr(activation, "negative_slope", 0))
@@ -163,9 +166,9 @@ class Program:
             layer["zero"] = self._zero
             for name in ("output", "derivative", "delta"):
                 # Rows up to a multiple of 16: they are transposed in tiles.
-                layer[name] = self._zeros(self._padded(n_out) * block)
+                layer[name] = self._zeros(self.padded(n_out) * block)
             if index < first + n_hidden:
-                input_, input_rows = layer["output"], self._zeros(block * self._padded(n_out))
+                input_, input_rows = layer["output"], self._zeros(block * self.padded(n_out))
         if extra is not None:
             self.policies["log_std"], self.policies["log_std_grad"] = extra.data_ptr(), gradient
             self._add_tensor(extra, 1, extra.numel(), gradient, extra.numel())
@@ -223,6 +226,11 @@ class Program:
                 return False
         return not any(self._hooks) and vars(self.policy).keys().isdisjoint(REPLACEABLE)
 
+    def gradient(self) -> np.ndarray:
+        """The memory of the actor's gradient, as the kernels lay it out: each row of a weight begins a new vector."""
+        tower = self.towers[0]
+        return _floats(int(tower["gradient"]), int(tower["gradient_size"]))
+
     def outputs(self) -> tuple[np.ndarray, np.ndarray]:
         """The memory of the actor's outputs and of what is computed from them, each `(n_outputs, 64)`.
 
@@ -231,10 +239,7 @@ class Program:
         tower = self.towers[0]
         head = self.layers[tower["first_layer"] + tower["n_hidden"]]
         shape = int(head["n_out"]), self.kernels.BLOCK
-        outputs, computed = (
-            np.ctypeslib.as_array((ctypes.c_float * (shape[0] * shape[1])).from_address(int(head[name])))
-            for name in ("output", "delta")
-        )
+        outputs, computed = (_floats(int(head[name]), shape[0] * shape[1]) for name in ("output", "delta"))
         return outputs.reshape(shape), computed.reshape(shape)
 
     def fits(self, policy: ActorCriticPolicy) -> bool:
@@ -250,15 +255,32 @@ class Program:
             and [optimizer_options(group) for group in optimizer.param_groups] == self._options
         )
 
-    def bind_optimizer(self, trains_critic: bool) -> None:
-        """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would."""
+    def bind_optimizer(self, first_tower: int, last_tower: int) -> None:
+        """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would.
+
+        Args:
+            first_tower: Of those that are trained.
+            last_tower: And one beyond.
+        """
         optimizer = self.policy.optimizer
-        n_trained = len(self.parameters) if trains_critic else int(self.towers[0]["n_tensors"])
-        if (optimizer, n_trained) != self._bound or not self._state_is_bound(optimizer):
-            self._bind_state(optimizer, self.parameters[:n_trained])
-            self._bound = optimizer, n_trained
+        first, last = self.towers[first_tower], self.towers[last_tower - 1]
+        trained = slice(int(first["first_tensor"]), int(last["first_tensor"] + last["n_tensors"]))
+        if (optimizer, trained) != self._bound or not self._state_is_bound(optimizer):
+            self._bind_state(optimizer, trained)
+            self._bound = optimizer, trained
         rates = np.array([group["lr"] for group in optimizer.param_groups])
         self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
+
+    @contextmanager
+    def moving(self, parameters: Sequence[th.Tensor]) -> Iterator[None]:
+        """Let steps move these, in the order of the policy's own, while gradients are taken at the policy's own."""
+        moved = dict(zip(map(id, self.policy.parameters()), parameters, strict=True))
+        addresses = [moved[id(parameter)].data_ptr() for parameter in self.parameters]
+        self.tensors["value"] = addresses
+        try:
+            yield
+        finally:
+            self.tensors["value"] = self.addresses
 
     def _state_is_bound(self, optimizer: th.optim.Optimizer) -> bool:
         """Whether the optimiser's state is where the tables say."""
@@ -269,20 +291,21 @@ class Program:
                 return False
         return True
 
-    def _bind_state(self, optimizer: th.optim.Optimizer, trained: list[th.Tensor]) -> None:
+    def _bind_state(self, optimizer: th.optim.Optimizer, trained: slice) -> None:
         group_of = {
             id(parameter): number
             for number, group in enumerate(optimizer.param_groups)
             for parameter in group["params"]
         }
         self._groups = np.array([group_of[id(parameter)] for parameter in self.parameters])
-        self._states = [optimizer.state[parameter] for parameter in trained]
+        self._states = [optimizer.state[parameter] for parameter in self.parameters[trained]]
         self._bound_tensors: list[tuple[dict[str, Any], str, th.Tensor, int]] = []
         adam = isinstance(optimizer, th.optim.Adam)
         names = {"mean": "exp_avg", "square": "exp_avg_sq"} if adam else {"square": "square_avg"}
-        for row, parameter, state in zip(self.tensors, trained, self._states, strict=False):
+        tensors = self.tensors[trained], self.parameters[trained], self._states
+        for row, parameter, state in zip(*tensors, strict=True):
             if not state:
-                _initialise(optimizer, parameter, state)
+                state.update(initial_state(optimizer, parameter))
             row["step"] = 0
             for column, name in {**names, "step": "step"}.items():
                 tensor = state[name]
@@ -300,18 +323,12 @@ class Program:
                 state["step"] += n_steps
 
 
+def _floats(address: int, size: int) -> np.ndarray:
+    """The numbers at an address."""
+    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
+
+
 def _sizes(action_space: spaces.Space[Any]) -> list[int]:
     if isinstance(action_space, spaces.Discrete):
         return [int(action_space.n)]
     return [int(n) for n in action_space.nvec] if isinstance(action_space, spaces.MultiDiscrete) else []
-
-
-def _initialise(optimizer: th.optim.Optimizer, parameter: th.Tensor, state: dict[str, Any]) -> None:
-    """The optimiser's own first state."""
-    tf_like = isinstance(optimizer, RMSpropTFLike)
-    state["step"] = 0 if tf_like else th.tensor(0.0)
-    if isinstance(optimizer, th.optim.Adam):
-        state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
-        state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].detach(), state["exp_avg_sq"].detach()
-    else:
-        state["square_avg"] = (th.ones_like if tf_like else th.zeros_like)(parameter).detach()

@@ -1,4 +1,4 @@
-"""`pg-zoo crosscheck`: the standing proof that our PPO and A2C are SB3's, for every entry of the zoo.
+"""`pg-zoo crosscheck`: the standing proof that our PPO, A2C and TRPO are SB3's, for every entry of the zoo.
 
 Parameters after a few updates are compared bit for bit on the engine that reproduces SB3. The scores of whole trainings
 on the default engine are put to an equivalence test, which shows that two means lie close together, where an ordinary
@@ -79,10 +79,10 @@ def crosscheck(args: CrosscheckOptions) -> int:
 def _selected(algos: Sequence[str], envs: Sequence[str] | None) -> list[Entry]:
     """The entries that were asked for."""
     with one_line(registry.PluginError):
-        counterparts = [name for name in registry.algorithms() if f"sb3/{name}" in registry.reference_algorithms()]
+        counterparts = [name for name in registry.algorithms() if registry.reference_of(name) is not None]
     for algo in algos:
         if algo not in counterparts:
-            raise UserError(f"--algos: SB3 has no {algo!r}. Known: {', '.join(counterparts)}.")
+            raise UserError(f"--algos: SB3 and sb3-contrib have no {algo!r}. Known: {', '.join(counterparts)}.")
     found = [entry for entry in entries() if entry.algo in algos]
     known = {entry.env for entry in found}
     for env in envs or ():

@@ -1,1 +1,1 @@
-"""The comparison of our PPO and A2C with SB3's own."""
+"""The comparison of our algorithms with those of the same name in SB3 and sb3-contrib."""

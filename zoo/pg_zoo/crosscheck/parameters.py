@@ -1,4 +1,7 @@
-"""Our parameters and SB3's after a few updates, compared bit for bit on the engine that reproduces SB3."""
+"""Our parameters and the reference's after a few updates, compared bit for bit on the engine that reproduces them.
+
+The reference is the algorithm of the same name in SB3 or sb3-contrib; "SB3" stands for both in what users read.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.utils import set_random_seed
 
+from pg_agents import registry
 from pg_agents.arguments import constructor_arguments
 from pg_zoo.errors import UserError
 from pg_zoo.lookup import find_algorithm
@@ -87,14 +91,30 @@ def compare_parameters(cell: Cell, updates: int) -> ParameterCheck:
 
 
 def counterpart(cell: Cell) -> Cell:
-    """The same training with SB3's class, which has no engines."""
+    """The same training with SB3's class, which has no engines.
+
+    Raises:
+        UserError: There is none.
+    """
     hyperparams = {name: value for name, value in cell.hyperparams.items() if name != "engine"}
-    return replace(cell, algo=f"sb3/{cell.algo}", hyperparams=hyperparams)
+    return replace(cell, algo=counterpart_of(cell.algo), hyperparams=hyperparams)
+
+
+def counterpart_of(algo: str) -> str:
+    """The name of SB3's class for the same algorithm.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = registry.reference_of(algo)
+    if found is None:
+        raise UserError(f"Neither SB3 nor sb3-contrib, if it is installed, has {algo!r}.")
+    return found
 
 
 def missing_in_sb3(cell: Cell) -> list[str]:
     """The hyperparameters of a cell that our class has and SB3's has not."""
-    ours, theirs = (constructor_arguments(find_algorithm(algo)) for algo in (cell.algo, f"sb3/{cell.algo}"))
+    ours, theirs = (constructor_arguments(find_algorithm(algo)) for algo in (cell.algo, counterpart_of(cell.algo)))
     return sorted(set(cell.hyperparams) & set(ours) - {*theirs, "engine"})
 
 

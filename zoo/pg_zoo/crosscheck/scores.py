@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pg_zoo.crosscheck.parameters import SEED, counterpart
+from pg_zoo.crosscheck.parameters import SEED, counterpart, counterpart_of
 from pg_zoo.errors import UserError
 from pg_zoo.evidence.scored import published
 from pg_zoo.results.scales import Mark, find_scale
@@ -113,7 +113,7 @@ def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin:
     stored = read_cells(folder)
     ours, theirs = (
         [one for one in stored.get((algo, cell.env), []) if SEED <= one["seed"] < SEED + seeds]
-        for algo in (cell.algo, f"sb3/{cell.algo}")
+        for algo in (cell.algo, counterpart_of(cell.algo))
     )
     failed = 2 * seeds - len(ours) - len(theirs)
     for one in (*ours, *theirs):

@@ -36,8 +36,8 @@ _HEAD = """\
 <!-- Written by `{command}`. -->
 # The cross-check with Stable-Baselines3
 
-Is our PPO Stable-Baselines3's PPO, and our A2C its A2C? For each of these entries of the zoo, both are trained with the
-entry's hyperparameters, wrappers and normalisation, and compared.
+Is our PPO Stable-Baselines3's PPO, our A2C its A2C, and our TRPO sb3-contrib's? For each of these entries of the zoo,
+both are trained with the entry's hyperparameters, wrappers and normalisation, and compared.
 
 - date: {date}
 - command: `{command}`

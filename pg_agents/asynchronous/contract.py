@@ -1,0 +1,171 @@
+"""The vocabulary of asynchronous training.
+
+| who      | says to  | with                                                                |
+|----------|----------|---------------------------------------------------------------------|
+| parent   | worker   | `Order`: make some updates                                          |
+| worker   | parent   | `Report`: the steps that were taken, and how the updates went       |
+| worker   | memory   | `Link`: pull the shared parameters, push a gradient                 |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from pg_agents.contract import Engine, Loss, Summary
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker has to do next.
+
+    Attributes:
+        n_updates: Updates to make, each from a rollout of its own.
+        first_step: Steps that were ordered before, from all workers: it decides the values of schedules.
+        total_timesteps: Of the training.
+        wants_metrics: The report must have the metrics of the last update.
+    """
+
+    n_updates: int
+    first_step: int
+    total_timesteps: int
+    wants_metrics: bool = False
+
+
+@dataclass
+class Staleness:
+    """Updates of the shared parameters between a worker's pull and its push, over some updates.
+
+    Attributes:
+        count: Number of updates.
+        total: Sum.
+        largest: Of a single one.
+    """
+
+    count: int = 0
+    total: int = 0
+    largest: int = 0
+
+    def add(self, other: Staleness) -> None:
+        """Count those of another."""
+        self.count += other.count
+        self.total += other.total
+        self.largest = max(self.largest, other.largest)
+
+    @property
+    def mean(self) -> float:
+        """Of an update."""
+        return self.total / max(self.count, 1)
+
+
+@dataclass
+class Report:
+    """What a worker has done; its arrays have one row for each step of its environments.
+
+    Attributes:
+        n_updates: Updates made.
+        rewards: `(S, N)`, as the agent sees them.
+        dones: `(S, N)` bool.
+        infos: Of the steps in which an episode ended, by row.
+        returns: Of the episodes that ended, in the environment's own rewards.
+        staleness: Of the updates.
+        seconds: That the order took.
+        metrics: Of the last update, by their key in the log, with the outputs that leave them out; empty where they
+            were not asked for.
+        n_epochs: Passes over rollouts, as `train/n_updates` counts them.
+    """
+
+    n_updates: int
+    rewards: np.ndarray
+    dones: np.ndarray
+    infos: dict[int, list[dict[str, Any]]]
+    returns: list[float]
+    staleness: Staleness
+    seconds: float
+    metrics: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    n_epochs: int = 0
+
+    def followed_by(self, other: Report) -> Report:
+        """The report of what this one and the next one of the same worker tell."""
+        n_steps = len(self.rewards)
+        staleness = Staleness()
+        staleness.add(self.staleness)
+        staleness.add(other.staleness)
+        return Report(
+            self.n_updates + other.n_updates,
+            np.concatenate([self.rewards, other.rewards]),
+            np.concatenate([self.dones, other.dones]),
+            self.infos | {n_steps + step: infos for step, infos in other.infos.items()},
+            self.returns + other.returns,
+            staleness,
+            self.seconds + other.seconds,
+            other.metrics,
+            self.n_epochs + other.n_epochs,
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """The random state in which a worker begins.
+
+    Attributes:
+        seed: Of its environments; None leaves them as they are.
+        generator: From which the compiled engine draws; None for one that torch's generator seeds.
+        torch: State of torch's generator, or a seed for it.
+        numpy: State of NumPy's global generator, or a seed for it.
+    """
+
+    seed: int | None
+    generator: np.random.Generator | None
+    torch: th.Tensor | int
+    numpy: Any
+
+
+class Link(Protocol):
+    """A worker's way to the shared parameters."""
+
+    def pull(self, policy: ActorCriticPolicy) -> None:
+        """Copy the shared parameters into the policy, which then acts for one rollout."""
+        ...
+
+    def push(self, engine: Engine, policy: ActorCriticPolicy, buffer: RolloutBuffer, loss: Loss) -> Summary:
+        """Apply the gradient of the loss, at the parameters that were pulled, to the shared parameters.
+
+        Raises:
+            NotFiniteError: The gradient is not finite, and was not applied.
+        """
+        ...
+
+    @property
+    def staleness(self) -> int:
+        """Updates of the shared parameters between the last pull and the push that followed it."""
+        ...
+
+
+class Backend(Protocol):
+    """Where workers run. Each of them carries out its orders one after the other."""
+
+    def submit(self, worker: int, order: Order) -> None:
+        """Give a worker an order; it may have others to carry out before."""
+        ...
+
+    def next_report(self) -> tuple[int, Report]:
+        """Wait for a report; which worker's it is, and the report.
+
+        Raises:
+            Exception: A worker's error, or a `RuntimeError` for a worker that has died.
+        """
+        ...
+
+    def write_back(self, policy: ActorCriticPolicy) -> None:
+        """Copy the shared parameters, and the optimiser's state, into the parent's policy."""
+        ...
+
+    def close(self) -> None:
+        """End all workers, whatever they do. May be called twice."""
+        ...
