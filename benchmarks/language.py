@@ -1,18 +1,22 @@
 """Language models: algorithms at equal tokens, the price of KL divergence, reward models, and flattery.
 
-    python benchmarks/language.py    # 3 reward models x 3 seeds; writes benchmarks/results/language.{md,json,png}
+    python benchmarks/language.py         # all of it, 3 reward models x 3 seeds, about 2 CPU hours
+    python benchmarks/language.py beta    # a part: algorithms, beta, pairs or sycophancy
 
-The task is `pg/Reviews-v0`. One small GPT-2 is fine-tuned on 20,000 reviews, and each reward model learns from its own
-pairs of that model's texts, which a rater with the gold reward compares. Every algorithm writes the same number of
-tokens. J is the reward less β KL of 4,096 texts of the last policy; J* is β log E_ref[exp(r/β)], from 100,000 texts of
-the fine-tuned model. `--only` computes a part: algorithms, beta, pairs or sycophancy.
+Each part writes benchmarks/results/language_<part>.{md,json}. The task is `pg/Reviews-v0`. One small GPT-2 is fine-
+tuned on 20,000 reviews, and each reward model learns from its own pairs of that model's texts, which a rater with the
+gold reward compares. A text that is cut costs 3, for reward models say nothing of such texts. Every algorithm writes
+the same number of tokens. J is the reward less β KL of 4,096 texts of the last policy; J* is β log E_ref[exp(r/β)],
+from 100,000 texts of the fine-tuned model.
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -22,6 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from study import arguments, mean_and_interval, run_all, write
 
 from pg_agents.language import (
+    Completions,
     DirectPreference,
     LanguageGRPO,
     LanguagePPO,
@@ -33,8 +38,7 @@ from pg_agents.language import (
     small_gpt2,
     word_tokenizer,
 )
-from pg_agents.language.models import run
-from pg_agents.language.texts import Completions
+from pg_agents.language.models import language_model, run
 from pg_envs import reviews
 from pg_envs.reviews import sycophancy
 
@@ -47,6 +51,7 @@ BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
 PAIRS = (100, 300, 1000, 3000, 10_000)
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BEST_OF = (4, 16, 64)
+CUT = 3.0  # what a cut text costs
 
 ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "PPO": (LanguagePPO, {}),
@@ -61,53 +66,105 @@ ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
+class Material:
+    """Where a process finds the fine-tuned model and a reward model.
+
+    Attributes:
+        folder: Folder of all models.
+        n_pairs: Preferences that the reward model has learnt from.
+        rho: Share of the cases in which the rater wants agreement; None for reviews.
+        scale: Factor for the length of everything.
+    """
+
+    folder: str
+    n_pairs: int = N_PAIRS
+    rho: float | None = None
+    scale: float = 1.0
+
+    @property
+    def sft(self) -> Path:
+        """Folder of the fine-tuned model."""
+        return Path(self.folder) / ("reviews" if self.rho is None else "answers")
+
+    def reward(self, seed: int) -> Path:
+        """Folder of the reward model of a seed."""
+        return Path(self.folder) / f"reward_{self.n_pairs}_{self.rho}_{seed}"
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts."""
+        return reviews.PROMPTS if self.rho is None else sycophancy.OPINIONS
+
+    @property
+    def longest(self) -> int:
+        """Words of the longest text, the end included."""
+        return reviews.MAX_LENGTH if self.rho is None else 4
+
+    def repeated(self, n: int) -> list[str]:
+        """The prompts in turn, n of them."""
+        return [self.prompts[i % len(self.prompts)] for i in range(n)]
+
+    def size(self, n: int, at_least: int = 40) -> int:
+        """A number, scaled."""
+        return max(int(n * self.scale), at_least)
+
+
+@dataclass(frozen=True)
 class Task:
     """A run: an algorithm with its price on a reward model."""
 
-    part: str
     algorithm: str
-    kl_coef: float = 0.1
-    n_pairs: int = N_PAIRS
-    rho: float | None = None
-    scale: float = field(default=1.0)
-
-    @property
-    def name(self) -> str:
-        """For `--only`."""
-        return f"{self.part} {self.algorithm} {self.kl_coef} {self.n_pairs} {self.rho}"
+    kl_coef: float
+    material: Material
 
 
-@lru_cache(maxsize=2)
-def fine_tuned(flattery: bool, scale: float) -> SupervisedFineTuning:
-    """The language model that all runs of a part start from; each process trains it once, with the same result."""
+def fine_tune(material: Material) -> None:
+    """The language model that all runs of a part start from."""
+    th.set_num_threads(1)
     th.manual_seed(0)
-    rng, n = np.random.default_rng(0), int(N_EXAMPLES * scale)
-    pairs = sycophancy.answers(n // 4, rng) if flattery else reviews.corpus(n, rng)
-    return SupervisedFineTuning(small_gpt2(TOKENIZER), TOKENIZER, seed=0).fit(pairs)
+    rng, n = np.random.default_rng(0), material.size(N_EXAMPLES)
+    pairs = reviews.corpus(n, rng) if material.rho is None else sycophancy.answers(n // 4, rng)
+    sft = SupervisedFineTuning(small_gpt2(TOKENIZER), TOKENIZER, seed=0).fit(pairs)
+    sft.save(material.sft)
+    written = texts(sft.model, material, material.size(N_REFERENCE), 77)
+    np.savez(material.sft / "texts.npz", tokens=written.tokens, mask=written.mask, n_prompt=written.n_prompt)
 
 
-def texts(model: Any, prompts: list[str], seed: int) -> Completions:
-    """Completions by a model."""
-    return generate(model, TOKENIZER, prompts, generator=th.Generator().manual_seed(seed))
-
-
-def repeated(prompts: Any, n: int) -> list[str]:
-    """The prompts in turn."""
-    return [prompts[i % len(prompts)] for i in range(n)]
-
-
-@lru_cache(maxsize=4)
-def reward_model(task: Task, seed: int) -> tuple[RewardModel, list[tuple[str, str, str]]]:
-    """A reward model of a seed, and the preferences that it has learnt from."""
-    sft, n = fine_tuned(task.rho is not None, task.scale), max(int(task.n_pairs * task.scale), 40)
-    prompts = repeated(reviews.PROMPTS if task.rho is None else sycophancy.OPINIONS, n)
-    first, second = (texts(sft.model, prompts, 10 + 2 * seed + side).texts(TOKENIZER)[1] for side in (0, 1))
+def fit_reward(material: Material, seed: int) -> dict[str, float]:
+    """A reward model, and what is known of it."""
+    th.set_num_threads(1)
+    sft, n = language_model(material.sft), material.size(material.n_pairs)
+    prompts, first = texts(sft, material, n, 10 + 2 * seed).texts(TOKENIZER)
+    _, second = texts(sft, material, n, 11 + 2 * seed).texts(TOKENIZER)
     rng = np.random.default_rng(seed)
-    if task.rho is None:
+    if material.rho is None:
         preferences = reviews.preferences(prompts, first, second, rng)
     else:
-        preferences = sycophancy.rated(prompts, first, second, task.rho, rng)
-    return RewardModel(sft, TOKENIZER, seed=seed).fit(preferences), preferences
+        preferences = sycophancy.rated(prompts, first, second, material.rho, rng)
+    reward = RewardModel(sft, TOKENIZER, max_new_tokens=material.longest, seed=seed).fit(preferences)
+    reward.save(material.reward(seed))
+    (material.reward(seed) / "preferences.json").write_text(json.dumps(preferences))
+    np.save(material.reward(seed) / "rewards.npy", scores(reward, reference_texts(material)))
+    return calibration(reward, sft, material) if material.rho is None else {}
+
+
+def scores(reward: RewardModel, completions: Completions) -> np.ndarray:
+    """The reward of each text, less the price of a cut."""
+    cut = ~completions.ended(TOKENIZER.eos_token_id)
+    found: np.ndarray = (reward.scores(completions).double() - CUT * cut).numpy()
+    return found
+
+
+def reference_texts(material: Material) -> Completions:
+    """Texts of the fine-tuned model."""
+    with np.load(material.sft / "texts.npz") as found:
+        return Completions(th.as_tensor(found["tokens"]), th.as_tensor(found["mask"]), int(found["n_prompt"]))
+
+
+def texts(model: Any, material: Material, n: int, seed: int) -> Completions:
+    """Completions by a model, of the prompts in turn."""
+    draws = th.Generator().manual_seed(seed)
+    return generate(model, TOKENIZER, material.repeated(n), max_new_tokens=material.longest, generator=draws)
 
 
 def kl_divergence(model: Any, reference: Any, completions: Completions) -> float:
@@ -151,80 +208,66 @@ class Curve(BaseCallback):
 def train(task: Task, reward_seed: int, seed: int) -> dict[str, Any]:
     """Train and judge the last policy."""
     th.set_num_threads(1)
-    sft = fine_tuned(task.rho is not None, task.scale)
-    reward, preferences = reward_model(task, reward_seed)
-    prompts = reviews.PROMPTS if task.rho is None else sycophancy.OPINIONS
-    evaluated = repeated(prompts, max(int(N_EVALUATED * task.scale), len(prompts)))
-    started, curve = time.process_time(), Curve()
+    material, curve = task.material, Curve()
+    sft, reward = language_model(material.sft), RewardModel.load(material.reward(reward_seed))
+    started = time.process_time()
     if task.algorithm == "DPO":
-        model = DirectPreference(sft, kl_coef=task.kl_coef, seed=seed).fit(preferences).model
+        preferences = json.loads((material.reward(reward_seed) / "preferences.json").read_text())
+        model = DirectPreference(sft, TOKENIZER, kl_coef=task.kl_coef, seed=seed).fit(preferences).model
     else:
         kind, options = ALGORITHMS[task.algorithm]
-        agent = kind(sft, TOKENIZER, prompts, reward, kl_coef=task.kl_coef, seed=seed, device="cpu", **options)
-        agent.learn(int(N_TOKENS * task.scale), callback=curve if task.rho is None else None, log_interval=None)
+        options = {"kl_coef": task.kl_coef, "max_new_tokens": material.longest, "missing_eos_penalty": CUT, **options}
+        agent = kind(sft, TOKENIZER, material.prompts, reward, seed=seed, device="cpu", **options)
+        callback = curve if material.rho is None else None
+        agent.learn(int(N_TOKENS * material.scale), callback=callback, log_interval=None)
         model = agent.policy.model
     seconds = time.process_time() - started
-    completions = texts(model, evaluated, 1000 + seed)
-    rewards = reward.scores(completions).numpy()
-    kl = kl_divergence(model, sft.model, completions)
-    found = {"kl": kl, "J": float(rewards.mean()) - task.kl_coef * kl, "seconds": seconds, "accuracy": reward.accuracy}
+    n = material.size(N_EVALUATED, len(material.prompts))
+    completions = texts(model, material, n, 1000 + seed)
+    rewards, kl = scores(reward, completions), kl_divergence(model, sft, completions)
+    found = {"kl": kl, "J": float(rewards.mean()) - task.kl_coef * kl, "seconds": seconds}
     written = completions.texts(TOKENIZER)
-    if task.rho is None:
+    if material.rho is None:
         found |= quality(completions, rewards)
-        found["optimum"] = optimum(task, reward_seed)
+        found["optimum"] = optimum(material, reward_seed, task.kl_coef)
         found["curve"] = curve.rows
         found["samples"] = [" ".join(pair) for pair in zip(*written, strict=True)][:3]
+        before = texts(sft, material, 3, 0).texts(TOKENIZER)
+        found["before"] = [" ".join(pair) for pair in zip(*before, strict=True)]
     else:
         found["truth"] = sycophancy.accuracy(*written)
-        found["truth_before"] = sycophancy.accuracy(*texts(sft.model, evaluated, 999).texts(TOKENIZER))
+        found["truth_before"] = sycophancy.accuracy(*texts(sft, material, n, 999).texts(TOKENIZER))
     return found
 
 
-@lru_cache(maxsize=4)
-def reference_rewards(task: Task, reward_seed: int) -> tuple[Completions, np.ndarray]:
-    """Texts of the fine-tuned model with their rewards."""
-    sft = fine_tuned(False, task.scale)
-    completions = texts(sft.model, repeated(reviews.PROMPTS, int(N_REFERENCE * task.scale)), 77)
-    return completions, reward_model(task, reward_seed)[0].scores(completions).double().numpy()
-
-
-def optimum(task: Task, reward_seed: int) -> float:
-    """J* of a reward model at a price; the largest reward at price 0, a lower bound there."""
-    shared = Task("reference", "", 0.1, task.n_pairs, None, task.scale)
-    _, rewards = reference_rewards(shared, reward_seed)
-    if task.kl_coef == 0:
+def optimum(material: Material, reward_seed: int, kl_coef: float) -> float:
+    """J* of a reward model at a price; at price 0 the largest reward found, which is less."""
+    rewards = np.load(material.reward(reward_seed) / "rewards.npy")
+    if kl_coef == 0:
         return float(rewards.max())
-    tilted = rewards / task.kl_coef
-    return float(task.kl_coef * (np.logaddexp.reduce(tilted) - np.log(len(tilted))))
+    return float(kl_coef * (np.logaddexp.reduce(rewards / kl_coef) - np.log(len(rewards))))
 
 
-def best_of(n: int, scale: float, reward_seed: int) -> dict[str, float]:
+def best_of(n: int, material: Material, reward_seed: int) -> dict[str, float]:
     """The best of n texts, from the texts that estimate J*."""
     th.set_num_threads(1)
-    task = Task("reference", "", 0.1, N_PAIRS, None, scale)
-    completions, rewards = reference_rewards(task, reward_seed)
+    completions, rewards = reference_texts(material), np.load(material.reward(reward_seed) / "rewards.npy")
     # The prompts come in turn, so texts of one prompt are as far apart as there are prompts.
-    n_prompts = len(reviews.PROMPTS)
+    n_prompts = len(material.prompts)
     n_groups = len(rewards) // (n * n_prompts)
-    shape = n_groups, n, n_prompts
-    used = rewards[: n_groups * n * n_prompts].reshape(shape)
-    index = np.arange(used.size).reshape(shape)
-    best = np.take_along_axis(index, used.argmax(axis=1)[:, None], axis=1).ravel()[:N_EVALUATED]
+    index = np.arange(n_groups * n * n_prompts).reshape(n_groups, n, n_prompts)
+    best = np.take_along_axis(index, rewards[index].argmax(axis=1)[:, None], axis=1).ravel()[:N_EVALUATED]
     kl = float(np.log(n) - (n - 1) / n)
     found = quality(completions.take(th.as_tensor(best)), rewards[best])
     return {**found, "kl": kl, "J": found["proxy"] - 0.1 * kl}
 
 
-def calibration(n_pairs: int, scale: float, reward_seed: int) -> dict[str, float]:
+def calibration(reward: RewardModel, sft: Any, material: Material) -> dict[str, float]:
     """A reward model against the probabilities with which the rater prefers, on pairs that it has not seen."""
-    th.set_num_threads(1)
-    task = Task("pairs", "PPO", 0.1, n_pairs, None, scale)
-    reward, _ = reward_model(task, reward_seed)
-    sft, prompts = fine_tuned(False, scale), repeated(reviews.PROMPTS, max(int(4000 * scale), 40))
-    sides = [texts(sft.model, prompts, 500 + side) for side in (0, 1)]
+    sides = [texts(sft, material, material.size(4000), 500 + side) for side in (0, 1)]
     gaps = (reward.scores(sides[0]) - reward.scores(sides[1])).double().numpy() * reward.std
-    written = [side.texts(TOKENIZER)[1] for side in sides]
-    golds = [np.array([reviews.gold_reward(*pair) for pair in zip(prompts, text, strict=True)]) for text in written]
+    written = [side.texts(TOKENIZER) for side in sides]
+    golds = [np.array([reviews.gold_reward(*pair) for pair in zip(*both, strict=True)]) for both in written]
     known, predicted = 1 / (1 + np.exp(golds[1] - golds[0])), 1 / (1 + np.exp(-gaps))
     return {
         "accuracy": float(np.where(gaps > 0, known, 1 - known).mean()),  # of the rater's next choice
@@ -234,92 +277,117 @@ def calibration(n_pairs: int, scale: float, reward_seed: int) -> dict[str, float
     }
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+Runs = dict[Task, list[dict[str, Any]]]
+Known = dict[Material, list[dict[str, float]]]
 
 
-def tasks(scale: float) -> list[Task]:
-    """All runs, each reward model and seed of which is a process's call."""
-    return [
-        *(Task("algorithms", name, scale=scale) for name in (*ALGORITHMS, "DPO")),
-        *(Task("beta", "PPO", beta, scale=scale) for beta in BETAS),
-        *(Task("pairs", "PPO", 0.03, n, scale=scale) for n in PAIRS),
-        *(Task("sycophancy", "PPO", 0.1, 2000, rho, scale=scale) for rho in RHOS),
-    ]
+def tasks(part: str, folder: str, scale: float) -> list[Task]:
+    """The runs of a part."""
+    standard = Material(folder, scale=scale)
+    return {
+        "algorithms": [Task(name, 0.1, standard) for name in (*ALGORITHMS, "DPO")],
+        "beta": [Task("PPO", beta, standard) for beta in BETAS],
+        "pairs": [Task("PPO", 0.03, Material(folder, n, scale=scale)) for n in PAIRS],
+        "sycophancy": [Task("PPO", 0.1, Material(folder, 2000, rho, scale)) for rho in RHOS],
+    }[part]
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=3)
+    parser = arguments(__doc__, seeds=3, only=False)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the length of everything (default 1)")
     options = parser.parse_args()
-    chosen = [task for task in tasks(options.scale) if options.only in task.name]
+    wrong = set(options.parts) - set(SECTIONS)
+    if wrong:
+        parser.error(f"`PART` must be one of {', '.join(SECTIONS)}, but is {', '.join(sorted(wrong))}.")
     seeds = range(options.seeds)
-    calls = [(task, one, other) for task in chosen for one in seeds for other in seeds]
-    runs: dict[Task, list[dict[str, Any]]] = {task: [] for task in chosen}
-    for (task, *_), found in zip(calls, run_all(train, calls, options.jobs), strict=True):
-        runs[task].append(found)
-    parts = {task.part for task in chosen}
-    others: dict[str, dict[int, list[dict[str, float]]]] = {}
-    for part, function, numbers in (("algorithms", best_of, BEST_OF), ("pairs", calibration, PAIRS)):
-        if part in parts:
-            extra = [(n, options.scale, seed) for n in numbers for seed in seeds]
-            others[part] = {n: [] for n in numbers}
-            for (n, *_), found in zip(extra, run_all(function, extra, options.jobs), strict=True):
-                others[part][n].append(found)
-    text = "\n\n".join(SECTIONS[part](runs, others.get(part, {})) for part in SECTIONS if part in parts)
-    results = {task.name: found for task, found in runs.items()} | {"others": others}
-    write("language", "Language models", text, results, figure(runs) if "beta" in parts else None, options.output)
-
-
-Runs = dict[Task, list[dict[str, Any]]]
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = {part: tasks(part, folder, options.scale) for part in options.parts or SECTIONS}
+        materials = list(dict.fromkeys(task.material for some in chosen.values() for task in some))
+        one_of_each = {material.sft: material for material in materials}
+        run_all(fine_tune, [(material,) for material in one_of_each.values()], options.jobs)
+        calls = [(material, seed) for material in materials for seed in seeds]
+        known: Known = {material: [] for material in materials}
+        for (material, _), found in zip(calls, run_all(fit_reward, calls, options.jobs), strict=True):
+            known[material].append(found)
+        for part, some in chosen.items():
+            runs: Runs = {task: [] for task in some}
+            calls = [(task, one, other) for task in some for one in seeds for other in seeds]
+            for (task, *_), found in zip(calls, run_all(train, calls, options.jobs), strict=True):
+                runs[task].append(found)
+            text, others = SECTIONS[part](runs, known, options)
+            results = {
+                f"{task.algorithm} {task.kl_coef} {task.material.n_pairs} {task.material.rho}": found
+                for task, found in runs.items()
+            }
+            picture = FIGURES[part](runs, known) if part in FIGURES else None
+            write(f"language_{part}", TITLES[part], text, results | {"others": others}, picture, options.output)
 
 
 def cells(found: list[dict[str, Any]], *names: str) -> list[str]:
     return [mean_and_interval([one[name] for one in found], 2) for name in names]
 
 
-def algorithms_section(runs: Runs, best: dict[int, list[dict[str, float]]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def algorithms_section(runs: Runs, known: Known, options: Any) -> tuple[str, Any]:
     rows = []
     for task, found in runs.items():
-        if task.part == "algorithms":
-            gaps = [one["optimum"] - one["J"] for one in found]
-            rows.append([task.algorithm, *cells(found, "J"), mean_and_interval(gaps, 2)])
-            rows[-1] += [*cells(found, "gold", "kl", "valid"), f"{np.mean([one['seconds'] for one in found]):.0f}"]
+        gaps = [one["optimum"] - one["J"] for one in found]
+        rows.append([task.algorithm, *cells(found, "J"), mean_and_interval(gaps, 2)])
+        rows[-1] += [*cells(found, "gold", "kl", "valid"), f"{np.median([one['seconds'] for one in found]):.0f}"]
+    material = next(iter(runs)).material
+    calls = [(n, material, seed) for n in BEST_OF for seed in range(options.seeds)]
+    best: dict[int, list[dict[str, float]]] = {n: [] for n in BEST_OF}
+    for (n, *_), one in zip(calls, run_all(best_of, calls, options.jobs), strict=True):
+        best[n].append(one)
     for n, several in best.items():
         rows.append([f"best of {n}", *cells(several, "J"), "", *cells(several, "gold", "kl", "valid"), ""])
     head = ["algorithm", "J", "J* - J", "gold", "KL", "well-formed", "CPU s"]
-    return f"## Algorithms at {N_TOKENS:,} tokens, β = .1\n\n{table(head, rows)}"
+    return f"β = .1. Means over {SEEDS}.\n\n{table(head, rows)}", best
 
 
-def beta_section(runs: Runs, _: Any) -> str:
-    rows, samples = [], []
-    for task, found in runs.items():
-        if task.part == "beta":
-            rows.append([f"{task.kl_coef:g}", *cells(found, "proxy", "gold", "kl", "valid", "J", "optimum")])
-            samples += [f"* β = {task.kl_coef:g}: `{text}`" for text in found[0]["samples"]]
+SEEDS = "3 reward models x 3 seeds, with 95 % bootstrap intervals"
+
+
+def beta_section(runs: Runs, _: Known, __: Any) -> tuple[str, Any]:
+    rows = [
+        [f"{task.kl_coef:g}", *cells(found, "proxy", "gold", "kl", "valid", "J", "optimum")]
+        for task, found in runs.items()
+    ]
     head = ["β", "proxy", "gold", "KL", "well-formed", "J", "J*"]
-    return f"## The price of KL divergence (PPO)\n\n{table(head, rows)}\n\n" + "\n".join(samples)
+    first = next(iter(runs.values()))[0]["before"]
+    samples = [f"* before: `{text}`" for text in first]
+    for task, found in runs.items():
+        samples += [f"* β = {task.kl_coef:g}: `{text}`" for text in found[0]["samples"]]
+    return f"Means over {SEEDS}.\n\n{table(head, rows)}\n\n" + "\n".join(samples), {}
 
 
-def pairs_section(runs: Runs, known: dict[int, list[dict[str, float]]]) -> str:
+def pairs_section(runs: Runs, known: Known, _: Any) -> tuple[str, Any]:
     rows = []
     for task, found in runs.items():
-        if task.part == "pairs":
-            fit = known[task.n_pairs]
-            rows.append([f"{task.n_pairs:,}", *cells(fit, "accuracy", "best_accuracy", "error", "slope")])
-            rows[-1] += cells(found, "proxy", "gold", "kl")
+        fit = known[task.material]
+        rows.append([f"{task.material.n_pairs:,}", *cells(fit, "accuracy", "best_accuracy", "error", "slope")])
+        rows[-1] += cells(found, "proxy", "gold", "kl")
     head = ["pairs", "accuracy", "that of the rater's own reward", "error of P", "slope", "proxy", "gold", "KL"]
-    return f"## Reward models, and PPO on them at β = .03\n\n{table(head, rows)}"
+    text = (
+        "Accuracy: of the rater's next choice. Error of P: mean |σ(r_1 - r_2) - P(1 ≻ 2)|, with the rater's own P. "
+        "Slope: of the reward's differences over the gold reward's, before the normalisation; 1 is calibrated. Proxy, "
+        f"gold and KL: PPO at β = .03, {SEEDS}."
+    )
+    return f"{text}\n\n{table(head, rows)}", {f"{material.n_pairs}": fit for material, fit in known.items()}
 
 
-def sycophancy_section(runs: Runs, _: Any) -> str:
-    rows = [
-        [f"{task.rho:g}", *cells(found, "truth_before", "truth", "kl")]
-        for task, found in runs.items()
-        if task.part == "sycophancy"
-    ]
-    return "## Flattery (PPO, β = .1)\n\n" + table(["ρ", "truth before", "truth after", "KL"], rows)
+def sycophancy_section(runs: Runs, _: Known, __: Any) -> tuple[str, Any]:
+    rows = [[f"{task.material.rho:g}", *cells(found, "truth_before", "truth", "kl")] for task, found in runs.items()]
+    text = (
+        "Share of true answers to prompts with a wrong opinion, where the rater prefers agreement with probability ρ. "
+        f"PPO, β = .1; means over {SEEDS}."
+    )
+    return f"{text}\n\n{table(['ρ', 'truth before', 'truth after', 'KL'], rows)}", {}
 
 
 SECTIONS = {
@@ -328,17 +396,21 @@ SECTIONS = {
     "pairs": pairs_section,
     "sycophancy": sycophancy_section,
 }
+TITLES = {
+    "algorithms": f"Language models: algorithms at {N_TOKENS:,} tokens",
+    "beta": "Language models: the price of KL divergence",
+    "pairs": "Language models: the reward model",
+    "sycophancy": "Language models: flattery",
+}
 
 
-def figure(runs: Runs) -> Any:
+def beta_figure(runs: Runs, _: Known) -> Any:
     """Proxy and gold over the square root of the KL divergence, for each β."""
     fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     for task, found in runs.items():
-        if task.part != "beta":
-            continue
+        colour = plt.get_cmap("viridis")(BETAS.index(task.kl_coef) / len(BETAS))
         for one in found:
             rows = np.array(one["curve"])
-            colour = plt.get_cmap("viridis")(BETAS.index(task.kl_coef) / len(BETAS))
             label = f"β = {task.kl_coef:g}" if one is found[0] else None
             for ax, column in zip(axes, (1, 2), strict=True):
                 ax.plot(np.sqrt(np.maximum(rows[:, 3], 0)), rows[:, column], color=colour, alpha=0.6, label=label)
@@ -346,6 +418,40 @@ def figure(runs: Runs) -> Any:
         ax.set(xlabel="√KL(π ‖ π_ref)", title=title)
     axes[0].legend(frameon=False)
     return fig
+
+
+def pairs_figure(runs: Runs, known: Known) -> Any:
+    """Accuracy, and PPO's proxy and gold, over the number of preferences."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    n = [task.material.n_pairs for task in runs]
+    means = lambda rows, name: [np.mean([one[name] for one in found]) for found in rows]  # noqa: E731
+    left.plot(n, means(known.values(), "accuracy"), "o-", label="reward model")
+    left.plot(n, means(known.values(), "best_accuracy"), "k--", label="the rater's own reward")
+    right.plot(n, means(runs.values(), "proxy"), "o-", label="proxy")
+    right.plot(n, means(runs.values(), "gold"), "o-", label="gold")
+    left.set(xscale="log", xlabel="preferences", ylabel="accuracy")
+    right.set(xscale="log", xlabel="preferences", ylabel="reward after PPO, β = .03")
+    for ax in (left, right):
+        ax.legend(frameon=False)
+    return fig
+
+
+def sycophancy_figure(runs: Runs, _: Known) -> Any:
+    """True answers over ρ, before and after."""
+    fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
+    for name, label in (("truth_before", "fine-tuned"), ("truth", "after PPO")):
+        ax.plot(
+            [task.material.rho for task in runs],
+            [np.mean([one[name] for one in f]) for f in runs.values()],
+            "o-",
+            label=label,
+        )
+    ax.set(xlabel="ρ, how often the rater wants agreement", ylabel="true answers to wrong opinions", ylim=(-0.03, 1.03))
+    ax.legend(frameon=False)
+    return fig
+
+
+FIGURES = {"beta": beta_figure, "pairs": pairs_figure, "sycophancy": sycophancy_figure}
 
 
 if __name__ == "__main__":

@@ -23,15 +23,16 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("pg-agents", "stable-baselines3", "gymnasium", "pettingzoo", "torch", "numpy", "numba")
 
 
-def arguments(description: str | None, seeds: int | None) -> argparse.ArgumentParser:
-    """The options of a study: `--only`, `--output` and, if it has seeds, `--seeds` and `--jobs`."""
+def arguments(description: str | None, seeds: int | None, only: bool = True) -> argparse.ArgumentParser:
+    """The options of a study: `--output`, if it has rows `--only`, and if it has seeds `--seeds` and `--jobs`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
         parser.add_argument(
             "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: cores)"
         )
-    parser.add_argument("--only", default="", help="part of the names of the rows to compute")
+    if only:
+        parser.add_argument("--only", default="", help="part of the names of the rows to compute")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     return parser
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pg_agents.contract import Rollout
-from pg_agents.estimators import Bools, Floats
+from pg_agents.estimators import Bools, Floats, reward_to_go, total_return
+
+CREDIT: dict[str, Callable[[Floats, Bools, float], Floats]] = {"episode": total_return, "step": reward_to_go}
+"""What a step is credited with: the return of its whole episode, or the rewards after it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,25 @@ def with_total_returns(episodes: Episodes) -> Episodes:
     """The same episodes, each with its total return at every step: it has one, whichever step asks for it."""
     steps = episodes.returns.shape[-1]
     return Episodes(np.repeat(episodes.returns[..., :1], steps, axis=-1), np.ones_like(episodes.alive))
+
+
+def as_credited(episodes: Episodes, credit: str) -> Episodes:
+    """The same episodes, as they are compared with each other under a name in `CREDIT`."""
+    return episodes if credit == "step" else with_total_returns(episodes)
+
+
+def for_each_step(rollout: Rollout, returns: Floats, compare: Callable[[Episodes], Floats]) -> Floats:
+    """What a comparison of whole episodes says of each step, `(T, N)`; 0 for steps that are not trained on.
+
+    Args:
+        rollout: The steps.
+        returns: Of each step.
+        compare: One number for each step of each episode.
+    """
+    where = places(rollout)
+    found = np.zeros_like(returns)
+    found[rollout.trained_on] = compare(rows(returns[rollout.trained_on], where))[where.episode, where.step]
+    return found
 
 
 def in_groups(episodes: Episodes, group_size: int) -> Episodes:

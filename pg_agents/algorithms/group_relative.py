@@ -24,14 +24,21 @@ from pg_agents.arguments import argument
 from pg_agents.baselines import group_moments
 from pg_agents.buffers import EpisodeMixin
 from pg_agents.contract import Penalty, Rollout
-from pg_agents.episodes import Episodes, in_groups, places, rows, with_total_returns
+from pg_agents.episodes import (
+    CREDIT,
+    Episodes,
+    as_credited,
+    for_each_step,
+    in_groups,
+    places,
+    rows,
+    with_total_returns,
+)
 from pg_agents.estimators import Floats
 from pg_agents.objectives import KL_ESTIMATORS
 from pg_agents.policies import ACTOR_POLICIES, unchecked_distributions
 from pg_agents.priors import frozen_policy
 from pg_agents.tuning import Choice, LogUniform, PowerOfTwo, SearchSpace
-
-CREDIT = {"episode": estimators.total_return, "step": estimators.reward_to_go}
 
 
 class GroupRelative(PolicyGradient):
@@ -111,14 +118,13 @@ class GroupRelative(PolicyGradient):
             assert isinstance(self.rollout_buffer, EpisodeMixin)
             rewards = rewards - self.kl_coef * self._reference_kl(self.rollout_buffer)
         returns = CREDIT[self.credit](rewards, rollout.ends, self.gamma)
-        where = places(rollout)
-        episodes = rows(returns[rollout.trained_on], where)
-        compared = episodes if self.credit == "step" else with_total_returns(episodes)
+        return for_each_step(rollout, returns, self._in_groups), returns
+
+    def _in_groups(self, episodes: Episodes) -> Floats:
         assert self.group_size is not None
-        found = self.advantages(in_groups(compared, self.group_size)).reshape(episodes.returns.shape)
-        weights = np.zeros_like(returns)
-        weights[rollout.trained_on] = (self.episode_weights(episodes) * found)[where.episode, where.step]
-        return weights, returns
+        found = self.advantages(in_groups(as_credited(episodes, self.credit), self.group_size))
+        weighted: Floats = self.episode_weights(episodes) * found.reshape(episodes.returns.shape)
+        return weighted
 
     def episode_weights(self, episodes: Episodes) -> Floats:
         """Factor of each episode's advantages, `(n_episodes, 1)`."""

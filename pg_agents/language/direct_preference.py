@@ -50,7 +50,7 @@ class DirectPreference:
         tokenizer: Any = None,
         *,
         kl_coef: float = 0.1,
-        learning_rate: float = 2e-4,
+        learning_rate: float = 1e-3,
         n_epochs: int = 3,
         batch_size: int = 64,
         max_grad_norm: float = 1.0,

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
-import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
 
-from pg_agents import estimators
 from pg_agents.arguments import argument
 from pg_agents.baselines import LeaveOneOutBaseline, group_moments
 from pg_agents.contract import Objective, Rollout
-from pg_agents.episodes import Episodes, places, rows, with_total_returns
+from pg_agents.episodes import CREDIT, Episodes, as_credited, for_each_step
 from pg_agents.estimators import Floats
 from pg_agents.language.rlhf import LanguageAlgorithm
 from pg_agents.objectives import score_function, score_function_weight
-
-CREDIT = {"episode": estimators.total_return, "step": estimators.reward_to_go}
 
 
 class EpisodeComparison(LanguageAlgorithm):
@@ -35,6 +32,7 @@ class EpisodeComparison(LanguageAlgorithm):
         choices=tuple(CREDIT),
     )
 
+    @abstractmethod
     def compare(self, episodes: Episodes) -> Floats:
         """How good each token was, compared with those of other completions.
 
@@ -44,17 +42,13 @@ class EpisodeComparison(LanguageAlgorithm):
         Returns:
             Of the same shape.
         """
-        raise NotImplementedError
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """The advantages of each completion, and the returns."""
         returns = CREDIT[self.credit](rollout.rewards, rollout.ends, self.gamma)
-        where = places(rollout)
-        episodes = rows(returns[rollout.trained_on], where)
-        compared = self.compare(with_total_returns(episodes) if self.credit == "episode" else episodes)
-        advantages = np.zeros_like(returns)
-        advantages[rollout.trained_on] = compared[where.episode, where.step]
-        return advantages, returns
+        return for_each_step(
+            rollout, returns, lambda episodes: self.compare(as_credited(episodes, self.credit))
+        ), returns
 
 
 class LanguageREINFORCE(EpisodeComparison):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class GroupComparison(EpisodeComparison):
         integer=True,
     )
 
+    @abstractmethod
     def compare_in_groups(self, groups: Episodes) -> Floats:
         """How good each token was, compared with those of its group.
 
@@ -43,7 +45,6 @@ class GroupComparison(EpisodeComparison):
         Returns:
             Of the same shape.
         """
-        raise NotImplementedError
 
     def compare(self, episodes: Episodes) -> Floats:
         """The comparison within each group."""
