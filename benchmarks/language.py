@@ -23,6 +23,7 @@ import matplotlib
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import LinearSchedule
 from study import arguments, mean_and_interval, run_all, write
 
 from pg_agents.language import (
@@ -46,23 +47,31 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 TOKENIZER = word_tokenizer(reviews.WORDS)
-N_EXAMPLES, N_PAIRS, N_TOKENS, N_EVALUATED, N_REFERENCE = 20_000, 1000, 170_000, 4096, 100_000
+N_EXAMPLES, N_PAIRS, N_EVALUATED, N_REFERENCE = 20_000, 1000, 4096, 100_000
+N_TOKENS, N_TOKENS_OF_ANSWERS = 200_000, 40_000
 BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)
 PAIRS = (100, 300, 1000, 3000, 10_000)
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 BEST_OF = (4, 16, 64)
 CUT = 3.0  # what a cut text costs
 
+TO_0 = LinearSchedule(4e-4, 0.0, 1.0)
+FASTER_TO_0 = LinearSchedule(1.2e-3, 0.0, 1.0)
+
 ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "PPO": (LanguagePPO, {}),
-    "REINFORCE, batch mean": (LanguageREINFORCE, {}),
-    "RLOO": (LanguageRLOO, {}),
-    "RLOO, 4 epochs": (LanguageRLOO, {"n_epochs": 4, "learning_rate": 2e-4}),
+    "REINFORCE, batch mean": (LanguageREINFORCE, {"learning_rate": FASTER_TO_0}),
+    "RLOO": (LanguageRLOO, {"n_epochs": 4}),
+    "RLOO, 1 epoch": (LanguageRLOO, {"learning_rate": FASTER_TO_0, "batch_size": 32}),
     "GRPO, KL in the reward": (LanguageGRPO, {}),
     "GRPO, k3 in the loss": (LanguageGRPO, {"kl_in": "loss", "kl_estimator": "k3"}),
     "GRPO, k2 of the text in the loss": (LanguageGRPO, {"kl_in": "loss", "kl_estimator": "k2_sequence"}),
-    **{name: (LanguageGRPO, {"variant": name}) for name in ("dr_grpo", "dapo", "gspo", "cispo")},
+    "Dr. GRPO": (LanguageGRPO, {"variant": "dr_grpo"}),
+    "DAPO": (LanguageGRPO, {"variant": "dapo"}),
+    "GSPO": (LanguageGRPO, {"variant": "gspo"}),
+    "CISPO": (LanguageGRPO, {"variant": "cispo"}),
 }
+MAIN = ("PPO", "REINFORCE, batch mean", "RLOO", "GRPO, KL in the reward")
 
 
 @dataclass(frozen=True)
@@ -111,11 +120,13 @@ class Material:
 
 @dataclass(frozen=True)
 class Task:
-    """A run: an algorithm with its price on a reward model."""
+    """Runs of an algorithm: its price on a reward model, the tokens it writes, and its seeds on each reward model."""
 
     algorithm: str
     kl_coef: float
     material: Material
+    n_tokens: int = N_TOKENS
+    n_seeds: int = 3
 
 
 def fine_tune(material: Material) -> None:
@@ -201,7 +212,7 @@ class Curve(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         gold = [reviews.gold_reward(info["prompt"], info["completion"]) for info in self.locals["infos"]]
-        kl = self.logger.name_to_value["rollout/reference_kl"]
+        kl = self.logger.name_to_value["rollout/sequence_kl"]
         self.rows.append((self.num_timesteps, float(self.locals["rewards"].mean()), float(np.mean(gold)), float(kl)))
 
 
@@ -216,10 +227,16 @@ def train(task: Task, reward_seed: int, seed: int) -> dict[str, Any]:
         model = DirectPreference(sft, TOKENIZER, kl_coef=task.kl_coef, seed=seed).fit(preferences).model
     else:
         kind, options = ALGORITHMS[task.algorithm]
-        options = {"kl_coef": task.kl_coef, "max_new_tokens": material.longest, "missing_eos_penalty": CUT, **options}
+        options = {
+            "learning_rate": TO_0,
+            "kl_coef": task.kl_coef,
+            "max_new_tokens": material.longest,
+            "missing_eos_penalty": CUT,
+            **options,
+        }
         agent = kind(sft, TOKENIZER, material.prompts, reward, seed=seed, device="cpu", **options)
         callback = curve if material.rho is None else None
-        agent.learn(int(N_TOKENS * material.scale), callback=callback, log_interval=None)
+        agent.learn(int(task.n_tokens * material.scale), callback=callback, log_interval=None)
         model = agent.policy.model
     seconds = time.process_time() - started
     n = material.size(N_EVALUATED, len(material.prompts))
@@ -285,15 +302,15 @@ def tasks(part: str, folder: str, scale: float) -> list[Task]:
     """The runs of a part."""
     standard = Material(folder, scale=scale)
     return {
-        "algorithms": [Task(name, 0.1, standard) for name in (*ALGORITHMS, "DPO")],
+        "algorithms": [Task(name, 0.1, standard, n_seeds=3 if name in MAIN else 1) for name in (*ALGORITHMS, "DPO")],
         "beta": [Task("PPO", beta, standard) for beta in BETAS],
-        "pairs": [Task("PPO", 0.03, Material(folder, n, scale=scale)) for n in PAIRS],
-        "sycophancy": [Task("PPO", 0.1, Material(folder, 2000, rho, scale)) for rho in RHOS],
+        "pairs": [Task("PPO", 0.03, Material(folder, n, scale=scale), n_seeds=1) for n in PAIRS],
+        "sycophancy": [Task("PPO", 0.1, Material(folder, 2000, rho, scale), N_TOKENS_OF_ANSWERS) for rho in RHOS],
     }[part]
 
 
 def main() -> None:
-    parser = arguments(__doc__, seeds=3, only=False)
+    parser = arguments(__doc__, seeds=3, only=False)  # of the reward models
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the length of everything (default 1)")
     options = parser.parse_args()
@@ -312,7 +329,7 @@ def main() -> None:
             known[material].append(found)
         for part, some in chosen.items():
             runs: Runs = {task: [] for task in some}
-            calls = [(task, one, other) for task in some for one in seeds for other in seeds]
+            calls = [(task, one, other) for task in some for one in seeds for other in range(task.n_seeds)]
             for (task, *_), found in zip(calls, run_all(train, calls, options.jobs), strict=True):
                 runs[task].append(found)
             text, others = SECTIONS[part](runs, known, options)
@@ -337,7 +354,7 @@ def algorithms_section(runs: Runs, known: Known, options: Any) -> tuple[str, Any
     rows = []
     for task, found in runs.items():
         gaps = [one["optimum"] - one["J"] for one in found]
-        rows.append([task.algorithm, *cells(found, "J"), mean_and_interval(gaps, 2)])
+        rows.append([task.algorithm, f"{len(found)}", *cells(found, "J"), mean_and_interval(gaps, 2)])
         rows[-1] += [*cells(found, "gold", "kl", "valid"), f"{np.median([one['seconds'] for one in found]):.0f}"]
     material = next(iter(runs)).material
     calls = [(n, material, seed) for n in BEST_OF for seed in range(options.seeds)]
@@ -345,9 +362,12 @@ def algorithms_section(runs: Runs, known: Known, options: Any) -> tuple[str, Any
     for (n, *_), one in zip(calls, run_all(best_of, calls, options.jobs), strict=True):
         best[n].append(one)
     for n, several in best.items():
-        rows.append([f"best of {n}", *cells(several, "J"), "", *cells(several, "gold", "kl", "valid"), ""])
-    head = ["algorithm", "J", "J* - J", "gold", "KL", "well-formed", "CPU s"]
-    return f"β = .1. Means over {SEEDS}.\n\n{table(head, rows)}", best
+        rows.append(
+            [f"best of {n}", f"{len(several)}", *cells(several, "J"), "", *cells(several, "gold", "kl", "valid"), ""]
+        )
+    head = ["algorithm", "runs", "J", "J* - J", "gold", "KL", "well-formed", "CPU s"]
+    text = f"β = .1. Means over {SEEDS}; 3 runs are one seed on each reward model."
+    return f"{text}\n\n{table(head, rows)}", best
 
 
 SEEDS = "3 reward models x 3 seeds, with 95 % bootstrap intervals"
@@ -376,7 +396,7 @@ def pairs_section(runs: Runs, known: Known, _: Any) -> tuple[str, Any]:
     text = (
         "Accuracy: of the rater's next choice. Error of P: mean |σ(r_1 - r_2) - P(1 ≻ 2)|, with the rater's own P. "
         "Slope: of the reward's differences over the gold reward's, before the normalisation; 1 is calibrated. Proxy, "
-        f"gold and KL: PPO at β = .03, {SEEDS}."
+        "gold and KL: PPO at β = .03, one seed on each of 3 reward models."
     )
     return f"{text}\n\n{table(head, rows)}", {f"{material.n_pairs}": fit for material, fit in known.items()}
 

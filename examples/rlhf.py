@@ -60,7 +60,7 @@ class Curves(BaseCallback):
                 self.num_timesteps,
                 self.locals["rewards"].mean(),
                 np.mean([reviews.gold_reward(*text) for text in texts]),
-                self.logger.name_to_value["rollout/reference_kl"],
+                self.logger.name_to_value["rollout/sequence_kl"],
                 np.mean([reviews.is_valid(completion) for _, completion in texts]),
             )
         )

@@ -17,6 +17,8 @@ from pg_agents.registry import find_env
 class TextTask(Protocol):
     """What an environment in which an episode is a text tells a language model, as its attribute `text_task`.
 
+    A task may have a `kl_coef`, the price of KL divergence for which its reference scores hold.
+
     Attributes:
         words: The vocabulary, in the order of the tokens; texts have single spaces between words.
         special: The words for padding, beginning and end, by the names `pad`, `bos` and `eos`.

@@ -59,7 +59,7 @@ def best_of_n(
     generator = None if seed is None else th.Generator(model.device).manual_seed(seed)
     repeated = [prompt for prompt in prompts for _ in range(n)]
     found = generate(model, tokenizer, repeated, max_new_tokens=max_new_tokens, generator=generator)
-    rewards = rewards_of(reward, found, tokenizer).reshape(len(prompts), n)
+    written = found.texts(tokenizer)[1]
+    rewards = rewards_of(reward, found, tokenizer, (repeated, written)).reshape(len(prompts), n)
     best = rewards.argmax(axis=1) + n * np.arange(len(prompts))
-    _, completions = found.take(th.as_tensor(best)).texts(tokenizer)
-    return BestOfN(completions, rewards.max(axis=1), math.log(n) - (n - 1) / n)
+    return BestOfN([written[i] for i in best], rewards.max(axis=1), math.log(n) - (n - 1) / n)

@@ -98,7 +98,8 @@ class DirectPreference:
             return -F.logsigmoid(self.kl_coef * (gains[0] - gains[1])).sum()
 
         rows = th.arange(len(preferences))
-        self.history += self._fit.epochs(self.model, rows, loss, pair_sizes(chosen, other))
+        # Dropout would make the policy another than the one that is compared with the reference.
+        self.history += self._fit.epochs(self.model, rows, loss, pair_sizes(chosen, other), dropout=False)
         self.model.eval()
         return self
 

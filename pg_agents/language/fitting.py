@@ -62,7 +62,13 @@ class Fit:
         return order[n_held_out:], order[:n_held_out]
 
     def epochs(
-        self, model: Any, rows: th.Tensor, loss: Callable[[th.Tensor], th.Tensor], sizes: Sizes
+        self,
+        model: Any,
+        rows: th.Tensor,
+        loss: Callable[[th.Tensor], th.Tensor],
+        sizes: Sizes,
+        *,
+        dropout: bool = True,
     ) -> Iterator[float]:
         """Train, one epoch after the other.
 
@@ -71,6 +77,7 @@ class Fit:
             rows: The examples to learn from.
             loss: The sum of the losses of some rows.
             sizes: What the mean is taken over, and the lengths.
+            dropout: Whether the model's dropout is on.
 
         Yields:
             The mean loss of each epoch.
@@ -84,7 +91,7 @@ class Fit:
         schedule = th.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=n_steps + 1)
         generator = self._generator()
         for epoch in range(self.n_epochs):
-            model.train()
+            model.train(dropout)
             total, weight = 0.0, 0.0
             for minibatch in th.split(rows[th.randperm(len(rows), generator=generator)], self.batch_size):
                 optimizer.zero_grad()

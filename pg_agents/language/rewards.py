@@ -48,15 +48,14 @@ def rewards_of(
         if isinstance(part, ScoresTokens) and _same_vocabulary(part.tokenizer, tokenizer):
             found = part.scores(completions).double().cpu().numpy()
         else:
-            texts = completions.texts(tokenizer) if texts is None else texts
-            found = np.array([_number(part, prompt, completion) for prompt, completion in zip(*texts, strict=True)])
+            prompts, written = texts = completions.texts(tokenizer) if texts is None else texts
+            if isinstance(part, ScoresTokens):
+                written = [_with_end(text, tokenizer.eos_token, part.tokenizer.eos_token) for text in written]
+            found = np.array([_number(part, *pair) for pair in zip(prompts, written, strict=True)])
         wrong = np.flatnonzero(~np.isfinite(found))
         if len(wrong):
-            prompts, written = completions.texts(tokenizer)
-            raise ValueError(
-                f"The reward of the prompt {prompts[wrong[0]]!r} with the completion {written[wrong[0]]!r} must be a "
-                f"finite number, but is {found[wrong[0]]}."
-            )
+            prompts, written = texts or completions.texts(tokenizer)
+            raise ValueError(_not_finite(prompts[wrong[0]], written[wrong[0]], found[wrong[0]]))
         total += found
     return total
 
@@ -77,18 +76,32 @@ def check_reward(reward: Any, prompt: str, completion: str) -> None:
                 "`reward` must be a function of (prompt, completion) that returns a number, a RewardModel, or a list "
                 f"of them, but has {part!r}."
             )
-        if not isinstance(part, ScoresTokens):
-            _number(part, prompt, completion)
+        if not isinstance(part, ScoresTokens) and not np.isfinite(found := _number(part, prompt, completion)):
+            raise ValueError(_not_finite(prompt, completion, found))
+
+
+def _not_finite(prompt: str, completion: str, found: float) -> str:
+    return (
+        f"The reward of the prompt {prompt!r} with the completion {completion!r} must be a finite number, but is "
+        f"{found}."
+    )
 
 
 def _number(reward: RewardFunction, prompt: str, completion: str) -> float:
     found = reward(prompt, completion)
-    if np.size(found) != 1:
+    if isinstance(found, th.Tensor):
+        found = found.detach().double().cpu()
+    given = np.asarray(found)
+    if given.size != 1 or given.dtype.kind not in "biuf":
         raise ValueError(
-            f"`reward` must return one number for a prompt and a completion, but returned {np.size(found)} for "
-            f"{prompt!r} and {completion!r}."
+            f"`reward` must return one number for a prompt and a completion, but returned {found!r} for {prompt!r} and "
+            f"{completion!r}."
         )
-    return float(np.asarray(found, dtype=np.float64).reshape(()))
+    return float(given.reshape(()))
+
+
+def _with_end(text: str, old: str, new: str) -> str:
+    return text.removesuffix(old) + new if text.endswith(old) else text
 
 
 def _same_vocabulary(one: Any, other: Any) -> bool:

@@ -98,7 +98,8 @@ class LanguageAlgorithm(Arguments):
     kl_coef: float = argument(
         default=0.1,
         kw_only=True,
-        doc="Price β of a nat of KL divergence from the reference; it changes if `kl_target` is given.",
+        doc="Price β of a nat of KL divergence from the reference; it changes if `kl_target` is given. The default is "
+        "that of the `env`, if it states one.",
         at_least=0,
     )
     kl_target: float | None = argument(
@@ -119,14 +120,17 @@ class LanguageAlgorithm(Arguments):
         kw_only=True,
         doc='Estimate of the KL divergence from the tokens written: `"k1"`, log π/π_ref, whose gradient in the reward '
         'is exact; `"k2"` and `"k3"`; `"k2_sequence"`, ½ (log π/π_ref)² of the whole text, whose gradient in the loss '
-        'is exact. `"k1"` is for the reward only, `"k2_sequence"` for the loss only.',
+        'is exact, unless the mean of the loss weights texts by their length, as `variant="grpo"` does. `"k1"` is for '
+        'the reward only, `"k2_sequence"` for the loss only.',
         choices=(*KL_ESTIMATORS, "k2_sequence"),
     )
     missing_eos_penalty: float = argument(
         default=0.0, kw_only=True, doc="Subtracted from the reward of a completion that was cut.", at_least=0
     )
     mask_cut: bool = argument(
-        default=False, kw_only=True, doc="Learn nothing from completions that were cut (arXiv:2503.14476, section 3.4)."
+        default=False,
+        kw_only=True,
+        doc="Leave completions that were cut out of the loss (arXiv:2503.14476, section 3.4); baselines count them.",
     )
     n_samples: int = argument(
         default=3, kw_only=True, doc="Completions shown in TensorBoard with each log.", at_least=0, integer=True
@@ -137,7 +141,11 @@ class LanguageAlgorithm(Arguments):
         doc="Train low-rank additions only: a `peft.LoraConfig`, or its arguments as a dictionary.",
     )
     gamma: float = argument(default=1.0, kw_only=True)
-    ent_coef: InitVar[float | Schedule] = argument(default=0.0, kw_only=True)
+    ent_coef: InitVar[float | Schedule] = argument(
+        default=0.0,
+        kw_only=True,
+        doc="Coefficient of the entropy of the next token, a mean over tokens whatever the mean of the objective is.",
+    )
     max_grad_norm: InitVar[float | None] = argument(default=1.0, kw_only=True)
     env: InitVar[Any] = argument(
         default=None,
@@ -166,6 +174,8 @@ class LanguageAlgorithm(Arguments):
             if name in values and name != "value_learning_rate":
                 field.check(name, values[name])
         material = Material.of(policy, values)
+        if material.kl_coef is not None and "kl_coef" not in arguments:
+            values["kl_coef"] = material.kl_coef
         for name in values.keys() - {"policy", "env", "device", "stats_window_size", "_init_setup_model"}:
             setattr(self, name, values[name])
         self.tokenizer, self.prompts, self.reward = material.tokenizer, material.prompts, material.reward
@@ -202,6 +212,11 @@ class LanguageAlgorithm(Arguments):
         Raises:
             ValueError: They do.
         """
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError(
+                "`kl_coef` must be above 0 for a `kl_target`, but is 0: it is multiplied until the divergence is on "
+                "target."
+            )
         if self.kl_in == "loss" and self.kl_coef and self.kl_estimator not in KL_IN_LOSS:
             raise ValueError(
                 f"`kl_estimator` must be one of {', '.join(map(repr, KL_IN_LOSS))} for kl_in='loss', but is "
@@ -236,7 +251,10 @@ class LanguageAlgorithm(Arguments):
 
     def _reward_of_tokens(self, prompt: list[int], completion: list[int]) -> float:
         batch = padded([prompt], [completion], self.tokenizer.pad_token_id)
-        return float(self.rewards(batch)[0])
+        prompts, completions = batch.texts(self.tokenizer)
+        if self.prompts is not None:
+            prompts = [self.prompts[self._encoded.index(prompt)]]
+        return float(self.rewards(batch, (prompts, completions))[0])
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -380,8 +398,10 @@ class LanguageAlgorithm(Arguments):
             False if the callback stopped the training.
         """
         callback.on_rollout_start()
-        completions = self._draw([self._encoded[i] for i in self._next_prompts()], self.max_new_tokens)
-        texts = completions.texts(self.tokenizer)
+        assert self.prompts is not None, "learn has asked for them"
+        chosen = self._next_prompts()
+        completions = self._draw([self._encoded[i] for i in chosen], self.max_new_tokens)
+        texts = [self.prompts[i] for i in chosen], completions.texts(self.tokenizer)[1]
         rewards = self.rewards(completions, texts)
         lengths = completions.lengths.cpu().numpy()
         dones = np.ones(len(completions), dtype=np.bool_)
@@ -549,8 +569,8 @@ class LanguageAlgorithm(Arguments):
         found = {
             "reward_mean": float(rewards.mean()),
             "reward_std": float(rewards.std()),
-            "reference_kl": self._kl,
-            "reference_kl_k1": float((scored.log_prob - scored.reference_log_prob).sum(dim=1).mean()),
+            "sequence_kl": self._kl,
+            "sequence_kl_k1": float((scored.log_prob - scored.reference_log_prob).sum(dim=1).mean()),
             "objective": float(rewards.mean()) - self.kl_coef * self._kl,
             "entropy": float(scored.entropy.sum() / lengths.sum()),
             "length_mean": float(lengths.float().mean()),
@@ -628,6 +648,7 @@ class Material:
     prompts: list[str] | None
     reward: Any
     max_new_tokens: int
+    kl_coef: float | None = None
 
     @classmethod
     def of(cls, policy: Any, values: dict[str, Any]) -> Material:
@@ -657,7 +678,7 @@ class Material:
             prompts = list(prompts)
         if reward is not None:
             check_reward(reward, prompts[0] if prompts else "", tokenizer.eos_token)
-        return cls(model, tokenizer, prompts, reward, max_new_tokens)
+        return cls(model, tokenizer, prompts, reward, max_new_tokens, getattr(task, "kl_coef", None))
 
 
 def fine_tuned(task: TextTask, seed: int | None = None) -> SupervisedFineTuning:

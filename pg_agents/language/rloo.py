@@ -63,7 +63,7 @@ class GroupComparison(EpisodeComparison):
         self, completions: Completions, rewards: np.ndarray, scored: Scored, infos: list[dict[str, Any]]
     ) -> None:
         super()._record(completions, rewards, scored, infos)
-        deviations = rewards.reshape(-1, self.group_size).std(axis=1)
+        deviations = rewards.reshape(-1, self.group_size).std(axis=1, ddof=1)
         self.logger.record("rollout/group_std", float(deviations.mean()))
         self.logger.record("rollout/flat_groups", float((deviations == 0).mean()))
 

@@ -71,12 +71,15 @@ class Completions:
             yield everything
             return
         order = self.mask.sum(dim=1).argsort(stable=True)
-        lengths = self.mask.sum(dim=1)[order].tolist()
-        first = 0
-        for last in range(1, len(lengths) + 1):
-            if last == len(lengths) or (last + 1 - first) * lengths[last] > batch_tokens:
+        sides = self.mask[:, : self.n_prompt].sum(dim=1), self.lengths
+        first, widths = 0, [0, 0]  # the columns of a part are its longest prompt and its longest completion
+        for last, row in enumerate(zip(*(side[order].tolist() for side in sides), strict=True)):
+            wider = [max(pair) for pair in zip(widths, row, strict=True)]
+            if last > first and (last + 1 - first) * sum(wider) > batch_tokens:
                 yield order[first:last]
-                first = last
+                first, wider = last, list(row)
+            widths = wider
+        yield order[first:]
 
     def texts(self, tokenizer: Any) -> tuple[list[str], list[str]]:
         """Prompts and completions as words; a completion that ended has the end's word.
@@ -100,11 +103,18 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     Raises:
         ValueError: There is no prompt, or a prompt has no token.
     """
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+    listed = hasattr(prompts, "__len__") and not isinstance(prompts, str)
+    if not listed or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(f"`prompts` must be a list of texts, but is {prompts!r}.")
     if len(prompts) == 0:
         raise ValueError("`prompts` must have at least one text, but is empty.")
     encoded: list[list[int]] = tokenizer(list(prompts))["input_ids"]
+    # Some tokenizers end every text; a prompt goes on.
+    plain, eos = tokenizer(list(prompts), add_special_tokens=False)["input_ids"], [tokenizer.eos_token_id]
+    encoded = [
+        tokens[:-1] if tokens[-1:] == eos and given[-1:] != eos else tokens
+        for tokens, given in zip(encoded, plain, strict=True)
+    ]
     for prompt, tokens in zip(prompts, encoded, strict=True):
         if not tokens:
             raise ValueError(f"`prompts` must not have a text without tokens, but has {prompt!r}.")

@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pg_agents.language import (
@@ -30,6 +31,7 @@ from pg_agents.language import (
     small_gpt2,
     word_tokenizer,
 )
+from pg_agents.language.texts import encode_prompts, padded
 
 TOKENIZER = world.tokenizer()
 every_algorithm = pytest.mark.parametrize("algorithm", [LanguagePPO, LanguageREINFORCE, LanguageRLOO, LanguageGRPO])
@@ -196,6 +198,7 @@ def test_played_token_by_token_the_policy_is_the_one_that_writes():
 def test_stop_callbacks_and_the_progress_bar_count_rightly(capfd):
     made = agent().learn(10_000, callback=StopTrainingOnMaxEpisodes(40), progress_bar=True)
     assert made.num_timesteps < 4 * 3 * 16 + 1
+    assert f"{made.num_timesteps}/10,000" in capfd.readouterr().out.replace(" ", "")
 
 
 def test_the_log_says_how_texts_and_the_kl_divergence_are(tmp_path):
@@ -206,9 +209,9 @@ def test_the_log_says_how_texts_and_the_kl_divergence_are(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
     last = rows[-1]
     assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps", "train/grad_norm", "train/kl_coef"} <= last.keys()
-    assert last["rollout/objective"] == pytest.approx(last["rollout/reward_mean"] - 0.25 * last["rollout/reference_kl"])
-    assert rows[0]["rollout/reference_kl"] == pytest.approx(0, abs=1e-6)
-    assert last["rollout/reference_kl"] > 1e-4
+    assert last["rollout/objective"] == pytest.approx(last["rollout/reward_mean"] - 0.25 * last["rollout/sequence_kl"])
+    assert rows[0]["rollout/sequence_kl"] == pytest.approx(0, abs=1e-6)
+    assert last["rollout/sequence_kl"] > 1e-4
     assert 0 <= last["rollout/flat_groups"] <= 1
     assert 1 <= last["rollout/length_mean"] <= 4
     events = next(tmp_path.glob("events*")).read_bytes()
@@ -225,6 +228,94 @@ def test_the_kl_divergence_is_that_of_all_texts():
     terms = made.policy.score(drawn).kl.sum(dim=1)
     assert float(terms.mean()) == pytest.approx(exact, abs=5 * float(terms.std()) / 64)
     assert exact > 1e-3
+
+
+def test_the_entropy_is_that_of_real_tokens():
+    made = agent(seed=3).learn(1, log_interval=None)
+    texts = made.rollout_buffer.completions
+    assert texts.lengths.min() < texts.lengths.max()
+    entropies, model = [], world.model().requires_grad_(False)
+    for tokens, mask in zip(texts.tokens, texts.mask, strict=True):
+        n = int(mask[: texts.n_prompt].sum())
+        row = tokens[mask][None]
+        log_p = model(input_ids=row, attention_mask=th.ones_like(row)).logits.log_softmax(dim=-1)[0, n - 1 : -1]
+        entropies.append(-(log_p.exp() * log_p).sum(dim=-1))
+    assert made.logger.name_to_value["rollout/entropy"] == pytest.approx(float(th.cat(entropies).mean()), rel=1e-5)
+
+
+# Models and tokenizers
+
+
+def tokenizer_with(template, *special):
+    made = word_tokenizer(world.WORDS, bos="a")
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single=template, special_tokens=[(word, world.WORDS.index(word)) for word in special]
+    )
+    return made
+
+
+def test_rewards_are_told_the_prompts_as_they_were_given():
+    seen = set()
+
+    def reward(prompt, completion):
+        seen.add(prompt)
+        return 0.0
+
+    made = agent(tokenizer=tokenizer_with("b $A", "b"), reward=reward, max_new_tokens=3)
+    made.learn(1)
+    evaluate_policy(made, made.get_env(), n_eval_episodes=8)
+    best_of_n(world.model(), made.tokenizer, ["a", "b a"], reward, 2, max_new_tokens=3)
+    assert seen == {"a", "b a"}
+    assert made.rollout_buffer.completions.tokens[:, :3].unique(dim=0).tolist() == [[0, 3, 2], [3, 3, 2]]
+
+
+def test_prompts_are_not_ended_by_tokenizers_that_end_texts():
+    assert encode_prompts(tokenizer_with("$A <eos>", "<eos>"), ["a", "b a"]) == [[2], [3, 2]]
+
+
+def test_parts_have_at_most_so_many_tokens():
+    texts = padded([[2] * n for n in (10, 1, 3, 3, 2)], [[3] * n for n in (1, 10, 4, 4, 2)], 0)
+    parts = list(texts.parts(25))
+    assert sorted(th.cat(parts).tolist()) == [0, 1, 2, 3, 4]
+    assert max(texts.take(rows).tokens.numel() for rows in parts) <= 25
+    assert len(parts) < 5
+    assert [len(rows) for rows in texts.parts(1)] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    "number", [np.float32(0.5), th.tensor(0.5), th.tensor([0.5], requires_grad=True), np.ones(1) / 2]
+)
+def test_a_reward_may_be_any_kind_of_number(number):
+    made = agent(reward=lambda prompt, completion: number).learn(1)
+    assert made.rollout_buffer.scores.tolist() == [0.5] * 16
+
+
+def test_a_reward_model_with_another_word_for_the_end_sees_the_end():
+    class Judge:
+        tokenizer = word_tokenizer(("<pad>", "</s>", "a", "b"), bos="a", eos="</s>")
+
+        def scores(self, completions):
+            raise AssertionError("the tokens are another vocabulary's")
+
+        def __call__(self, prompt, completion):
+            return float(completion.endswith("</s>")) + 2.0 * ("<eos>" in completion)
+
+    made = agent(reward=Judge()).learn(1)
+    ended = made.rollout_buffer.completions.ended(1).numpy()
+    assert set(ended) == {True, False}
+    np.testing.assert_array_equal(made.rollout_buffer.scores, ended)
+
+
+def test_dropout_is_off():
+    model = world.model()
+    for module in model.modules():
+        if isinstance(module, th.nn.Dropout):
+            module.p = 0.5
+    made = agent(model=model.train(), n_epochs=1, batch_size=None).learn(1, log_interval=None)
+    assert made.logger.name_to_value["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert made.logger.name_to_value["train/grad_norm"] > 0
+    direct = DirectPreference(model, TOKENIZER, n_epochs=1).fit([("a", "b <eos>", "a <eos>")])
+    assert direct.history == pytest.approx([math.log(2)], abs=1e-6)
 
 
 # Files
@@ -304,6 +395,10 @@ class NoEnd:
     eos_token_id, pad_token_id, eos_token = None, 0, None
 
 
+class NoPad:
+    eos_token_id, pad_token_id, eos_token = 1, None, "<eos>"
+
+
 class OnePad:
     eos_token_id = pad_token_id = 1
     eos_token = "<eos>"
@@ -316,13 +411,22 @@ class OnePad:
         ({"prompts": "a"}, ValueError, saying("`prompts`", "list", "'a'")),
         ({"prompts": ["a", ""]}, ValueError, saying("`prompts`", "''")),
         ({"tokenizer": NoEnd()}, ValueError, saying("`tokenizer`", "`eos_token`")),
+        ({"tokenizer": NoPad()}, ValueError, saying("`tokenizer`", "`pad_token`")),
         ({"tokenizer": OnePad()}, ValueError, saying("`tokenizer`", "padding", "<eos>")),
         ({"max_new_tokens": 7}, ValueError, saying("`max_new_tokens`", "at most 6", "but is 7", "8 positions")),
-        ({"reward": lambda prompt, completion: [1.0, 2.0]}, ValueError, saying("`reward`", "one number", "returned 2")),
+        ({"reward": lambda prompt, completion: [1.0, 2.0]}, ValueError, saying("`reward`", "one number", "[1.0, 2.0]")),
+        ({"reward": lambda prompt, completion: None}, ValueError, saying("`reward`", "one number", "None")),
+        ({"reward": lambda prompt, completion: "3"}, ValueError, saying("`reward`", "one number", "'3'")),
+        (
+            {"reward": lambda prompt, completion: -math.inf},
+            ValueError,
+            saying("prompt 'a'", "'<eos>'", "finite", "inf"),
+        ),
         ({"reward": []}, ValueError, saying("`reward`", "empty")),
         ({"reward": 3}, TypeError, saying("`reward`", "function", "3")),
         ({"kl_coef": -0.1}, ValueError, saying("`kl_coef`", "at least 0", "-0.1")),
         ({"kl_in": "los"}, ValueError, saying("`kl_in`", "'los'", "'loss'")),
+        ({"kl_coef": 0, "kl_target": 1}, ValueError, saying("`kl_coef`", "above 0", "`kl_target`")),
         ({"kl_in": "loss"}, ValueError, saying("`kl_estimator`", "'k2'", "'k1'")),
         ({"n_episode": 3}, TypeError, saying("n_episode", "n_episodes")),
     ],
@@ -344,7 +448,7 @@ def test_a_folder_without_a_model_is_named():
 
 def test_a_reward_that_is_no_number_names_its_text():
     made = agent(reward=lambda prompt, completion: math.nan if "b b" in completion else 0.0)
-    with pytest.raises(ValueError, match=r"prompt '.*' with the completion '.*b b.*', .*nan|nan"):
+    with pytest.raises(ValueError, match=r"prompt '(b )?a' with the completion '.*b b.*' must be .*, but is nan"):
         made.learn(1000)
 
 

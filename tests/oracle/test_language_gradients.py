@@ -284,6 +284,17 @@ def test_the_gradients_of_parts_add_up_to_that_of_the_minibatch(algorithm):
         np.testing.assert_allclose(other, gradients[0], rtol=1e-6, atol=1e-9)
 
 
+def test_advantages_are_normalised_over_real_tokens():
+    made = moved(LanguagePPO)
+    rollout = made.rollout(world.texts(), world.REWARDS, made.policy.score(world.texts()))
+    shifted = replace(rollout, advantages=3 * rollout.advantages + 5 * rollout.completions.alive)
+    gradients = []
+    for one in (rollout, shifted):
+        accumulate(made.policy, made.policy.optimizer, one, made.loss(), None)
+        gradients.append(gradient(made.policy.model))
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-5, atol=1e-8)
+
+
 def token_batch(**values):
     lengths = th.tensor([1, 3])
     numbers = th.linspace(-1, 1, 4)
