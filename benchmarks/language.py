@@ -213,7 +213,8 @@ class Curve(BaseCallback):
     def _on_rollout_end(self) -> None:
         gold = [reviews.gold_reward(info["prompt"], info["completion"]) for info in self.locals["infos"]]
         kl = self.logger.name_to_value["rollout/sequence_kl"]
-        self.rows.append((self.num_timesteps, float(self.locals["rewards"].mean()), float(np.mean(gold)), float(kl)))
+        found = (float(self.locals["rewards"].mean()), float(np.mean(gold)), float(kl))
+        self.rows.append((self.num_timesteps, *(round(number, 3) for number in found)))
 
 
 def train(task: Task, reward_seed: int, seed: int) -> dict[str, Any]:
@@ -332,13 +333,19 @@ def main() -> None:
             calls = [(task, one, other) for task in some for one in seeds for other in range(task.n_seeds)]
             for (task, *_), found in zip(calls, run_all(train, calls, options.jobs), strict=True):
                 runs[task].append(found)
-            text, others = SECTIONS[part](runs, known, options)
+            fits = {material: known[material] for material in dict.fromkeys(task.material for task in some)}
+            text, others = SECTIONS[part](runs, fits, options)
             results = {
-                f"{task.algorithm} {task.kl_coef} {task.material.n_pairs} {task.material.rho}": found
+                f"{task.algorithm} {task.kl_coef} {task.material.n_pairs} {task.material.rho}": [
+                    {name: value for name, value in one.items() if part == "beta" or name not in BULKY} for one in found
+                ]
                 for task, found in runs.items()
             }
-            picture = FIGURES[part](runs, known) if part in FIGURES else None
+            picture = FIGURES[part](runs, fits) if part in FIGURES else None
             write(f"language_{part}", TITLES[part], text, results | {"others": others}, picture, options.output)
+
+
+BULKY = ("curve", "samples", "before")
 
 
 def cells(found: list[dict[str, Any]], *names: str) -> list[str]:
