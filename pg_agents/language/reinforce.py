@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
@@ -15,6 +15,7 @@ from pg_agents.episodes import Episodes, places, rows, with_total_returns
 from pg_agents.estimators import Floats
 from pg_agents.language.rlhf import LanguageAlgorithm
 from pg_agents.objectives import score_function, score_function_weight
+from pg_agents.tuning import Choice, SearchSpace
 
 CREDIT = {"episode": estimators.total_return, "step": estimators.reward_to_go}
 
@@ -78,6 +79,8 @@ class LanguageREINFORCE(EpisodeComparison):
         '`"leave_one_out"`, the mean of all others.',
         choices=("none", "batch_mean", "leave_one_out"),
     )
+
+    search: ClassVar[SearchSpace] = {"n_epochs": Choice((1,)), "baseline": Choice(("batch_mean", "leave_one_out"))}
 
     def compare(self, episodes: Episodes) -> Floats:
         """R - b."""
