@@ -51,7 +51,7 @@ from pg_agents.arguments import Arguments, constructor_arguments
 from pg_agents.checks import check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.recipes.trust import TRUST, data_only, evaluated
+from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
 
 N_TIMESTEPS = 100_000  # without a number in the entry
 
@@ -64,7 +64,6 @@ _NOISE = {"noise_std", "noise_type"}
 # Arguments of the constructor that options set.
 _OPTIONS = {"device", "env", "seed", "tensorboard_log", "verbose"}
 
-_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # and not a folder, which other policies are read from
 _LINEAR = re.compile(r"lin_([-+\d.e]+)")
 _SCHEDULES_OF_SB3 = {"learning_rate", "clip_range", "clip_range_vf", "delta_std"}
 
@@ -292,7 +291,7 @@ def resolve(
     arguments = {name: _argument(value) for name, value in values.items() if name not in _MANAGED}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
-    if _CLASS.fullmatch(arguments["policy"]):
+    if names_a_class(arguments["policy"]):
         arguments["policy"] = get_class_by_name(arguments["policy"])
     env_kwargs = values.get("env_kwargs")
     return Recipe(
