@@ -191,10 +191,9 @@ class LanguageAlgorithm(Arguments):
             if name in values and name != "value_learning_rate":
                 field.check(name, values[name])
         material = Material.of(policy, values)
+        values |= {name: getattr(material, name) for name in ("tokenizer", "prompts", "reward", "max_new_tokens")}
         for name in values.keys() - {"policy", "env", "device", "stats_window_size", "_init_setup_model"}:
             setattr(self, name, values[name])
-        self.tokenizer, self.prompts, self.reward = material.tokenizer, material.prompts, material.reward
-        self.max_new_tokens = material.max_new_tokens
         self._given: Any = material.model
         super().__init__(
             LanguagePolicy,  # type: ignore[arg-type] # a policy of SB3's, without its actor-critic's parts

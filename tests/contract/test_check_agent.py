@@ -14,7 +14,7 @@ from pg_agents.registry import ALGORITHMS, plugins
 from pg_agents.testing import Capabilities, check_agent
 
 # Language models act in texts alone: test_language.py has their contract.
-CONTROL = [name for name, plugin in plugins(ALGORITHMS).items() if "MlpPolicy" in plugin.load().policy_aliases]
+CONTROL = [name for name, plugin in plugins(ALGORITHMS).items() if not plugin.value.startswith("pg_agents.language:")]
 
 
 @pytest.mark.parametrize("name", CONTROL)

@@ -21,9 +21,9 @@ from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.training import resolved, run_cell
 from pg_zoo.tuning.spaces import search_space
 
-REGISTERED = sorted(registry.plugins(registry.ALGORITHMS))
+REGISTERED = registry.plugins(registry.ALGORITHMS)
 # Those of language models, which act in texts alone, are in test_language_zoo.py.
-OURS = [algo for algo in REGISTERED if "MlpPolicy" in registry.algorithm(algo).policy_aliases]
+OURS = sorted(algo for algo, plugin in REGISTERED.items() if not plugin.value.startswith("pg_agents.language:"))
 REFERENCES = sorted(
     algo
     for algo in registry.reference_algorithms()
