@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 
 
+class MissingExtraError(ImportError):
+    """An optional package is not installed; the message says how to get it."""
+
+
 def suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """` Did you mean '...'?` for the nearest of the known names, or nothing where none is near.
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from pg_agents.checks import suggestion
+from pg_agents.checks import MissingExtraError, suggestion
 
 ALGORITHMS = "pg_agents.algorithms"
 ENVS = "pg_agents.envs"
@@ -38,6 +38,10 @@ REFERENCES = {
 
 class PluginError(RuntimeError):
     """A plugin cannot be used; the message names the plugin and its distribution."""
+
+
+class NotInstalledError(PluginError):
+    """A plugin needs a package that is not installed; the message says how to get it."""
 
 
 class PluginWarning(UserWarning):
@@ -64,10 +68,13 @@ class Plugin:
         """Import the object behind the entry point.
 
         Raises:
+            NotInstalledError: An optional package is missing.
             PluginError: The import failed; its error is the cause.
         """
         try:
             return EntryPoint(self.name, self.value, self.group).load()
+        except MissingExtraError as error:
+            raise NotInstalledError(f"{self.name}: {error}") from error
         except Exception as error:
             raise PluginError(
                 f"{self.group} plugin {self.name!r} ({self.value}) of {self.distribution} cannot be imported: "

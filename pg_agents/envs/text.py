@@ -52,7 +52,9 @@ def text_task(env: Any) -> TextTask:
     except AttributeError:
         task = None
     if not isinstance(task, TextTask):
-        raise ValueError(f"`env` must state a `text_task`, as pg/Reviews-v0 does, but is {env!r}.")
+        spec = made.get_attr("spec")[0] if isinstance(made, VecEnv) else made.spec
+        name = env if spec is None or isinstance(env, str) else spec.id
+        raise ValueError(f"`env` must state a `text_task`, as pg/Reviews-v0 does, but is {name!r}.")
     return task
 
 

@@ -8,8 +8,10 @@ models and tokenizers are Hugging Face's, which the extra `language` installs:
 
 from importlib.util import find_spec
 
+from pg_agents.checks import MissingExtraError
+
 if find_spec("transformers") is None:
-    raise ImportError('pg_agents.language needs the extra `language`: pip install "pg-agents[language]"')
+    raise MissingExtraError('language models need the extra `language`: pip install "pg-agents[language]"')
 
 from pg_agents.language.best_of_n import BestOfN, best_of_n
 from pg_agents.language.direct_preference import DirectPreference

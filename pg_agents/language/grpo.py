@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stable_baselines3.common.type_aliases import Schedule
 
@@ -13,6 +13,7 @@ from pg_agents.episodes import Episodes
 from pg_agents.estimators import Floats
 from pg_agents.language.objectives import VARIANTS
 from pg_agents.language.rloo import GroupComparison
+from pg_agents.tuning import Choice, SearchSpace
 
 
 class LanguageGRPO(GroupComparison):
@@ -64,6 +65,8 @@ class LanguageGRPO(GroupComparison):
         infinite=True,
         optional=True,
     )
+
+    search: ClassVar[SearchSpace] = {"variant": Choice(tuple(VARIANTS)), "scale": Choice(("variant", "std", "none"))}
 
     @property
     def mean(self) -> str:  # type: ignore[override]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import InitVar
+from typing import ClassVar
 
 from stable_baselines3.common.type_aliases import Schedule
 
@@ -11,6 +12,7 @@ from pg_agents.contract import Objective, Rollout
 from pg_agents.estimators import Floats, gae
 from pg_agents.language.objectives import clipped
 from pg_agents.language.rlhf import LanguageAlgorithm
+from pg_agents.tuning import ScheduleBetween, SearchSpace, Uniform
 
 
 class LanguagePPO(LanguageAlgorithm):
@@ -41,6 +43,12 @@ class LanguagePPO(LanguageAlgorithm):
     vf_coef: InitVar[float | Schedule] = argument(default=0.5, kw_only=True)
     normalize_advantage: bool = argument(default=True, kw_only=True)
     target_kl: float | None = argument(default=None, kw_only=True)
+
+    search: ClassVar[SearchSpace] = {
+        "gae_lambda": Uniform(0.8, 1.0),
+        "clip_range": ScheduleBetween(0.1, 0.4),
+        "vf_coef": Uniform(0.1, 1.0),
+    }
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """Generalised advantage estimation, with Â + V as the critic's target."""

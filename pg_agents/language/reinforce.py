@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stable_baselines3.common.type_aliases import Schedule
 
@@ -14,6 +14,7 @@ from pg_agents.episodes import CREDIT, Episodes, as_credited, for_each_step
 from pg_agents.estimators import Floats
 from pg_agents.language.rlhf import LanguageAlgorithm
 from pg_agents.objectives import score_function, score_function_weight
+from pg_agents.tuning import Choice, SearchSpace
 
 
 class EpisodeComparison(LanguageAlgorithm):
@@ -72,6 +73,8 @@ class LanguageREINFORCE(EpisodeComparison):
         '`"leave_one_out"`, the mean of all others.',
         choices=("none", "batch_mean", "leave_one_out"),
     )
+
+    search: ClassVar[SearchSpace] = {"n_epochs": Choice((1,)), "baseline": Choice(("batch_mean", "leave_one_out"))}
 
     def compare(self, episodes: Episodes) -> Floats:
         """R - b."""

@@ -11,18 +11,21 @@ import pathlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from typing_extensions import Self
 
+from pg_agents import tuning
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.contract import Batches, Loss, NotFiniteError, Objective, Rollout, Summary
 from pg_agents.engines import threads
@@ -40,6 +43,10 @@ from pg_agents.language.texts import Completions, encode_prompts, padded
 from pg_agents.language.updating import TextRollout, update
 from pg_agents.logs import record_hyperparameters
 from pg_agents.objectives import KL_ESTIMATORS
+from pg_agents.tuning import LogInteger, PowerOfTwo, ScheduleBetween, SearchSpace
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 
 class LanguageAlgorithm(Arguments):
@@ -58,6 +65,9 @@ class LanguageAlgorithm(Arguments):
     has_critic = False
     mean: ClassVar[str] = "token"  # of the loss over a minibatch, a name in `objectives.MEANS`
     default_log_interval: ClassVar[int] = 1
+    asks_callbacks_once_for_each: ClassVar[str] = "batch"  # of completions, not step as SB3's algorithms do
+    engine_in_use: ClassVar[str] = "autograd"
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"small_gpt2": LanguagePolicy}
     policy_loss_name: ClassVar[str] = "policy_gradient_loss"
 
     policy: InitVar[Any] = argument(
@@ -152,6 +162,13 @@ class LanguageAlgorithm(Arguments):
         kw_only=True,
         doc="An environment that states a `text_task`, such as `pg/Reviews-v0`, instead of prompts and reward.",
     )
+    n_examples: int = argument(
+        default=20_000,
+        kw_only=True,
+        doc='Texts of the `env`\'s corpus from which `"small_gpt2"` learns its language.',
+        at_least=1,
+        integer=True,
+    )
     stats_window_size: InitVar[int] = argument(
         default=100,
         kw_only=True,
@@ -165,6 +182,14 @@ class LanguageAlgorithm(Arguments):
     device: InitVar[th.device | str] = argument(default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...')
     _init_setup_model: InitVar[bool] = argument(default=True, kw_only=True, doc="Build the policy now.")
 
+    # Not `kl_coef`: it belongs to the task.
+    search: ClassVar[SearchSpace] = {
+        "learning_rate": ScheduleBetween(5e-5, 2e-3),
+        "n_epochs": LogInteger(1, 8),
+        "n_episodes": PowerOfTwo(64, 512),
+        "batch_size": PowerOfTwo(32, 512, at_most=("n_episodes",)),
+    }
+
     def __init__(self, policy: Any, **arguments: Any) -> None:
         check_keywords(type(self), [*self.declared, "monitor_wrapper"], arguments)
         values = {**self.defaults(), **arguments}
@@ -176,10 +201,9 @@ class LanguageAlgorithm(Arguments):
         material = Material.of(policy, values)
         if material.kl_coef is not None and "kl_coef" not in arguments:
             values["kl_coef"] = material.kl_coef
+        values |= {name: getattr(material, name) for name in ("tokenizer", "prompts", "reward", "max_new_tokens")}
         for name in values.keys() - {"policy", "env", "device", "stats_window_size", "_init_setup_model"}:
             setattr(self, name, values[name])
-        self.tokenizer, self.prompts, self.reward = material.tokenizer, material.prompts, material.reward
-        self.max_new_tokens = material.max_new_tokens
         self._given: Any = material.model
         super().__init__(
             LanguagePolicy,  # type: ignore[arg-type] # a policy of SB3's, without its actor-critic's parts
@@ -247,7 +271,11 @@ class LanguageAlgorithm(Arguments):
         )
 
     def _encoded_prompts(self) -> list[list[int]]:
-        return encode_prompts(self.tokenizer, self.prompts or [self.tokenizer.eos_token])
+        if self.prompts:
+            return encode_prompts(self.tokenizer, self.prompts)
+        # Loaded to be used: whatever it will be shown has no more tokens than the model has positions.
+        n_positions = getattr(self._given.config, "max_position_embeddings", None) or self.max_new_tokens + 1
+        return [[self.tokenizer.eos_token_id] * (n_positions - self.max_new_tokens)]
 
     def _reward_of_tokens(self, prompt: list[int], completion: list[int]) -> float:
         batch = padded([prompt], [completion], self.tokenizer.pad_token_id)
@@ -280,6 +308,27 @@ class LanguageAlgorithm(Arguments):
         # Of prompts and minibatches, on the CPU.
         self._order_generator = th.Generator().manual_seed(int(th.randint(2**62, ())) if seed is None else seed + 1)
         self._waiting: list[int] = []
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """The next token of texts, as SB3 has it for actions.
+
+        Args:
+            observation: One text or several, as tokens with padding at the end, of any length up to the agent's own.
+            state: Of SB3's signature, and without an effect.
+            episode_start: Of SB3's signature, and without an effect.
+            deterministic: Take the most probable token.
+        """
+        tokens = np.asarray(observation)
+        n_missing = max(self.observation_space.shape[0] - tokens.shape[-1], 0)  # type: ignore[index] # a MultiDiscrete
+        widths = [(0, 0)] * (tokens.ndim - 1) + [(0, n_missing)]
+        tokens = np.pad(tokens, widths, constant_values=self.tokenizer.pad_token_id)
+        return super().predict(tokens, state, episode_start, deterministic)
 
     # Generating
 
@@ -460,6 +509,22 @@ class LanguageAlgorithm(Arguments):
             returns,
             trained_on,
         )
+
+    @classmethod
+    def search_space(
+        cls, trial: Trial, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> dict[str, Any]:
+        """Draw hyperparameters for `pg-zoo tune` from the class's `search` and those of its parents.
+
+        Args:
+            trial: The Optuna trial to draw from.
+            observation_space: Of one environment.
+            action_space: Of one environment.
+
+        Returns:
+            The content of an entry of a hyperparameter file, except `n_timesteps` and `policy`.
+        """
+        return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
 
     @abstractmethod
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
@@ -670,7 +735,7 @@ class Material:
         if policy == "small_gpt2":
             if task is None:
                 raise ValueError("`policy='small_gpt2'` learns the language of a task: give an `env` that states one.")
-            policy = fine_tuned(task, values["seed"])
+            policy = fine_tuned(task, values["seed"], values["n_examples"])
         tokenizer, model = tokenizer_of(policy, values["tokenizer"]), language_model(policy)
         if prompts is not None:
             encoded = encode_prompts(tokenizer, prompts)
@@ -681,20 +746,37 @@ class Material:
         return cls(model, tokenizer, prompts, reward, max_new_tokens, getattr(task, "kl_coef", None))
 
 
-def fine_tuned(task: TextTask, seed: int | None = None) -> SupervisedFineTuning:
-    """A small GPT-2 that has learnt the language of a task from 20,000 texts.
+def fine_tuned(task: TextTask, seed: int | None = None, n_examples: int = 20_000) -> SupervisedFineTuning:
+    """A small GPT-2 that has learnt the language of a task.
+
+    The last ones that were made with a seed are kept: of several trainings in one process with one task and seed, the
+    first alone fine-tunes.
 
     Args:
         task: The task.
         seed: Seed of the texts and of the parameters.
+        n_examples: Number of texts.
     """
+    key = (*map(tuple, (task.words, sorted(task.special.items()), task.prompts)), task.max_new_tokens, task.corpus)
+    key = (*key, seed, n_examples)
+    if seed is not None and key in _FINE_TUNED:
+        return _FINE_TUNED[key]
     tokenizer = word_tokenizer(task.words, **task.special)
     n_positions = max(map(len, encode_prompts(tokenizer, task.prompts))) + task.max_new_tokens
     with th.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             th.manual_seed(seed)
         model = small_gpt2(tokenizer, n_positions=n_positions)
-    return SupervisedFineTuning(model, tokenizer, seed=seed).fit(task.corpus(20_000, np.random.default_rng(seed)))
+    made = SupervisedFineTuning(model, tokenizer, seed=seed).fit(task.corpus(n_examples, np.random.default_rng(seed)))
+    if seed is not None:
+        _FINE_TUNED[key] = made
+        while len(_FINE_TUNED) > _N_KEPT:
+            del _FINE_TUNED[next(iter(_FINE_TUNED))]
+    return made
+
+
+_N_KEPT = 16
+_FINE_TUNED: dict[tuple[Any, ...], SupervisedFineTuning] = {}
 
 
 def as_rollout(

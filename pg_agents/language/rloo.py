@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from stable_baselines3.common.type_aliases import Schedule
@@ -17,6 +17,7 @@ from pg_agents.language.objectives import clipped
 from pg_agents.language.policy import Scored
 from pg_agents.language.reinforce import EpisodeComparison
 from pg_agents.language.texts import Completions
+from pg_agents.tuning import PowerOfTwo, ScheduleBetween, SearchSpace
 
 
 class GroupComparison(EpisodeComparison):
@@ -34,6 +35,8 @@ class GroupComparison(EpisodeComparison):
         at_least=2,
         integer=True,
     )
+
+    search: ClassVar[SearchSpace] = {"group_size": PowerOfTwo(2, 32)}
 
     @abstractmethod
     def compare_in_groups(self, groups: Episodes) -> Floats:
@@ -102,6 +105,8 @@ class LanguageRLOO(GroupComparison):
         infinite=True,
         schedule=True,
     )
+
+    search: ClassVar[SearchSpace] = {"clip_range": ScheduleBetween(0.1, 0.4)}
 
     def compare_in_groups(self, groups: Episodes) -> Floats:
         """R minus the mean of the others of the group."""

@@ -10,6 +10,7 @@ import pytest
 
 from pg_agents import A2C, A3C, GRPO, NPG, PPO, REINFORCE, RLOO, TRPO, ActorCritic, PolicyGradient, ReinforceBaseline
 from pg_agents.agent import CommonArguments
+from pg_agents.language import LanguageAlgorithm, LanguageGRPO, LanguagePPO
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "algorithms"
@@ -66,7 +67,10 @@ def read_statically():
     return griffe.load("pg_agents", search_paths=[ROOT], extensions=extension, docstring_parser="google")
 
 
-@pytest.mark.parametrize("cls", [PolicyGradient, *ALGORITHMS.values()])
+ON_THE_SITE = [PolicyGradient, *ALGORITHMS.values(), LanguageAlgorithm, LanguagePPO, LanguageGRPO]
+
+
+@pytest.mark.parametrize("cls", ON_THE_SITE)
 def test_the_site_shows_the_arguments_that_a_class_takes_with_their_defaults(cls, read_statically):
     at_run_time = [one for one in inspect.signature(cls.__init__).parameters.values() if one.name != "self"]
     shown = [one for one in read_statically[canonical(cls)].parameters if one.name != "self"]
@@ -78,7 +82,7 @@ def test_the_site_shows_the_arguments_that_a_class_takes_with_their_defaults(cls
     assert {one.name: ast.literal_eval(str(one.default)) for one in shown if one.default is not None} == defaults
 
 
-@pytest.mark.parametrize("cls", [PolicyGradient, *ALGORITHMS.values()])
+@pytest.mark.parametrize("cls", ON_THE_SITE)
 def test_the_site_shows_the_documentation_that_the_fields_have(cls, read_statically):
     sections = {one.kind.value: one.value for one in read_statically[canonical(cls)].docstring.parsed}
     shown = {one.name: one.description for one in sections["parameters"]}

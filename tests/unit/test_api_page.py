@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 import pg_agents
-from pg_agents import diagnostics, theory
+from pg_agents import diagnostics, language, theory
 from pg_envs import worlds
 
 PAGE = (Path(__file__).parents[2] / "docs/api.md").read_text()
 
 
-@pytest.mark.parametrize("module", [pg_agents, diagnostics, theory, worlds], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [pg_agents, diagnostics, language, theory, worlds], ids=lambda module: module.__name__
+)
 def test_every_exported_name_is_documented(module):
     by_itself = set(re.findall(rf"^::: {re.escape(module.__name__)}\.(\w+)$", PAGE, re.MULTILINE))
     members = re.search(rf"^::: {re.escape(module.__name__)}\n.*members: \[([^\]]*)\]", PAGE, re.MULTILINE)

@@ -39,7 +39,10 @@ def find_algorithm(name: str, verbose: int = 1) -> type[BaseAlgorithm]:
         UserError: There is none, or it cannot be imported.
     """
     with one_line(ValueError, registry.PluginError, verbose=verbose):
-        return registry.algorithm(name)
+        try:
+            return registry.algorithm(name)
+        except registry.NotInstalledError as error:
+            raise UserError(str(error)) from error
 
 
 def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) -> None:

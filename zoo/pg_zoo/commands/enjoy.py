@@ -21,6 +21,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
 
+from pg_agents.envs.text import TextTask, text_task
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
 from pg_zoo.lookup import find_algorithm, find_env
@@ -252,6 +253,7 @@ def _replay(model: BaseAlgorithm, env: VecEnv, n_timesteps: int, *, deterministi
         Reward, not normalised, and length of each episode that ended.
     """
     episodes: list[tuple[float, int]] = []
+    task = _text_task(env)
     observations, state, starts = env.reset(), None, np.ones(env.num_envs, dtype=bool)
     try:
         for _ in range(n_timesteps):
@@ -261,7 +263,22 @@ def _replay(model: BaseAlgorithm, env: VecEnv, n_timesteps: int, *, deterministi
                 # Monitor's numbers: those of the environment itself, under all wrappers.
                 episode = infos[index]["episode"]
                 episodes.append((episode["r"], episode["l"]))
-                print(f"Episode {len(episodes)}: reward {episode['r']:.2f}, length {episode['l']}")
+                text = "" if task is None else f": {_text(task, infos[index]['terminal_observation'])}"
+                print(f"Episode {len(episodes)}: reward {episode['r']:.2f}, length {episode['l']}{text}")
     except KeyboardInterrupt:
         pass
     return episodes
+
+
+def _text_task(env: VecEnv) -> TextTask | None:
+    """The task of an environment in which an episode is a text; None for others."""
+    try:
+        return text_task(env)
+    except ValueError:
+        return None
+
+
+def _text(task: TextTask, tokens: np.ndarray) -> str:
+    """Prompt and completion, without padding."""
+    words = [task.words[token] for token in tokens]
+    return " ".join(word for word in words if word != task.special["pad"])

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import gymnasium as gym
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pg_agents import registry
@@ -62,13 +63,16 @@ def _table(title: str, *columns: str) -> Table:
 def _algorithms(algo: str | None) -> Table:
     table = _table("Algorithms", "--algo", "class", "from")
     for name, plugin in registry.plugins(registry.ALGORITHMS).items():
+        origin = plugin.distribution
         try:
             registry.algorithm(name)
+        except registry.NotInstalledError as error:
+            origin += f"; {error}".replace(f" {name}:", "")
         except registry.PluginError as error:
             warn(str(error))
             continue
         if algo in (None, name):
-            table.add_row(name, _class_name(plugin), plugin.distribution)
+            table.add_row(name, _class_name(plugin), escape(origin))
     # Not imported: sb3-contrib would take its time.
     for name, plugin in registry.reference_algorithms().items():
         if algo in (None, name):

@@ -198,6 +198,7 @@ def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block
     blocks: list[Block] = [
         Heading(2, env),
         Text(f"{text[0].upper()}{text[1:]}."),
+        *[Text(_about_price(scale))] * (scale.objective is not None),
         Table(columns, _scores(results, env, scale)),
     ]
     if results.algos_on(env):
@@ -206,6 +207,17 @@ def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block
         rows = [[f"`{algo}`", *_cost(results, algo, env, scale)] for algo in _measured(results, env)]
         blocks.append(Table(columns, rows))
     return [*blocks, *_curves(results, env, scale, look)]
+
+
+def _about_price(scale: Scale) -> str:
+    assert scale.objective is not None
+    return (
+        "**The score is not all**: training may charge a price for the KL divergence from a reference, and then "
+        "maximises J = mean return - `kl_coef` × KL divergence. The largest J is "
+        f"{number(scale.objective)}, of the policy whose return is the best known score. A policy that gets as much "
+        "return further away from the reference is worse. Algorithms that charge the price log J as "
+        "`rollout/objective`, which `--tensorboard` keeps."
+    )
 
 
 def _measured(results: Results, env: str) -> list[str]:
@@ -223,6 +235,7 @@ def _scores(results: Results, env: str, scale: Scale) -> list[list[str]]:
         ends = [number(scores.min()), number(scores.max())]
         rows.append([f"`{algo}`", str(len(scores)), interval(statistics.mean(scores)), interval(middle), *ends, normal])
     known = [] if RANDOM in measured or scale.random is None else [("random (known)", scale.random)]
+    known += [("reference (known)", scale.reference)] if scale.reference is not None else []
     known += [(f"{scale.best_name} (known)", scale.best.value)] if scale.best else []
     for name, value in known:
         normal = number(float(scale.normalise(value))) if scale.one is not None else ""

@@ -70,9 +70,14 @@ def data_only(entry: dict[str, Any], origin: str, remedy: str = TRUST) -> dict[s
         for item in named if isinstance(named, list) else [named]:
             # `name`, or `name: {its arguments}`.
             name = next(iter(item), None) if isinstance(item, dict) else item
-            if name is not None and (key != "policy" or "." in str(name)):
+            if name is not None and (key != "policy" or names_a_class(str(name))):
                 _check_class(str(name), kind, f"{origin}: {key}", remedy)
     return data
+
+
+def names_a_class(policy: str) -> bool:
+    """Whether a policy is `module.Class`, and neither an alias nor a folder."""
+    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", policy) is not None
 
 
 def evaluated(entry: dict[str, Any]) -> dict[str, Any]:

@@ -65,12 +65,16 @@ class Scale:
         best: The best known score; None if there is none.
         threshold: The return at which the environment counts as solved; None if its author gave none.
         substitute: The upper end where neither of these is known.
+        objective: Where training charges a price for the KL divergence from a reference, the best return less price.
+        reference: The reference's own return; None where there is none.
     """
 
     random: float | None
     best: Mark | None
     threshold: float | None
     substitute: Mark | None = None
+    objective: float | None = None
+    reference: float | None = None
 
     @property
     def goal(self) -> Mark | None:
@@ -136,7 +140,7 @@ def find_scale(
     threshold = None if spec is None or spec.reward_threshold is None else float(spec.reward_threshold)
     random = known["random"] if "random" in known else float(np.mean(measured)) if len(measured) else None
     best = next((Mark(known[kind], kind) for kind in BEST if kind in known), None)
-    return Scale(random, best, threshold, substitute)
+    return Scale(random, best, threshold, substitute, known.get("objective"), known.get("reference"))
 
 
 def known_scores(env: str, env_kwargs: Mapping[str, Any] | None = None) -> dict[str, float]:

@@ -20,7 +20,7 @@ import shutil
 import sys
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,14 @@ from huggingface_sb3 import EnvironmentName
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    ProgressBarCallback,
+)
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_zoo.options import TrainOptions
@@ -45,6 +52,18 @@ class _ProgressBar(ProgressBarCallback):
     def _on_training_end(self) -> None:
         if hasattr(self, "pbar"):
             super()._on_training_end()
+
+
+class _SaveBest(BaseCallback):
+    """Saves the model as a file of this name; SB3's `EvalCallback` leaves it to `save` whether that is a folder."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def _on_step(self) -> bool:
+        self.model.save(self.path)
+        return True
 
 
 @dataclass(frozen=True)
@@ -152,24 +171,37 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
     if args.progress:
         yield _ProgressBar()
     if args.save_freq > 0:
-        yield CheckpointCallback(_calls(args.save_freq, recipe), str(folder), verbose=1)
+        yield _every(args.save_freq, recipe, lambda calls: CheckpointCallback(calls, str(folder), verbose=1))
 
 
-def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> EvalCallback:
-    return EvalCallback(
-        envs,
-        callback_on_new_best=SaveVecNormalizeCallback(1, str(_settings_folder(folder, recipe))),
-        n_eval_episodes=args.eval_episodes,
-        eval_freq=_calls(args.eval_freq, recipe),
-        log_path=str(folder),
-        best_model_save_path=str(folder),
-        deterministic=takes_most_probable(args, envs, default=recipe.deterministic_evaluation),
+def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> BaseCallback:
+    statistics = SaveVecNormalizeCallback(1, str(_settings_folder(folder, recipe)))
+    deterministic = takes_most_probable(args, envs, default=recipe.deterministic_evaluation)
+    return _every(
+        args.eval_freq,
+        recipe,
+        lambda calls: EvalCallback(
+            envs,
+            callback_on_new_best=CallbackList([_SaveBest(folder / "best_model.zip"), statistics]),
+            n_eval_episodes=args.eval_episodes,
+            eval_freq=calls,
+            log_path=str(folder),
+            deterministic=deterministic,
+        ),
     )
 
 
-def _calls(steps: int, recipe: Recipe) -> int:
-    """The number of calls of a callback in so many steps of all environments together."""
-    return max(steps // recipe.n_envs, 1)
+def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> BaseCallback:
+    """A callback that acts after so many steps of all environments together.
+
+    Args:
+        steps: The number of steps.
+        recipe: Of what is trained.
+        make: Makes the callback, given the number of its calls.
+    """
+    if getattr(recipe.algorithm, "asks_callbacks_once_for_each", "step") != "step":
+        return EveryNTimesteps(steps, make(1))
+    return make(max(steps // recipe.n_envs, 1))
 
 
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:

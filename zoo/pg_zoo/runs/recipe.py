@@ -47,11 +47,11 @@ from stable_baselines3.common.vec_env import (
 
 from pg_agents import registry
 from pg_agents.agent import PolicyGradient
-from pg_agents.arguments import constructor_arguments
+from pg_agents.arguments import Arguments, constructor_arguments
 from pg_agents.checks import check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.recipes.trust import TRUST, data_only, evaluated
+from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
 
 N_TIMESTEPS = 100_000  # without a number in the entry
 
@@ -291,7 +291,7 @@ def resolve(
     arguments = {name: _argument(value) for name, value in values.items() if name not in _MANAGED}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
-    if "." in arguments["policy"]:
+    if names_a_class(arguments["policy"]):
         arguments["policy"] = get_class_by_name(arguments["policy"])
     env_kwargs = values.get("env_kwargs")
     return Recipe(
@@ -335,6 +335,9 @@ def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> 
     for alias in algorithm.policy_aliases:
         if alias.startswith(kind):
             return alias
+    others = [alias for alias in algorithm.policy_aliases if not alias.startswith(("Cnn", "Mlp", "MultiInput"))]
+    if len(others) == 1:  # as that of algorithms that read texts
+        return others[0]
     raise UserError(f"{algorithm.__name__} has no policy for {space}: name one with --hyperparams policy:...")
 
 
@@ -362,7 +365,7 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
             raise UserError(f"{algo} has no hyperparameter {name!r}.{hint}")
         if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
             raise UserError(f"{name!r} is {value!r}, but a schedule that falls linearly to 0 is written lin_0.001.")
-        if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not issubclass(algorithm, PolicyGradient):
+        if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not _takes_schedule(algorithm, name):
             raise UserError(f"{name!r} of {algo} cannot be a schedule, but is {value!r}.")
     with one_line(ValueError):
         check_number("n_timesteps", values["n_timesteps"], at_least=1)
@@ -373,6 +376,12 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         raise UserError(f"`policy` must be one of {names}, or module.Class, but is {values['policy']!r}.")
     if len(_NOISE & values.keys()) == 1:
         raise UserError("`noise_type` and `noise_std` go together: the entry has one without the other.")
+
+
+def _takes_schedule(algorithm: type[BaseAlgorithm], name: str) -> bool:
+    return issubclass(algorithm, PolicyGradient) or (
+        issubclass(algorithm, Arguments) and algorithm.declared[name].schedule
+    )
 
 
 def _is_of_another_algorithm(name: str) -> bool:

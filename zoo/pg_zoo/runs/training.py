@@ -23,7 +23,6 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from pg_agents.agent import PolicyGradient
 from pg_agents.envs.evaluation import deterministic_evaluation
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
@@ -196,7 +195,7 @@ def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run
                 model.logger.close()
         returns, lengths = evaluate(0, cell.final_episodes)
         if cell.keep_agent:
-            model.save(folder / "agent")
+            model.save(folder / "agent.zip")
             normalisation = model.get_vec_normalize_env()
             if normalisation is not None:
                 normalisation.save(str(folder / "vecnormalize.pkl"))
@@ -214,9 +213,7 @@ def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run
 
 
 def _engine_name(model: BaseAlgorithm) -> str:
-    if not isinstance(model, PolicyGradient):
-        return "sb3"
-    return model.engine_in_use
+    return str(getattr(model, "engine_in_use", "sb3"))
 
 
 class _Curve(BaseCallback):
