@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,24 +103,25 @@ def judge(folder: str, reward: RewardModel, scale: float, seed: int) -> dict[str
 
 
 def measure(
-    trainings: dict[str, Training], trl: Peer, scale: float, n_seeds: int
+    trainings: dict[str, Training], trl: Peer, scale: float, n_seeds: int, jobs: int
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
     """Reports of the trainings, one for each seed, and what is known of the task."""
     th.set_num_threads(1)
     sft, task = fine_tuned(False, scale), Task(TASK.part, TASK.algorithm, KL_COEF, scale=scale)
     reward, _ = reward_model_of(task, REWARD_SEED)
     known = [reward(*pair) for pair in KNOWN]
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in trainings}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(sft.model, folder / "model", TOKENIZER)
         reward.save(folder / "reward")
-        for seed in range(n_seeds):
+
+        def reports(seed: int) -> dict[str, dict[str, Any]]:
+            found = {}
             for name, training in trainings.items():
                 work = {
                     "model": str(folder / "model"),
                     "reward": str(folder / "reward"),
-                    "output": str(folder / "trained"),
+                    "output": str(folder / f"trained-{seed}"),
                     "prompts": list(reviews.PROMPTS),
                     "n_batches": max(int(N_BATCHES * scale), 1),
                     "seed": seed,
@@ -127,9 +129,14 @@ def measure(
                 }
                 report = whole_process(training.command(trl, work), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
                 np.testing.assert_allclose(report.pop("known"), known, atol=1e-4)  # both sides have the same reward
-                found[name].append(report | judge(work["output"], reward, scale, seed))
-                print(f"{name}, seed {seed}: {found[name][-1]}", flush=True)
+                found[name] = report | judge(work["output"], reward, scale, seed)
+                print(f"{name}, seed {seed}: {found[name]}", flush=True)
+            return found
+
+        with ThreadPoolExecutor(jobs) as pool:
+            of_seeds = list(pool.map(reports, range(n_seeds)))
         reference = judge(str(folder / "model"), reward, scale, seed=0)
+    found = {name: [one[name] for one in of_seeds] for name in trainings}
     return found, {"optimum": optimum(task, REWARD_SEED), "reference": reference["J"], "accuracy": reward.accuracy}
 
 
@@ -190,9 +197,9 @@ is faster. J is the reward less .1 KL of {texts:,} texts of the last policy. J* 
 own J is {reference:.2f}, and the reward model's accuracy {accuracy:.2f}.
 
 A training is {batches} batches of 128 completions, in groups of 8, of at most 24 tokens, in minibatches of 64. *CPU s*
-is the processor time of `trainer.train()` and `agent.learn()`, with nothing logged; *whole process* has imports, loading
-and saving too. Learning rates (6e-4 for one epoch, 2e-4 for four), epochs, clip range, norm of the gradient and Adam's ε
-are equal. Temperature is 1, and nothing is cut off the distribution, as both libraries have it by default.
+is the processor time of `trainer.train()` and `agent.learn()`, with nothing logged; *whole process* has imports,
+loading and saving too. Learning rates (6e-4 for one epoch, 2e-4 for four), epochs, clip range, norm of the gradient and
+Adam's ε are equal. Temperature is 1, and nothing is cut off the distribution, as both libraries have it by default.
 
 TRL is at its fastest that was found: 32-bit numbers, no gradient checkpointing (both are TRL's defaults otherwise),
 no log, one thread, PyTorch's fused AdamW, and a reward function for the whole batch, which runs the same trunk and head
@@ -212,13 +219,14 @@ def main() -> None:
     parser = study.arguments(__doc__, seeds=None)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default 3)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the length of everything (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time (default 1)")
     add_options(parser, ["trl"])
     options = parser.parse_args()
     peers = find_peers(options, ["trl"])
     if not peers:
         return
     trainings = {name: training for name, training in TRAININGS.items() if options.only in name}
-    measured, known = measure(trainings, peers["trl"], options.scale, options.seeds)
+    measured, known = measure(trainings, peers["trl"], options.scale, options.seeds, options.jobs)
     versions = peers["trl"].versions
     computer = machine()
     named = ", ".join(f"{package} {number}" for package, number in versions.items())

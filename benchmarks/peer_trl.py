@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class Reward:
 def main(work: dict[str, Any]) -> dict[str, Any]:
     """Train."""
     th.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # transformers' own, about names that TRL uses
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     kind, config = TRAINERS[work["trainer"]]
