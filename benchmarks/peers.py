@@ -34,8 +34,17 @@ import study
 
 HERE = Path(__file__).parent
 # gymnax 1.0 changed what `step` returns, and rejax 0.1.3 does not know it yet.
-REQUIREMENTS = {"rejax": ["rejax==0.1.3", "gymnax==0.0.9", "jax[cpu]"], "rltools": ["--no-deps", "rltools==2.2.1"]}
-PACKAGES = {"rejax": ["rejax", "gymnax", "jax", "jaxlib", "flax", "optax"], "rltools": ["rltools"]}
+REQUIREMENTS = {
+    "rejax": ["rejax==0.1.3", "gymnax==0.0.9", "jax[cpu]"],
+    "rltools": ["--no-deps", "rltools==2.2.1"],
+    "trl": ["trl==1.16.0", "transformers==5.24.0", "torch==2.13.0"],
+}
+PACKAGES = {
+    "rejax": ["rejax", "gymnax", "jax", "jaxlib", "flax", "optax"],
+    "rltools": ["rltools"],
+    "trl": ["trl", "transformers", "accelerate", "torch"],
+}
+GYMNASIUM = ("rejax", "rltools")  # the peers that play Gymnasium's environments
 FIRST_RUN = 500_000  # steps
 BUILDS = {"no BLAS": [], "OpenBLAS": ["-DRL_TOOLS_BACKEND_ENABLE_OPENBLAS", "-lopenblas"]}
 FLAGS = ["-std=c++17", "-Ofast", "-march=native"]
@@ -143,17 +152,17 @@ class Peer:
             subprocess.run([self.python, "-m", "pip", "install", "-q", *REQUIREMENTS[self.name]], check=True)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, names: Sequence[str] = GYMNASIUM) -> None:
     """The options that say where the peers are."""
-    for name in REQUIREMENTS:
+    for name in names:
         parser.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=f"virtual environment with {name}")
     parser.add_argument("--install", type=Path, metavar="FOLDER", help="make missing ones in this folder with pip")
 
 
-def find_peers(options: argparse.Namespace) -> dict[str, Peer]:
+def find_peers(options: argparse.Namespace, names: Sequence[str] = GYMNASIUM) -> dict[str, Peer]:
     """The peers that are installed, by name; prints a line for each that is not."""
     found = {}
-    for name in REQUIREMENTS:
+    for name in names:
         folder = getattr(options, name) or (options.install / name if options.install else None)
         if folder is None:
             print(f"Skipped: {name}. Name its virtual environment with --{name}, or let --install make one.")

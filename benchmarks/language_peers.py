@@ -1,0 +1,247 @@
+"""RLOO and GRPO on a language model, compared with TRL (Hugging Face) in the same run of this script.
+
+    python benchmarks/language_peers.py --install peers    # writes benchmarks/results/language_peers.{md,json}
+    python benchmarks/language_peers.py --install peers --scale .05 --output runs    # all of it in a few minutes
+
+TRL has an environment of its own: `--install FOLDER` makes the virtual environment FOLDER/trl with pip where it is
+missing, and `--trl` names an existing one. Without it there is nothing to compare.
+
+The task is that of `language.py`: a small GPT-2, fine-tuned on 20,000 reviews, and a reward model from 1,000
+preferences. Both are made once, and saved as folders that both sides load. Each side trains in a process of its own, on
+one thread, and in alternation. The last policies are judged here, all in the same way: J is the reward less β KL of
+4,096 texts. `--only` computes the trainings whose name contains it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import study
+import torch as th
+from language import N_EVALUATED, TOKENIZER, Task, fine_tuned, kl_divergence, optimum, quality, repeated
+from language import reward_model as reward_model_of
+from language import texts as written_by
+from peers import HERE, Peer, add_options, find_peers, machine, whole_process
+
+from pg_agents.language import RewardModel
+from pg_agents.language.models import language_model, save_model
+from pg_envs import reviews
+
+N_BATCHES, REWARD_SEED, KL_COEF = 100, 0, 0.1
+TASK = Task("peers", "", KL_COEF)
+KNOWN = [(prompt, text) for prompt in reviews.PROMPTS for text in ("it is good . <eos>", "i hate it", "<eos>")]
+
+OF_TRL = {
+    "per_device_train_batch_size": 64,
+    "steps_per_generation": 2,
+    "num_generations": 8,
+    "max_completion_length": 24,
+    "beta": KL_COEF,
+    "adam_epsilon": 1e-5,
+}
+"""Our defaults in TRL's words."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training by one of the sides.
+
+    Attributes:
+        side: `ours` or `TRL`.
+        algorithm: A name in `pg_agents.language`, or a trainer of TRL without its ending.
+        config: What differs from our defaults, or from `OF_TRL`, in the side's words.
+    """
+
+    side: str
+    algorithm: str
+    config: dict[str, Any]
+
+    def command(self, trl: Peer, work: dict[str, Any]) -> list[str]:
+        """The command of its process."""
+        if self.side == "TRL":
+            work = {"trainer": self.algorithm, "config": OF_TRL | self.config, **work}
+            return [trl.python, str(HERE / "peer_trl.py"), json.dumps(work)]
+        work = {"algorithm": self.algorithm, "config": {"kl_coef": KL_COEF, **self.config}, **work}
+        return [sys.executable, str(HERE / "peer_language.py"), json.dumps(work)]
+
+
+ONE_EPOCH = {"learning_rate": 6e-4, "num_iterations": 1}
+FOUR_EPOCHS = {"learning_rate": 2e-4, "num_iterations": 4}
+
+TRAININGS = {
+    "TRL RLOO, 1 epoch": Training("TRL", "RLOO", ONE_EPOCH),
+    "our RLOO, 1 epoch": Training("ours", "LanguageRLOO", {}),
+    "TRL RLOO, 4 epochs": Training("TRL", "RLOO", FOUR_EPOCHS),
+    "our RLOO, 4 epochs": Training("ours", "LanguageRLOO", {"learning_rate": 2e-4, "n_epochs": 4}),
+    "TRL GRPO, k3 in the loss": Training("TRL", "GRPO", FOUR_EPOCHS),
+    "our GRPO": Training("ours", "LanguageGRPO", {}),
+    "TRL GRPO, unscaled": Training("TRL", "GRPO", FOUR_EPOCHS | {"scale_rewards": "none"}),
+}
+ROWS = {
+    "RLOO, 1 epoch": ("TRL RLOO, 1 epoch", "our RLOO, 1 epoch"),
+    "RLOO, 4 epochs": ("TRL RLOO, 4 epochs", "our RLOO, 4 epochs"),
+    "GRPO, each as it is": ("TRL GRPO, k3 in the loss", "our GRPO"),
+    "GRPO, TRL's best": ("TRL GRPO, unscaled", "our GRPO"),
+}
+
+
+def judge(folder: str, reward: RewardModel, scale: float, seed: int) -> dict[str, float]:
+    """Quality of the policy in a folder."""
+    model = language_model(folder)
+    n = max(int(N_EVALUATED * scale), len(reviews.PROMPTS))
+    completions = written_by(model, repeated(reviews.PROMPTS, n), 1000 + seed)
+    rewards = reward.scores(completions).numpy()
+    kl = kl_divergence(model, fine_tuned(False, scale).model, completions)
+    return {"kl": kl, "J": float(rewards.mean()) - KL_COEF * kl, **quality(completions, rewards)}
+
+
+def measure(
+    trainings: dict[str, Training], trl: Peer, scale: float, n_seeds: int, jobs: int
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float]]:
+    """Reports of the trainings, one for each seed, and what is known of the task."""
+    th.set_num_threads(1)
+    sft, task = fine_tuned(False, scale), Task(TASK.part, TASK.algorithm, KL_COEF, scale=scale)
+    reward, _ = reward_model_of(task, REWARD_SEED)
+    known = [reward(*pair) for pair in KNOWN]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_model(sft.model, folder / "model", TOKENIZER)
+        reward.save(folder / "reward")
+
+        def reports(seed: int) -> dict[str, dict[str, Any]]:
+            found = {}
+            for name, training in trainings.items():
+                work = {
+                    "model": str(folder / "model"),
+                    "reward": str(folder / "reward"),
+                    "output": str(folder / f"trained-{seed}"),
+                    "prompts": list(reviews.PROMPTS),
+                    "n_batches": max(int(N_BATCHES * scale), 1),
+                    "seed": seed,
+                    "known": KNOWN,
+                }
+                report = whole_process(training.command(trl, work), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+                np.testing.assert_allclose(report.pop("known"), known, atol=1e-4)  # both sides have the same reward
+                found[name] = report | judge(work["output"], reward, scale, seed)
+                print(f"{name}, seed {seed}: {found[name]}", flush=True)
+            return found
+
+        with ThreadPoolExecutor(jobs) as pool:
+            of_seeds = list(pool.map(reports, range(n_seeds)))
+        reference = judge(str(folder / "model"), reward, scale, seed=0)
+    found = {name: [one[name] for one in of_seeds] for name in trainings}
+    return found, {"optimum": optimum(task, REWARD_SEED), "reference": reference["J"], "accuracy": reward.accuracy}
+
+
+Found = list[dict[str, Any]]
+
+
+def spread(values: Any, digits: int = 2) -> str:
+    """Median and range."""
+    return f"{np.median(values):.{digits}f} [{np.min(values):.{digits}f}, {np.max(values):.{digits}f}]"
+
+
+def column(found: Found, key: str) -> np.ndarray:
+    """One number of each seed."""
+    return np.array([report[key] for report in found], dtype=float)
+
+
+def per_second(found: Found) -> np.ndarray:
+    """Tokens written per processor second of training."""
+    return column(found, "tokens") / column(found, "training")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def comparison(measured: dict[str, Found]) -> str:
+    """Both sides of each row."""
+    head = ["", "TRL's J", "our J", "TRL, CPU s", "ours, CPU s", "ratio", "TRL, whole process", "ours", "ratio"]
+    rows = []
+    for name, sides in ROWS.items():
+        if not all(side in measured for side in sides):
+            continue
+        theirs, ours = (measured[side] for side in sides)
+        cells = [spread(column(found, "J")) for found in (theirs, ours)]
+        for key in ("training", "processor"):
+            cells += [spread(column(found, key), 1) for found in (theirs, ours)]
+            cells.append(f"**{spread(column(theirs, key) / column(ours, key))}**")
+        rows.append([name, *cells])
+    return table(head, rows)
+
+
+def policies(measured: dict[str, Found]) -> str:
+    """Each training by itself."""
+    digits = {"J": 2, "proxy": 2, "gold": 2, "kl": 1, "valid": 2, "length": 1}
+    head = ["training", "J", "reward", "gold", "KL", "well-formed", "length", "tokens", "steps", "tokens per CPU s"]
+    rows = []
+    for name, found in measured.items():
+        cells = [spread(column(found, key), n) for key, n in digits.items()]
+        cells += [f"{np.median(column(found, key)):,.0f}" for key in ("tokens", "updates")]
+        rows.append([name, *cells, f"{np.median(per_second(found)):,.0f}"])
+    return table(head, rows)
+
+
+EXPLANATION = """
+Medians [and ranges] over {seeds} seeds of training, with one reward model; ratios of the same seed, above 1 where ours
+is faster. J is the reward less .1 KL of {texts:,} texts of the last policy. J* is {optimum:.2f}, the fine-tuned model's
+own J is {reference:.2f}, and the reward model's accuracy {accuracy:.2f}.
+
+A training is {batches} batches of 128 completions, in groups of 8, of at most 24 tokens, in minibatches of 64. *CPU s*
+is the processor time of `trainer.train()` and `agent.learn()`, with nothing logged; *whole process* has imports,
+loading and saving too. Learning rates (6e-4 for one epoch, 2e-4 for four), epochs, clip range, norm of the gradient and
+Adam's ε are equal. Temperature is 1, and nothing is cut off the distribution, as both libraries have it by default.
+
+TRL is at its fastest that was found: 32-bit numbers, no gradient checkpointing (both are TRL's defaults otherwise),
+no log, one thread, PyTorch's fused AdamW, and a reward function for the whole batch, which runs the same trunk and head
+on TRL's own tokens. {tried} TRL's own learning rate, 1e-6, is for larger models.
+
+The algorithms differ where the libraries do:
+
+* RLOO has the price of KL divergence in the reward in both. TRL's ratio and clip are those of a whole text, ours those
+  of a token.
+* GRPO has that price in the reward here, and as k3 in the loss in TRL, whose mean is over tokens (`loss_type="dapo"`)
+  where ours is over texts. *TRL's best* does not divide by the group's standard deviation (`scale_rewards="none"`).
+"""
+TRIED = ""
+
+
+def main() -> None:
+    parser = study.arguments(__doc__, seeds=None)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default 3)")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the length of everything (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time (default 1)")
+    add_options(parser, ["trl"])
+    options = parser.parse_args()
+    peers = find_peers(options, ["trl"])
+    if not peers:
+        return
+    trainings = {name: training for name, training in TRAININGS.items() if options.only in name}
+    measured, known = measure(trainings, peers["trl"], options.scale, options.seeds, options.jobs)
+    versions = peers["trl"].versions
+    computer = machine()
+    named = ", ".join(f"{package} {number}" for package, number in versions.items())
+    origin = f"{computer['processor']}, {computer['cores']} cores; TRL's environment: {named}."
+    explanation = EXPLANATION.format(
+        seeds=options.seeds,
+        texts=int(N_EVALUATED * options.scale),
+        batches=max(int(N_BATCHES * options.scale), 1),
+        tried=TRIED,
+        **known,
+    )
+    text = "\n\n".join([origin, comparison(measured), policies(measured), explanation])
+    results = {"machine": computer, "peers": versions, "task": known, "trainings": measured}
+    study.write("language_peers", "Language models, compared with TRL", text, results, folder=options.output)
+
+
+if __name__ == "__main__":
+    main()
