@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch as th
 
 from pg_agents.checks import check_number
+from pg_agents.language.texts import by_length, n_parts
 
 
 class Sizes(NamedTuple):
@@ -86,6 +87,7 @@ class Fit:
             FloatingPointError: A loss is not finite; the parameters are those before that step.
         """
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        device = trained[0].device
         optimizer = th.optim.AdamW(trained, lr=self.learning_rate)
         n_steps = self.n_epochs * math.ceil(len(rows) / self.batch_size)
         schedule = th.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=n_steps + 1)
@@ -97,12 +99,12 @@ class Fit:
                 optimizer.zero_grad()
                 n = float(sizes.weights[minibatch].sum())
                 found = 0.0
-                # Half of the examples have half of the padding; the gradients add up.
-                for part in minibatch[sizes.lengths[minibatch].argsort(stable=True)].tensor_split(2):
-                    if len(part):
-                        mean = loss(part) / n
-                        mean.backward()  # type: ignore[no-untyped-call]
-                        found += mean.item()
+                # Examples of similar length have less padding; the gradients add up.
+                order = by_length(sizes.lengths[minibatch])
+                for rows_of_part in order.tensor_split(n_parts(device, len(minibatch))):
+                    mean = loss(minibatch[rows_of_part]) / n
+                    mean.backward()  # type: ignore[no-untyped-call]
+                    found += mean.item()
                 if not math.isfinite(found):
                     raise FloatingPointError(
                         f"The loss is {found} in epoch {epoch + 1}: `learning_rate` may be too large."

@@ -10,6 +10,8 @@ import torch as th
 from pg_agents.language.models import check_positions, check_tokenizer, evaluating, parameters, places, precise
 from pg_agents.language.texts import Completions, encode_prompts, padded
 
+SPARSE = 0.75  # share of texts that have not ended, at which the others leave the cache
+
 
 def generate(
     model: Any,
@@ -79,25 +81,34 @@ def draw(
     """
     prompts = prompts.to(model.device)
     cache_name = "cache" if "cache" in parameters(model) else "past_key_values"  # the name in earlier versions
-    tokens, mask, cache = [prompts.tokens], prompts.mask, None
-    running = th.ones(len(prompts), dtype=th.bool, device=model.device)
+    new = (0, max_new_tokens)
+    tokens, mask = (
+        th.nn.functional.pad(part, new, value=fill) for part, fill in ((prompts.tokens, pad), (prompts.mask, False))
+    )
+    rows = th.arange(len(prompts), device=model.device)  # those in the cache
+    running = th.ones_like(rows, dtype=th.bool)
+    cache, first = None, 0
     with evaluating(model):
-        for _ in range(max_new_tokens):
-            told = {name: value[:, -tokens[-1].shape[1] :] for name, value in places(model, mask).items()}
-            told["attention_mask"] = mask.long()
-            out = model(input_ids=tokens[-1], use_cache=True, **{cache_name: cache}, **told)
-            cache = out[cache_name]
+        for n in range(prompts.n_prompt, prompts.n_prompt + max_new_tokens):
+            seen = mask[rows, :n]
+            told = {name: value[:, first:] for name, value in places(model, seen).items()}
+            told["attention_mask"] = seen.long()
+            out = model(input_ids=tokens[rows, first:n], use_cache=True, **{cache_name: cache}, **told)
+            cache, first = out[cache_name], n
             logits = precise(out.logits[:, -1])
             if deterministic:
                 chosen = logits.argmax(dim=-1)
             else:
                 chosen = th.multinomial(th.softmax(logits, dim=-1), 1, generator=generator)[:, 0]
-            tokens.append(th.where(running, chosen, pad)[:, None])
-            mask = th.cat([mask, running[:, None]], dim=1)
+            tokens[rows[running], n], mask[rows[running], n] = chosen[running], True
             running = running & (chosen != eos)
-            if not running.any():
+            n_running = int(running.sum())
+            if not n_running:
                 break
-    return Completions(th.cat(tokens, dim=1), mask, prompts.n_prompt)
+            if n_running <= SPARSE * len(rows) and hasattr(cache, "batch_select_indices"):
+                cache.batch_select_indices(running.nonzero()[:, 0])
+                rows, running = rows[running], running[running]
+    return Completions(tokens[:, : n + 1], mask[:, : n + 1], prompts.n_prompt)
 
 
 def joined(parts: Sequence[Completions], pad: int) -> Completions:

@@ -30,7 +30,7 @@ from pg_agents.language.models import (
     tokenizer_of,
     width,
 )
-from pg_agents.language.texts import Completions, tokenized
+from pg_agents.language.texts import Completions, by_length, tokenized
 
 Preference = tuple[str, str, str]
 """A prompt, the completion that was preferred, and the other."""
@@ -193,8 +193,9 @@ class RewardModel:
         """
         device = self._scores.head.weight.device
         with evaluating(self._scores):
-            rows = th.split(th.arange(len(completions), device=completions.tokens.device), batch_size)
-            raw = th.cat([self._scores(completions.take(part).to(device)) for part in rows])
+            order = by_length(completions.mask.sum(dim=1))
+            found = [self._scores(completions.take(part).to(device)) for part in th.split(order, batch_size)]
+            raw = th.cat(found)[order.argsort().to(device)]
         return (raw - self.mean) / self.std
 
     def __call__(self, prompt: str, completion: str) -> float:

@@ -296,7 +296,7 @@ class LanguageAlgorithm(Arguments):
             observation_space=self.observation_space,
             action_space=self.action_space,
         ).to(self.device)
-        policy.optimizer = th.optim.Adam(policy.trained, lr=self.lr_schedule(1), eps=1e-5)
+        policy.optimizer = th.optim.Adam(policy.trained, lr=self.lr_schedule(1), eps=1e-5, fused=True)
         self.policy = policy  # type: ignore[assignment] # no actor-critic of SB3's
         self.rollout_buffer = None  # type: ignore[assignment] # until the first rollout
 

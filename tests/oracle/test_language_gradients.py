@@ -237,7 +237,8 @@ def kl_gradient(kl_in, kl_estimator, mean="sum"):
             return weighted.value(batch, *coefficients) * (p * len(p))[batch.completion]
 
         form = replace(batch_loss, objective=replace(weighted, value=value))
-        accumulate(made.policy, made.policy.optimizer, rollout, form, None)
+        everything = texts.tokens.numel()  # in one part, so that `p` has the batch's order
+        accumulate(made.policy, made.policy.optimizer, rollout, form, everything)
         found = -gradient(made.policy.model)
     return found, -exact_gradients(made.policy, 1.0)[1]
 
