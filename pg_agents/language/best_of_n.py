@@ -11,7 +11,7 @@ import torch as th
 
 from pg_agents.checks import check_number
 from pg_agents.language.generation import generate
-from pg_agents.language.models import language_model, tokenizer_of
+from pg_agents.language.models import model_and_tokenizer
 from pg_agents.language.rewards import rewards_of
 
 
@@ -55,7 +55,7 @@ def best_of_n(
         ValueError: An argument is out of range, or a reward is not a finite number.
     """
     check_number("n", n, at_least=1, integer=True)
-    tokenizer, model = tokenizer_of(sft, tokenizer), language_model(sft)
+    model, tokenizer = model_and_tokenizer(sft, tokenizer)
     generator = None if seed is None else th.Generator(model.device).manual_seed(seed)
     repeated = [prompt for prompt in prompts for _ in range(n)]
     found = generate(model, tokenizer, repeated, max_new_tokens=max_new_tokens, generator=generator)

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from pg_agents.checks import check_number
 from pg_agents.language.fitting import Fit
 from pg_agents.language.generation import generate
-from pg_agents.language.models import check_positions, evaluating, language_model, run, tokenizer_of
+from pg_agents.language.models import check_positions, evaluating, model_and_tokenizer, run
 from pg_agents.language.reward_model import Preference, pair_sizes
 from pg_agents.language.texts import Completions, tokenized
 
@@ -58,8 +58,7 @@ class DirectPreference:
         device: th.device | str | None = None,
     ) -> None:
         check_number("kl_coef", kl_coef, above=0)
-        self.tokenizer = tokenizer_of(sft, tokenizer)
-        source = language_model(sft)
+        source, self.tokenizer = model_and_tokenizer(sft, tokenizer)
         self.reference, self.model = deepcopy(source).eval().requires_grad_(False), deepcopy(source)
         for model in (self.reference, self.model):
             model.to(device or source.device)

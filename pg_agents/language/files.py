@@ -6,19 +6,23 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
+from collections import deque
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch as th
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from pg_agents.arguments import constructor_arguments
-from pg_agents.language.models import between_libraries, language_model, load_tokenizer, save_model
+from pg_agents.language.models import ADAPTER, between_libraries, language_model, load_tokenizer, save_model
 
 _ALGORITHM, _STATE = "pg_agents.json", "training.safetensors"
-_BASE, _REFERENCE = "base", "reference"  # folders of the model below an adapter, and of the reference
+# Folders of the model below an adapter, and of a reference that is not that model.
+_BASE, _REFERENCE = "base", "reference"
 _NOT_SAVED = {"policy", "tokenizer", "prompts", "reward", "env", "device", "lora", "_init_setup_model"}
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_total_timesteps", "_current_progress_remaining")
 
@@ -33,9 +37,10 @@ def save(agent: Any, path: Any) -> None:
         path: The folder, or the zip file.
 
     Raises:
-        ValueError: `path` is an open file.
+        ValueError: `path` is an open file, or something else than an agent stands there.
     """
     target = _path(path)
+    _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
         folder = Path(beside) / "agent"
@@ -63,19 +68,43 @@ def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
         arguments: Constructor arguments that replace those of the file.
 
     Raises:
-        ValueError: There is no such file, it holds another algorithm, or lacks a schedule that it had.
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no agent, arguments that the class does not take, or lacks a schedule that it had.
     """
     source = _path(path)
     if not source.exists() and source.suffix != ".zip":
         source = source.with_name(f"{source.name}.zip")
-    if source.is_file():
-        with tempfile.TemporaryDirectory() as folder:
+    if not source.exists():
+        raise FileNotFoundError(f"`path` must be an agent's folder or zip file, but there is none at {str(path)!r}.")
+    if source.is_dir():
+        return cast(Agent, _read(cls, source, source, arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
             with zipfile.ZipFile(source) as archive:
                 archive.extractall(folder)
-            agent: Agent = _read(cls, Path(folder), arguments)
-    else:
-        agent = _read(cls, Path(path), arguments)
-    return agent
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"`path` must be an agent's folder or zip file, but {str(source)!r}: {error}.") from error
+        return cast(Agent, _read(cls, Path(folder), source, arguments))
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to replace what is not an agent."""
+    if target.suffix == ".zip":
+        if target.is_dir():
+            raise ValueError(f"`path` must be a zip file or a new one, but {str(target)!r} is a folder.")
+        return
+    if not target.exists():
+        return
+    found = "a file"
+    if target.is_dir():
+        names = sorted(file.name for file in target.iterdir())
+        if not names or _ALGORITHM in names:
+            return
+        found = f"a folder with {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}, and no {_ALGORITHM}"
+    raise ValueError(
+        f"`path` must be a new folder, an empty one or that of an older agent, which is replaced, but {str(target)!r} "
+        f"is {found}."
+    )
 
 
 def _path(path: Any) -> Path:
@@ -89,13 +118,9 @@ def _write(agent: Any, folder: Path) -> None:
     save_model(policy.model, folder, agent.tokenizer)
     if policy.has_adapter:
         save_model(deepcopy(policy.model).unload(), folder / _BASE)
-    else:
+    if policy.reference is not None:
         save_model(policy.reference, folder / _REFERENCE)
-    tensors = {
-        "generator": agent._generator.get_state(),
-        "order_generator": agent._order_generator.get_state(),
-        "waiting": th.tensor(agent._waiting, dtype=th.int64),
-    }
+    tensors = {f"random.{name}": value for name, value in agent.random_state().items()}
     if policy.value_head is not None:
         tensors |= {f"value_head.{name}": value for name, value in policy.value_head.state_dict().items()}
     for number, state in policy.optimizer.state_dict()["state"].items():
@@ -112,31 +137,46 @@ def _write(agent: Any, folder: Path) -> None:
         "arguments": {name: value for name, value in values.items() if name not in functions},
         "functions": functions,
         "counters": {name: getattr(agent, name) for name in _COUNTERS},
+        "ep_info_buffer": None if agent.ep_info_buffer is None else list(agent.ep_info_buffer),
     }
-    (folder / _ALGORITHM).write_text(json.dumps(written, indent=1), encoding="utf-8")
+    (folder / _ALGORITHM).write_text(json.dumps(written, indent=1, default=_as_json), encoding="utf-8")
 
 
-def _read(cls: Any, folder: Path, given: dict[str, Any]) -> Any:
+def _as_json(value: Any) -> Any:
+    """NumPy's numbers and paths, as JSON has them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"An agent's arguments are saved as numbers and texts, which {value!r} is not.")
+
+
+def _read(cls: Any, folder: Path, source: Path, given: dict[str, Any]) -> Any:
     if not (folder / _ALGORITHM).is_file():
-        raise ValueError(f"{str(folder)!r} must hold an agent, with a file {_ALGORITHM}.")
+        raise ValueError(f"{str(source)!r} must hold an agent, with a file {_ALGORITHM}.")
     written = json.loads((folder / _ALGORITHM).read_text(encoding="utf-8"))
-    if written["algorithm"] != cls.__name__:
-        raise ValueError(f"{str(folder)!r} holds a {written['algorithm']}, and not a {cls.__name__}.")
+    unknown = (written["arguments"].keys() | set(written["functions"])) - set(constructor_arguments(cls))
+    if unknown:
+        raise ValueError(
+            f"{str(source)!r} holds a {written['algorithm']}, with arguments that {cls.__name__} does not take: "
+            f"{', '.join(sorted(unknown))}."
+        )
+    if given.get("lora") is not None:
+        raise ValueError("`lora` must not be given to `load`, which reads the adapter as it was saved.")
     missing = set(written["functions"]) - given.keys()
     if missing:
         raise ValueError(f"`{min(missing)}` was a function, which is not saved: give it to `load`.")
-    has_adapter = (folder / _BASE).is_dir()
-    model = language_model(folder / (_BASE if has_adapter else _REFERENCE))
-    if has_adapter:
-        from peft import PeftModel
-
-        with between_libraries():
-            model = PeftModel.from_pretrained(model, folder, is_trainable=True)
     tokenizer = given.pop("tokenizer", None) or load_tokenizer(folder)
-    agent = cls(model, tokenizer=tokenizer, **{**written["arguments"], **given})
+    arguments = {**written["arguments"], **given, "tokenizer": tokenizer}
+    if not (folder / _BASE).is_dir():
+        agent = cls(language_model(folder / _REFERENCE), **arguments)
+        agent.policy.model.load_state_dict(language_model(folder).state_dict())
+    elif (folder / _REFERENCE).is_dir():
+        agent = cls(_adapted(language_model(folder / _BASE), folder / ADAPTER), **arguments)
+        agent.policy.reference.load_state_dict(language_model(folder / _REFERENCE).state_dict())
+    else:
+        agent = _with_lora(cls, folder, arguments)
     policy = agent.policy
-    if not has_adapter:
-        policy.model.load_state_dict(language_model(folder).state_dict())
     tensors = load_file(folder / _STATE)
     if policy.value_head is not None:
         policy.value_head.load_state_dict(_part(tensors, "value_head"))
@@ -145,11 +185,34 @@ def _read(cls: Any, folder: Path, given: dict[str, Any]) -> Any:
         number, _, key = name.partition(".")
         states.setdefault(int(number), {})[key] = value
     policy.optimizer.load_state_dict({**policy.optimizer.state_dict(), "state": states})
-    agent._generator.set_state(tensors["generator"].cpu())
-    agent._order_generator.set_state(tensors["order_generator"])
-    agent._waiting = tensors["waiting"].tolist()
+    agent.set_random_state(_part(tensors, "random"))
+    if written["ep_info_buffer"] is not None:
+        agent.ep_info_buffer = deque(written["ep_info_buffer"], maxlen=agent._stats_window_size)
+        agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)  # a text has no success
     for name, value in written["counters"].items():
         setattr(agent, name, value)
+    return agent
+
+
+def _adapted(model: Any, folder: Path) -> Any:
+    """A model with the adapter of a folder, which is a folder below where it has a name of its own."""
+    from peft import PeftModel
+
+    found = next(folder.rglob("adapter_config.json")).parent
+    with between_libraries():
+        return PeftModel.from_pretrained(
+            model, found, adapter_name="default" if found == folder else found.name, is_trainable=True
+        )
+
+
+def _with_lora(cls: Any, folder: Path, arguments: dict[str, Any]) -> Any:
+    """An agent whose reference is the model below the adapter."""
+    from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
+
+    lora = PeftConfig.from_pretrained(folder / ADAPTER)
+    lora.inference_mode = False
+    agent = cls(language_model(folder / _BASE), **{**arguments, "lora": lora})
+    set_peft_model_state_dict(agent.policy.model, load_peft_weights(str(folder / ADAPTER), device="cpu"))
     return agent
 
 

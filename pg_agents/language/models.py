@@ -6,12 +6,16 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
 
 from pg_agents.language.texts import Completions
+
+ADAPTER = "adapter"
+"""The folder of an adapter, below that of the whole model."""
 
 
 class Outputs(NamedTuple):
@@ -125,10 +129,21 @@ def check_positions(model: Any, n_prompt: int, max_new_tokens: int) -> None:
         )
 
 
-def width(model: Any) -> int:
-    """Width of a model's last layer."""
-    n: int = model.config.get_text_config().hidden_size
-    return n
+def one_text(device: th.device | str) -> Completions:
+    """A prompt and a completion of one token each, to measure a model with."""
+    tokens = th.zeros(1, 2, dtype=th.long, device=device)
+    return Completions(tokens, th.ones_like(tokens, dtype=th.bool), 1)
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether adapters of `peft` wrap a model."""
+    return hasattr(model, "merge_and_unload")
+
+
+def plain(model: Any) -> Any:
+    """A copy of a model, with adapters added to the weights where there are some."""
+    copied = deepcopy(model)
+    return copied.merge_and_unload().requires_grad_(True) if has_adapter(model) else copied
 
 
 @runtime_checkable
@@ -157,6 +172,26 @@ def language_model(source: Any) -> Any:
     check_folder(source)
     with quietly():
         return AutoModelForCausalLM.from_pretrained(source, local_files_only=True)
+
+
+def model_and_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
+    """The model and the tokenizer of a source, checked against each other.
+
+    Args:
+        source: As for `language_model`.
+        tokenizer: The tokenizer; None for the source's own.
+
+    Raises:
+        ValueError: One is missing, the tokenizer has no end or padding of its own, or more tokens than the model.
+    """
+    tokenizer, model = tokenizer_of(source, tokenizer), language_model(source)
+    n_tokens = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > n_tokens:
+        raise ValueError(
+            f"`tokenizer` must have at most {n_tokens} tokens, the model's embeddings, but has {len(tokenizer)}: "
+            "model.resize_token_embeddings(len(tokenizer))."
+        )
+    return model, tokenizer
 
 
 def tokenizer_of(source: Any, tokenizer: Any = None) -> Any:
@@ -196,16 +231,29 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def between_libraries() -> Iterator[None]:
-    """Without the warnings of one library about the names that the other uses."""
+    """Without the warnings of one library about the names and layers that the other uses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # and then set rightly
         yield
 
 
 def save_model(model: Any, folder: str | Path, tokenizer: Any = None) -> None:
-    """Write a model, and its tokenizer if one is given, to a folder."""
-    with quietly():
-        model.save_pretrained(folder)
+    """Write a model, and its tokenizer if one is given, to a folder.
+
+    Where adapters wrap the model, it is written with them added to its weights, and the one in use alone to the folder
+    `adapter` below.
+    """
+    with quietly(), between_libraries():
+        if has_adapter(model):
+            plain(model).save_pretrained(folder)
+            model.save_pretrained(
+                Path(folder) / ADAPTER,
+                selected_adapters=[model.active_adapter],
+                save_embedding_layers=False,  # the base's own, and "auto" would look for it in the internet
+            )
+        else:
+            model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -214,8 +262,13 @@ def check_folder(source: str | Path) -> None:
     """Refuse a path that is no folder with a model.
 
     Raises:
-        ValueError: There is no such folder, or no `config.json` in it.
+        ValueError: There is no such folder, no `config.json` in it, or an adapter only.
     """
+    if (Path(source) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"The folder {str(source)!r} must hold a model, but holds an adapter only: give "
+            "PeftModel.from_pretrained(base, folder, is_trainable=True)."
+        )
     if not (Path(source) / "config.json").is_file():
         raise ValueError(
             f"The folder {str(source)!r} must hold a model, with a file config.json. Nothing is downloaded: save the "
@@ -233,15 +286,15 @@ def load_tokenizer(source: str | Path) -> Any:
 @contextmanager
 def evaluating(*models: Any) -> Iterator[None]:
     """Without gradients and dropout."""
-    before = [model.training for model in models]
+    before = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     try:
         with th.no_grad():
             yield
     finally:
-        for model, training in zip(models, before, strict=True):
-            model.train(training)
+        for module, training in before:
+            module.training = training
 
 
 def small_gpt2(

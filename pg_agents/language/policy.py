@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from pg_agents.language.models import Outputs, between_libraries, evaluating, precise, run, width
+from pg_agents.language.models import Outputs, between_libraries, evaluating, has_adapter, one_text, plain, precise, run
 from pg_agents.language.texts import Completions
 
 
@@ -36,17 +36,23 @@ class LanguagePolicy(BasePolicy):
     """A language model with its reference and, for an actor-critic, a value head.
 
     Args:
-        model: A causal language model, which is copied.
+        model: A causal language model, which is copied. Of one with an adapter of `peft`, the adapter is trained.
         has_critic: Whether there is a value head, a linear function of the last layer's output.
         lora: A `peft.LoraConfig`, or its arguments as a dictionary: the model stays, and low-rank additions are
-            trained. None trains all parameters.
+            trained. None trains what the model does not have frozen.
         pad: Token of padding.
+        generator: Draws the tokens; None for torch's own.
         observation_space: Texts, padded at their end.
         action_space: Tokens.
 
     Attributes:
         model: The model that is trained.
         value_head: V as a function of the last layer's output; None without a critic.
+        generator: Draws the tokens.
+
+    Raises:
+        TypeError: `lora` is neither.
+        ValueError: All parameters of the model are frozen.
     """
 
     def __init__(
@@ -56,22 +62,34 @@ class LanguagePolicy(BasePolicy):
         has_critic: bool,
         lora: Any,
         pad: int,
+        generator: th.Generator | None = None,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
     ) -> None:
         super().__init__(observation_space, action_space)
-        self.pad = pad
-        self.model: Any = deepcopy(model)
-        self.has_adapter = lora is not None or hasattr(model, "disable_adapter")
-        if lora is not None:
-            self.model = with_adapter(self.model, lora)
-        # Without its adapter, a model with one is the reference.
-        self._reference: Any = None if self.has_adapter else deepcopy(model).requires_grad_(False)
-        self.value_head = th.nn.Linear(width(model), 1) if has_critic else None
+        self.pad, self.generator = pad, generator
+        self.model: Any = deepcopy(model) if lora is None else with_adapter(plain(model), lora)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ValueError(
+                "`policy` must have parameters to train, but all are frozen: model.requires_grad_(True), or "
+                "PeftModel.from_pretrained(..., is_trainable=True)."
+            )
+        # A model is its own reference: without `lora`, if that is what is trained.
+        self._reference: Any = plain(model).requires_grad_(False) if lora is None else None
+        self.value_head = th.nn.Linear(self._width(), 1) if has_critic else None
         if self.value_head is not None:
             th.nn.init.zeros_(self.value_head.weight)
             th.nn.init.zeros_(self.value_head.bias)
         self.set_training_mode(False)
+
+    def _width(self) -> int:
+        with evaluating(self.model):
+            return run(self.model, one_text(self.model.device)).hidden.shape[-1]
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, and the model stays."""
+        return has_adapter(self.model)
 
     @property
     def trained(self) -> list[th.nn.Parameter]:
@@ -116,14 +134,14 @@ class LanguagePolicy(BasePolicy):
         return Scored(*found)
 
     def _reference_outputs(self, completions: Completions) -> Outputs:
-        if self.has_adapter:
+        if self._reference is None:
             with self.model.disable_adapter():
                 return run(self.model, completions)
         return run(self._reference, completions)
 
     @property
     def reference(self) -> Any:
-        """The reference model; None where it is the model without its adapter."""
+        """The reference model; None where it is the model without the adapter of `lora`."""
         return self._reference
 
     def forward(self, observation: th.Tensor, deterministic: bool = False) -> th.Tensor:
@@ -131,17 +149,24 @@ class LanguagePolicy(BasePolicy):
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """The next token of each text `(N, length)`, padded at its end."""
+        """The next token of each text `(N, length)`, padded at its end.
+
+        A policy may write padding itself, within a text; only behind the text's last other token is it padding.
+        """
         assert isinstance(observation, th.Tensor), "texts are arrays"
         observation = observation.long()
-        mask = observation != self.pad
-        n = int(mask.sum(dim=1).max())
+        columns = th.arange(observation.shape[1], device=observation.device)
+        last = (columns * (observation != self.pad)).argmax(dim=1)
+        n = int(last.max()) + 1
         padding = observation.new_full((len(observation), 1), self.pad)
         tokens = th.cat([observation[:, :n], padding], dim=1)
-        texts = Completions(tokens, tokens != self.pad, 1)  # every token but the first as a completion
+        mask = th.arange(n + 1, device=observation.device) <= last[:, None]
+        texts = Completions(tokens, mask, 1)  # every token but the first as a completion
         with evaluating(self):
-            log_probs = run(self.model, texts).log_probs[th.arange(len(tokens)), mask.sum(dim=1) - 1]
-        return log_probs.argmax(dim=-1) if deterministic else th.multinomial(log_probs.exp(), 1)[:, 0]
+            log_probs = run(self.model, texts).log_probs[th.arange(len(tokens)), last]
+        if deterministic:
+            return log_probs.argmax(dim=-1)
+        return th.multinomial(log_probs.exp(), 1, generator=self.generator)[:, 0]
 
 
 def with_adapter(model: Any, lora: Any) -> Any:
@@ -153,11 +178,14 @@ def with_adapter(model: Any, lora: Any) -> Any:
 
     Raises:
         ImportError: `peft` is not installed.
+        TypeError: `lora` is neither.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError('`lora` needs peft: pip install "pg-agents[language]"') from error
     config = LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if isinstance(lora, dict) else lora
+    if not isinstance(config, LoraConfig):
+        raise TypeError(f"`lora` must be a peft.LoraConfig or a dictionary of its arguments, but is {lora!r}.")
     with between_libraries():
         return get_peft_model(model, config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +20,14 @@ from pg_agents.language.models import (
     check_folder,
     check_positions,
     evaluating,
-    language_model,
     last_hidden,
     load_tokenizer,
+    model_and_tokenizer,
+    one_text,
+    plain,
     precise,
     quietly,
     save_model,
-    tokenizer_of,
-    width,
 )
 from pg_agents.language.texts import Completions, by_length, tokenized
 
@@ -54,8 +53,10 @@ class Calibration(NamedTuple):
 class _Scores(th.nn.Module):
     """A trunk, and a linear function of its output at a text's last token."""
 
-    def __init__(self, trunk: Any, size: int) -> None:
+    def __init__(self, trunk: Any) -> None:
         super().__init__()
+        with evaluating(trunk):
+            size = last_hidden(trunk, one_text(trunk.device)).shape[1]
         self.trunk = trunk
         self.head = th.nn.Linear(size, 1)
         th.nn.init.zeros_(self.head.bias)
@@ -117,15 +118,13 @@ class RewardModel:
         check_number("validation", validation, at_least=0, at_most=0.9)
         check_number("n_normalize", n_normalize, at_least=0, integer=True)
         check_number("max_new_tokens", max_new_tokens, at_least=1, integer=True)
-        self.tokenizer = tokenizer_of(sft, tokenizer)
-        self._language_model = language_model(sft)
+        self._language_model, self.tokenizer = model_and_tokenizer(sft, tokenizer)
         self.validation, self.n_normalize, self.max_new_tokens = validation, n_normalize, max_new_tokens
         self._fit = Fit(learning_rate, n_epochs, batch_size, max_grad_norm, seed)
         with th.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 th.manual_seed(seed)
-            trunk = deepcopy(self._language_model.base_model)
-            self._scores = _Scores(trunk, width(self._language_model)).to(device or self._language_model.device)
+            self._scores = _Scores(plain(self._language_model).base_model).to(device or self._language_model.device)
         self.mean, self.std = 0.0, 1.0
         self.accuracy = self.loss = float("nan")
         self._held_out_gaps: np.ndarray = np.zeros(0)
@@ -141,11 +140,14 @@ class RewardModel:
             Itself.
 
         Raises:
-            ValueError: There are too few preferences, or a text is longer than the model's positions.
+            ValueError: There are too few preferences, or a text, or a prompt with `max_new_tokens` of the
+                normalisation, is longer than the model's positions.
             FloatingPointError: The loss is not finite.
         """
         prompts = [prompt for prompt, *_ in preferences]
         chosen, other = (self._tokenized(prompts, [pair[side] for pair in preferences]) for side in (1, 2))
+        if self.n_normalize:
+            check_positions(self._language_model, chosen.n_prompt, self.max_new_tokens)
         train, held_out = self._fit.split(len(preferences), self.validation)
 
         def gaps(rows: th.Tensor) -> th.Tensor:
@@ -172,10 +174,16 @@ class RewardModel:
             n_bins: Number of bins, of equal size.
 
         Raises:
-            ValueError: Fewer preferences were held out than there are bins.
+            ValueError: Fewer preferences were held out than there are bins, or none since the model was made or
+                loaded.
         """
         check_number("n_bins", n_bins, at_least=1, integer=True)
         gaps = self._held_out_gaps
+        if not len(gaps):
+            raise ValueError(
+                "`calibration` needs preferences that `fit` has held out, which are not saved: call `fit` first, with "
+                f"`validation` above 0; it is {self.validation}."
+            )
         if len(gaps) < n_bins:
             raise ValueError(f"`n_bins` must be at most {len(gaps)}, the held-out preferences, but is {n_bins}.")
         sure, right = 1 / (1 + np.exp(-np.abs(gaps))), (gaps > 0) + (gaps == 0) / 2
@@ -261,3 +269,4 @@ class _Trunk:
 
     def __init__(self, trunk: Any) -> None:
         self.base_model, self.config, self.device = trunk, trunk.config, trunk.device
+        self.get_input_embeddings = trunk.get_input_embeddings

@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.utils import explained_variance, get_system_info
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from typing_extensions import Self
 
@@ -34,7 +34,7 @@ from pg_agents.estimators import Floats
 from pg_agents.interrupts import deferrable
 from pg_agents.language import files
 from pg_agents.language.generation import draw
-from pg_agents.language.models import check_positions, language_model, small_gpt2, tokenizer_of, word_tokenizer
+from pg_agents.language.models import check_positions, model_and_tokenizer, small_gpt2, word_tokenizer
 from pg_agents.language.objectives import KL_IN_LOSS, averaged
 from pg_agents.language.policy import LanguagePolicy, Scored
 from pg_agents.language.rewards import check_reward, rewards_of
@@ -191,7 +191,7 @@ class LanguageAlgorithm(Arguments):
     }
 
     def __init__(self, policy: Any, **arguments: Any) -> None:
-        check_keywords(type(self), [*self.declared, "monitor_wrapper"], arguments)
+        check_keywords(type(self), self.declared, arguments)
         values = {**self.defaults(), **arguments}
         for name in set(self.declared) - {"policy", *values}:
             raise TypeError(f"{type(self).__name__}() needs the argument {name!r}.")
@@ -225,6 +225,8 @@ class LanguageAlgorithm(Arguments):
             _init_setup_model=False,
         )
         self.check_arguments()
+        self._generator = th.Generator(self.device)  # of tokens
+        self._order_generator = th.Generator()  # of prompts and minibatches, on the CPU
         if values["_init_setup_model"]:
             self._setup_model()
 
@@ -293,6 +295,7 @@ class LanguageAlgorithm(Arguments):
             has_critic=self.has_critic,
             lora=self.lora,
             pad=self.tokenizer.pad_token_id,
+            generator=self._generator,
             observation_space=self.observation_space,
             action_space=self.action_space,
         ).to(self.device)
@@ -303,11 +306,42 @@ class LanguageAlgorithm(Arguments):
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed all random generators, that of the tokens included."""
         super().set_random_seed(seed)
-        self._generator = th.Generator(self.device)
         self._generator.manual_seed(int(th.randint(2**62, ())) if seed is None else seed)
-        # Of prompts and minibatches, on the CPU.
-        self._order_generator = th.Generator().manual_seed(int(th.randint(2**62, ())) if seed is None else seed + 1)
+        self._order_generator.manual_seed(int(th.randint(2**62, ())) if seed is None else seed + 1)
         self._waiting: list[int] = []
+
+    def random_state(self) -> dict[str, th.Tensor]:
+        """What the next draws follow from: the generators' states, and the prompts whose turn is next."""
+        return {
+            "generator": self._generator.get_state(),
+            "order_generator": self._order_generator.get_state(),
+            "waiting": th.tensor(self._waiting, dtype=th.int64),
+        }
+
+    def set_random_state(self, state: dict[str, th.Tensor]) -> None:
+        """Draw as after `state`, which `random_state` of an agent with the same prompts has given."""
+        self._generator.set_state(state["generator"])
+        self._order_generator.set_state(state["order_generator"])
+        self._waiting = state["waiting"].tolist()
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Train on the task of an environment: its prompts, its reward, and completions no longer than its longest.
+
+        Args:
+            env: An environment that states a `text_task`.
+            force_reset: Of SB3's signature; True, as nothing lasts from one completion to the next.
+
+        Raises:
+            ValueError: It states none, or does not fit the model.
+        """
+        check_force_reset(force_reset)
+        values = {name: getattr(self, name) for name in ("tokenizer", "max_new_tokens", "seed")}
+        material = Material.of(self._given, {**values, "env": env, "prompts": None, "reward": None})
+        self.prompts, self.reward, self.max_new_tokens = material.prompts, material.reward, material.max_new_tokens
+        self.n_steps, self._waiting, self._encoded = self.max_new_tokens, [], self._encoded_prompts()
+        self.env = self._text_env()
+        self.observation_space = self.policy.observation_space = self.env.observation_space
+        self._last_obs = None
 
     def predict(
         self,
@@ -663,16 +697,23 @@ class LanguageAlgorithm(Arguments):
 
         The folder holds the model as `save_pretrained` writes it, so that `AutoModelForCausalLM.from_pretrained` reads
         it, its tokenizer, the reference, and the optimiser's and the generators' state. Prompts, rewards and schedules
-        are not saved.
+        are not saved. Where an adapter was trained, the model has it added to its weights; the adapter and the model
+        below it are in the folders `adapter` and `base`. Older agents are replaced, and nothing else is.
 
         Args:
             path: The folder, or the zip file.
-            exclude: Of SB3's signature, and without an effect.
-            include: Of SB3's signature, and without an effect.
+            exclude: Of SB3's signature; None, as all of an agent is needed to go on.
+            include: Of SB3's signature; None.
 
         Raises:
-            ValueError: `path` is an open file.
+            ValueError: `path` is an open file, or something else than an agent stands there.
         """
+        for name, value in (("exclude", exclude), ("include", include)):
+            if value is not None:
+                raise ValueError(
+                    f"`{name}` must be None, but is {value!r}: all of an agent is saved but prompts, reward, schedules "
+                    "and environment, which `load` is given."
+                )
         files.save(self, path)
 
     @classmethod
@@ -692,16 +733,32 @@ class LanguageAlgorithm(Arguments):
             path: The folder, or the zip file.
             env: An environment that states a `text_task`, instead of `prompts` and `reward`.
             device: Torch device.
-            custom_objects: Of SB3's signature, and without an effect.
-            print_system_info: Of SB3's signature, and without an effect.
-            force_reset: Of SB3's signature, and without an effect.
+            custom_objects: Arguments that replace those of the file, as `kwargs` do.
+            print_system_info: Print what SB3 says of the system.
+            force_reset: Of SB3's signature; True, as nothing lasts from one completion to the next.
             **kwargs: `prompts`, `reward`, and constructor arguments to change.
 
         Raises:
+            FileNotFoundError: There is no such file.
             TypeError: A keyword is not an argument of the constructor.
-            ValueError: There is no such file, it holds another algorithm, or lacks a schedule that it had.
+            ValueError: The file holds no agent, arguments that the class does not take, or lacks a schedule that it
+                had.
         """
-        return files.load(cls, path, {**kwargs, "env": env, "device": device})
+        check_force_reset(force_reset)
+        if print_system_info:
+            print("== CURRENT SYSTEM INFO ==")
+            get_system_info()
+        return files.load(cls, path, {**(custom_objects or {}), **kwargs, "env": env, "device": device})
+
+
+def check_force_reset(force_reset: bool) -> None:
+    """Refuse to keep an episode that is not there.
+
+    Raises:
+        ValueError: `force_reset` is False.
+    """
+    if not force_reset:
+        raise ValueError("`force_reset` must be True, but is False: nothing lasts from one completion to the next.")
 
 
 @dataclass(frozen=True)
@@ -735,6 +792,9 @@ class Material:
         if policy == "small_gpt2":
             if task is None:
                 raise ValueError("`policy='small_gpt2'` learns the language of a task: give an `env` that states one.")
+            policy = fine_tuned(task, values["seed"])
+        model, tokenizer = model_and_tokenizer(policy, values["tokenizer"])
+
             policy = fine_tuned(task, values["seed"], values["n_examples"])
         tokenizer, model = tokenizer_of(policy, values["tokenizer"]), language_model(policy)
         if prompts is not None:

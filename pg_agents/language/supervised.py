@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from pg_agents.checks import check_number
 from pg_agents.language.fitting import Fit, Sizes
-from pg_agents.language.models import check_positions, evaluating, language_model, run, save_model, tokenizer_of
+from pg_agents.language.models import check_positions, evaluating, model_and_tokenizer, run, save_model
 from pg_agents.language.texts import Completions, tokenized
 
 
@@ -73,8 +73,7 @@ class SupervisedFineTuning:
     ) -> None:
         check_number("validation", validation, at_least=0, at_most=0.9)
         check_number("patience", patience, at_least=1, integer=True)
-        self.tokenizer = tokenizer_of(model, tokenizer)
-        self.model = language_model(model)
+        self.model, self.tokenizer = model_and_tokenizer(model, tokenizer)
         if device is not None:
             self.model.to(device)
         self.validation, self.patience = validation, patience
@@ -117,7 +116,10 @@ class SupervisedFineTuning:
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Write model and tokenizer to a folder, from which they can be loaded."""
+        """Write model and tokenizer to a folder, from which they can be loaded.
+
+        A model with an adapter of `peft` is written whole, and the adapter alone to the folder `adapter` below.
+        """
         save_model(self.model, folder, self.tokenizer)
 
     def _loss(self, examples: Completions) -> th.Tensor:
