@@ -792,11 +792,8 @@ class Material:
         if policy == "small_gpt2":
             if task is None:
                 raise ValueError("`policy='small_gpt2'` learns the language of a task: give an `env` that states one.")
-            policy = fine_tuned(task, values["seed"])
-        model, tokenizer = model_and_tokenizer(policy, values["tokenizer"])
-
             policy = fine_tuned(task, values["seed"], values["n_examples"])
-        tokenizer, model = tokenizer_of(policy, values["tokenizer"]), language_model(policy)
+        model, tokenizer = model_and_tokenizer(policy, values["tokenizer"])
         if prompts is not None:
             encoded = encode_prompts(tokenizer, prompts)
             check_positions(model, max(map(len, encoded)), max_new_tokens)

@@ -279,6 +279,8 @@ def _text_task(env: VecEnv) -> TextTask | None:
 
 
 def _text(task: TextTask, tokens: np.ndarray) -> str:
-    """Prompt and completion, without padding."""
+    """Prompt and completion, without the padding behind them."""
     words = [task.words[token] for token in tokens]
-    return " ".join(word for word in words if word != task.special["pad"])
+    while words[-1] == task.special["pad"]:
+        words.pop()
+    return " ".join(words)
