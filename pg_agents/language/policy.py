@@ -74,7 +74,7 @@ class LanguagePolicy(BasePolicy):
                 "`policy` must have parameters to train, but all are frozen: model.requires_grad_(True), or "
                 "PeftModel.from_pretrained(..., is_trainable=True)."
             )
-        # A model is its own reference: without `lora`, if that is what is trained.
+        # The model as given; with `lora`, that is the trained one without its adapter.
         self._reference: Any = plain(model).requires_grad_(False) if lora is None else None
         self.value_head = th.nn.Linear(self._width(), 1) if has_critic else None
         if self.value_head is not None:

@@ -140,10 +140,12 @@ class RewardModel:
             Itself.
 
         Raises:
-            ValueError: There are too few preferences, or a text, or a prompt with `max_new_tokens` of the
-                normalisation, is longer than the model's positions.
+            ValueError: There are too few preferences, a text, or a prompt with `max_new_tokens` of the normalisation,
+                is longer than the model's positions, or the model was loaded.
             FloatingPointError: The loss is not finite.
         """
+        if isinstance(self._language_model, _Trunk):
+            raise ValueError("`fit` needs the fine-tuned model, which is not saved: RewardModel(sft).fit(preferences).")
         prompts = [prompt for prompt, *_ in preferences]
         chosen, other = (self._tokenized(prompts, [pair[side] for pair in preferences]) for side in (1, 2))
         if self.n_normalize:
@@ -181,8 +183,8 @@ class RewardModel:
         gaps = self._held_out_gaps
         if not len(gaps):
             raise ValueError(
-                "`calibration` needs preferences that `fit` has held out, which are not saved: call `fit` first, with "
-                f"`validation` above 0; it is {self.validation}."
+                "`calibration` needs preferences that `fit` has held out, with `validation` above 0. They are not "
+                "saved, so that a loaded model has none."
             )
         if len(gaps) < n_bins:
             raise ValueError(f"`n_bins` must be at most {len(gaps)}, the held-out preferences, but is {n_bins}.")

@@ -175,10 +175,15 @@ def test_a_reward_model_knows_its_positions_before_any_work():
     assert made("a", "b <eos>") == before
 
 
-def test_the_calibration_of_a_loaded_reward_model_needs_preferences(tmp_path):
+def test_a_loaded_reward_model_is_there_to_give_rewards(tmp_path):
     RewardModel(world.model(), TOKENIZER).save(tmp_path)
+    loaded = RewardModel.load(tmp_path)
     with pytest.raises(ValueError, match=saying("`calibration`", "`fit`")):
-        RewardModel.load(tmp_path).calibration()
+        loaded.calibration()
+    before = loaded("a", "b <eos>")
+    with pytest.raises(ValueError, match=saying("`fit`", "RewardModel")):
+        loaded.fit(PREFERENCES)
+    assert loaded("a", "b <eos>") == before
 
 
 # What fits together
