@@ -215,12 +215,12 @@ is the processor time of `trainer.train()` and `agent.learn()`, with nothing log
 loading and saving too. Learning rates (6e-4 for one epoch, 2e-4 for four), epochs, clip range, norm of the gradient and
 Adam's ε are equal. Temperature is 1, and nothing is cut off the distribution, as both libraries have it by default.
 
-TRL has the fastest settings that were found: 32-bit numbers and no gradient checkpointing (its defaults are bfloat16 and
-checkpointing), no log, one thread, PyTorch's fused AdamW, and a reward function for the whole batch, which runs the same
-trunk and head on TRL's own tokens. A static cache, eager attention and PyTorch's other AdamW made no difference beyond
-noise of 10 %. TRL computes the last layer in tiles of 32,768 words, and has no argument for it: with a constant of its
-code changed to the vocabulary's 44 words, RLOO of four epochs takes 15 % less time. TRL's own learning rate, 1e-6, is
-for larger models.
+TRL has the fastest settings that were found: 32-bit numbers and no gradient checkpointing (its defaults are bfloat16
+and checkpointing), no log, one thread, PyTorch's fused AdamW, and a reward function for the whole batch, which runs the
+same trunk and head on TRL's own tokens. A static cache, eager attention and PyTorch's other AdamW made no difference
+beyond noise of 10 %. TRL computes the last layer in tiles of 32,768 words, and has no argument for it: with a constant
+of its code changed to the vocabulary's 44 words, RLOO of four epochs takes 15 % less time. TRL's own learning rate,
+1e-6, is for larger models.
 
 The algorithms differ where the libraries do:
 
