@@ -50,7 +50,7 @@ def main(work: dict[str, Any]) -> dict[str, Any]:
     return {
         "completions": batches.n_completions,
         "tokens": batches.n_tokens,
-        "updates": agent._n_updates * minibatches,
+        "updates": work["n_batches"] * agent.n_epochs * minibatches,
         "training": processor,
         "training_seconds": seconds,
         "known": [reward(*pair) for pair in work["known"]],
