@@ -251,6 +251,7 @@ def kl_gradient(kl_in, kl_estimator, mean="sum"):
         ("loss", "k2", 0.9, 0.9999),
         ("loss", "k3", 0.3, 0.995),
         ("reward", "k3", -0.5, 0.9),
+        ("reward", "k2", -0.5, 0.9),
     ],
 )
 def test_kl_estimators_point_as_exactly_as_they_are_known_to(kl_in, kl_estimator, least, most):
