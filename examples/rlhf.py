@@ -9,6 +9,7 @@ and without a price. The rater's true taste, the gold reward, is known here, and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from pg_envs import reviews
 
 BETAS = (0.1, 0.0)
 N_EXAMPLES, N_PREFERENCES, N_TOKENS = 20_000, 1000, 150_000
+CUT = 3.0  # what a text costs that does not end: of such texts a reward model knows nothing
 TOKENIZER = word_tokenizer(reviews.WORDS)
 
 
@@ -69,16 +71,23 @@ class Curves(BaseCallback):
 def run(seed: int, scale: float) -> dict[str, Any]:
     """The three steps, and step 3 for each β."""
     th.set_num_threads(1)
+    clock = [time.process_time()]
     sft = fine_tuned(seed, int(scale * N_EXAMPLES))
+    clock.append(time.process_time())
     reward = reward_model(sft, seed, max(int(scale * N_PREFERENCES), 40))
+    clock.append(time.process_time())
     found: dict[str, Any] = {"accuracy": reward.accuracy, "loss": sft.history[-1].validation}
     for beta in BETAS:
-        agent = LanguagePPO(sft, TOKENIZER, reviews.PROMPTS, reward, kl_coef=beta, seed=seed, device="cpu")
+        agent = LanguagePPO(
+            sft, TOKENIZER, reviews.PROMPTS, reward, kl_coef=beta, missing_eos_penalty=CUT, seed=seed, device="cpu"
+        )
         before = agent.generate(reviews.PROMPTS[:3])
         curves = Curves()
         agent.learn(int(scale * N_TOKENS), callback=curves)
         found[f"{beta}"] = curves.rows
         found[f"texts {beta}"] = list(zip(reviews.PROMPTS, before, agent.generate(reviews.PROMPTS[:3]), strict=False))
+        clock.append(time.process_time())
+    found["seconds"] = np.diff(clock)
     return found
 
 
@@ -87,6 +96,9 @@ def main(given: Sequence[str] | None = None) -> None:
     runs = run_all(partial(run, scale=options.scale), [(seed,) for seed in range(options.seeds)], options.jobs)
     for (seed,), found in runs.items():
         print(f"Seed {seed}: fine-tuning {found['loss']:.3f} nats a token, reward model {found['accuracy']:.0%} right")
+        tuning, judging, *rl = found["seconds"]
+        betas = ", ".join(f"PPO with β = {beta} {seconds:.0f}" for beta, seconds in zip(BETAS, rl, strict=True))
+        print(f"  Seconds of processor time: fine-tuning {tuning:.0f}, reward model {judging:.0f}, {betas}")
     for beta in BETAS:
         print(f"\nβ = {beta}, seed 0")
         for prompt, before, after in runs[0,][f"texts {beta}"]:
