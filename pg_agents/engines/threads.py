@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
 
 SMALL_LAYER = 2**18  # numbers; larger layers gain from several threads
 
@@ -30,12 +29,13 @@ def allowed(n_threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def for_policy(policy: BasePolicy) -> Iterator[None]:
+def for_policy(policy: th.nn.Module) -> Iterator[None]:
     """One thread for torch while a small network trains on the CPU: more would wait longer than they compute."""
     before = th.get_num_threads()
     # A convolution has few parameters and much to compute.
-    small = policy.device.type == "cpu" and all(
-        parameter.numel() <= SMALL_LAYER and parameter.dim() <= 2 for parameter in policy.parameters()
+    small = all(
+        parameter.device.type == "cpu" and parameter.numel() <= SMALL_LAYER and parameter.dim() <= 2
+        for parameter in policy.parameters()
     )
     restricts = small and before > 1
     if restricts:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch as th
 
 from pg_agents.checks import check_number
+from pg_agents.engines import threads
 from pg_agents.language.texts import by_length, n_parts
 
 
@@ -88,31 +89,32 @@ class Fit:
         """
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         device = trained[0].device
-        optimizer = th.optim.AdamW(trained, lr=self.learning_rate)
+        optimizer = th.optim.AdamW(trained, lr=self.learning_rate, fused=True)
         n_steps = self.n_epochs * math.ceil(len(rows) / self.batch_size)
         schedule = th.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=n_steps + 1)
         generator = self._generator()
         for epoch in range(self.n_epochs):
             model.train(dropout)
             total, weight = 0.0, 0.0
-            for minibatch in th.split(rows[th.randperm(len(rows), generator=generator)], self.batch_size):
-                optimizer.zero_grad()
-                n = float(sizes.weights[minibatch].sum())
-                found = 0.0
-                # Examples of similar length have less padding; the gradients add up.
-                order = by_length(sizes.lengths[minibatch])
-                for rows_of_part in order.tensor_split(n_parts(device, len(minibatch))):
-                    mean = loss(minibatch[rows_of_part]) / n
-                    mean.backward()  # type: ignore[no-untyped-call]
-                    found += mean.item()
-                if not math.isfinite(found):
-                    raise FloatingPointError(
-                        f"The loss is {found} in epoch {epoch + 1}: `learning_rate` may be too large."
-                    )
-                th.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
-                optimizer.step()
-                schedule.step()
-                total, weight = total + n * found, weight + n
+            with threads.for_policy(model):
+                for minibatch in th.split(rows[th.randperm(len(rows), generator=generator)], self.batch_size):
+                    optimizer.zero_grad()
+                    n = float(sizes.weights[minibatch].sum())
+                    found = 0.0
+                    # Examples of similar length have less padding; the gradients add up.
+                    order = by_length(sizes.lengths[minibatch])
+                    for part in order.tensor_split(n_parts(device, len(minibatch))):
+                        mean = loss(minibatch[part]) / n
+                        mean.backward()  # type: ignore[no-untyped-call]
+                        found += mean.item()
+                    if not math.isfinite(found):
+                        raise FloatingPointError(
+                            f"The loss is {found} in epoch {epoch + 1}: `learning_rate` may be too large."
+                        )
+                    th.nn.utils.clip_grad_norm_(trained, self.max_grad_norm)
+                    optimizer.step()
+                    schedule.step()
+                    total, weight = total + n * found, weight + n
             yield total / weight
 
     def _generator(self) -> th.Generator:

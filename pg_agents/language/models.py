@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
 
+from pg_agents.engines import threads
 from pg_agents.language.texts import Completions
 
 ADAPTER = "adapter"
@@ -285,12 +286,14 @@ def load_tokenizer(source: str | Path) -> Any:
 
 @contextmanager
 def evaluating(*models: Any) -> Iterator[None]:
-    """Without gradients and dropout."""
+    """Without gradients and dropout, and small models in one thread."""
     before = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     try:
-        with th.no_grad():
+        with th.no_grad(), ExitStack() as stack:
+            for model in models:
+                stack.enter_context(threads.for_policy(model))
             yield
     finally:
         for module, training in before:
