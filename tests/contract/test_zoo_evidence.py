@@ -20,8 +20,6 @@ MEASURED = [entry for entry in ENTRIES if entry.path.is_file()]
 REPLAYED = {"pg/AliasedGridworld-v0", "pg/TorqueBandit-v0"}  # quick, and out of reach of untrained agents
 CHEAP = {"CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "MountainCarContinuous-v0"}
 
-EXPENSIVE = {"pg/Reviews-v0"}  # fine-tuning, and the training of a language model, for each seed
-
 
 def name(entry):
     return f"{entry.algo}-{entry.env}"
@@ -36,7 +34,7 @@ def test_every_entry_has_evidence(entry):
 def test_evidence_is_of_its_entry_and_of_enough_seeds_that_tuning_did_not_see(entry):
     evidence = read(entry.path)
     assert (evidence.algo, evidence.env, evidence.hyperparams) == (entry.algo, entry.env, entry.hyperparams)
-    cheap = entry.env in CHEAP or (entry.env.startswith("pg/") and entry.env not in EXPENSIVE)
+    cheap = entry.env in CHEAP or entry.env.startswith("pg/")
     assert len(set(evidence.seeds)) == len(evidence.scores) >= (10 if cheap else 5)
     assert min(evidence.seeds) >= FIRST_SEED
     assert evidence.mean == pytest.approx(np.mean(evidence.scores))
