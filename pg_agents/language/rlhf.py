@@ -680,7 +680,8 @@ class LanguageAlgorithm(Arguments):
             self.logger.record(f"rollout/{name}", value)
         if self.n_samples:
             shown = [
-                f"`{info['prompt']}` {info['completion']} ({info['episode']['r']:.2f})".replace("<", "&lt;")
+                # As code, in which `<eos>` is no tag of HTML.
+                f"**`{_code(info['prompt'])}`** `{_code(info['completion'])}` ({info['episode']['r']:.2f})"
                 for info in infos[: self.n_samples]
             ]
             self.logger.record("samples/completions", "\n\n".join(shown), exclude=("stdout", "log", "json", "csv"))
@@ -759,6 +760,10 @@ def check_force_reset(force_reset: bool) -> None:
     """
     if not force_reset:
         raise ValueError("`force_reset` must be True, but is False: nothing lasts from one completion to the next.")
+
+
+def _code(text: str) -> str:
+    return text.replace("`", "'")
 
 
 @dataclass(frozen=True)
