@@ -1,6 +1,6 @@
 """Language models: algorithms at equal tokens, the price of KL divergence, reward models, and flattery.
 
-    python benchmarks/language.py         # all of it, 3 reward models x 3 seeds, about 2 CPU hours
+    python benchmarks/language.py         # all of it, 3 reward models x 1 to 3 seeds, about 2 CPU hours
     python benchmarks/language.py beta    # a part: algorithms, beta, pairs or sycophancy
 
 Each part writes benchmarks/results/language_<part>.{md,json}. The task is `pg/Reviews-v0`. One small GPT-2 is fine-
@@ -304,9 +304,9 @@ def tasks(part: str, folder: str, scale: float) -> list[Task]:
     standard = Material(folder, scale=scale)
     return {
         "algorithms": [Task(name, 0.1, standard, n_seeds=3 if name in MAIN else 1) for name in (*ALGORITHMS, "DPO")],
-        "beta": [Task("PPO", beta, standard) for beta in BETAS],
+        "beta": [Task("PPO", beta, standard, n_seeds=2) for beta in BETAS],
         "pairs": [Task("PPO", 0.03, Material(folder, n, scale=scale), n_seeds=1) for n in PAIRS],
-        "sycophancy": [Task("PPO", 0.1, Material(folder, 2000, rho, scale), N_TOKENS_OF_ANSWERS) for rho in RHOS],
+        "sycophancy": [Task("PPO", 0.1, Material(folder, 2000, rho, scale), N_TOKENS_OF_ANSWERS, 1) for rho in RHOS],
     }[part]
 
 
@@ -373,11 +373,11 @@ def algorithms_section(runs: Runs, known: Known, options: Any) -> tuple[str, Any
             [f"best of {n}", f"{len(several)}", *cells(several, "J"), "", *cells(several, "gold", "kl", "valid"), ""]
         )
     head = ["algorithm", "runs", "J", "J* - J", "gold", "KL", "well-formed", "CPU s"]
-    text = f"β = .1. Means over {SEEDS}; 3 runs are one seed on each reward model."
+    text = (
+        "β = .1. Means over runs, with 95 % bootstrap intervals: 9 runs are three seeds on each of 3 reward models, "
+        "3 runs one seed."
+    )
     return f"{text}\n\n{table(head, rows)}", best
-
-
-SEEDS = "3 reward models x 3 seeds, with 95 % bootstrap intervals"
 
 
 def beta_section(runs: Runs, _: Known, __: Any) -> tuple[str, Any]:
@@ -390,7 +390,8 @@ def beta_section(runs: Runs, _: Known, __: Any) -> tuple[str, Any]:
     samples = [f"* before: `{text}`" for text in first]
     for task, found in runs.items():
         samples += [f"* β = {task.kl_coef:g}: `{text}`" for text in found[0]["samples"]]
-    return f"Means over {SEEDS}.\n\n{table(head, rows)}\n\n" + "\n".join(samples), {}
+    text = "Means over 3 reward models x 2 seeds, with 95 % bootstrap intervals."
+    return f"{text}\n\n{table(head, rows)}\n\n" + "\n".join(samples), {}
 
 
 def pairs_section(runs: Runs, known: Known, _: Any) -> tuple[str, Any]:
@@ -403,7 +404,7 @@ def pairs_section(runs: Runs, known: Known, _: Any) -> tuple[str, Any]:
     text = (
         "Accuracy: of the rater's next choice. Error of P: mean |σ(r_1 - r_2) - P(1 ≻ 2)|, with the rater's own P. "
         "Slope: of the reward's differences over the gold reward's, before the normalisation; 1 is calibrated. Proxy, "
-        "gold and KL: PPO at β = .03, one seed on each of 3 reward models."
+        "gold and KL: PPO at β = .03, one seed on each of 3 reward models, with 95 % intervals."
     )
     return f"{text}\n\n{table(head, rows)}", {f"{material.n_pairs}": fit for material, fit in known.items()}
 
@@ -412,7 +413,7 @@ def sycophancy_section(runs: Runs, _: Known, __: Any) -> tuple[str, Any]:
     rows = [[f"{task.material.rho:g}", *cells(found, "truth_before", "truth", "kl")] for task, found in runs.items()]
     text = (
         "Share of true answers to prompts with a wrong opinion, where the rater prefers agreement with probability ρ. "
-        f"PPO, β = .1; means over {SEEDS}."
+        "PPO, β = .1; means over 3 reward models, with 95 % bootstrap intervals."
     )
     return f"{text}\n\n{table(['ρ', 'truth before', 'truth after', 'KL'], rows)}", {}
 
