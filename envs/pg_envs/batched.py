@@ -5,7 +5,7 @@ optionally `info`. `Single` is a `gymnasium.Env` over one copy, `Batched` a `gym
 call the same functions. Copy i of a batch that is reset with seed s has the same random generator as a single
 environment that is reset with seed s + i, so the two trajectories are equal bit for bit.
 
-The environments of this package are worlds instead: see `pg_envs.worlds`.
+The environments of this package, but for `Reviews`, are worlds instead: see `pg_envs.worlds`.
 """
 
 from __future__ import annotations

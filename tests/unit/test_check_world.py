@@ -302,7 +302,10 @@ def test_rounding_is_no_fault():
     check_world(replace(TORQUE, step=step_everything))
 
 
-@pytest.mark.parametrize("env_id", sorted(env_id for env_id in gym.registry if env_id.startswith("pg/")))
+OURS = {env_id for env_id in gym.registry if env_id.startswith("pg/")}
+
+
+@pytest.mark.parametrize("env_id", sorted(OURS - {"pg/Reviews-v0"}))  # its reward reads words
 def test_our_worlds_pass(env_id):
     check_world(gym.make(env_id).unwrapped.copies.world, n_copies=2, n_steps=60)
 

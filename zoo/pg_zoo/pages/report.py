@@ -198,7 +198,7 @@ def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block
     blocks: list[Block] = [
         Heading(2, env),
         Text(f"{text[0].upper()}{text[1:]}."),
-        *[Text(_about_price(scale))] * (scale.objective is not None),
+        *_about_price(scale),
         Table(columns, _scores(results, env, scale)),
     ]
     if results.algos_on(env):
@@ -209,15 +209,17 @@ def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block
     return [*blocks, *_curves(results, env, scale, look)]
 
 
-def _about_price(scale: Scale) -> str:
-    assert scale.objective is not None
-    return (
+def _about_price(scale: Scale) -> list[Block]:
+    if scale.objective is None:
+        return []
+    text = (
         "**The score is not all**: training may charge a price for the KL divergence from a reference, and then "
         "maximises J = mean return - `kl_coef` × KL divergence. The largest J is "
         f"{number(scale.objective)}, of the policy whose return is the best known score. A policy that gets as much "
         "return further away from the reference is worse. Algorithms that charge the price log J as "
         "`rollout/objective`, which `--tensorboard` keeps."
     )
+    return [Text(text)]
 
 
 def _measured(results: Results, env: str) -> list[str]:
