@@ -74,9 +74,11 @@ def run(seed: int, scale: float) -> dict[str, Any]:
     clock = [time.process_time()]
     sft = fine_tuned(seed, int(scale * N_EXAMPLES))
     clock.append(time.process_time())
+    print(f"Seed {seed}: fine-tuning has reached {sft.history[-1].validation:.3f} nats a token", flush=True)
     reward = reward_model(sft, seed, max(int(scale * N_PREFERENCES), 40))
     clock.append(time.process_time())
-    found: dict[str, Any] = {"accuracy": reward.accuracy, "loss": sft.history[-1].validation}
+    print(f"Seed {seed}: the reward model is right about {reward.accuracy:.0%} of new pairs", flush=True)
+    found: dict[str, Any] = {}
     for beta in BETAS:
         agent = LanguagePPO(
             sft, TOKENIZER, reviews.PROMPTS, reward, kl_coef=beta, missing_eos_penalty=CUT, seed=seed, device="cpu"
@@ -87,6 +89,7 @@ def run(seed: int, scale: float) -> dict[str, Any]:
         found[f"{beta}"] = curves.rows
         found[f"texts {beta}"] = list(zip(reviews.PROMPTS, before, agent.generate(reviews.PROMPTS[:3]), strict=False))
         clock.append(time.process_time())
+        print(f"Seed {seed}: PPO with β = {beta} is done", flush=True)
     found["seconds"] = np.diff(clock)
     return found
 
@@ -95,10 +98,9 @@ def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=2)
     runs = run_all(partial(run, scale=options.scale), [(seed,) for seed in range(options.seeds)], options.jobs)
     for (seed,), found in runs.items():
-        print(f"Seed {seed}: fine-tuning {found['loss']:.3f} nats a token, reward model {found['accuracy']:.0%} right")
         tuning, judging, *rl = found["seconds"]
         betas = ", ".join(f"PPO with β = {beta} {seconds:.0f}" for beta, seconds in zip(BETAS, rl, strict=True))
-        print(f"  Seconds of processor time: fine-tuning {tuning:.0f}, reward model {judging:.0f}, {betas}")
+        print(f"Seed {seed}, seconds of processor time: fine-tuning {tuning:.0f}, reward model {judging:.0f}, {betas}")
     for beta in BETAS:
         print(f"\nβ = {beta}, seed 0")
         for prompt, before, after in runs[0,][f"texts {beta}"]:
@@ -108,15 +110,15 @@ def main(given: Sequence[str] | None = None) -> None:
     for beta, colour in zip(BETAS, ("tab:blue", "tab:red"), strict=True):
         rows = [np.array(found[f"{beta}"]) for found in runs.values()]
         n = min(map(len, rows))
-        tokens = rows[0][:n, 0]
+        tokens = rows[0][:n, 0] / 1000
         for axes, column in ((left, 1), (middle, 2), (right, 3)):
             for number, one in enumerate(rows):  # too few seeds for an interval
                 axes.plot(tokens, one[:n, column], color=colour, alpha=0.7, label=None if number else f"β = {beta}")
         ends = np.mean([one[-5:].mean(axis=0) for one in rows], axis=0)
         print(f"β = {beta}: reward {ends[1]:.2f}, gold {ends[2]:.2f}, KL {ends[3]:.1f}, well-formed {ends[4]:.0%}")
-    left.set(xlabel="tokens", ylabel="reward of the model")
-    middle.set(xlabel="tokens", ylabel="gold reward")
-    right.set(xlabel="tokens", ylabel="KL(π ‖ π_ref), nats", yscale="symlog")
+    left.set(xlabel="thousands of tokens", ylabel="reward of the model")
+    middle.set(xlabel="thousands of tokens", ylabel="gold reward")
+    right.set(xlabel="thousands of tokens", ylabel="KL(π ‖ π_ref), nats", yscale="symlog")
     left.legend(frameon=False)
     save(figure, "rlhf", options.output)
 

@@ -185,7 +185,8 @@ def model_and_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
     Raises:
         ValueError: One is missing, the tokenizer has no end or padding of its own, or more tokens than the model.
     """
-    tokenizer, model = tokenizer_of(source, tokenizer), language_model(source)
+    model = language_model(source)
+    tokenizer = tokenizer_of(source, tokenizer)
     n_tokens = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > n_tokens:
         raise ValueError(
@@ -236,6 +237,7 @@ def between_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # and then set rightly
+        warnings.filterwarnings("ignore", ".*base_model_name_or_path")
         yield
 
 

@@ -67,7 +67,7 @@ def check_reward(reward: Any, prompt: str, completion: str) -> None:
         TypeError: It is neither a function nor a reward model.
         ValueError: It gives something else.
     """
-    parts: list[Any] = list(reward) if isinstance(reward, Sequence) else [reward]
+    parts: list[Any] = list(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else [reward]
     if not parts:
         raise ValueError("`reward` must have at least one function or reward model, but is empty.")
     for part in parts:

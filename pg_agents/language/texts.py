@@ -114,7 +114,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """The tokens of each prompt.
 
     Raises:
-        ValueError: There is no prompt, or a prompt has no token.
+        ValueError: There is no prompt, or a prompt has no token or padding.
     """
     listed = hasattr(prompts, "__len__") and not isinstance(prompts, str)
     if not listed or not all(isinstance(prompt, str) for prompt in prompts):
@@ -131,6 +131,11 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     for prompt, tokens in zip(prompts, encoded, strict=True):
         if not tokens:
             raise ValueError(f"`prompts` must not have a text without tokens, but has {prompt!r}.")
+        if tokenizer.pad_token_id in tokens:
+            raise ValueError(
+                f"`prompts` must have words that the tokenizer knows, but {prompt!r} has padding, "
+                f"{tokenizer.pad_token!r}, as which some tokenizers read words that they do not know."
+            )
     return encoded
 
 

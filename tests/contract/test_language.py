@@ -410,6 +410,8 @@ class OnePad:
         ({"prompts": []}, ValueError, saying("`prompts`", "empty")),
         ({"prompts": "a"}, ValueError, saying("`prompts`", "list", "'a'")),
         ({"prompts": ["a", ""]}, ValueError, saying("`prompts`", "''")),
+        ({"prompts": ["a", "a cat"]}, ValueError, saying("`prompts`", "'a cat'", "'<pad>'")),
+        ({"reward": "short"}, TypeError, saying("`reward`", "function", "'short'")),
         ({"tokenizer": NoEnd()}, ValueError, saying("`tokenizer`", "`eos_token`")),
         ({"tokenizer": NoPad()}, ValueError, saying("`tokenizer`", "`pad_token`")),
         ({"tokenizer": OnePad()}, ValueError, saying("`tokenizer`", "padding", "<eos>")),
