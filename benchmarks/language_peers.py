@@ -29,17 +29,15 @@ from typing import Any
 import numpy as np
 import study
 import torch as th
-from language import N_EVALUATED, TOKENIZER, Task, fine_tuned, kl_divergence, optimum, quality, repeated
-from language import reward_model as reward_model_of
+from language import N_EVALUATED, Material, fine_tune, fit_reward, kl_divergence, quality, reference_texts
 from language import texts as written_by
 from peers import HERE, Peer, add_options, find_peers, machine, whole_process
 
 from pg_agents.language import RewardModel
-from pg_agents.language.models import language_model, save_model
+from pg_agents.language.models import language_model
 from pg_envs import reviews
 
 N_BATCHES, REWARD_SEED, KL_COEF = 100, 0, 0.1
-TASK = Task("peers", "", KL_COEF)
 KNOWN = [(prompt, text) for prompt in reviews.PROMPTS for text in ("it is good . <eos>", "i hate it", "<eos>")]
 
 OF_TRL = {
@@ -96,13 +94,12 @@ ROWS = {
 }
 
 
-def judge(folder: str, reward: RewardModel, scale: float, seed: int) -> dict[str, float]:
+def judge(folder: str | Path, reward: RewardModel, material: Material, seed: int) -> dict[str, float]:
     """Quality of the policy in a folder."""
     model = language_model(folder)
-    n = max(int(N_EVALUATED * scale), len(reviews.PROMPTS))
-    completions = written_by(model, repeated(reviews.PROMPTS, n), 1000 + seed)
+    completions = written_by(model, material, material.size(N_EVALUATED), 1000 + seed)
     rewards = reward.scores(completions).numpy()
-    kl = kl_divergence(model, fine_tuned(False, scale).model, completions)
+    kl = kl_divergence(model, language_model(material.sft), completions)
     return {"kl": kl, "J": float(rewards.mean()) - KL_COEF * kl, **quality(completions, rewards)}
 
 
@@ -119,23 +116,27 @@ def measure(
     """Train, and record the reports after each training, with what is known of the task."""
     th.set_num_threads(1)
     scale = options.scale
-    sft, task = fine_tuned(False, scale), Task(TASK.part, TASK.algorithm, KL_COEF, scale=scale)
-    reward, _ = reward_model_of(task, REWARD_SEED)
-    known = [reward(*pair) for pair in KNOWN]
     found: Found = {name: {} for name in trainings}
     lock = Lock()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
         folder = Path(name)
-        save_model(sft.model, folder / "model", TOKENIZER)
-        reward.save(folder / "reward")
-        before = judge(str(folder / "model"), reward, scale, seed=0)["J"]
-        of_task = {"optimum": optimum(task, REWARD_SEED), "reference": before, "accuracy": reward.accuracy}
+        material = Material(name, scale=scale)
+        fine_tune(material)
+        fit_reward(material, REWARD_SEED)
+        reward = RewardModel.load(material.reward(REWARD_SEED))
+        known = [reward(*pair) for pair in KNOWN]
+        tilted = reward.scores(reference_texts(material)).double().numpy() / KL_COEF
+        of_task = {
+            "optimum": float(KL_COEF * (np.logaddexp.reduce(tilted) - np.log(len(tilted)))),
+            "reference": judge(material.sft, reward, material, seed=0)["J"],
+            "accuracy": reward.accuracy,
+        }
 
         def train_all(seed: int) -> None:
             for name, training in trainings.items():
                 work = {
-                    "model": str(folder / "model"),
-                    "reward": str(folder / "reward"),
+                    "model": str(material.sft),
+                    "reward": str(material.reward(REWARD_SEED)),
                     "output": str(folder / f"trained-{seed}"),
                     "prompts": list(reviews.PROMPTS),
                     "n_batches": max(int(N_BATCHES * scale), 1),
@@ -144,7 +145,7 @@ def measure(
                 }
                 report = whole_process(training.command(trl, work), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
                 np.testing.assert_allclose(report.pop("known"), known, atol=1e-4)  # both sides have the same reward
-                report |= judge(work["output"], reward, scale, seed)
+                report |= judge(work["output"], reward, material, seed)
                 with lock:
                     found[name][seed] = report
                     print(f"{name}, seed {seed}: {report}", flush=True)
