@@ -12,7 +12,8 @@ import torch as th
 from pg_agents.checks import check_number
 from pg_agents.language.generation import generate
 from pg_agents.language.models import model_and_tokenizer
-from pg_agents.language.rewards import rewards_of
+from pg_agents.language.rewards import check_reward, rewards_of
+from pg_agents.language.texts import encode_prompts
 
 
 class BestOfN(NamedTuple):
@@ -56,6 +57,8 @@ def best_of_n(
     """
     check_number("n", n, at_least=1, integer=True)
     model, tokenizer = model_and_tokenizer(sft, tokenizer)
+    encode_prompts(tokenizer, prompts)
+    check_reward(reward, prompts[0], tokenizer.eos_token)
     generator = None if seed is None else th.Generator(model.device).manual_seed(seed)
     repeated = [prompt for prompt in prompts for _ in range(n)]
     found = generate(model, tokenizer, repeated, max_new_tokens=max_new_tokens, generator=generator)

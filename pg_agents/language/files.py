@@ -169,11 +169,11 @@ def _read(cls: Any, folder: Path, source: Path, given: dict[str, Any]) -> Any:
     tokenizer = given.pop("tokenizer", None) or load_tokenizer(folder)
     arguments = {**written["arguments"], **given, "tokenizer": tokenizer}
     if not (folder / _BASE).is_dir():
-        agent = cls(language_model(folder / _REFERENCE), **arguments)
-        agent.policy.model.load_state_dict(language_model(folder).state_dict())
+        agent = cls(language_model(folder / _REFERENCE, "auto"), **arguments)
+        agent.policy.model.load_state_dict(language_model(folder, "auto").state_dict())
     elif (folder / _REFERENCE).is_dir():
-        agent = cls(_adapted(language_model(folder / _BASE), folder / ADAPTER), **arguments)
-        agent.policy.reference.load_state_dict(language_model(folder / _REFERENCE).state_dict())
+        agent = cls(_adapted(language_model(folder / _BASE, "auto"), folder / ADAPTER), **arguments)
+        agent.policy.reference.load_state_dict(language_model(folder / _REFERENCE, "auto").state_dict())
     else:
         agent = _with_lora(cls, folder, arguments)
     policy = agent.policy
@@ -211,7 +211,7 @@ def _with_lora(cls: Any, folder: Path, arguments: dict[str, Any]) -> Any:
 
     lora = PeftConfig.from_pretrained(folder / ADAPTER)
     lora.inference_mode = False
-    agent = cls(language_model(folder / _BASE), **{**arguments, "lora": lora})
+    agent = cls(language_model(folder / _BASE, "auto"), **{**arguments, "lora": lora})
     set_peft_model_state_dict(agent.policy.model, load_peft_weights(str(folder / ADAPTER), device="cpu"))
     return agent
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch as th
 
-from pg_agents.language.models import check_positions, check_tokenizer, evaluating, parameters, places, precise
+from pg_agents.checks import check_number
+from pg_agents.language.models import cache_name, check_positions, check_tokenizer, evaluating, places, precise
 from pg_agents.language.texts import Completions, encode_prompts, padded
 
 SPARSE = 0.75  # share of texts that have not ended, at which the others leave the cache
@@ -80,7 +81,8 @@ def draw(
         The prompts with completions, on the model's device.
     """
     prompts = prompts.to(model.device)
-    cache_name = "cache" if "cache" in parameters(model) else "past_key_values"  # the name in earlier versions
+    check_number("max_new_tokens", max_new_tokens, at_least=1, integer=True)
+    name = cache_name(model)
     new = (0, max_new_tokens)
     tokens, mask = (
         th.nn.functional.pad(part, new, value=fill) for part, fill in ((prompts.tokens, pad), (prompts.mask, False))
@@ -93,8 +95,8 @@ def draw(
             seen = mask[rows, :n]
             told = {name: value[:, first:] for name, value in places(model, seen).items()}
             told["attention_mask"] = seen.long()
-            out = model(input_ids=tokens[rows, first:n], use_cache=True, **{cache_name: cache}, **told)
-            cache, first = out[cache_name], n
+            out = model(input_ids=tokens[rows, first:n], use_cache=True, **{name: cache}, **told)
+            cache, first = out[name], n
             logits = precise(out.logits[:, -1])
             if deterministic:
                 chosen = logits.argmax(dim=-1)
@@ -105,10 +107,16 @@ def draw(
             n_running = int(running.sum())
             if not n_running:
                 break
-            if n_running <= SPARSE * len(rows) and hasattr(cache, "batch_select_indices"):
+            if n_running <= SPARSE * len(rows) and can_drop_rows(cache):
                 cache.batch_select_indices(running.nonzero()[:, 0])
                 rows, running = rows[running], running[running]
     return Completions(tokens[:, : n + 1], mask[:, : n + 1], prompts.n_prompt)
+
+
+def can_drop_rows(cache: Any) -> bool:
+    """Whether all layers of a cache can forget some of the texts."""
+    parts = [cache, *getattr(cache, "layers", [])]
+    return all(hasattr(part, "batch_select_indices") for part in parts)
 
 
 def joined(parts: Sequence[Completions], pad: int) -> Completions:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
 
@@ -155,11 +155,13 @@ class Tuned(Protocol):
     tokenizer: Any
 
 
-def language_model(source: Any) -> Any:
+def language_model(source: Any, dtype: th.dtype | Literal["auto"] = th.float32) -> Any:
     """A causal language model: the one given, that of a `SupervisedFineTuning`, or that of a folder.
 
     Args:
         source: One of them; `save_pretrained` writes such folders.
+        dtype: Of the numbers of a folder's model. Many are stored with 16 bits, in which small steps are rounded away.
+            `"auto"` leaves them as they are.
 
     Raises:
         ValueError: There is no such folder. Nothing is downloaded.
@@ -172,7 +174,7 @@ def language_model(source: Any) -> Any:
 
     check_folder(source)
     with quietly():
-        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True)
+        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=dtype)
 
 
 def model_and_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
@@ -193,7 +195,45 @@ def model_and_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
             f"`tokenizer` must have at most {n_tokens} tokens, the model's embeddings, but has {len(tokenizer)}: "
             "model.resize_token_embeddings(len(tokenizer))."
         )
+    check_cache(model)
     return model, tokenizer
+
+
+def check_cache(model: Any) -> None:
+    """Refuse a model that, read token by token, gives other probabilities than for the whole text.
+
+    Recurrent models keep a state where attention keeps keys and values, and read the mask in another way.
+
+    Raises:
+        ValueError: It does, or has no cache.
+    """
+    length = min(5, getattr(model.config, "max_position_embeddings", None) or 5)
+    tokens = th.arange(length, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    name, cache, found = cache_name(model), None, []
+    try:
+        with evaluating(model):
+            whole = run(model, Completions(tokens, th.ones_like(tokens, dtype=th.bool), 1)).log_probs
+            for n in range(1, length):
+                seen = th.ones_like(tokens[:, :n])
+                told = {key: value[:, n - 1 :] for key, value in places(model, seen.bool()).items()}
+                told["attention_mask"] = seen
+                out = model(input_ids=tokens[:, n - 1 : n], use_cache=True, **{name: cache}, **told)
+                cache = out[name]
+                found.append(th.log_softmax(precise(out.logits[:, -1]), dim=-1))
+        atol = 1e-4 if whole.dtype == model.dtype else 0.05  # 16 bits are rough
+        agrees = th.allclose(th.stack(found, dim=1), whole, atol=atol)
+    except (KeyError, RuntimeError):
+        agrees = False
+    if not agrees:
+        raise ValueError(
+            "`policy` must be a model that reads a text token by token with the same probabilities as in one piece, as "
+            f"those with attention do, but {type(model).__name__} does not."
+        )
+
+
+def cache_name(model: Any) -> str:
+    """The name of the cache among the arguments of a model's `forward`."""
+    return "cache" if "cache" in parameters(model) else "past_key_values"
 
 
 def tokenizer_of(source: Any, tokenizer: Any = None) -> Any:

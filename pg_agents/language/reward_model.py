@@ -117,6 +117,8 @@ class RewardModel:
     ) -> None:
         check_number("validation", validation, at_least=0, at_most=0.9)
         check_number("n_normalize", n_normalize, at_least=0, integer=True)
+        if n_normalize == 1:
+            raise ValueError("`n_normalize` must be 0 or at least 2, but is 1: one sample has no standard deviation.")
         check_number("max_new_tokens", max_new_tokens, at_least=1, integer=True)
         self._language_model, self.tokenizer = model_and_tokenizer(sft, tokenizer)
         self.validation, self.n_normalize, self.max_new_tokens = validation, n_normalize, max_new_tokens
@@ -128,6 +130,11 @@ class RewardModel:
         self.mean, self.std = 0.0, 1.0
         self.accuracy = self.loss = float("nan")
         self._held_out_gaps: np.ndarray = np.zeros(0)
+
+    @property
+    def trunk(self) -> Any:
+        """The model below the head."""
+        return self._scores.trunk
 
     def fit(self, preferences: Sequence[Preference]) -> Self:
         """Train on preferences, measure the model on those held out, and normalise it.

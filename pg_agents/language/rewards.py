@@ -60,6 +60,12 @@ def rewards_of(
     return total
 
 
+def readers(reward: Any) -> list[Any]:
+    """The models of those rewards that are models, which have a longest text."""
+    parts = list(reward) if isinstance(reward, (list, tuple)) else [reward]
+    return [part.trunk for part in parts if hasattr(part, "trunk")]
+
+
 def check_reward(reward: Any, prompt: str, completion: str) -> None:
     """Refuse a reward that does not give a number, by asking for that of one completion.
 

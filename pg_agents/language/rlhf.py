@@ -17,7 +17,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
@@ -37,7 +37,7 @@ from pg_agents.language.generation import draw
 from pg_agents.language.models import check_positions, model_and_tokenizer, small_gpt2, word_tokenizer
 from pg_agents.language.objectives import KL_IN_LOSS, averaged
 from pg_agents.language.policy import LanguagePolicy, Scored
-from pg_agents.language.rewards import check_reward, rewards_of
+from pg_agents.language.rewards import check_reward, readers, rewards_of
 from pg_agents.language.supervised import SupervisedFineTuning
 from pg_agents.language.texts import Completions, encode_prompts, padded
 from pg_agents.language.updating import TextRollout, update
@@ -466,7 +466,8 @@ class LanguageAlgorithm(Arguments):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if progress_bar:
             given = [] if callback is None else callback if isinstance(callback, list) else [callback]
-            callback = [*given, _TokenBar()]
+            asked = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given]
+            callback = [*asked, _TokenBar()]
         return super()._init_callback(callback, progress_bar=False)
 
     def collect_rollouts(
@@ -801,7 +802,8 @@ class Material:
         model, tokenizer = model_and_tokenizer(policy, values["tokenizer"])
         if prompts is not None:
             encoded = encode_prompts(tokenizer, prompts)
-            check_positions(model, max(map(len, encoded)), max_new_tokens)
+            for one in [model, *readers(reward)]:
+                check_positions(one, max(map(len, encoded)), max_new_tokens)
             prompts = list(prompts)
         if reward is not None:
             check_reward(reward, prompts[0] if prompts else "", tokenizer.eos_token)

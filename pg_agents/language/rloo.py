@@ -66,9 +66,9 @@ class GroupComparison(EpisodeComparison):
         self, completions: Completions, rewards: np.ndarray, scored: Scored, infos: list[dict[str, Any]]
     ) -> None:
         super()._record(completions, rewards, scored, infos)
-        deviations = rewards.reshape(-1, self.group_size).std(axis=1, ddof=1)
-        self.logger.record("rollout/group_std", float(deviations.mean()))
-        self.logger.record("rollout/flat_groups", float((deviations == 0).mean()))
+        groups = rewards.reshape(-1, self.group_size)
+        self.logger.record("rollout/group_std", float(groups.std(axis=1, ddof=1).mean()))
+        self.logger.record("rollout/flat_groups", float((groups.max(axis=1) == groups.min(axis=1)).mean()))
 
     def check_arguments(self) -> None:
         """See `LanguageAlgorithm.check_arguments`."""

@@ -152,7 +152,7 @@ def accumulate(
     minibatch = replace(minibatch, advantages=advantages)
     means: dict[str, float] = defaultdict(float)
     for rows in minibatch.completions.parts(batch_tokens):
-        batch = token_batch(policy, minibatch.take(rows), n_tokens / len(minibatch), with_entropy=form.ent_coef > 0)
+        batch = token_batch(policy, minibatch.take(rows), n_tokens / len(minibatch), with_entropy=form.ent_coef != 0)
         terms = loss_of(batch, form)
         share = len(batch.log_prob) / n_tokens
         (share * terms.total).backward()  # type: ignore[no-untyped-call]

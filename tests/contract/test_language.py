@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 import zipfile
 
 import numpy as np
@@ -17,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from pg_agents.language import (
     DirectPreference,
@@ -436,6 +437,51 @@ class OnePad:
 def test_wrong_arguments_are_refused_before_any_work(arguments, error, said):
     with pytest.raises(error, match=said):
         agent(**arguments)
+
+
+def test_a_reward_model_must_have_positions_for_the_longest_text(reward_model):
+    with pytest.raises(ValueError, match=saying("`max_new_tokens`", "at most 6", "but is 10", "8 positions")):
+        agent(model=world.model(n_positions=16), reward=reward_model, max_new_tokens=10)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5])
+def test_completions_have_at_least_one_token(n):
+    with pytest.raises(ValueError, match=saying("`max_new_tokens`", "at least 1" if n != 1.5 else "integer", str(n))):
+        agent().generate(["a"], max_new_tokens=n)
+
+
+def test_a_recurrent_model_is_refused():
+    config = MambaConfig(vocab_size=4, hidden_size=8, num_hidden_layers=1, state_size=4, pad_token_id=0, eos_token_id=1)
+    with pytest.raises(ValueError, match=saying("`policy`", "token by token", "MambaForCausalLM")):
+        agent(model=MambaForCausalLM(config))
+
+
+def test_a_folder_of_16_bits_is_trained_with_32(tmp_path):
+    world.model().to(th.bfloat16).save_pretrained(tmp_path)
+    made = agent(model=tmp_path)
+    assert {parameter.dtype for parameter in made.policy.parameters()} == {th.float32}
+
+
+def test_the_critic_learns_returns():
+    arguments = {"learning_rate": 1e-2, "kl_coef": 0.0, "n_episodes": 64, "gae_lambda": 1.0}
+    made = agent(reward=lambda prompt, _: float(len(prompt)), **arguments).learn(5000, log_interval=None)
+    assert made.logger.name_to_value["train/explained_variance"] > 0.5
+
+
+def test_an_entropy_bonus_makes_texts_less_certain():
+    entropies = {}
+    for ent_coef in (-1.0, 0.0, 1.0):
+        made = agent(ent_coef=ent_coef, reward=lambda prompt, _: 0.0, kl_coef=0.0, learning_rate=1e-2)
+        entropies[ent_coef] = made.learn(600, log_interval=None).logger.name_to_value["rollout/entropy"]
+    assert entropies[-1.0] < entropies[0.0] - 0.1 < entropies[1.0] - 0.2
+
+
+def test_a_function_is_a_callback_beside_the_progress_bar():
+    asked = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of rich
+        agent().learn(1, callback=lambda *_: asked.append(1) is None, progress_bar=True)
+    assert asked == [1]
 
 
 def test_groups_must_fill_an_update():
