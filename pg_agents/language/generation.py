@@ -8,7 +8,15 @@ from typing import Any
 import torch as th
 
 from pg_agents.checks import check_number
-from pg_agents.language.models import cache_name, check_positions, check_tokenizer, evaluating, places, precise
+from pg_agents.language.models import (
+    cache_name,
+    check_cache,
+    check_positions,
+    check_tokenizer,
+    evaluating,
+    places,
+    precise,
+)
 from pg_agents.language.texts import Completions, encode_prompts, padded
 
 SPARSE = 0.75  # share of texts that have not ended, at which the others leave the cache
@@ -36,11 +44,13 @@ def generate(
         batch_size: Completions that are written at once.
 
     Raises:
-        ValueError: There is no prompt, the tokenizer has no end or padding, or the model too few positions.
+        ValueError: There is no prompt, the tokenizer has no end or padding, or the model too few positions or no
+            cache of keys and values.
     """
     check_tokenizer(tokenizer)
     encoded = encode_prompts(tokenizer, prompts)
     check_positions(model, max(map(len, encoded)), max_new_tokens)
+    check_cache(model)
     parts = [
         draw(
             model,

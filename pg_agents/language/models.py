@@ -195,7 +195,6 @@ def model_and_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
             f"`tokenizer` must have at most {n_tokens} tokens, the model's embeddings, but has {len(tokenizer)}: "
             "model.resize_token_embeddings(len(tokenizer))."
         )
-    check_cache(model)
     return model, tokenizer
 
 

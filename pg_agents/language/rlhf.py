@@ -34,7 +34,7 @@ from pg_agents.estimators import Floats
 from pg_agents.interrupts import deferrable
 from pg_agents.language import files
 from pg_agents.language.generation import draw
-from pg_agents.language.models import check_positions, model_and_tokenizer, small_gpt2, word_tokenizer
+from pg_agents.language.models import check_cache, check_positions, model_and_tokenizer, small_gpt2, word_tokenizer
 from pg_agents.language.objectives import KL_IN_LOSS, averaged
 from pg_agents.language.policy import LanguagePolicy, Scored
 from pg_agents.language.rewards import check_reward, readers, rewards_of
@@ -800,6 +800,7 @@ class Material:
                 raise ValueError("`policy='small_gpt2'` learns the language of a task: give an `env` that states one.")
             policy = fine_tuned(task, values["seed"], values["n_examples"])
         model, tokenizer = model_and_tokenizer(policy, values["tokenizer"])
+        check_cache(model)
         if prompts is not None:
             encoded = encode_prompts(tokenizer, prompts)
             for one in [model, *readers(reward)]:
