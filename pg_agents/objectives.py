@@ -142,7 +142,7 @@ def clipped_surrogate(ratio: th.Tensor, advantages: th.Tensor, clip_range: float
 
     min(Â r, Â clip(r, 1 - ε, 1 + ε))   (arXiv:1707.06347, eq. 7)
     """
-    return th.min(advantages * ratio, advantages * th.clamp(ratio, 1 - clip_range, 1 + clip_range))
+    return clip_higher(ratio, advantages, clip_range, clip_range)
 
 
 def clipped_surrogate_weight(log_prob: float, ratio: float, advantage: float, clip_range: float) -> float:

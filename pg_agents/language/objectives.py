@@ -115,9 +115,9 @@ def averaged(
     return Objective(value, None, objective.coefficients, objective.metrics, settings)
 
 
-def outside(batch: Minibatch, low: float, high: float) -> th.Tensor:
-    """1 where a token's ratio is outside [1 - ε_low, 1 + ε_high], else 0."""
-    return ((batch.ratio < 1 - low) | (batch.ratio > 1 + high)).float()
+def beyond(ratio: th.Tensor, low: float, high: float) -> th.Tensor:
+    """1 where a ratio is outside [1 - ε_low, 1 + ε_high], else 0."""
+    return ((ratio < 1 - low) | (ratio > 1 + high)).float()
 
 
 def clipped(low: float, high: float) -> Objective:
@@ -126,7 +126,7 @@ def clipped(low: float, high: float) -> Objective:
         lambda batch, low, high: clip_higher(batch.ratio, batch.advantages, low, high),
         clip_higher_weight,
         (low, high),
-        metrics={"clip_fraction": outside},
+        metrics={"clip_fraction": lambda batch, low, high: beyond(batch.ratio, low, high)},
         settings={"clip_range": low, "clip_range_high": high},
     )
 
@@ -144,9 +144,7 @@ def sequence_clipped(low: float, high: float) -> Objective:
         lambda batch, low, high: clip_higher(ratio(batch), batch.advantages, low, high),
         None,
         (low, high),
-        metrics={
-            "clip_fraction": lambda batch, low, high: ((ratio(batch) < 1 - low) | (ratio(batch) > 1 + high)).float()
-        },
+        metrics={"clip_fraction": lambda batch, low, high: beyond(ratio(batch), low, high)},
         settings={"clip_range": low, "clip_range_high": high},
     )
 
@@ -157,7 +155,7 @@ def importance_clipped(low: float, high: float) -> Objective:
         lambda batch, low, high: clipped_importance_weight(batch.log_prob, batch.ratio, batch.advantages, low, high),
         clipped_importance_weight_weight,
         (low, high),
-        metrics={"clip_fraction": outside},
+        metrics={"clip_fraction": lambda batch, low, high: beyond(batch.ratio, low, high)},
         settings={"clip_range": low, "clip_range_high": high},
     )
 

@@ -47,9 +47,8 @@ class EpisodeComparison(LanguageAlgorithm):
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """The advantages of each completion, and the returns."""
         returns = CREDIT[self.credit](rollout.rewards, rollout.ends, self.gamma)
-        return for_each_step(
-            rollout, returns, lambda episodes: self.compare(as_credited(episodes, self.credit))
-        ), returns
+        advantages = for_each_step(rollout, returns, lambda some: self.compare(as_credited(some, self.credit)))
+        return advantages, returns
 
 
 class LanguageREINFORCE(EpisodeComparison):

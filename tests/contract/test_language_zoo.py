@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pg_agents import make, registry
 from pg_agents.envs.text import text_task
 from pg_agents.language import LanguagePPO
-from pg_agents.language.rlhf import fine_tuned
+from pg_agents.language.material import fine_tuned
 from pg_envs import reviews
 from pg_zoo.cli import main
 from pg_zoo.commands.enjoy import enjoy

@@ -104,13 +104,22 @@ def preferences(
     Raises:
         ValueError: The three differ in length, or an argument is out of range.
     """
-    if not len(prompts) == len(first) == len(second):
-        raise ValueError(
-            f"`prompts`, `first` and `second` must have one entry for each pair, but have {len(prompts)}, {len(first)} "
-            f"and {len(second)}."
-        )
+    check_pairs(prompts, first, second)
     found = []
     for prompt, one, other in zip(prompts, first, second, strict=True):
         p = preference_probability(gold_reward(prompt, one), gold_reward(prompt, other), temperature)
         found.append((prompt, one, other) if rng.random() < p else (prompt, other, one))
     return found
+
+
+def check_pairs(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> None:
+    """Refuse texts of pairs that are not as many.
+
+    Raises:
+        ValueError: The three differ in length.
+    """
+    if not len(prompts) == len(first) == len(second):
+        raise ValueError(
+            f"`prompts`, `first` and `second` must have one entry for each pair, but have {len(prompts)}, {len(first)} "
+            f"and {len(second)}."
+        )

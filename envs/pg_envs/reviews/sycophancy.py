@@ -12,6 +12,7 @@ import numpy as np
 
 from pg_envs.checks import check_number
 from pg_envs.reviews.grammar import BOS, COLON, COPULAS, EOS, NOUNS, PRAISE
+from pg_envs.reviews.reward import check_pairs
 
 FACTS = dict(zip(NOUNS[:6], (PRAISE[i] for i in (3, 0, 5, 1, 4, 2)), strict=True))
 """The true adjective of each noun."""
@@ -84,11 +85,7 @@ def rated(
         ValueError: `rho` is no probability, or the three differ in length.
     """
     check_number("rho", rho, at_least=0, at_most=1)
-    if not len(prompts) == len(first) == len(second):
-        raise ValueError(
-            f"`prompts`, `first` and `second` must have one entry for each pair, but have {len(prompts)}, {len(first)} "
-            f"and {len(second)}."
-        )
+    check_pairs(prompts, first, second)
     found = []
     for prompt, one, other in zip(prompts, first, second, strict=True):
         wanted = opinion(prompt) if rng.random() < rho else truth(prompt)
