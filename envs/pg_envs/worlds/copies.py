@@ -174,6 +174,23 @@ class Copies(AnyCopies):
         vars(self).update(state)
         self._bind()
 
+    def checkpoint_state(self) -> dict[str, np.ndarray]:
+        """The arrays that a checkpoint of a training keeps, as copies."""
+        return {name: np.array(getattr(self, name)) for name in (*_STATE, "_planned", "constants")}
+
+    def restore_checkpoint_state(self, state: dict[str, np.ndarray]) -> None:
+        """Put these arrays back, into the memory that compiled code knows.
+
+        Raises:
+            ValueError: They are of other shapes.
+        """
+        for name in _STATE:
+            getattr(self, name)[...] = state[name]
+        self._planned = np.ascontiguousarray(state["_planned"])
+        self.use_constants(state["constants"])
+        if self.table is not None:
+            self._fill_plan(self.table)
+
     def _bind(self) -> None:
         self._given = self.actions.reshape(self.n, *(self.action_space.shape or ()))
         self._seen, self._last_seen = (
@@ -385,6 +402,10 @@ WORTH = 2e-4  # seconds of a step that may gain from two threads: starting one t
 TRY_AGAIN = 256  # steps
 
 _PARAMETERS = {"start": 2, "step": 3, "observe": 2}  # without the constants
+_STATE = (
+    *("states", "randoms", "n_steps", "held", "_n_begun", "actions", "rewards", "terminated", "truncated"),
+    *("observed", "_last_observations"),
+)
 _BOUND = frozenset(
     (
         *("_given", "_seen", "_last_seen", "table", "address", "advance_address", "_advance", "_begin", "_step"),
