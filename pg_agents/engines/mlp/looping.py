@@ -184,8 +184,8 @@ def run(loops, learning_rates):
         learning_rates: The learning rate of each tensor, which `train` reads.
 
     Returns:
-        DONE, STOPPED, NOT_FINITE if the gradient is not finite, or the negative code of `roll` if it refused a number.
-        The last element of `staleness` is the number of updates made.
+        DONE, STOPPED, NOT_FINITE where the gradient is not, or `roll`'s code below 0 where it has refused a number. The
+        number of updates made is the last of `staleness`.
     """
     loop = loops[0]
     staleness, progress, counts = integers(loop.staleness), integers(loop.progress), integers(loop.counts)

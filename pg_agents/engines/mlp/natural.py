@@ -120,7 +120,7 @@ class NaturalGradient:
             weight: Address of the compiled weight.
         """
         program, stored = self._program, Stored(self._program, buffer)
-        (everything,) = buffer.draw_order(1, 1)  # SB3's `get` draws a permutation even for a single minibatch
+        (everything,) = buffer.draw_order(1, 1)  # as SB3's `get` draws it, even for all at once
         samples = everything[None, :: step.sub_sampling_factor].copy()
         n_blocks = -(-samples.size // program.kernels.BLOCK)
         if self._blocks.n_blocks < n_blocks:

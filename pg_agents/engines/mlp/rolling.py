@@ -21,7 +21,7 @@ from pg_agents.engines.mlp.simd import call_environment, call_policy, doubles, f
 SIMD = "22decbbaa0bb"
 
 DONE, NOT_FINITE_OUTPUT, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(5)
-EVENT = 4  # numbers of an event: copy, return, return of the agent's statistics, step
+EVENT = 4  # numbers of an event: copy, return, return of the statistics, whether it counts
 _integer, _address, _number = np.int64, np.int64, np.float64
 
 ROLLOUT = np.dtype(
@@ -198,8 +198,8 @@ def roll(rollouts, t, after):
     """Take the steps from `t` to `after` - 1 in every environment.
 
     Returns:
-        DONE; EPISODE_ENDED with `stops_at_end`; or the kind of a number that is not finite. `progress` receives the
-        number of the next step, the number of events, and the steps of single environments.
+        DONE; EPISODE_ENDED, where that was asked for; or the number that is not finite. `progress` has the step after
+        the last one that was completed, and the number of events.
     """
     rollout = rollouts[0]
     n_envs, size = rollout.n_envs, rollout.n_observation

@@ -312,7 +312,7 @@ class Program:
                 if isinstance(tensor, th.Tensor):
                     row[column] = tensor.data_ptr()
                     self._bound_tensors.append((state, name, tensor, tensor.data_ptr()))
-        # `_states` keeps the objects alive, so no other object can have their identities.
+        # As long as `_states` holds them, no other object has their identities.
         self._identities = [*map(id, optimizer.state.values())]
         self._state_memory = [tensor.detach() for _, _, tensor, _ in self._bound_tensors]
 
