@@ -66,7 +66,7 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
 
 
 def _cells(args: BenchmarkOptions) -> list[Cell]:
-    """The cells of the grid, each combination checked for whether it can be trained."""
+    """The grid, after a look at whether every part of it can be trained."""
     with one_line(ValueError):
         for name, least in (("seeds", 1), ("first_seed", 0), ("eval_points", 0)):
             check_number(_option(name), getattr(args, name), at_least=least, integer=True)

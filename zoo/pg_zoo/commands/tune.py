@@ -132,7 +132,7 @@ def _drawn(
 
 def _check(args: TuneOptions) -> None:
     if args.replace and args.write is None:
-        raise UserError("--replace needs --write.")
+        raise UserError("--replace is only for use with --write.")
     with one_line(ValueError):
         limits = {"trials": 1, "jobs": 1, "seeds": 1, "top": 1, "score_seeds": MIN_SEEDS, "seed": 0}
         limits |= {"eval_points": 1, "eval_episodes": 1, "final_episodes": 1}

@@ -147,7 +147,7 @@ def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Pat
 
 
 def _save_slim(algo: str, source: Path, target: Path) -> None:
-    """Save an agent without its optimiser's state, which is two thirds of a file; it acts as before."""
+    """Save an agent that plays as before, with an optimiser that starts anew, which is two thirds of a file."""
     model = registry.algorithm(algo).load(source, device="cpu")
     model.policy.optimizer.state.clear()
     with tempfile.TemporaryDirectory() as folder:

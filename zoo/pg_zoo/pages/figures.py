@@ -45,7 +45,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
     "figure.constrained_layout.use": True,
-    # Fixed ids, so that the same numbers give the same file.
+    # The same ids each time, so that the same numbers give the same file.
     "svg.hashsalt": "pg-zoo",
 }
 
