@@ -23,7 +23,7 @@ Estimator = Callable[[Rollout], tuple[Floats, Floats]]
 
 
 class EstimatorMixin(SB3RolloutBuffer):
-    """What our buffers add to SB3's."""
+    """The additions of our buffers to SB3's."""
 
     estimator: Estimator | None = None
     trained_on: Bools | None = None  # which steps are trained on, once the rollout is complete; None for all

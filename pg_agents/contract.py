@@ -254,7 +254,7 @@ class NaturalStep:
 
 @dataclass(frozen=True)
 class Batches:
-    """How often and in which parts an update goes through a rollout.
+    """The epochs and the minibatches of an update.
 
     Attributes:
         n_epochs: Passes over the rollout.
@@ -267,7 +267,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Summary:
-    """How an update went.
+    """The outcome of an update.
 
     Attributes:
         n_epochs: Epochs begun.
@@ -337,7 +337,7 @@ class Copies(Protocol):
     held: np.ndarray
 
     def plan(self, seeds: np.ndarray | None) -> None:
-        """Let the next episodes of each copy start from given seeds, whatever starts them; for an `address`.
+        """Start the next episodes of each copy from given seeds, in every kind of reset; for an `address`.
 
         Args:
             seeds: `(copies, k)`, for the next k episodes; None to forget them.

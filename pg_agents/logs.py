@@ -52,7 +52,7 @@ class LazyLog:
 
 
 def is_unread(logger: Logger) -> bool:
-    """Whether `logger.dump` shows its values to nobody, and forgets them: there is no output, and no patch."""
+    """Whether `logger.dump` discards its values unseen: there is no output, and no patch."""
     return (
         not logger.output_formats
         and logger.level != DISABLED

@@ -22,12 +22,12 @@ from pg_agents.contract import Engine, Loss, Summary
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker has to do next.
+    """An order to a worker.
 
     Attributes:
-        n_updates: Updates to make, each from a rollout of its own.
-        first_step: Steps that were ordered before, from all workers: it decides the values of schedules.
-        total_timesteps: Of the training.
+        n_updates: Updates to make, each from a new rollout.
+        first_step: Number of steps in earlier orders to all workers; it determines the values of schedules.
+        total_timesteps: Number of steps of the training.
         wants_metrics: The report must have the metrics of the last update.
     """
 
@@ -39,12 +39,12 @@ class Order:
 
 @dataclass
 class Staleness:
-    """Updates of the shared parameters between a worker's pull and its push, over some updates.
+    """The staleness of some updates: the number of other updates between a worker's pull and its push.
 
     Attributes:
         count: Number of updates.
-        total: Sum.
-        largest: Of a single one.
+        total: Sum of their staleness.
+        largest: The largest staleness of an update.
     """
 
     count: int = 0
@@ -52,20 +52,20 @@ class Staleness:
     largest: int = 0
 
     def add(self, other: Staleness) -> None:
-        """Count those of another."""
+        """Add the updates of another object."""
         self.count += other.count
         self.total += other.total
         self.largest = max(self.largest, other.largest)
 
     @property
     def mean(self) -> float:
-        """Of an update."""
+        """The mean staleness of an update."""
         return self.total / max(self.count, 1)
 
 
 @dataclass
 class Report:
-    """What a worker has done; its arrays have one row for each step of its environments.
+    """A worker's report on an order; its arrays have one row for each step of its environments.
 
     Attributes:
         n_updates: Updates made.
@@ -148,7 +148,7 @@ class Link(Protocol):
 
 
 class Backend(Protocol):
-    """Where workers run. Each of them carries out its orders one after the other."""
+    """A place for workers to run. Each worker carries out its orders one after the other."""
 
     def submit(self, worker: int, order: Order) -> None:
         """Give a worker an order; it may have others to carry out before."""
@@ -167,5 +167,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """End all workers, whatever they do. May be called twice."""
+        """End all workers, even in the middle of an order. May be called twice."""
         ...

@@ -1,4 +1,4 @@
-"""How many threads torch and the compiled engine use."""
+"""The number of threads that torch and the compiled engine use."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ ADAPTER = "adapter"
 
 
 class Outputs(NamedTuple):
-    """What a language model says of the tokens of completions.
+    """The outputs of a language model at the tokens of completions.
 
     Attributes:
         log_probs: log π of every token of the vocabulary at each token's place, `(N, T, vocabulary)`.
@@ -38,8 +38,8 @@ class Outputs(NamedTuple):
 def run(model: Any, completions: Completions) -> Outputs:
     """Run a causal language model on completions, of at least one token.
 
-    Positions are counted from the first real token, so that padding changes nothing. The columns of padding have
-    numbers without a meaning.
+    Positions are counted from the first real token, so that padding changes nothing. Numbers in columns of padding are
+    meaningless.
 
     Args:
         model: A Hugging Face causal language model.

@@ -1,7 +1,7 @@
-"""What language models maximise: the objectives of `pg_agents.objectives`, one number per token, and their means.
+"""Objectives of language models: those of `pg_agents.objectives`, one number per token, and their means.
 
-An objective says how a token's log π is weighted, and a mean over the tokens of a minibatch how tokens of short and
-long completions compare. The variants of GRPO differ in these two, and in the advantage's scale.
+An objective determines the weight of a token's log π. The mean over the tokens of a minibatch determines the relative
+weight of short and long completions. The variants of GRPO differ in these two, and in the advantage's scale.
 """
 
 from __future__ import annotations

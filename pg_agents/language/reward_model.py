@@ -32,11 +32,11 @@ from pg_agents.language.models import (
 from pg_agents.language.texts import Completions, by_length, tokenized
 
 Preference = tuple[str, str, str]
-"""A prompt, the completion that was preferred, and the other."""
+"""A prompt, the preferred completion, and the other one."""
 
 
 class Calibration(NamedTuple):
-    """How often the model is right, as a function of how sure it says it is.
+    """The model's accuracy as a function of its stated certainty.
 
     The pairs are sorted by the probability that the model gives to the preferred completion or the other, whichever is
     larger, and put into bins of equal size.

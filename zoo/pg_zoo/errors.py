@@ -1,4 +1,4 @@
-"""What users are told in one line: mistakes of theirs, and plugins that had to be left out."""
+"""Errors and warnings for users, in one line each."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def check_world(world: World, *, n_copies: int = 3, n_steps: int = 100, seed: in
 
 @dataclass
 class _Numbers:
-    """What a copy's functions read and write."""
+    """The numbers that a copy's functions read and write."""
 
     state: np.ndarray
     random: np.ndarray

@@ -11,11 +11,11 @@ COPIED = 0  # in place of a number of categories
 
 
 class Rows:
-    """How an observation becomes a row of float32 numbers: its parts one after the other, each flattened.
+    """The layout of an observation as a row of float32 numbers: its parts one after the other, each flattened.
 
     Args:
-        space: A Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of such, in the order of its keys. Categories
-            count from 0.
+        space: A Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of these, in the order of its keys.
+            Categories count from 0.
 
     Attributes:
         is_dict: An observation is a dictionary of parts.

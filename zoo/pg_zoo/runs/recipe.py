@@ -397,7 +397,7 @@ def _is_linear(value: Any) -> bool:
 
 
 def _argument(value: Any) -> Any:
-    """What a constructor takes for a hyperparameter: schedules for `lin_0.001`, copies of lists and mappings."""
+    """A hyperparameter as a constructor's argument: `lin_0.001` as a schedule, copies of lists and mappings."""
     if _is_linear(value):
         return SimpleLinearSchedule(value.removeprefix("lin_"))
     if isinstance(value, dict):
