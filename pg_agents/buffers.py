@@ -138,7 +138,7 @@ class EstimatorMixin(SB3RolloutBuffer):
         return None if self.reset_rows is None else ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """Fill `advantages` and `returns` with what the estimator says; without one, as SB3 does (GAE).
+        """Fill `advantages` and `returns` from the estimator, or without one by GAE as SB3 does.
 
         Args:
             last_values: V of the states that follow the rollout's last step.

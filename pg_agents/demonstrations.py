@@ -372,7 +372,7 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def _named(name: str, values: Any) -> Iterable[tuple[str, np.ndarray]]:
-    """Arrays and what to call them in a message."""
+    """Arrays, and their names in messages."""
     if isinstance(values, dict):
         return [(f"`{name}[{key!r}]`", array) for key, array in values.items()]
     return [(f"`{name}`", values)]

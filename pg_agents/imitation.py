@@ -426,7 +426,7 @@ def _alike(theirs: spaces.Space[Any], ours: spaces.Space[Any]) -> bool:
 
 
 def _shapes(space: spaces.Space[Any]) -> list[tuple[int, ...]]:
-    """The shapes in which a policy takes what is in its space."""
+    """The shapes of a space's elements as a policy takes them."""
     assert space.shape is not None
     if isinstance(space, spaces.Box) and is_image_space(space):
         return [space.shape, (*space.shape[1:], space.shape[0])]

@@ -52,7 +52,7 @@ _OF_A_LOOK = frozenset({"_on_step", "on_step", "update_locals"})
 
 
 def _says_when_it_looks(callback: BaseCallback) -> bool:
-    """Whether it has a `next_look` that is no older than what it does in a step."""
+    """Whether it has a `next_look`, and no subclass overrides its methods for a step."""
     for names in (vars(callback), *map(vars, type(callback).__mro__)):
         if "next_look" in names:
             return True
@@ -62,7 +62,7 @@ def _says_when_it_looks(callback: BaseCallback) -> bool:
 
 
 def skip(callback: BaseCallback, n_calls: int, n_envs: int, n_episodes: int) -> None:
-    """Do what calls of `on_step` at which a callback does not look would have done: count them.
+    """Count the calls of `on_step` that a callback did not need.
 
     Args:
         callback: A callback that `next_look` knows.

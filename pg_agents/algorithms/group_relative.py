@@ -238,7 +238,7 @@ class GroupRelative(PolicyGradient):
             )
 
     def warn_of_arguments(self) -> None:
-        """Warn of arguments that say how the penalty is found, if there is none."""
+        """Warn of arguments for the penalty's estimate, if there is no penalty."""
         super().warn_of_arguments()
         defaults = self.defaults()
         for name in ("reference", "kl_estimator", "kl_in"):

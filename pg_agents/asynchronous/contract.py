@@ -91,7 +91,7 @@ class Report:
     n_epochs: int = 0
 
     def followed_by(self, other: Report) -> Report:
-        """The report of what this one and the next one of the same worker tell."""
+        """This report and the next one of the same worker, joined."""
         n_steps = len(self.rewards)
         staleness = Staleness()
         staleness.add(self.staleness)

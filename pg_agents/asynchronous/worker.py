@@ -13,7 +13,7 @@ from pg_agents.asynchronous.linked import Linked
 
 
 class _Recorder(BaseCallback):
-    """Notes the steps that the parent's callbacks are to be told of."""
+    """Records the steps for the parent's callbacks."""
 
     def __init__(self) -> None:
         super().__init__()

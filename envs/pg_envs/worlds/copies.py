@@ -1,4 +1,4 @@
-"""Copies of an environment: `AnyCopies`, what the faces need of them, and `Copies`, those of a world."""
+"""Copies of an environment: `AnyCopies`, the interface that the faces need, and `Copies` of a world."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ class Copies(AnyCopies):
         self.randoms[i] = generator_state(seed)
 
     def plan(self, seeds: np.ndarray | None) -> None:
-        """Let the next episodes of each copy start from given seeds, whatever starts them.
+        """Start the next episodes of each copy from given seeds, in every kind of reset.
 
         Args:
             seeds: `(n, k)`: the generators of the next k episodes are those that belong to them; None to forget them.

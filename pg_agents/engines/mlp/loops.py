@@ -48,7 +48,7 @@ class Loop:
 
         self._program, self._buffer, self._kernels = program, buffer, looping
         buffer.reset()
-        # Its random numbers are not used: `run` has those of all its rollouts.
+        # Its random numbers are not used: `run` is given the numbers of all its rollouts.
         self._actor = actor = MLPActor(program, buffer, np.random.default_rng(0), None)
         buffer.advance_to(len(buffer.values))
         stored, samples = Stored(program, buffer), buffer.draw_order(None, 1)

@@ -82,7 +82,7 @@ class Roll:
         return same and buffer is self._buffer
 
     def wait_after(self, n_episodes: np.ndarray) -> None:
-        """Let each environment wait after so many episodes, `(N,)`; those with 0 wait from now on."""
+        """Let each environment wait after a number of episodes, `(N,)`; 0 lets it wait from now on."""
         most = n_episodes.max()
         self._n_finished[:] = most - n_episodes
         self.table["n_episodes"] = most

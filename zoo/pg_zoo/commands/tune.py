@@ -60,7 +60,7 @@ def tune(args: TuneOptions) -> None:
     folder, zoo = Path(args.output), None if args.write is None else Path(args.write)
     space, kept = search_space(args.algo)
     find_env(args.env)
-    # Recorded by the first run, because this search may since have written the present entry.
+    # Of the first run: by now, the entry that there is may be one that this search has written.
     start = _stored(folder).get("start")
     if start is None:
         start = _start(zoo, args)

@@ -134,7 +134,7 @@ def read(folder: str | Path) -> Results:
     grid = _read_grid(folder)
     paths = sorted(path for path in folder.glob("cells/*/*/*/cell.json") if re.fullmatch(r"seed_\d+", path.parent.name))
     if not paths:
-        raise UserError(f"{folder} has no finished cell yet: let `{grid['command']}` go on.")
+        raise UserError(f"{folder} has no finished cell yet: continue with `{grid['command']}`.")
     cells = sorted((_read_cell(path) for path in paths), key=lambda cell: _key(cell[0]))
     details = [detail for detail, _, _ in cells]
     _check_repetitions(details)

@@ -71,7 +71,7 @@ def evaluation_seed(seed: int, number: int) -> int:
 @contextmanager
 def own_random_state(seed: int, device: th.device | None = None) -> Iterator[None]:
     """Seed the global generators, and restore their state at the end."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others may draw from
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - environments may use it
     gpus = [device] if device is not None and device.type == "cuda" else []
     with th.random.fork_rng(gpus):
         try:
