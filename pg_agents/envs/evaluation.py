@@ -108,9 +108,9 @@ def _episodes(
     if played is not None:
         return [round(float(found), 6) for found, _ in played], [length for _, length in played]
     observations = env.reset()
-    states, episode_starts, unfinished = None, np.ones(env.num_envs, dtype=bool), left > 0
+    states, episode_starts, counted = None, np.ones(env.num_envs, dtype=bool), left > 0
     for n_steps in itertools.count():
-        if not unfinished.any():
+        if not counted.any():
             break
         if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
             step = stepper(env)
@@ -121,14 +121,14 @@ def _episodes(
             deterministic=deterministic,
         )
         observations, _, dones, infos = step(actions)
-        np.copyto(episode_starts, dones, where=unfinished)
+        np.copyto(episode_starts, dones, where=counted)
         if dones.any():
-            for index in np.flatnonzero(dones & unfinished):
+            for index in np.flatnonzero(dones & counted):
                 if (episode := infos[index].get("episode")) is not None:
                     returns.append(episode["r"])
                     lengths.append(episode["l"])
                     left[index] -= 1
-            unfinished = left > 0
+            counted = left > 0
     return returns, lengths
 
 
