@@ -77,7 +77,7 @@ class EstimatorMixin(SB3RolloutBuffer):
 
         Args:
             batch_size: None for all at once, in any order.
-            n_epochs: How often.
+            n_epochs: Number of passes.
 
         Returns:
             `(n_epochs, samples)`: numbers of the steps, environment after environment.
@@ -229,7 +229,7 @@ class EpisodeMixin(EstimatorMixin):
         return trained_on if self.reset_rows is None else trained_on & ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """As for the other buffers, with the room that was not needed given back first."""
+        """As for the other buffers, after unused memory has been returned."""
         self._resize(self.pos)
         super().compute_returns_and_advantage(last_values, dones)
 

@@ -39,8 +39,8 @@ class Demonstrations:
         ends: `(n,)` bool, the episode ended after this step; None for one episode.
         terminated: `(n,)` bool, it ended because the task did, not by a time limit; None for all ends.
         last_observations: The observation after each end, `(n_episodes, ...)`; None if they are not known.
-        observation_space: Of the environment; None if it is not known.
-        action_space: Of the environment; None if it is not known.
+        observation_space: The environment's observation space; None if it is unknown.
+        action_space: The environment's action space; None if it is unknown.
 
     Raises:
         ValueError: There are no steps, the arrays differ in length, or a number is not finite.

@@ -21,7 +21,7 @@ class Episodes:
     Attributes:
         returns: `(n_episodes, T)`, return of each step; values beyond an episode's end are not used. In groups
             `(n_groups, group_size, T)`.
-        alive: Of the same shape, whether the episode had a step t.
+        alive: Whether the episode had a step t, of the same shape.
     """
 
     returns: Floats
@@ -73,13 +73,13 @@ def rows(returns: Floats, where: Places) -> Episodes:
 
 
 def with_total_returns(episodes: Episodes) -> Episodes:
-    """The same episodes, each with its total return at every step: it has one, whichever step asks for it."""
+    """The same episodes, each with its total return at every step."""
     steps = episodes.returns.shape[-1]
     return Episodes(np.repeat(episodes.returns[..., :1], steps, axis=-1), np.ones_like(episodes.alive))
 
 
 def as_credited(episodes: Episodes, credit: str) -> Episodes:
-    """The same episodes, as they are compared with each other under a name in `CREDIT`."""
+    """The same episodes, with the returns to compare under a name in `CREDIT`."""
     return episodes if credit == "step" else with_total_returns(episodes)
 
 

@@ -68,8 +68,8 @@ def rollout_metrics(
     """Advantages before normalisation, and the share of actions that the action space cut off.
 
     Args:
-        advantages: Of the rollout, `(T, N)`.
-        actions: As drawn, `(T, N, n)`.
+        advantages: The rollout's advantages, `(T, N)`.
+        actions: The actions as drawn, `(T, N, n)`.
         trained_on: `(T, N)`, the steps that are trained on; None for all.
         policy: The policy that drew the actions.
     """

@@ -71,9 +71,9 @@ class Report:
         n_updates: Updates made.
         rewards: `(S, N)`, as the agent sees them.
         dones: `(S, N)` bool.
-        infos: Of the steps in which an episode ended, by row.
-        returns: Of the episodes that ended, in the environment's own rewards.
-        staleness: Of the updates.
+        infos: The infos of steps that ended an episode, by row.
+        returns: Returns of the episodes that ended, in the environment's own rewards.
+        staleness: The staleness of the updates.
         seconds: That the order took.
         metrics: Of the last update, by their key in the log, with the outputs that leave them out; empty where they
             were not asked for.
@@ -114,7 +114,7 @@ class Start:
     """The random state in which a worker begins.
 
     Attributes:
-        seed: Of its environments; None leaves them as they are.
+        seed: Seed of its environments; None leaves them as they are.
         generator: From which the compiled engine draws; None for one that torch's generator seeds.
         torch: State of torch's generator, or a seed for it.
         numpy: State of NumPy's global generator, or a seed for it.

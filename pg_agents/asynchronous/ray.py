@@ -110,7 +110,7 @@ class RemoteWorker:
     """The actor of a worker.
 
     Args:
-        parcel: What it is made from.
+        parcel: The parcel that it is made from.
         parameters: Handle of the actor with the parameters.
     """
 

@@ -66,7 +66,7 @@ class TextEnv(gym.Env[np.ndarray, np.int64]):
 
     Args:
         prompts: The tokens of each prompt; an episode starts with one of them, each equally probable.
-        reward: Of the tokens of a prompt and of its completion, the end included if there is one.
+        reward: The reward of the tokens of a prompt and its completion, the end included if there is one.
         n_tokens: Size of the vocabulary.
         max_new_tokens: Longest completion, the end included.
         eos: Token of the end.

@@ -160,7 +160,7 @@ def language_model(source: Any, dtype: th.dtype | Literal["auto"] = th.float32) 
 
     Args:
         source: One of them; `save_pretrained` writes such folders.
-        dtype: Of the numbers of a folder's model. Many are stored with 16 bits, in which small steps are rounded away.
+        dtype: The type of the numbers of a folder's model. With 16 bits, as many are stored, small steps round to 0.
             `"auto"` leaves them as they are.
 
     Raises:

@@ -39,13 +39,13 @@ class TokenBatch(Minibatch):
     reference_log_prob: th.Tensor = field(repr=False)
 
     def mean_of_completion(self, values: th.Tensor) -> th.Tensor:
-        """Of each token, the mean of the values of its completion's tokens."""
+        """For each token, the mean of the values of its completion's tokens."""
         sums = values.new_zeros(len(self.lengths)).index_add(0, self.completion, values)
         return (sums / self.lengths)[self.completion]
 
     @cached_property
     def length(self) -> th.Tensor:
-        """Of each token, the length of its completion."""
+        """For each token, the length of its completion."""
         return self.lengths[self.completion]
 
     @property

@@ -140,7 +140,7 @@ class RewardModel:
         """Train on preferences, measure the model on those held out, and normalise it.
 
         Args:
-            preferences: Of each pair the prompt, the completion that was preferred, and the other. A completion that
+            preferences: The prompt, the preferred completion, and the other one of each pair. A completion that
                 was not cut ends with the end's word.
 
         Returns:
@@ -205,7 +205,7 @@ class RewardModel:
         """The reward of each completion, `(N,)`, on the model's device.
 
         Args:
-            completions: Of a model with the same tokenizer.
+            completions: Completions of a model with the same tokenizer.
             batch_size: Completions that are scored at once.
         """
         device = self._scores.head.weight.device

@@ -524,7 +524,7 @@ class LanguageAlgorithm(Arguments):
         Args:
             completions: The completions.
             rewards: Their rewards, `(N,)`.
-            scored: What policy and reference say of them.
+            scored: The quantities of policy and reference at their tokens.
         """
         device = completions.tokens.device
         known = as_rollout(
@@ -775,7 +775,7 @@ def as_rollout(
     Args:
         completions: The completions.
         rewards: Their rewards, `(N,)`.
-        scored: What policy and reference say of them.
+        scored: The quantities of policy and reference at their tokens.
         kl_coef: Price of the KL divergence in the reward; 0 for none.
         kl_estimator: Its estimate from a token, a name in `pg_agents.objectives.KL_ESTIMATORS`.
     """

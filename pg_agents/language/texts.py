@@ -187,7 +187,7 @@ def tokenized(
     Args:
         tokenizer: The tokenizer.
         prompts: The prompts.
-        completions: As many completions.
+        completions: The same number of completions.
         adds_end: Whether the end-of-sequence token is added to completions where it is missing.
 
     Raises:

@@ -83,7 +83,7 @@ class _Call:
     Attributes:
         function: Its name.
         where: The copy and the step, in words.
-        action: Of a step.
+        action: The action of a step.
         before: The numbers before it.
         after: The numbers after it.
     """

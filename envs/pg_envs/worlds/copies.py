@@ -27,15 +27,15 @@ class AnyCopies(ABC):
         n: Number of copies.
         max_episode_steps: Number of steps after which an episode is truncated; None for no limit.
         restarts: Whether a step that ends an episode starts the next one.
-        observation_space: Of one copy.
-        action_space: Of one copy.
+        observation_space: The observation space of one copy.
+        action_space: The action space of one copy.
         image_size: Width and height of a picture, in pixels.
         rewards: `(n,)` float64: what the last step gave, as the next two.
         terminated: `(n,)` bool.
         truncated: `(n,)` bool; a step can be both.
         held: `(n,)` bool: copies that `step` leaves as they are, with reward 0.
         address: Address of a function that steps the copies, for compiled code elsewhere; 0 for none.
-        table: What that function reads; None for no compiler.
+        table: The table that this function reads; None without a compiler.
     """
 
     n: int
@@ -96,7 +96,7 @@ class AnyCopies(ABC):
 
     @abstractmethod
     def last_info(self) -> dict[str, np.ndarray]:
-        """The same before the restarts of the last step."""
+        """The observations before the restarts of the last step."""
 
     @abstractmethod
     def draw(self, i: int, canvas: Canvas) -> None:

@@ -23,7 +23,7 @@ class Loop:
         program: The policy's tables.
         env: The environment's parts.
         buffer: A rollout buffer of its own, which holds one rollout.
-        loss: Of all updates, but for the coefficients `ent_coef` and `vf_coef`.
+        loss: The loss of all updates, except for the coefficients `ent_coef` and `vf_coef`.
         weight: Address of the compiled weight.
         gamma: Discount factor.
         gae_lambda: λ of the advantages.

@@ -130,7 +130,7 @@ class Roll:
         Args:
             observations: As for `run`.
             starts: As for `run`.
-            n_steps: Of all rollouts together.
+            n_steps: Number of steps of all rollouts together.
 
         Returns:
             Addresses of the events, whose steps are those of their rollout, and of the progress.

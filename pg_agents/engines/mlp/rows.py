@@ -19,7 +19,7 @@ class Rows:
 
     Attributes:
         is_dict: An observation is a dictionary of parts.
-        columns: Where each part lies in a row, by its key; "" is the key of an observation without parts.
+        columns: The columns of each part in a row, by its key; "" is the key of an observation without parts.
         categories: `(n_observation,)`, of each number of a row: the length of the unit vector that it stands for, or
             `COPIED` where it is a feature itself.
         n_observation: Numbers of a row.
@@ -44,7 +44,7 @@ class Rows:
 
         Args:
             observations: An array, or an array for each key, of any shape whose numbers are in this order.
-            n: How many.
+            n: Number of observations.
         """
         if not self.is_dict:
             return np.ascontiguousarray(observations, dtype=np.float32).reshape(n, self.n_observation)

@@ -124,8 +124,8 @@ def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -
     for cell, own in zip(trained, kwargs, strict=True):
         if own != kwargs[0]:
             raise UserError(
-                f"{env} would not be the same task for all algorithms: the env_kwargs of {trained[0].algo} are "
-                f"{kwargs[0]}, but those of {cell.algo} are {own}."
+                f"{env} would not be the same task for all algorithms: {trained[0].algo} has the env_kwargs "
+                f"{kwargs[0]}, but {cell.algo} has {own}."
             )
     hyperparams = {"env_kwargs": kwargs[0]} if kwargs and kwargs[0] else {}
     return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **options))
