@@ -88,7 +88,7 @@ class AnyCopies(ABC):
 
     @abstractmethod
     def last_observations(self) -> np.ndarray:
-        """The last observations of the episodes that ended in the last step, if `restarts`; other rows say nothing."""
+        """The last observations of the episodes that ended in the last step, if `restarts`; other rows are meaningless."""
 
     @abstractmethod
     def info(self) -> dict[str, np.ndarray]:
@@ -96,7 +96,7 @@ class AnyCopies(ABC):
 
     @abstractmethod
     def last_info(self) -> dict[str, np.ndarray]:
-        """The observations before the restarts of the last step."""
+        """The same entries for the states before the restarts of the last step."""
 
     @abstractmethod
     def draw(self, i: int, canvas: Canvas) -> None:

@@ -2,8 +2,8 @@
 
 The kernel knows neither networks nor equations. It calls two C functions through their addresses: the policy's
 `kernels.act_by_address`, and the environment's `advance`, which `pg_agents.contract.Copies` describes. Everything else
-repeats the bookkeeping of `pg_agents.collecting.Collector` number for number: time limits and their bootstrap, the ends
-of episodes and their statistics, VecNormalize.
+is the bookkeeping of `pg_agents.collecting.Collector`, number for number: time limits and their bootstrap, the ends of
+episodes and their statistics, VecNormalize.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba import njit, types
 
 from pg_agents.engines.mlp.simd import call_environment, call_policy, doubles, flags, floats, inner, integers
 
-# As in kernels.py: makes Numba compile this file again when simd.py has changed.
+# As in kernels.py: Numba compiles this file anew when simd.py has changed.
 SIMD = "22decbbaa0bb"
 
 DONE, NOT_FINITE_OUTPUT, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(5)
@@ -28,12 +28,12 @@ ROLLOUT = np.dtype(
     [
         ("n_envs", _integer),
         ("n_observation", _integer),
-        ("action_bytes", _integer),  # size of one environment's action
-        ("stops_at_end", _integer),  # return after the first step that ends an episode
-        ("n_episodes", _integer),  # episodes of each environment, after which it waits; 0 to collect steps
+        ("action_bytes", _integer),  # of one environment's action
+        ("stops_at_end", _integer),  # return after a step in which an episode has ended
+        ("n_episodes", _integer),  # of each environment, after which it waits; 0 to collect steps
         ("bootstraps", _integer),
         ("gamma", _number),
-        ("act", _address),  # the policy's function and its tables
+        ("act", _address),  # the policy's function, and its tables
         ("policies", _address),
         ("towers", _address),
         ("layers", _address),
@@ -41,12 +41,12 @@ ROLLOUT = np.dtype(
         ("value_policies", _address),
         ("value_step", _address),  # a row of STEP for the values of last observations
         ("value_count", _address),  # its `n_envs`
-        ("advance", _address),  # the environment's function and its table
+        ("advance", _address),  # the environment's function, and its table
         ("copies", _address),
         ("held", _address),  # (N,) bool: environments that wait
-        # The rollout, written: (T, N, ...).
+        # The rollout: (T, N, ...), written.
         ("observations", _address),
-        ("actions", _address),  # in the environment's form
+        ("actions", _address),  # as the environment takes them
         ("rewards", _address),
         ("env_rewards", _address),
         ("episode_starts", _address),
@@ -80,9 +80,9 @@ ROLLOUT = np.dtype(
         ("clip_reward", _number),
         ("epsilon", _number),
         ("discount", _number),
-        ("observation_mean", _address),  # (n_observation,) float64, like the variance
+        ("observation_mean", _address),  # (n_observation,) float64, as the variance
         ("observation_variance", _address),
-        ("counts", _address),  # (2,) float64: numbers of observations and of returns
+        ("counts", _address),  # (2,) float64: of observations, of returns
         ("reward_moments", _address),  # (2,) float64: mean and variance of returns
         ("discounted", _address),  # (N,) float64: discounted returns
     ],
@@ -111,7 +111,7 @@ def _normalized(rollout, value, j):
 
 @njit(**_compiled)
 def _normalize(rollout, n_envs):
-    """Update VecNormalize's statistics, and write the agent's observations and rewards."""
+    """Update VecNormalize's statistics, and write the observations and rewards that the agent sees."""
     raw, current, last = floats(rollout.raw), floats(rollout.current), floats(rollout.last)
     size = rollout.n_observation
     counts = doubles(rollout.counts)
@@ -164,7 +164,7 @@ def _normalize(rollout, n_envs):
 
 @njit(**_compiled)
 def _bootstrap(rollout, t):
-    """R ← R + γ V(last state) for episodes cut by a time limit. Returns whether V is finite."""
+    """R ← R + γ V(last state) of the episodes that a time limit cut. Returns whether V is finite."""
     n_envs, size = rollout.n_envs, rollout.n_observation
     ended, cut = flags(rollout.ended), flags(rollout.cut)
     last, chosen = floats(rollout.last), floats(rollout.cut_observations)
@@ -184,7 +184,7 @@ def _bootstrap(rollout, t):
     for i in range(n_envs):
         if cut[i] and not ended[i]:
             final_values[i] = values[count]
-            # Rounded twice, as in torch, without a fused multiplication and addition.
+            # Rounded twice, as torch does it: no fused multiplication and addition.
             bonus = np.float32(rollout.gamma) * values[count]
             rewards[i] = rewards[i] + bonus
             count += 1
@@ -195,7 +195,7 @@ def _bootstrap(rollout, t):
     numba.int64(numba.from_dtype(ROLLOUT)[::1], numba.int64, numba.int64), nogil=True, cache=True, error_model="numpy"
 )
 def roll(rollouts, t, after):
-    """Take the steps from `t` to `after` - 1 in every environment.
+    """Steps `t` to `after` - 1 of every environment.
 
     Returns:
         DONE; EPISODE_ENDED, where that was asked for; or the number that is not finite. `progress` has the step after
@@ -289,6 +289,6 @@ def _roll_by_address(rollouts, t, after):
 
 @cache
 def roll_by_address():
-    """`roll` as a C function of the table's address; compiled when asynchronous training first needs it."""
+    """`roll` as a C function of the table's address; compiled when asynchronous training first asks for it."""
     rollouts = types.CPointer(numba.from_dtype(ROLLOUT))
     return numba.cfunc(numba.int64(rollouts, numba.int64, numba.int64), nogil=True, cache=True)(_roll_by_address)
