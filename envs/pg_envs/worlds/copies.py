@@ -88,7 +88,7 @@ class AnyCopies(ABC):
 
     @abstractmethod
     def last_observations(self) -> np.ndarray:
-        """The last observations of the episodes that ended in the last step, if `restarts`; other rows are meaningless."""
+        """The last observations of episodes that ended in the last step, if `restarts`; other rows are meaningless."""
 
     @abstractmethod
     def info(self) -> dict[str, np.ndarray]:
