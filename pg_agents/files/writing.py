@@ -10,7 +10,7 @@ import stat
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from pg_agents.interrupts import held
@@ -74,14 +74,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing_folder(
+    path: str | os.PathLike[str], *, keeps_others: bool = False, holds_interrupts: bool = True
+) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `path` when it is complete; see `replacing`.
 
     On Linux and macOS the two are exchanged in one step. Where a file system cannot do that, the old folder is renamed
     just before the new one: a process that is killed between the two leaves both, under names that end in `UNFINISHED`.
 
     Args:
-        path: The folder, in one that exists. It may exist; all that it holds is removed then.
+        path: The folder, in one that exists. It may exist itself.
+        keeps_others: The new folder gets all that the old one has under names of its own; otherwise that is removed.
+        holds_interrupts: Ctrl-C and SIGTERM wait while the folder is filled. Otherwise they end that, and `path` is as
+            it was; they wait only while the folder is renamed or removed.
 
     Yields:
         The new folder, which is empty.
@@ -92,26 +97,29 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     target = Path(os.path.realpath(path))
     beside = _beside(target)
-    with held(), _named(path, beside):
+    with held() if holds_interrupts else nullcontext(), _named(path, beside):
         before = target.stat() if target.exists() else None
         if before is not None and not target.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         beside.mkdir()
         try:
             yield beside
-            if before is not None:
-                _give(beside, before)
-            for found in beside.rglob("*"):
-                if not found.is_symlink() and (found.is_file() or found.is_dir()):
-                    _to_disk(found)
-            _to_disk(beside)
-            if before is None:
-                beside.rename(target)
-            else:
-                _exchange(beside, target)
+            with held():
+                if before is not None and keeps_others:
+                    _take_others(target, beside)
+                for found in beside.rglob("*"):
+                    if not found.is_symlink() and (found.is_file() or found.is_dir()):
+                        _to_disk(found)
+                _to_disk(beside)
+                if before is None:
+                    beside.rename(target)
+                else:
+                    _give(beside, before)
+                    _exchange(beside, target)
+                _to_disk(target.parent)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)  # the old folder, or what has failed
-        _to_disk(target.parent)
+            with held():
+                shutil.rmtree(beside, ignore_errors=True)  # the old folder, or what has failed
 
 
 def is_unfinished(path: Path) -> bool:
@@ -153,6 +161,26 @@ def _give(path: Path, permissions: os.stat_result) -> None:
         with suppress(OSError):  # others than root may not give files away
             os.chown(path, permissions.st_uid, permissions.st_gid)
     os.chmod(path, stat.S_IMODE(permissions.st_mode))
+
+
+def _take_others(old: Path, new: Path) -> None:
+    """Have what a folder holds in a new one, too, except where that has something of the same name."""
+
+    def taken(folder: str, names: list[str]) -> list[str]:
+        there = new / Path(folder).relative_to(old)
+        return [
+            name
+            for name in names
+            if os.path.lexists(there / name) and not (Path(folder, name).is_dir() and (there / name).is_dir())
+        ]
+
+    def link(source: str, goal: str) -> None:
+        try:
+            os.link(source, goal)  # without a copy: the old name is about to go
+        except OSError:
+            shutil.copy2(source, goal)
+
+    shutil.copytree(old, new, symlinks=True, ignore=taken, copy_function=link, dirs_exist_ok=True)
 
 
 def _to_disk(path: Path) -> None:
