@@ -150,7 +150,8 @@ def _permissions(target: Path) -> os.stat_result | None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if not target.exists():
         return None
-    if not os.access(target, os.W_OK):  # renaming would not ask
+    # Renaming would not ask.
+    if not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     return target.stat()
 

@@ -15,7 +15,6 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
-from pg_agents.interrupts import held
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
 from pg_zoo.options import TrainOptions
@@ -99,13 +98,12 @@ def _train(run: Run) -> None:
     try:
         run.learn()
     finally:
-        # What was learnt is kept, whatever has stopped the training, and however impatient somebody is.
-        with held():
-            if model.num_timesteps < n_timesteps:
-                print(f"Stopped after {model.num_timesteps} of {n_timesteps} steps.")
-            if model.num_timesteps > 0:
-                run.save()
-                print(f"Model: {run.model_path}")
+        # What was learnt is kept, whatever has stopped the training.
+        if model.num_timesteps < n_timesteps:
+            print(f"Stopped after {model.num_timesteps} of {n_timesteps} steps.")
+        if model.num_timesteps > 0:
+            run.save()
+            print(f"Model: {run.model_path}")
 
 
 def _on_one_path(one: Path, other: Path) -> bool:

@@ -36,6 +36,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pg_agents import EvalCallback
 from pg_agents.files.saving import CheckpointCallback, save_model, save_normalization
 from pg_agents.files.writing import write
+from pg_agents.interrupts import held
 from pg_zoo.options import TrainOptions
 from pg_zoo.runs.evaluating import takes_most_probable
 from pg_zoo.runs.recipe import Recipe, closing_envs
@@ -65,11 +66,11 @@ class _SaveBest(BaseCallback):
 
 
 def _save(model: BaseAlgorithm, path: Path, statistics: Path) -> None:
-    # The statistics first: a model that is without them acts wrongly.
     normalization = model.get_vec_normalize_env()
-    if normalization is not None:
-        save_normalization(normalization, statistics)
-    save_model(model, path)
+    with held():
+        if normalization is not None:  # first: a model that is without it acts wrongly
+            save_normalization(normalization, statistics)
+        save_model(model, path)
 
 
 @dataclass(frozen=True)
