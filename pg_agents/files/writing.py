@@ -16,6 +16,7 @@ from pathlib import Path
 from pg_agents.interrupts import held
 
 UNFINISHED = ".unfinished"  # how the names end of files and folders that are being written
+_EFFECTIVE = {"effective_ids": os.access in os.supports_effective_ids}
 
 
 def write(path: str | os.PathLike[str], contents: str | bytes | memoryview) -> None:
@@ -85,6 +86,8 @@ def replacing_folder(
     Args:
         path: The folder, in one that exists. It may exist itself.
         keeps_others: The new folder gets all that the old one has under names of its own; otherwise that is removed.
+            Then `path` may be a folder that cannot be renamed (a mount point, the current folder, one in a read-only
+            folder): it gets the complete files one by one.
         holds_interrupts: Ctrl-C and SIGTERM wait while the folder is filled. Otherwise they end that, and `path` is as
             it was; they wait only while the folder is renamed or removed.
 
@@ -96,7 +99,8 @@ def replacing_folder(
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
-    beside = _beside(target)
+    stays = keeps_others and target.is_dir() and _cannot_be_renamed(target)
+    beside = _beside(target / target.name if stays else target)
     with held() if holds_interrupts else nullcontext(), _named(path, beside):
         before = target.stat() if target.exists() else None
         if before is not None and not target.is_dir():
@@ -105,13 +109,15 @@ def replacing_folder(
         try:
             yield beside
             with held():
-                if before is not None and keeps_others:
+                if before is not None and keeps_others and not stays:
                     _take_others(target, beside)
                 for found in beside.rglob("*"):
                     if not found.is_symlink() and (found.is_file() or found.is_dir()):
                         _to_disk(found)
                 _to_disk(beside)
-                if before is None:
+                if stays:
+                    _move_files(beside, target)
+                elif before is None:
                     beside.rename(target)
                 else:
                     _give(beside, before)
@@ -151,7 +157,7 @@ def _permissions(target: Path) -> os.stat_result | None:
     if not target.exists():
         return None
     # Renaming would not ask.
-    if not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+    if not os.access(target, os.W_OK, **_EFFECTIVE):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     return target.stat()
 
@@ -162,6 +168,19 @@ def _give(path: Path, permissions: os.stat_result) -> None:
         with suppress(OSError):  # others than root may not give files away
             os.chown(path, permissions.st_uid, permissions.st_gid)
     os.chmod(path, stat.S_IMODE(permissions.st_mode))
+
+
+def _cannot_be_renamed(folder: Path) -> bool:
+    is_current = Path(os.path.realpath(os.curdir)).is_relative_to(folder)
+    return is_current or os.path.ismount(folder) or not os.access(folder.parent, os.W_OK, **_EFFECTIVE)
+
+
+def _move_files(new: Path, old: Path) -> None:
+    for found in sorted(new.rglob("*")):
+        if found.is_dir():
+            (old / found.relative_to(new)).mkdir(exist_ok=True)
+        else:
+            os.replace(found, old / found.relative_to(new))
 
 
 def _take_others(old: Path, new: Path) -> None:

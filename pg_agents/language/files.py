@@ -18,7 +18,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from pg_agents.arguments import constructor_arguments
 from pg_agents.files.writing import UNFINISHED, replacing, replacing_folder
-from pg_agents.language.models import ADAPTER, between_libraries, language_model, load_tokenizer, save_model
+from pg_agents.language.models import (
+    ADAPTER,
+    between_libraries,
+    disk_errors,
+    language_model,
+    load_tokenizer,
+    save_model,
+)
 
 _ALGORITHM, _STATE = "pg_agents.json", "training.safetensors"
 # Folders of the model below an adapter, and of a reference that is not that model.
@@ -38,21 +45,17 @@ def save(agent: Any, path: Any) -> None:
 
     Raises:
         ValueError: `path` is an open file, or something else than an agent stands there.
+        OSError: The agent cannot be written; an older one is as it was.
     """
     target = _path(path)
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".zip":
-        with replacing(target) as beside, tempfile.TemporaryDirectory(UNFINISHED, ".", target.parent) as unpacked:
-            folder = Path(unpacked)
+    with disk_errors(path):
+        if target.suffix == ".zip":
+            _write_zip(agent, target)
+            return
+        with replacing_folder(target) as folder:
             _write(agent, folder)
-            with zipfile.ZipFile(beside, "w") as archive:
-                for file in sorted(folder.rglob("*")):
-                    if file.is_file():
-                        archive.write(file, file.relative_to(folder).as_posix())
-        return
-    with replacing_folder(target) as folder:
-        _write(agent, folder)
 
 
 def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
@@ -107,6 +110,16 @@ def _path(path: Any) -> Path:
     if not isinstance(path, (str, Path)):
         raise ValueError(f"`path` must be a folder or a zip file by its name, but is {path!r}.")
     return Path(path)
+
+
+def _write_zip(agent: Any, target: Path) -> None:
+    with replacing(target) as beside, tempfile.TemporaryDirectory(UNFINISHED, ".", target.parent) as unpacked:
+        folder = Path(unpacked)
+        _write(agent, folder)
+        with zipfile.ZipFile(beside, "w") as archive:
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(folder).as_posix())
 
 
 def _write(agent: Any, folder: Path) -> None:

@@ -20,6 +20,7 @@ from pg_agents.language.generation import generate
 from pg_agents.language.models import (
     check_folder,
     check_positions,
+    disk_errors,
     evaluating,
     last_hidden,
     load_tokenizer,
@@ -227,7 +228,7 @@ class RewardModel:
         """
         numbers = {"mean": self.mean, "std": self.std, "accuracy": self.accuracy, "loss": self.loss}
         Path(folder).parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(folder, keeps_others=True) as beside:
+        with disk_errors(folder), replacing_folder(folder, keeps_others=True) as beside:
             save_model(self._scores.trunk, beside, self.tokenizer)
             save_file(dict(self._scores.head.state_dict()), beside / "reward_head.safetensors")
             (beside / "reward.json").write_text(json.dumps(numbers), encoding="utf-8")

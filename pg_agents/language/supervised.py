@@ -13,7 +13,7 @@ from typing_extensions import Self
 from pg_agents.checks import check_number
 from pg_agents.files.writing import replacing_folder
 from pg_agents.language.fitting import Fit, Sizes
-from pg_agents.language.models import check_positions, evaluating, model_and_tokenizer, run, save_model
+from pg_agents.language.models import check_positions, disk_errors, evaluating, model_and_tokenizer, run, save_model
 from pg_agents.language.texts import Completions, tokenized
 
 
@@ -123,7 +123,7 @@ class SupervisedFineTuning:
         files in the folder stay. All is replaced at once, when it is complete.
         """
         Path(folder).parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(folder, keeps_others=True) as beside:
+        with disk_errors(folder), replacing_folder(folder, keeps_others=True) as beside:
             save_model(self.model, beside, self.tokenizer)
 
     def _loss(self, examples: Completions) -> th.Tensor:

@@ -119,6 +119,21 @@ def test_other_things_in_a_folder_stay_if_they_are_to(tmp_path):
     assert (path / "link").is_symlink()
 
 
+def test_the_current_folder_gets_files_one_by_one_and_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("mine", OLD)
+    for contents in (OLD, NEW):
+        with replacing_folder(".", keeps_others=True) as beside:
+            (beside / "below").mkdir()
+            (beside / "below/one").write_text(contents)
+        assert Path("below/one").read_text() == contents
+        assert names(Path()) == ["below", "mine"]
+    with room_for(3), pytest.raises(OSError, match="too large"), replacing_folder(".", keeps_others=True) as beside:
+        (beside / "mine").write_text(NEW)
+    assert Path("mine").read_text() == OLD
+    assert names(Path()) == ["below", "mine"]
+
+
 def test_a_link_goes_on_pointing_to_the_same_place(tmp_path):
     for name, target in (("file", "there/file"), ("folder", "there/folder"), ("new", "there/new")):
         (tmp_path / name).symlink_to(target)
