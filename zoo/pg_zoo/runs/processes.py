@@ -101,6 +101,7 @@ def in_order(
             for connection, (_, process) in running.items():
                 process.kill()
                 process.join()
+                process.close()
                 connection.close()
 
 
