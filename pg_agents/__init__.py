@@ -14,6 +14,7 @@ from pg_agents.algorithms.trpo import TRPO
 from pg_agents.demonstrations import Demonstrations, collect_demonstrations
 from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
+from pg_agents.files.saving import CheckpointCallback, save_normalization
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
 
@@ -29,6 +30,7 @@ __all__ = [
     "RLOO",
     "TRPO",
     "ActorCritic",
+    "CheckpointCallback",
     "Demonstrations",
     "EvalCallback",
     "PolicyGradient",
@@ -39,4 +41,5 @@ __all__ = [
     "imitate",
     "make",
     "make_vec",
+    "save_normalization",
 ]

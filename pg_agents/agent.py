@@ -19,7 +19,7 @@ import inspect
 import io
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
@@ -65,6 +65,7 @@ from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
+from pg_agents.files.saving import whole
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
@@ -359,6 +360,27 @@ class PolicyGradient(Arguments):
         if hasattr(self, "_logger"):
             self._lazy_log.write(self._logger)
         return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS} | {"on_epoch": None}
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Write SB3's zip file, for `load` here and in SB3. A file of that name is replaced when the new one is whole.
+
+        Ctrl-C and SIGTERM wait until it is.
+
+        Args:
+            path: The file, with or without `.zip`, or an open file.
+            exclude: Names of attributes that are not to be saved, besides those that never are.
+            include: Names of attributes to be saved that otherwise are not.
+
+        Raises:
+            OSError: The file cannot be written; the old one is as it was.
+        """
+        with whole(path, "zip") as file:
+            super().save(file, exclude, include)
 
     @classmethod
     def load(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
+from safetensors import SafetensorError
 
 from pg_agents.engines import threads
 from pg_agents.language.texts import Completions
@@ -278,6 +281,22 @@ def between_libraries() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # and then set rightly
         warnings.filterwarnings("ignore", ".*base_model_name_or_path")
         yield
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Have what safetensors says of the disk as Python says it, with the name of what was to be written.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def save_model(model: Any, folder: str | Path, tokenizer: Any = None) -> None:

@@ -20,6 +20,7 @@ def test_the_exported_names_are_these():
         "RLOO",
         "TRPO",
         "ActorCritic",
+        "CheckpointCallback",
         "Demonstrations",
         "EvalCallback",
         "PolicyGradient",
@@ -30,6 +31,7 @@ def test_the_exported_names_are_these():
         "imitate",
         "make",
         "make_vec",
+        "save_normalization",
     }
     assert all(hasattr(pg_agents, name) for name in pg_agents.__all__)
 
