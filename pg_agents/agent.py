@@ -79,6 +79,7 @@ from pg_agents.policies import (
     with_state_dependent_std,
 )
 from pg_agents.priors import check_prior, frozen_policy
+from pg_agents.resuming.run import Run, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 
 if TYPE_CHECKING:
@@ -581,15 +582,34 @@ class PolicyGradient(Arguments):
         reset_num_timesteps: bool,
         progress_bar: bool,
     ) -> None:
-        """Collect and train until all steps are taken: SB3's `learn`."""
-        super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type] # None is allowed
-            tb_log_name,
-            reset_num_timesteps,
-            progress_bar,
+        """Collect and train until all steps are taken, in the order of events of SB3's `learn`."""
+        iteration = 0  # as the next one, a local variable that callbacks may read
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        self._run = Run(total_timesteps, log_interval, iteration)
+        callback.on_training_start(locals(), globals())
+        tell_of_boundary(callback)
+        self._updates(self._run, callback)
+
+    def _updates(self, run: Run, callback: BaseCallback) -> None:
+        """Rollouts and updates until all steps are taken.
+
+        Args:
+            run: Moves on.
+            callback: As prepared by `_setup_learn`; it has been told of the beginning, and of the first boundary.
+        """
+        assert self.env is not None, "checked by `learn`"
+        while self.num_timesteps < run.total_timesteps:
+            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, n_rollout_steps=self.n_steps):
+                break
+            run.iteration += 1
+            self._update_current_progress_remaining(self.num_timesteps, run.total_timesteps)
+            if run.log_interval is not None and run.iteration % run.log_interval == 0:
+                self.dump_logs(run.iteration)
+            self.train()
+            tell_of_boundary(callback)
+        callback.on_training_end()
 
     @property
     def collects_itself(self) -> bool:
@@ -911,7 +931,7 @@ class PolicyGradient(Arguments):
             self._logger.record("train/value_learning_rate", rate)
 
 
-_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch")
+_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "_run", "on_epoch")
 
 
 def _has_samples(buffer: SB3RolloutBuffer) -> bool:
