@@ -16,6 +16,7 @@ from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
+from pg_agents.resuming.checkpoint import Checkpoint
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "RLOO",
     "TRPO",
     "ActorCritic",
+    "Checkpoint",
     "Demonstrations",
     "EvalCallback",
     "PolicyGradient",

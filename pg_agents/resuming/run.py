@@ -15,11 +15,13 @@ class Run:
     Attributes:
         total_timesteps: Steps at which it ends.
         log_interval: The log is written every so many updates; None for never.
+        callback: All callbacks.
         iteration: Number of rollouts collected to their end.
     """
 
     total_timesteps: int
     log_interval: int | None
+    callback: BaseCallback
     iteration: int = 0
 
 

@@ -1,0 +1,65 @@
+"""The state of an agent, without its environment: parameters, optimisers, counters, generators, statistics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from pg_agents.resuming.state import State, capture, put_back
+
+# Rebuilt, or kept by others.
+_OF_OTHERS = frozenset(
+    (
+        *("policy", "device", "env", "rollout_buffer", "_vec_normalize_env", "_logger", "_custom_logger"),
+        *("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "current_run", "interrupted", "on_epoch"),
+        *("start_time", "rollout_buffer_class", "policy_class", "reference"),
+    )
+)
+
+
+def state_of(agent: OnPolicyAlgorithm) -> dict[str, State]:
+    """The state of an agent at a boundary between an update and the next rollout.
+
+    Raises:
+        NotStorableError: An attribute cannot be read; the message names it.
+    """
+    return {
+        "attributes": {
+            name: capture(value, f"agent.{name}") for name, value in vars(agent).items() if name not in _OF_OTHERS
+        },
+        "policy": capture(agent.policy, "agent.policy"),
+        "optimizers": {name: capture(one, f"agent.policy.{name}") for name, one in _optimizers(agent).items()},
+        "elapsed": time.time_ns() - agent.start_time,
+    }
+
+
+def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Collection[str] = ()) -> None:
+    """Write a state into an agent that was made from the same arguments.
+
+    Args:
+        agent: The agent.
+        state: Of `state_of`.
+        given: Attributes that were given anew and stay.
+
+    Raises:
+        NotFittingError: The agent has another structure.
+    """
+    put_back(agent.policy, state["policy"], "agent.policy")
+    for name, optimizer in _optimizers(agent).items():
+        put_back(optimizer, state["optimizers"][name], f"agent.policy.{name}")
+    for name, item in state["attributes"].items():
+        if name in given:
+            continue
+        before = vars(agent).get(name)
+        after = put_back(before, item, f"agent.{name}")
+        if after is not before:
+            setattr(agent, name, after)
+    agent.start_time = time.time_ns() - state["elapsed"]
+
+
+def _optimizers(agent: OnPolicyAlgorithm) -> dict[str, th.optim.Optimizer]:
+    return {name: value for name, value in vars(agent.policy).items() if isinstance(value, th.optim.Optimizer)}
