@@ -19,7 +19,7 @@ import inspect
 import io
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
@@ -642,6 +642,13 @@ class PolicyGradient(Arguments):
         """
         agent, agent.interrupted = resumed(cls, folder, env, device, given)
         return agent
+
+    def make_parts(self, stored: Mapping[str, Any]) -> None:
+        """Make the attributes that a stored state goes into, where they are made only when needed.
+
+        Args:
+            stored: The states of the attributes, by name.
+        """
 
     def learn_on(
         self,

@@ -48,6 +48,9 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
     Raises:
         NotFittingError: The agent has another structure.
     """
+    make_parts = getattr(agent, "make_parts", None)
+    if make_parts is not None:
+        make_parts(state["attributes"])
     put_back(agent.policy, state["policy"], "agent.policy")
     for name, optimizer in _optimizers(agent).items():
         put_back(optimizer, state["optimizers"][name], f"agent.policy.{name}")

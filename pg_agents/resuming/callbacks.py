@@ -36,11 +36,31 @@ def names_of(callbacks: list[BaseCallback]) -> list[str]:
     return [f"{type(one).__module__}.{type(one).__qualname__}" for one in callbacks]
 
 
-def state_of(callback: BaseCallback) -> State:
-    """What a callback keeps."""
+def settings_of(callback: BaseCallback) -> dict[str, Any]:
+    """The numbers and texts that a callback was made with: they are given again, and may be others."""
+    names = inspect.signature(type(callback).__init__).parameters
+    return {name: value for name, value in vars(callback).items() if name in names and isinstance(value, _SETTINGS)}
+
+
+_SETTINGS = (type(None), bool, int, float, str)
+
+
+def state_of(callback: BaseCallback, settings: dict[str, Any]) -> State:
+    """What a callback keeps.
+
+    Args:
+        callback: The callback.
+        settings: Of `settings_of` at the beginning; those that have changed since are kept, too.
+    """
     if hasattr(callback, "checkpoint_state"):
         return {"own": capture(callback, type(callback).__name__)}
-    return {"attributes": {name: capture(value) for name, value in vars(callback).items() if _is_kept(callback, name)}}
+    return {
+        "attributes": {
+            name: capture(value)
+            for name, value in vars(callback).items()
+            if name not in _OF_OTHERS and _is_data(value) and not (name in settings and settings[name] == value)
+        }
+    }
 
 
 def put_state_back(callback: BaseCallback, state: State) -> None:
@@ -53,15 +73,6 @@ def put_state_back(callback: BaseCallback, state: State) -> None:
         after = put_back(before, item, f"{type(callback).__name__}.{name}")
         if after is not before:
             setattr(callback, name, after)
-
-
-def _is_kept(callback: BaseCallback, name: str) -> bool:
-    value = vars(callback)[name]
-    if name in _OF_OTHERS or not _is_data(value):
-        return False
-    # Paths are given again, and may be others.
-    is_path = value is None or isinstance(value, str)
-    return not (is_path and name in inspect.signature(type(callback).__init__).parameters)
 
 
 def _is_data(value: Any) -> bool:

@@ -60,6 +60,7 @@ class Checkpoint(BaseCallback):
         self.folder, self.every, self.keep, self.overwrite = Path(folder), every, keep, overwrite
         self.keeper: Keeper | None = None
         self._keepers_of_callbacks: list[Keeper] = []
+        self._settings: list[dict[str, Any]] = []  # of other callbacks
         self._generator = np.random.default_rng()
         self._next = 0  # steps at which the next one is due
         self._goes_on = False
@@ -77,6 +78,7 @@ class Checkpoint(BaseCallback):
                 f"This {type(self.model).__name__} cannot be stored: its parameters are moved by workers, or with "
                 "stale gradients. Checkpoints need a training that goes on in this process alone."
             )
+        self._settings = [callbacks.settings_of(one) for one in self._others(self.locals["callback"])]
         if self._goes_on:
             self._goes_on = False
             return
@@ -110,7 +112,7 @@ class Checkpoint(BaseCallback):
         """Take a checkpoint now; only between an update and the next rollout."""
         model: Any = self.model
         steps, run = model.num_timesteps, model.current_run
-        others = [one for one in callbacks.kept_callbacks(run.callback) if one is not self]
+        others = self._others(run.callback)
         envs = callbacks.envs_of(others, model.env)
         if self.keeper is None:
             self._find_keepers(envs)
@@ -124,7 +126,7 @@ class Checkpoint(BaseCallback):
         state = {
             "agent": agents.state_of(model),
             "environment": self.keeper.state(model.env),
-            "callbacks": [callbacks.state_of(one) for one in others],
+            "callbacks": [callbacks.state_of(*pair) for pair in zip(others, self._settings, strict=True)],
             "environments of callbacks": [
                 keeper.state(env) for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True)
             ],
@@ -143,6 +145,9 @@ class Checkpoint(BaseCallback):
             values.write(state, beside, "state")
         if self.verbose:
             print(f"Checkpoint after {steps} steps: {self.folder}")
+
+    def _others(self, root: BaseCallback) -> list[BaseCallback]:
+        return [one for one in callbacks.kept_callbacks(root) if one is not self]
 
     def _made(self, others: list[BaseCallback]) -> dict[str, Any]:
         """All that does not change in a run, from which the parts are made again."""
