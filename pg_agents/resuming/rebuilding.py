@@ -85,32 +85,45 @@ def _describe_dummy(env: DummyVecEnv) -> Description:
 
 
 def _describe_single(env: gym.Env[Any, Any]) -> Description:
-    monitor, inner = None, env
-    if type(env) is Monitor:
-        inner = env.env
-        monitor = {
-            "file": _file(env),
-            "allow_early_resets": env.allow_early_resets,
-            "reset_keywords": tuple(env.reset_keywords),
-            "info_keywords": tuple(env.info_keywords),
-        }
+    outer: list[Description] = []  # wrappers that `gym.make` has not put round it, from the outermost
+    inner: Any = env
+    while isinstance(inner, gym.Wrapper):
+        if type(inner) is Monitor:
+            outer.append(_describe_single_monitor(inner))
+        elif inner.spec is not None and len(inner.spec.additional_wrappers) > len(inner.env.spec.additional_wrappers):
+            outer.append(_describe_wrapper(inner.spec.additional_wrappers[-1]))
+        else:
+            break
+        inner = inner.env
     spec = inner.spec
     if spec is None:
         raise NotDescribableError(f"{type(inner.unwrapped).__name__} was not made by `gym.make`")
+    if spec.additional_wrappers:
+        raise NotDescribableError(f"{spec.id} has a wrapper below those of `gym.make`")
     _check_registered(spec.id)
-    wrappers = []
-    for wrapper in spec.additional_wrappers:
-        if wrapper.kwargs is None or not _is_of_gymnasium(wrapper):
-            raise NotDescribableError(f"the wrapper {wrapper.name} is not one of gymnasium.wrappers")
-        wrappers.append({"name": wrapper.name, "arguments": _plain(wrapper.kwargs, wrapper.name)})
     return {
-        "monitor": monitor,
         "id": spec.id,
         "arguments": _plain(spec.kwargs, spec.id),
         "max_episode_steps": spec.max_episode_steps,
-        "wrappers": wrappers,
-        "layers": _names(inner),
+        "outer": outer,
+        "layers": _names(env),
     }
+
+
+def _describe_single_monitor(monitor: Monitor) -> Description:
+    return {
+        "name": "Monitor",
+        "file": _file(monitor),
+        "allow_early_resets": monitor.allow_early_resets,
+        "reset_keywords": tuple(monitor.reset_keywords),
+        "info_keywords": tuple(monitor.info_keywords),
+    }
+
+
+def _describe_wrapper(wrapper: WrapperSpec) -> Description:
+    if wrapper.kwargs is None or not _is_of_gymnasium(wrapper):
+        raise NotDescribableError(f"the wrapper {wrapper.name} is not one of gymnasium.wrappers")
+    return {"name": wrapper.name, "arguments": _plain(wrapper.kwargs, wrapper.name)}
 
 
 def _describe_vector(env: VectorEnvAdapter) -> Description:
@@ -193,15 +206,20 @@ def _build_single(description: Description) -> gym.Env[Any, Any]:
         disable_env_checker=not any(name.endswith(".PassiveEnvChecker") for name in description["layers"]),
         **description["arguments"],
     )
-    for wrapper in description["wrappers"]:
-        env = getattr(gym.wrappers, _known_wrapper(wrapper["name"]))(env, **wrapper["arguments"])
+    for wrapper in reversed(description["outer"]):
+        if wrapper["name"] == "Monitor":
+            env = _build_single_monitor(env, wrapper)
+        else:
+            env = getattr(gym.wrappers, _known_wrapper(wrapper["name"]))(env, **wrapper["arguments"])
     _check_layers(env, description)
-    if (monitor := description["monitor"]) is not None:
-        keywords = tuple(monitor["reset_keywords"]), tuple(monitor["info_keywords"])
-        monitored = Monitor(env, None, monitor["allow_early_resets"], *keywords)
-        monitored.results_writer = _writer(monitor["file"], (*keywords[0], *keywords[1]))
-        return monitored
     return env
+
+
+def _build_single_monitor(env: gym.Env[Any, Any], description: Description) -> Monitor:
+    keywords = tuple(description["reset_keywords"]), tuple(description["info_keywords"])
+    monitor = Monitor(env, None, description["allow_early_resets"], *keywords)
+    monitor.results_writer = _writer(description["file"], (*keywords[0], *keywords[1]))
+    return monitor
 
 
 def _build_vector(description: Description) -> VecEnv:
