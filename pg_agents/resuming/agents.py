@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Collection
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from pg_agents.resuming.state import State, capture, put_back
+from pg_agents.resuming.state import NotStorableError, State, capture, put_back
 
 # Rebuilt, or kept by others.
 _OF_OTHERS = frozenset(
@@ -24,13 +25,19 @@ _OF_OTHERS = frozenset(
 def state_of(agent: OnPolicyAlgorithm) -> dict[str, State]:
     """The state of an agent at a boundary between an update and the next rollout.
 
-    Raises:
-        NotStorableError: An attribute cannot be read; the message names it.
+    Warns:
+        UserWarning: An attribute cannot be read, and is left out.
     """
+    attributes = {}
+    for name, value in vars(agent).items():
+        if name in _OF_OTHERS:
+            continue
+        try:
+            attributes[name] = capture(value, f"agent.{name}")
+        except NotStorableError as reason:
+            warnings.warn(f"An attribute of the agent is left out of checkpoints: {reason}", stacklevel=2)
     return {
-        "attributes": {
-            name: capture(value, f"agent.{name}") for name, value in vars(agent).items() if name not in _OF_OTHERS
-        },
+        "attributes": attributes,
         "policy": capture(agent.policy, "agent.policy"),
         "optimizers": {name: capture(one, f"agent.policy.{name}") for name, one in _optimizers(agent).items()},
         "elapsed": time.time_ns() - agent.start_time,
@@ -47,6 +54,9 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
 
     Raises:
         NotFittingError: The agent has another structure.
+
+    Warns:
+        UserWarning: An attribute was not made by the constructor, and cannot be made from a file.
     """
     make_parts = getattr(agent, "make_parts", None)
     if make_parts is not None:
@@ -58,6 +68,13 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
         if name in given:
             continue
         before = vars(agent).get(name)
+        if before is None and isinstance(item, dict) and item["kind"] == "object":
+            warnings.warn(
+                f"agent.{name}, a {item['class']}, is left out: the agent had it when the checkpoint was taken, but "
+                "its constructor does not make it.",
+                stacklevel=2,
+            )
+            continue
         after = put_back(before, item, f"agent.{name}")
         if after is not before:
             setattr(agent, name, after)

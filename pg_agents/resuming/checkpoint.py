@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.checks import check_number
 from pg_agents.files import values
@@ -18,6 +20,7 @@ from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfin
 from pg_agents.resuming.logging import pending_values
 from pg_agents.resuming.randomness import global_generators
 from pg_agents.resuming.rebuilding import NotDescribableError, describe
+from pg_agents.resuming.state import NotStorableError, State
 
 _STREAM = 0x6375  # of the seeds with which cut episodes start
 
@@ -97,8 +100,6 @@ class Checkpoint(BaseCallback):
         self.keeper, self._next = None, self.model.num_timesteps
 
     def _remove(self, there: list[Path]) -> None:
-        import shutil
-
         for checkpoint in there:
             shutil.rmtree(checkpoint)
 
@@ -118,18 +119,13 @@ class Checkpoint(BaseCallback):
             self._find_keepers(envs)
         assert self.keeper is not None, "found just now"
         self._next = (steps // self.every + 1) * self.every
-        if self.keeper.reason is not None:
-            self._cut_episodes()
-        for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True):
-            if keeper.reason is not None:
-                env.seed(int(self._generator.integers(2**31 - env.num_envs)))
+        before_cut = self._generator.bit_generator.state
+        environment = self._state_of_environment()
         state = {
             "agent": agents.state_of(model),
-            "environment": self.keeper.state(model.env),
+            "environment": environment,
             "callbacks": [callbacks.state_of(*pair) for pair in zip(others, self._settings, strict=True)],
-            "environments of callbacks": [
-                keeper.state(env) for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True)
-            ],
+            "environments of callbacks": [self._state_of_another(i, env) for i, env in enumerate(envs)],
             "generators": global_generators(),
             "log": pending_values(model.logger),
             "files": files_of(model.env),
@@ -138,7 +134,7 @@ class Checkpoint(BaseCallback):
                 "log_interval": run.log_interval,
                 "iteration": run.iteration,
             },
-            "checkpoint": self._own_state(),
+            "checkpoint": self._own_state() | {"generator before": before_cut},
         }
         with new_checkpoint(self.folder, steps, {"algorithm": class_name(type(model))}, self.keep) as beside:
             values.write(self._made(others), beside, "made")
@@ -171,24 +167,56 @@ class Checkpoint(BaseCallback):
     def _find_keepers(self, envs: list[Any]) -> None:
         model: Any = self.model
         self.keeper = keeper_of(model.env)
+        if self.keeper.reason is not None:
+            self._say_that_it_cuts(self.keeper)
         self._keepers_of_callbacks = [keeper_of(env, begins=True) for env in envs]
-        for what, env, keeper in (
-            ("all environments are", model.env, self.keeper),
-            *(("evaluation environments get new seeds", *pair) for pair in zip(envs, self._keepers_of_callbacks)),
-        ):
+        for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True):
             if keeper.reason is not None:
-                does = f"{what} reset" if env is model.env else what
-                warnings.warn(
-                    f"The state of {name_of(env)} cannot be stored ({keeper.reason}), so checkpoints cut episodes: "
-                    f"at each of them, every {self.every} steps, {does}, whether or not the training is interrupted.",
-                    stacklevel=2,
-                )
+                self._say_that_it_seeds(env, keeper)
+
+    def _say_that_it_cuts(self, keeper: Keeper) -> None:
+        warnings.warn(
+            f"The state of {name_of(self.training_env)} cannot be stored ({keeper.reason}), so checkpoints cut "
+            f"episodes: at each of them, every {self.every} steps, all environments are reset with new seeds, whether "
+            "or not the training is interrupted.",
+            stacklevel=2,
+        )
+
+    def _say_that_it_seeds(self, env: VecEnv, keeper: Keeper) -> None:
+        warnings.warn(
+            f"The state of {name_of(env)}, in which a callback evaluates, cannot be stored ({keeper.reason}), so it "
+            f"gets new seeds at each checkpoint, every {self.every} steps.",
+            stacklevel=2,
+        )
+
+    def _state_of_environment(self) -> State:
+        """The state of the environments, which are cut before if need be."""
+        model: Any = self.model
+        assert self.keeper is not None, "found before"
+        if self.keeper.reason is None:
+            try:
+                return self.keeper.state(model.env)
+            except NotStorableError as reason:  # of something that was not there at the beginning
+                self.keeper = Keeper(str(reason))
+                self._say_that_it_cuts(self.keeper)
+        self._cut_episodes()
+        return self.keeper.state(model.env)
+
+    def _state_of_another(self, number: int, env: VecEnv) -> State:
+        """The state of an environment in which a callback evaluates."""
+        keeper = self._keepers_of_callbacks[number]
+        if keeper.reason is None:
+            try:
+                return keeper.state(env)
+            except NotStorableError as reason:
+                keeper = self._keepers_of_callbacks[number] = Keeper(str(reason))
+                self._say_that_it_seeds(env, keeper)
+        env.seed(int(self._generator.integers(2**31 - env.num_envs)))  # of the reset with which evaluations begin
+        return keeper.state(env)
 
     def _cut_episodes(self) -> None:
         model: Any = self.model
-        before = self._generator.bit_generator.state
         model._last_obs = cut(model.env, self._generator)
-        self._state_before_cut = before
         model._last_episode_starts = np.ones((model.n_envs,), dtype=bool)
         if model._vec_normalize_env is not None:
             model._last_original_obs = model._vec_normalize_env.get_original_obs()
@@ -201,7 +229,6 @@ class Checkpoint(BaseCallback):
             "keep": self.keep,
             "next": self._next,
             "generator": self._generator.bit_generator.state,
-            "generator before": getattr(self, "_state_before_cut", None),
             "keeper": vars(self.keeper),
             "keepers of callbacks": [vars(keeper) for keeper in self._keepers_of_callbacks],
         }

@@ -98,9 +98,13 @@ def keeper_of(env: VecEnv, *, begins: bool = False) -> Keeper:
             for _ in range(2):
                 restore_global_generators(generators)
                 results.append(_played(env, begins))
+                capture(env)  # more may be there than before
                 put_back(env, state)
         except NotFittingError as reason:
             return Keeper(f"its state cannot be put back: {reason}")
+        except NotStorableError as reason:
+            put_back(env, state)
+            return Keeper(str(reason))
         finally:
             restore_global_generators(generators)
     if not _equal(*results):

@@ -153,7 +153,10 @@ def _put_back(
     if keeper.reason is not None:
         generator = np.random.default_rng()
         generator.bit_generator.state = own["generator before"]
-        if not _equal(cut(agent.env, generator), agent._last_obs):
+        first, known = cut(agent.env, generator), agent._last_obs
+        if agent._vec_normalize_env is not None:  # whose statistics have this observation already
+            first, known = agent._vec_normalize_env.get_original_obs(), agent._last_original_obs
+        if not _equal(first, known):
             raise AnotherEnvironmentError(
                 f"The environment {name_of(agent.env)} does not start as the one of {checkpoint} did: a reset with "
                 "the same seed has another first observation."
