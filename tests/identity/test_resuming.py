@@ -390,7 +390,7 @@ def test_callbacks_and_their_environments_go_on(world: bool, tmp_path: Path) -> 
     assert whole[1].callbacks[1].n_episodes == resumed[1].callbacks[1].n_episodes > 0
 
 
-@pytest.mark.filterwarnings("ignore:.*checkpoints cut episodes")
+@pytest.mark.filterwarnings("ignore:.*in which a callback evaluates, cannot be stored")
 def test_evaluation_environments_that_cannot_be_stored_get_new_seeds(tmp_path: Path) -> None:
     kept: list[list[BaseCallback]] = []
 
@@ -516,10 +516,10 @@ def test_a_function_as_schedule_is_given_again(tmp_path: Path) -> None:
     def make() -> PPO:
         return small_ppo(cartpole(), learning_rate=lambda left: 0.01 * left)
 
-    make().learn(128, callback=Checkpoint(tmp_path / "run", 32))
+    make().learn(128, callback=Checkpoint(tmp_path, 32))
     with pytest.raises(ValueError, match="`learning_rate` is a function.*PPO.resume\\(.*, learning_rate=...\\)"):
-        PPO.resume(tmp_path / "run")
-    compare(make, tmp_path, total=300, every=50, kill_at=230, learning_rate=lambda left: 0.01 * left)
+        PPO.resume(tmp_path)
+    compare(make, tmp_path / "more", total=300, every=50, kill_at=230, learning_rate=lambda left: 0.01 * left)
 
 
 def test_an_environment_that_cannot_be_made_again_is_asked_for(tmp_path: Path) -> None:
@@ -591,10 +591,12 @@ def test_a_monitor_goes_on_in_its_file(tmp_path: Path) -> None:
     def monitored(folder: str) -> Any:
         return make_vec_env("CartPole-v1", 2, seed=5, monitor_dir=str(tmp_path / folder))
 
-    small_ppo(monitored("whole")).learn(400)
+    small_ppo(monitored("whole")).learn(400).env.close()
+    killed = small_ppo(monitored("run"))
     with pytest.raises(Killed):
-        small_ppo(monitored("run")).learn(400, callback=[Checkpoint(tmp_path / "c", 100), Kill(290)])
-    PPO.resume(tmp_path / "c").learn_on(callback=Kill(10**9))
+        killed.learn(400, callback=[Checkpoint(tmp_path / "c", 100), Kill(290)])
+    killed.env.close()
+    PPO.resume(tmp_path / "c").learn_on(callback=Kill(10**9)).env.close()
     for n in range(2):
         whole, run = (
             [line.split(",")[:2] for line in (tmp_path / folder / f"{n}.monitor.csv").read_text().splitlines()[1:]]
