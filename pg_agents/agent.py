@@ -640,7 +640,8 @@ class PolicyGradient(Arguments):
         Warns:
             UserWarning: A damaged checkpoint is skipped.
         """
-        agent, agent.interrupted = resumed(cls, folder, env, device, given)
+        agent, interrupted = resumed(cls, folder, env, device, given)
+        agent.interrupted = interrupted
         return agent
 
     def make_parts(self, stored: Mapping[str, Any]) -> None:
