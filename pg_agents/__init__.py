@@ -17,6 +17,7 @@ from pg_agents.envs.make import make_vec
 from pg_agents.files.saving import CheckpointCallback, save_normalization
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
+from pg_agents.resuming.checkpoint import Checkpoint
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "RLOO",
     "TRPO",
     "ActorCritic",
+    "Checkpoint",
     "CheckpointCallback",
     "Demonstrations",
     "EvalCallback",

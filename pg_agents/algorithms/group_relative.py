@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import InitVar
 from typing import Any, ClassVar, Literal
 
@@ -223,6 +224,11 @@ class GroupRelative(PolicyGradient):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reference", "_reference"]
+
+    def make_parts(self, stored: Mapping[str, Any]) -> None:
+        """Make the reference policy, if a checkpoint has one."""
+        if stored.get("_reference") is not None:
+            self._reference = self.reference_policy
 
     # Arguments and log
 

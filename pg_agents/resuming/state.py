@@ -265,6 +265,7 @@ class _PutBack:
 
     def __init__(self) -> None:
         self.met: list[Any] = []
+        self.filled: dict[int, Any] = {}  # what has its state already, by id
 
     def into(self, current: Any, state: State, place: str) -> Any:
         """Put a state back into what is there; what takes its place."""
@@ -279,6 +280,9 @@ class _PutBack:
             return type(current)[state["name"]]
         if kind == "again":
             return self.met[state["number"]]
+        if id(current) in self.filled and kind in ("array", "objects", "sequence", "mapping"):
+            current = None  # one object here was two when the state was captured
+        self.filled[id(current)] = current
         number = len(self.met)
         self.met.append(current)
         value = self._restored(kind, current, state, place)
@@ -390,7 +394,7 @@ def _array_into(current: Any, array: np.ndarray) -> np.ndarray:
             return current
         if np.array_equal(current, array, equal_nan=array.dtype.kind in "fc"):
             return current
-    return array
+    return np.array(array)  # the state may be put back once more
 
 
 _BIT_GENERATORS = {
