@@ -14,6 +14,8 @@ from pg_agents.algorithms.trpo import TRPO
 from pg_agents.demonstrations import Demonstrations, collect_demonstrations
 from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
+from pg_agents.files.agents import load_agent, load_normalization, load_policy, load_replay_buffer
+from pg_agents.files.allowed import NotAllowedError
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
 
@@ -31,12 +33,17 @@ __all__ = [
     "ActorCritic",
     "Demonstrations",
     "EvalCallback",
+    "NotAllowedError",
     "PolicyGradient",
     "ReinforceBaseline",
     "__version__",
     "collect_demonstrations",
     "evaluate_policy",
     "imitate",
+    "load_agent",
+    "load_normalization",
+    "load_policy",
+    "load_replay_buffer",
     "make",
     "make_vec",
 ]
