@@ -14,7 +14,7 @@ from pg_agents.algorithms.trpo import TRPO
 from pg_agents.demonstrations import Demonstrations, collect_demonstrations
 from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
-from pg_agents.files.agents import load_agent, load_normalization, load_policy, load_replay_buffer
+from pg_agents.files.agents import load_agent, load_normalization, load_policy
 from pg_agents.files.allowed import NotAllowedError
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
@@ -43,7 +43,6 @@ __all__ = [
     "load_agent",
     "load_normalization",
     "load_policy",
-    "load_replay_buffer",
     "make",
     "make_vec",
 ]

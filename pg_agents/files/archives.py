@@ -219,7 +219,9 @@ def check_members(archive: zipfile.ZipFile, source: str, size: int, *, largest: 
 
 def _attributes(written: bytes, source: str, given: dict[str, Any], classes: Classes) -> dict[str, Any]:
     if len(written) > LARGEST_DATA:
-        raise UnsafeFileError(f"{source} has {len(written):,} bytes of `data`; {LARGEST_DATA:,} is the limit. {_TRUST}.")
+        raise UnsafeFileError(
+            f"{source} has {len(written):,} bytes of `data`; {LARGEST_DATA:,} is the limit. {_TRUST}."
+        )
     try:
         found = json.loads(written.decode())
     except (ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
@@ -234,7 +235,7 @@ def _new(cls: Any, arguments: tuple[Any, ...]) -> Any:
     if isinstance(cls, type) and issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return cls(*arguments)
     if isinstance(cls, type) and is_data(cls) and not arguments:
-        return cls.__new__(cls)
+        return object.__new__(cls)
     raise NotAllowedError(f"makes {_name(cls)}")
 
 
@@ -250,8 +251,10 @@ def _build(one: Any, state: Any) -> None:
     for name in _exactly(state, dict):
         if type(name) is not str or name.startswith("__"):
             raise NotAllowedError(f"gives {_name(one)} the attribute {name!r}")
-    # A space of old days has a generator of a kind that spaces do not use any more.
-    state = {name: value for name, value in state.items() if type(value) is not _Dropped}
+    # Spaces of old days have a generator of a kind that spaces do not use any more, or none.
+    state = {name: None if type(value) is _Dropped else value for name, value in state.items()}
+    if isinstance(one, spaces.Space):
+        vars(one)["_np_random"] = None
     if hasattr(one, "__setstate__"):
         one.__setstate__(state)
     else:
@@ -301,10 +304,10 @@ def _dtype(code: Any, _align: Any = False, _copy: Any = False) -> np.dtype[Any]:
     if type(code) is not str or re.fullmatch(r"[?bBhHiIlLqQefdgFDGO]|[biufc]\d{1,2}|O8", code) is None:
         raise NotAllowedError(f"has the dtype {code!r}")
     # A copy, of which the byte order can be set.
-    return np.dtype(code, False, True)  # type: ignore[call-overload, no-any-return]
+    return np.dtype(code, False, True)
 
 
-def _set_dtype(one: np.dtype[Any], state: Any) -> None:
+def _set_dtype(one: Any, state: Any) -> None:
     # With other flags, NumPy would take numbers of a file for addresses.
     flags = 63 if one.hasobject else 0
     if type(state) is not tuple or state[1:2] not in [(order,) for order in "<>=|"]:
@@ -343,7 +346,8 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = N
         raise NotAllowedError(f"has a buffer of {dtype!r}")
     _size(shape)
     flat = np.frombuffer(_exactly(content, bytes, bytearray), dtype)
-    return flat.reshape(shape).transpose(axes) if order == "K" else flat.reshape(shape, order=order)
+    found: np.ndarray = flat.reshape(shape, order="C" if order == "K" else order)
+    return found.transpose(axes) if order == "K" else found
 
 
 def _scalar(dtype: Any, content: Any) -> Any:
@@ -366,7 +370,7 @@ def _set_generator(one: np.random.Generator, state: Any) -> None:
         one.__setstate__(state)
 
 
-def _set_bit_generator(one: np.random.PCG64, state: Any) -> None:
+def _set_bit_generator(one: Any, state: Any) -> None:
     bits, seeds = state if type(state) is tuple else (state, None)
     _check_bits(bits)
     if seeds is not None:
@@ -392,7 +396,12 @@ def _seeds(cls: Any, _checksum: Any, _state: Any) -> Any:
 
 def _set_seeds(one: Any, state: Any) -> None:
     entropy, n_children, pool, size, key = _exactly(state, tuple)
-    numbers = [*_exactly(key, tuple), *(entropy if type(entropy) in (list, tuple) else [entropy or 0]), n_children, size]
+    numbers = [
+        *_exactly(key, tuple),
+        *(entropy if type(entropy) in (list, tuple) else [entropy or 0]),
+        n_children,
+        size,
+    ]
     right_pool = type(pool) is np.ndarray and pool.dtype == np.uint32 and pool.shape == (4,)
     if not right_pool or size != 4 or not all(type(number) is int for number in numbers):
         raise NotAllowedError("has a random generator with unknown seeds")
@@ -424,14 +433,14 @@ def _storage(content: Any) -> th.Tensor:
 def _tensor(
     flat: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False, hooks: Any = None, _metadata: Any = None
 ) -> th.Tensor:
-    _exactly(flat, th.Tensor)
-    numel, steps = _size(size), _size(stride) >= 0 and len(stride) == len(size)
-    last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if numel and steps else -1
-    if type(offset) is not int or offset < 0 or numel > flat.numel() or offset + last >= flat.numel() > 0:
-        raise NotAllowedError(f"has a tensor of the shape {size!r} in a storage of {flat.numel()}")
+    numel, _, length = _size(size), _size(stride), _exactly(flat, th.Tensor).numel()
+    last = _exactly(offset, int) + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if offset < 0 or numel > length or (numel and last >= length):
+        raise NotAllowedError(f"has a tensor of the shape {size!r} in a storage of {length}")
     if hooks:
         raise NotAllowedError("has a tensor with hooks")
-    return flat.as_strided(size, stride, offset if numel else 0).detach().requires_grad_(bool(requires_grad))
+    found: th.Tensor = flat.as_strided(size, stride, offset if numel else 0).detach()
+    return found.requires_grad_(bool(requires_grad))
 
 
 def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> th.nn.Parameter:
@@ -495,11 +504,11 @@ def _function(code: Any, *_rest: Any) -> Any:
     free = _exactly(code, _Code).free
     if type(free) is tuple and all(type(name) is str for name in free) and free in _SCHEDULES:
         cls = _SCHEDULES[free]
-        return cls.__new__(cls)
+        return object.__new__(cls)
     raise NotAllowedError(f"holds the function {code.name} as code")
 
 
-def _fill(schedule: Any, state: Any) -> None:
+def _fill(schedule: Any, state: Any) -> Any:
     """Give an old schedule its numbers."""
     if type(state) is tuple:
         about = _exactly(state[1], dict)
@@ -514,11 +523,12 @@ def _fill(schedule: Any, state: Any) -> None:
         raise NotAllowedError(f"holds the function {module}.{name} as code")
     if names == ("value_schedule",):
         vars(schedule)["value_schedule"] = _exactly(values[0], *set(_SCHEDULES.values()))
-        return
+        return schedule
     numbers = {key: float(_exactly(value, int, float, np.float64)) for key, value in zip(names, values, strict=True)}
     if names == ("initial_value",):
         numbers = {"start": numbers["initial_value"], "end": 0.0, "end_fraction": 1.0}
     vars(schedule).update(numbers)
+    return schedule
 
 
 def _attribute(owner: Any, name: Any) -> Any:

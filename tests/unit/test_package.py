@@ -32,7 +32,6 @@ def test_the_exported_names_are_these():
         "load_agent",
         "load_normalization",
         "load_policy",
-        "load_replay_buffer",
         "make",
         "make_vec",
     }
