@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.noise import ActionNoise
 
 # Where old files, and those of Python 2's names, say something else than is meant today.
@@ -22,6 +23,7 @@ _MOVED = {"__builtin__": "builtins", "gym": "gymnasium"}
 _DATA = {
     "pg_agents.baselines": {"ConstantBaseline", "LeaveOneOutBaseline", "NoBaseline", "TimeBaseline"},
     "rl_zoo3.utils": {"SimpleLinearSchedule"},
+    "stable_baselines3.common.distributions": {"TanhBijector"},
     "stable_baselines3.common.running_mean_std": {"RunningMeanStd"},
     "stable_baselines3.common.utils": {"ConstantSchedule", "FloatSchedule", "LinearSchedule"},
     "stable_baselines3.common.vec_env.vec_normalize": {"VecNormalize"},
@@ -36,9 +38,9 @@ _NAMED = {
     "sb3_contrib.common.recurrent.type_aliases": {"RNNStates"},
     "stable_baselines3.common.type_aliases": {"TrainFreq", "TrainFrequencyUnit"},
     "stable_baselines3.her.goal_selection_strategy": {"GoalSelectionStrategy"},
-    "torch": {"device"},
+    "torch": {"Size", "device"},
 }
-# In these packages, the classes of these kinds: spaces, layers and policies, optimisers, buffers, noise.
+# In these packages, the classes of these kinds: spaces, layers and policies, distributions, optimisers, buffers, noise.
 _KINDS: dict[str, tuple[type, ...]] = {
     "gymnasium.spaces": (spaces.Space,),
     "numpy": (np.generic,),
@@ -46,10 +48,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "pg_agents.policies": (th.nn.Module,),
     "pg_agents.theory.policies": (th.nn.Module,),
     "sb3_contrib": (th.nn.Module, BaseBuffer, ActionNoise),
-    "stable_baselines3": (th.nn.Module, BaseBuffer, ActionNoise, th.optim.Optimizer),
+    "stable_baselines3": (th.nn.Module, Distribution, BaseBuffer, ActionNoise, th.optim.Optimizer),
+    "torch.distributions": (th.distributions.Distribution,),
     "torch.nn.modules": (th.nn.Module,),
     "torch.optim": (th.optim.Optimizer,),
 }
+# Objects of these may be part of a file: spaces, buffers, noise, and policies, as a prior is one.
+_DATA_KINDS = (spaces.Space, BaseBuffer, ActionNoise, Distribution, th.distributions.Distribution, th.nn.Module)
 
 
 class NotAllowedError(ValueError):
@@ -82,7 +87,7 @@ def find(module: str, name: str) -> Any:
 
 def is_data(cls: type) -> bool:
     """Whether objects of an allowed class may be part of a file, with attributes that the file gives."""
-    if issubclass(cls, (spaces.Space, BaseBuffer, ActionNoise)):
+    if issubclass(cls, _DATA_KINDS):
         return True
     return cls.__qualname__ in _DATA.get(cls.__module__, ())
 

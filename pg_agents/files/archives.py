@@ -85,8 +85,8 @@ class AgentFile:
             if name.endswith(".pth") and zipfile.is_zipfile(io.BytesIO(content)):
                 with zipfile.ZipFile(io.BytesIO(content)) as archive:
                     check_members(archive, f"{self.source} ({name})", len(content))
+            found = self._tensors(name) if name.endswith(".pth") else None
             if name.removesuffix(".pth") in _TENSORS:
-                found = self._tensors(name)
                 if not isinstance(found, dict) or not all(map(_VARIABLE.fullmatch, found)):
                     raise UnsafeFileError(f"{self.source} ({name}) must hold tensors by the names of attributes.")
                 if any(part.startswith("__") for path in found for part in path.split(".")):
@@ -95,8 +95,8 @@ class AgentFile:
     def _tensors(self, member: str, device: th.device | str = "cpu") -> Any:
         try:
             return th.load(io.BytesIO(self.members[member]), map_location=device, weights_only=True)
-        except Exception as error:  # PyTorch names neither file nor member
-            raise ValueError(f"{self.source} ({member}) cannot be read: {error}") from error
+        except Exception as error:  # of any kind, and of many lines
+            raise ValueError(f"{self.source} ({member}) holds something that is no tensor, or is damaged.") from error
 
 
 def read_agent(
@@ -244,7 +244,7 @@ def _value(key: str, one: Any, source: str, classes: Classes) -> Any:
         pickled = base64.b64decode(one[":serialized:"])
     except (binascii.Error, TypeError, ValueError) as error:
         raise ValueError(f"{source} (data: {key}) cannot be read: {error}") from error
-    remedy = f"; or give a value of your own, custom_objects={{{key!r}: ...}}; or the class, if it is one"
+    remedy = f"; or give a value of your own instead, custom_objects={{{key!r}: ...}}, or the class that is named there"
     return loads(pickled, source=source, member=f"data: {key}", classes=classes, remedy=remedy)
 
 

@@ -172,6 +172,8 @@ class _Machine:
             return _FUNCTIONS[module, name]
         if module == "torch" and name in _STORAGES and self._storage is not None:
             return _STORAGES[name]
+        if module.partition(".")[0] == "cloudpickle":
+            raise NotAllowedError("holds a function or a class as code")
         try:
             return find(module, name)
         except NotAllowedError:
@@ -426,7 +428,11 @@ _STORAGES = {
 
 def _storage(content: Any) -> th.Tensor:
     """A flat tensor of the storage that PyTorch has written into bytes."""
-    stored = th.load(io.BytesIO(_exactly(content, bytes, bytearray)), map_location="cpu", weights_only=True)
+    file = io.BytesIO(_exactly(content, bytes, bytearray))
+    try:
+        stored = th.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind, where the content is not PyTorch's
+        raise NotAllowedError("has a tensor whose storage is none") from error
     return th.empty(0, dtype=stored.dtype).set_(stored)
 
 
@@ -447,6 +453,11 @@ def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> th.nn.Parameter:
     if hooks:
         raise NotAllowedError("has a parameter with hooks")
     return th.nn.Parameter(_exactly(tensor, th.Tensor), bool(requires_grad))
+
+
+def _tensor_size(numbers: Any) -> th.Size:
+    _size(numbers)
+    return th.Size(numbers)
 
 
 def _device(kind: Any, index: Any = None) -> th.device:
@@ -570,6 +581,7 @@ _CONSTRUCTORS: dict[type, Callable[..., Any]] = {
     deque: _deque,
     np.dtype: _dtype,
     set: _set,
+    th.Size: _tensor_size,
     th.device: _device,
 }
 _BUILDERS: dict[type, Callable[[Any, Any], None]] = {

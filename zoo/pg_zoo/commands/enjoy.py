@@ -244,8 +244,13 @@ def _make_env(args: EnjoyOptions, run_folder: str) -> VecEnv:
     )
     if normalize and folder.is_dir():
         print("Loading running average")
-        env = load_normalization(folder / "vecnormalize.pkl", env, trust=args.trust)
-        env.training = env.norm_reward = False
+        try:
+            normalized = load_normalization(folder / "vecnormalize.pkl", env, trust=args.trust)
+        except Exception:
+            env.close()
+            raise
+        normalized.training = normalized.norm_reward = False
+        env = normalized
     return VecFrameStack(env, n_stack) if n_stack else env
 
 

@@ -246,7 +246,11 @@ class Recipe:
 
     def _normalized(self, env: VecEnv, evaluates: bool) -> VecEnv:
         if self.statistics:
-            normalized = load_normalization(self.statistics, env, trust=self.trust)
+            try:
+                normalized = load_normalization(self.statistics, env, trust=self.trust)
+            except Exception:
+                env.close()
+                raise
         elif self.normalization is not None:
             normalized = VecNormalize(env, **self.normalization)
         else:
