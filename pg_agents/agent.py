@@ -400,7 +400,8 @@ class PolicyGradient(Arguments):
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         policy_kwargs = kwargs.pop("policy_kwargs", None)
         if not trust:
-            file = read_agent(path, custom_objects=custom_objects, classes=cls.policy_aliases.values())
+            known = cls.policy_aliases.values()
+            file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known)
             path, custom_objects = file.without_pickles(), file.data
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if policy_kwargs is not None:

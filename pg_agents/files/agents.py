@@ -49,7 +49,9 @@ def load_agent(
         return cls.load(path, env, custom_objects=custom_objects, trust=trust, **arguments)
     if trust:
         return cls.load(path, env, custom_objects=custom_objects, **arguments)
-    file = read_agent(path, custom_objects=custom_objects, classes=cls.policy_aliases.values())
+    replacing = {name: value for name, value in arguments.items() if name != "policy_kwargs"}  # those are compared
+    known = cls.policy_aliases.values()
+    file = read_agent(path, custom_objects=custom_objects, arguments=replacing, classes=known)
     return cls.load(file.without_pickles(), env, custom_objects=file.data, **arguments)
 
 

@@ -33,6 +33,7 @@ _NAMED = {
     "builtins": {"bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple"},
     "collections": {"OrderedDict", "deque"},
     "numpy": {"dtype", "ndarray"},
+    "numpy.random._mt19937": {"MT19937"},
     "numpy.random._pcg64": {"PCG64"},
     "numpy.random.bit_generator": {"SeedSequence"},
     "sb3_contrib.common.recurrent.type_aliases": {"RNNStates"},

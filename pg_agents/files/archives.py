@@ -100,7 +100,12 @@ class AgentFile:
 
 
 def read_agent(
-    path: FilePath, *, custom_objects: dict[str, Any] | None = None, classes: Iterable[type] = (), data: bool = True
+    path: FilePath,
+    *,
+    custom_objects: dict[str, Any] | None = None,
+    arguments: dict[str, Any] | None = None,
+    classes: Iterable[type] = (),
+    data: bool = True,
 ) -> AgentFile:
     """Read an agent's file.
 
@@ -108,6 +113,7 @@ def read_agent(
         path: The file, with or without `.zip`.
         custom_objects: Values that replace those of the same names in the file, which are not read then. Classes among
             them may be named anywhere in the file.
+        arguments: Of `load`, which replace values in the file too.
         classes: Further classes that the file may name.
         data: Whether to read the agent's attributes.
 
@@ -117,9 +123,11 @@ def read_agent(
         UnsafeFileError: It is too large, or has members that no agent has.
         ValueError: It is no agent's file.
     """
-    given = custom_objects or {}
-    if not isinstance(given, dict):
+    if custom_objects is not None and not isinstance(custom_objects, dict):
         raise ValueError("custom_objects argument must be a dict or None")
+    given = {**(arguments or {}), **(custom_objects or {})}
+    if "learning_rate" in given:
+        given.setdefault("lr_schedule", None)  # which SB3 makes anew from the learning rate
     source = _name(path)
     with _opened(path, "zip") as file:
         try:

@@ -255,12 +255,12 @@ def _build(one: Any, state: Any) -> None:
             raise NotAllowedError(f"gives {_name(one)} the attribute {name!r}")
     # Spaces of old days have a generator of a kind that spaces do not use any more, or none.
     state = {name: None if type(value) is _Dropped else value for name, value in state.items()}
-    if isinstance(one, spaces.Space):
-        vars(one)["_np_random"] = None
     if hasattr(one, "__setstate__"):
         one.__setstate__(state)
     else:
         vars(one).update({sys.intern(name): value for name, value in state.items()})
+    if isinstance(one, spaces.Space):
+        vars(one).setdefault("_np_random", None)
 
 
 # Python's containers
@@ -284,6 +284,10 @@ def _deque(items: Any = (), maxlen: int | None = None) -> deque[Any]:
 
 def _set(items: Any = ()) -> set[Any]:
     return set(map(_key, _exactly(items, list, tuple)))
+
+
+def _frozenset(items: Any = ()) -> frozenset[Any]:
+    return frozenset(_set(items))
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -359,11 +363,14 @@ def _scalar(dtype: Any, content: Any) -> Any:
 def _bit_generator(kind: Any = "MT19937") -> Any:
     if kind is np.random.PCG64 or (type(kind) is str and kind == "PCG64"):
         return np.random.PCG64(0)
+    if kind is np.random.MT19937 or (type(kind) is str and kind == "MT19937"):
+        return _Dropped()  # that of old spaces, which use another one today
     raise NotAllowedError(f"has the random generator {kind if type(kind) is str else _name(kind)}")
 
 
-def _generator(bits: Any = "MT19937", _function: Any = None) -> np.random.Generator:
-    return np.random.Generator(bits if type(bits) is np.random.PCG64 else _bit_generator(bits))
+def _generator(bits: Any = "MT19937", _function: Any = None) -> Any:
+    made = bits if type(bits) in (np.random.PCG64, _Dropped) else _bit_generator(bits)
+    return np.random.Generator(made) if type(made) is np.random.PCG64 else made
 
 
 def _set_generator(one: np.random.Generator, state: Any) -> None:
@@ -579,6 +586,7 @@ for _module in ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast"):
 _CONSTRUCTORS: dict[type, Callable[..., Any]] = {
     OrderedDict: _ordered,
     deque: _deque,
+    frozenset: _frozenset,
     np.dtype: _dtype,
     set: _set,
     th.Size: _tensor_size,

@@ -537,8 +537,9 @@ def test_a_lambda_as_schedule_is_told_how_to_go_on():
     assert "custom_objects={'learning_rate': ...}" in str(said.value)
     assert "trust=True" in str(said.value)
     assert PPO.load("mine", trust=True).lr_schedule(0.5) == 0.25
-    given = {"learning_rate": 0.125, "lr_schedule": None}
-    assert PPO.load("mine", custom_objects=given).lr_schedule(0.5) == 0.125
+    assert PPO.load("mine", custom_objects={"learning_rate": 0.125}).lr_schedule(0.5) == 0.125
+    assert PPO.load("mine", learning_rate=0.125).lr_schedule(0.5) == 0.125
+    assert load_agent(stable_baselines3.PPO, "mine", learning_rate=0.125).lr_schedule(0.5) == 0.125
 
 
 class Extractor(stable_baselines3.common.torch_layers.FlattenExtractor):

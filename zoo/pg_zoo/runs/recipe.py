@@ -51,6 +51,7 @@ from pg_agents.arguments import Arguments, constructor_arguments
 from pg_agents.checks import check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
 from pg_agents.files.agents import load_replay_buffer
+from pg_agents.priors import read_policy
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
 
@@ -298,6 +299,8 @@ def resolve(
     arguments = {name: _argument(value) for name, value in values.items() if name not in _MANAGED}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
+    if trust and isinstance(arguments.get("prior"), str):
+        arguments["prior"] = read_policy(arguments["prior"], trust=True)
     if names_a_class(arguments["policy"]):
         arguments["policy"] = get_class_by_name(arguments["policy"])
     env_kwargs = values.get("env_kwargs")
