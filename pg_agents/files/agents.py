@@ -120,7 +120,7 @@ def load_replay_buffer(model: OffPolicyAlgorithm, path: FilePath, *, trust: bool
         NotAllowedError: It names, calls or changes something that is not on the allow-list.
         ValueError: It is no such file.
     """
-    found = read_pickle(path, trust=trust)
+    found = read_pickle(path, trust=trust, largest=float("inf"))
     if not isinstance(found, ReplayBuffer):
         raise ValueError(f"{path} must hold a replay buffer, but holds {type(found).__name__}.")
     if isinstance(found, HerReplayBuffer):

@@ -44,7 +44,6 @@ _NAMED = {
 # In these packages, the classes of these kinds: spaces, layers and policies, distributions, optimisers, buffers, noise.
 _KINDS: dict[str, tuple[type, ...]] = {
     "gymnasium.spaces": (spaces.Space,),
-    "numpy": (np.generic,),
     "pg_agents.buffers": (BaseBuffer,),
     "pg_agents.policies": (th.nn.Module,),
     "pg_agents.theory.policies": (th.nn.Module,),
@@ -81,7 +80,9 @@ def find(module: str, name: str) -> Any:
         found = _imported(place, name)
         if isinstance(found, type) and issubclass(found, kinds):
             return found
-    if place == "torch" and name.isidentifier() and isinstance(found := getattr(th, name, None), th.dtype):
+    number = {"numpy": np, "torch": th}.get(place)
+    found = getattr(number, name, None) if name.isidentifier() else None
+    if isinstance(found, th.dtype) or (isinstance(found, type) and issubclass(found, np.generic)):
         return found
     raise NotAllowedError(f"{module}.{name} is not among the objects that a file may name.")
 

@@ -26,7 +26,7 @@ from pg_agents.files.allowed import NotAllowedError
 from pg_agents.files.unpickling import Classes, loads
 
 LARGEST = 2**30  # bytes of an agent, of a normaliser; a policy of 80 million parameters with Adam's state
-LARGEST_DATA = 2**28  # bytes of its `data`
+LARGEST_DATA = 2**26  # bytes of its `data`
 # What deflate makes of zeros is 1,000; of an agent, hardly 10.
 MOST_COMPRESSED, SMALL = 100, 2**26
 
@@ -154,18 +154,24 @@ def by_name(classes: Iterable[type]) -> Classes:
     return {(cls.__module__, cls.__qualname__): cls for cls in classes}
 
 
-def read_pickle(path: FilePath, *, trust: bool = False) -> Any:
+def read_pickle(path: FilePath, *, trust: bool = False, largest: float = LARGEST) -> Any:
     """What a file with one pickle holds.
 
     Args:
         path: The file, with or without `.pkl`.
         trust: Let it run code.
+        largest: Bytes, at most; there is no limit to what is trusted.
 
     Raises:
         NotAllowedError: It names, calls or changes something that is not on the allow-list.
+        UnsafeFileError: It is too large.
         ValueError: It cannot be read.
     """
     with _opened(path, "pkl") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if size > largest and not trust:
+            raise UnsafeFileError(f"{_name(path)} has {size:,} bytes; {largest:,} is the limit. {_TRUST}.")
         return loads(file.read(), source=_name(path), trust=trust)
 
 

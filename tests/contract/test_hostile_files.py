@@ -759,3 +759,20 @@ def test_old_schedules_of_sb3_keep_their_value():
     with pytest.warns(UserWarning, match="deprecated"):
         schedule = constant_fn(0.25)
     assert loads(cloudpickle.dumps(schedule), source="good.zip")(0.5) == schedule(0.5) == 0.25
+
+
+def test_statistics_of_ten_gigabytes_are_refused():
+    with open("vecnormalize.pkl", "wb") as file:
+        file.truncate(10 * 2**30)
+    with pytest.raises(UnsafeFileError, match="10,737,418,240 bytes; 1,073,741,824 is the limit"):
+        load_normalization("vecnormalize.pkl", DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+
+
+@pytest.mark.parametrize("name", [*ZIPS, "zeros"])
+def test_language_models_are_not_unpacked_elsewhere(name, folder):
+    from pg_agents.language import files
+
+    Path("bad.zip").write_bytes(hostile.zeros(10) if name == "zeros" else ZIPS[name])
+    with pytest.raises(UnsafeFileError, match=r"^bad\.zip has"):
+        files.load(object, "bad.zip", {})
+    assert {path.name for path in folder.iterdir()} == {"bad.zip", "hostile_module.py"}
