@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from pg_agents.arguments import constructor_arguments
+from pg_agents.files.archives import UnsafeFileError, check_members
 from pg_agents.files.writing import UNFINISHED, replacing, replacing_folder
 from pg_agents.language.models import (
     ADAPTER,
@@ -68,6 +70,7 @@ def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
 
     Raises:
         FileNotFoundError: There is no such file.
+        UnsafeFileError: It is a zip file that is very large when unpacked, or whose members lead elsewhere.
         ValueError: It holds no agent, arguments that the class does not take, or lacks a schedule that it had.
     """
     source = _path(path)
@@ -80,6 +83,10 @@ def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(source) as archive:
+                check_members(archive, str(source), source.stat().st_size)
+                needed = sum(member.file_size for member in archive.infolist())
+                if needed > (free := shutil.disk_usage(folder).free):
+                    raise UnsafeFileError(f"{source} has {needed:,} bytes when it is unpacked; {free:,} are free.")
                 archive.extractall(folder)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"`path` must be an agent's folder or zip file, but {str(source)!r}: {error}.") from error

@@ -177,7 +177,7 @@ def language_model(source: Any, dtype: th.dtype | Literal["auto"] = th.float32) 
 
     check_folder(source)
     with quietly():
-        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True, trust_remote_code=False, dtype=dtype)
 
 
 def model_and_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
@@ -341,7 +341,7 @@ def load_tokenizer(source: str | Path) -> Any:
     """The tokenizer of a folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source, local_files_only=True)
+    return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager

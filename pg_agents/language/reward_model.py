@@ -250,7 +250,7 @@ class RewardModel:
         if not (Path(folder) / "reward.json").is_file():
             raise ValueError(f"The folder {str(folder)!r} must hold a reward model, with a file reward.json.")
         with quietly():
-            trunk = AutoModel.from_pretrained(folder, local_files_only=True)
+            trunk = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         reward = cls(_Trunk(trunk), load_tokenizer(folder), device=device)
         reward._scores.head.load_state_dict(load_file(Path(folder) / "reward_head.safetensors"))
         for name, value in json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8")).items():

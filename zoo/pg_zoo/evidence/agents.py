@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from pg_agents import registry
+from pg_agents import load_agent, registry
 from pg_agents.files.writing import replacing_folder
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.results.storage import read_cells
@@ -145,7 +145,7 @@ def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Pat
 
 def _save_slim(algo: str, source: Path, target: Path) -> None:
     """Save an agent that plays as before, with an optimiser that starts anew, which is two thirds of a file."""
-    model = registry.algorithm(algo).load(source, device="cpu")
+    model = load_agent(registry.algorithm(algo), source, device="cpu")
     model.policy.optimizer.state.clear()
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder, "agent.zip")
