@@ -115,7 +115,11 @@ class Run:
         Raises:
             OSError: They cannot be saved; no part of the file that failed is left.
         """
-        _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
+        try:
+            _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
+        except OSError:
+            self.model_path.unlink(missing_ok=True)  # of an algorithm whose own `save` writes in place
+            raise
 
 
 @contextmanager
