@@ -322,6 +322,32 @@ def test_a_pickle_that_changes_what_is_there_is_refused(make, target):
     assert not hasattr(target, "fired")
 
 
+STATE = pickle.EMPTY_DICT + text("mean") + ONE + pickle.SETITEM
+SLOTS = pickle.NONE + STATE + pickle.TUPLE2
+STATISTICS = named("stable_baselines3.common.running_mean_std", "RunningMeanStd")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        built(STATISTICS, SLOTS),
+        whole(STATISTICS, pickle.EMPTY_TUPLE, pickle.NEWOBJ, SLOTS, pickle.BUILD),
+        whole(STATISTICS, pickle.EMPTY_TUPLE, pickle.NEWOBJ, STATE, pickle.BUILD, STATE, pickle.BUILD),
+        whole(
+            STATISTICS, pickle.EMPTY_TUPLE, pickle.NEWOBJ, STATE.replace(b"\x04mean", b"\x09__class__"), pickle.BUILD
+        ),
+        built(named("torch", "float32"), STATE),
+        built(named("torch.nn.modules.activation", "Tanh"), SLOTS),
+    ],
+)
+def test_only_what_was_just_made_gets_attributes_and_only_once(content):
+    good = whole(STATISTICS, pickle.EMPTY_TUPLE, pickle.NEWOBJ, STATE, pickle.BUILD)
+    assert vars(loads(good, source="good.zip")) == {"mean": 1}
+    with pytest.raises(NotAllowedError):
+        loads(content, source="bad.zip")
+    assert "mean" not in {**vars(RunningMeanStd), **vars(th.nn.Tanh)}
+
+
 def test_a_pickle_that_changes_the_environment_is_refused(monkeypatch):
     content = whole(named("os", "environ"), text(PWNED), text("1"), pickle.SETITEM)
     pickle.loads(content)

@@ -16,13 +16,13 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import create_test_env, get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecVideoRecorder
 
-from pg_agents import load_agent, load_normalization
+from pg_agents import NotAllowedError, load_agent, load_normalization
 from pg_agents.envs.text import TextTask, text_task
+from pg_agents.files.allowed import find
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
 from pg_zoo.lookup import find_algorithm, find_env
@@ -180,13 +180,13 @@ class _RunLoader(yaml.SafeLoader):
         return tuple(self.construct_sequence(node, deep=True))
 
     def class_(self, name: str, node: yaml.Node) -> type:
-        """`nn.ReLU` and the like, which are there already: nothing is imported."""
+        """`nn.ReLU` and the like."""
         module, _, attribute = name.rpartition(".")
-        if name.partition(".")[0] in ("torch", "stable_baselines3", "sb3_contrib") and module in sys.modules:
-            found = vars(sys.modules[module]).get(attribute)
-            if isinstance(found, type) and issubclass(found, (th.nn.Module, th.optim.Optimizer, BaseBuffer)):
-                return found
-        return self.refuse(node)
+        try:
+            found: type = find(module, attribute)
+        except NotAllowedError:
+            return self.refuse(node)
+        return found
 
     def refuse(self, node: yaml.Node) -> NoReturn:
         problem = f"{node.tag.replace('tag:yaml.org,2002:', '!!')} is not plain data and could run code"
