@@ -45,11 +45,13 @@ from stable_baselines3.common.vec_env import (
     is_vecenv_wrapped,
 )
 
-from pg_agents import registry
+from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import Arguments, constructor_arguments
 from pg_agents.checks import check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
+from pg_agents.files.agents import load_replay_buffer
+from pg_agents.priors import read_policy
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
 
@@ -89,6 +91,7 @@ class Recipe:
         normalization: Arguments of `VecNormalize`, or None without it.
         frame_stack: Number of frames in an observation, or None without `VecFrameStack`.
         trained_agent: Path of a saved agent to train further, or `""` for a new one.
+        trust: Whether files of the trained agent may run code.
     """
 
     algorithm: type[BaseAlgorithm]
@@ -107,6 +110,7 @@ class Recipe:
     normalization: dict[str, Any] | None
     frame_stack: int | None
     trained_agent: str
+    trust: bool
 
     def make_envs(self, seed: int, vec_env: VecEnvKind = "dummy", *, monitor_dir: str | None = None) -> VecEnv:
         """The training environments.
@@ -161,10 +165,10 @@ class Recipe:
         if not self.trained_agent:
             return self.algorithm(env=env, **options, **arguments)
         kept = {name: value for name, value in arguments.items() if name not in ("policy", "policy_kwargs")}
-        model = self.algorithm.load(self.trained_agent, env=env, **options, **kept)
+        model = load_agent(self.algorithm, self.trained_agent, env, trust=self.trust, **options, **kept)
         replay_buffer = Path(self.trained_agent).with_name("replay_buffer.pkl")
         if isinstance(model, OffPolicyAlgorithm) and replay_buffer.is_file():
-            model.load_replay_buffer(replay_buffer, truncate_last_traj=False)
+            load_replay_buffer(model, replay_buffer, trust=self.trust)
         return model
 
     def settled(self, env: VecEnv) -> Recipe:
@@ -243,7 +247,11 @@ class Recipe:
 
     def _normalized(self, env: VecEnv, evaluates: bool) -> VecEnv:
         if self.statistics:
-            normalized = VecNormalize.load(str(self.statistics), env)
+            try:
+                normalized = load_normalization(self.statistics, env, trust=self.trust)
+            except Exception:
+                env.close()
+                raise
         elif self.normalization is not None:
             normalized = VecNormalize(env, **self.normalization)
         else:
@@ -278,7 +286,7 @@ def resolve(
         n_timesteps: Environment steps of the training; by default as the entry says.
         eval_env_kwargs: Arguments of evaluation environments; by default those of training environments.
         trained_agent: Path of a saved agent (.zip) to train further.
-        trust: Whether strings in the entry may run as code.
+        trust: Whether strings in the entry, and files of the trained agent, may run as code.
         remedy: The advice for an entry with code, in words.
 
     Raises:
@@ -291,6 +299,8 @@ def resolve(
     arguments = {name: _argument(value) for name, value in values.items() if name not in _MANAGED}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
+    if trust and isinstance(arguments.get("prior"), str):
+        arguments["prior"] = read_policy(arguments["prior"], trust=True)
     if names_a_class(arguments["policy"]):
         arguments["policy"] = get_class_by_name(arguments["policy"])
     env_kwargs = values.get("env_kwargs")
@@ -311,6 +321,7 @@ def resolve(
         normalization=_normalization(values),
         frame_stack=values.get("frame_stack"),
         trained_agent=trained_agent,
+        trust=trust,
     )
 
 
@@ -360,7 +371,7 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if name in _OPTIONS:
             raise UserError(f"{name!r} is not a hyperparameter but an option: --{name.replace('_', '-')}.")
         if name not in known:
-            # A hyperparameter of another algorithm is no slip of the pen.
+            # A hyperparameter of another algorithm is not a misspelling.
             hint = "" if _is_of_another_algorithm(name) else suggestion(name, known)
             raise UserError(f"{algo} has no hyperparameter {name!r}.{hint}")
         if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
@@ -397,7 +408,7 @@ def _is_linear(value: Any) -> bool:
 
 
 def _argument(value: Any) -> Any:
-    """What a constructor takes for a hyperparameter: schedules for `lin_0.001`, copies of lists and mappings."""
+    """A hyperparameter as a constructor's argument: `lin_0.001` as a schedule, copies of lists and mappings."""
     if _is_linear(value):
         return SimpleLinearSchedule(value.removeprefix("lin_"))
     if isinstance(value, dict):
