@@ -262,6 +262,7 @@ VARIANTS: dict[str, Callable[[], PolicyGradient]] = {
     "deviation": lambda: small_ppo(
         make_vec_env("Pendulum-v1", 2, seed=5), policy_kwargs={"net_arch": [4], "state_dependent_std": True}
     ),
+    "baseline": lambda: REINFORCE("MlpPolicy", cartpole(), seed=0, n_episodes=1, baseline="time", policy_kwargs=SMALL),
     "near a prior": lambda: small_ppo(cartpole(), prior=small_ppo(cartpole(), seed=7)),
     "groups in worlds": lambda: GRPO(
         "MlpPolicy", make_vec("CartPole-v1", 2, world=True), group_size=2, seed=0, policy_kwargs=SMALL
