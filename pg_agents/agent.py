@@ -674,7 +674,7 @@ class PolicyGradient(Arguments):
             UserWarning: A damaged checkpoint is skipped.
         """
         agent, interrupted = resumed(cls, folder, env, device, given)
-        agent.interrupted = interrupted
+        agent.interrupted, agent._prior_on_device = interrupted, (None, None)
         return agent
 
     def make_parts(self, stored: Mapping[str, Any]) -> None:
