@@ -208,4 +208,4 @@ def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
     for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
         (settings / name).write_text(yaml.dump(OrderedDict(sorted(content.items()))), encoding="utf-8")
-    (settings / "command.txt").write_text(" ".join(sys.orig_argv), encoding="utf-8")
+    (settings / "command.txt").write_text(" ".join(sys.orig_argv), encoding="utf-8", errors="surrogateescape")
