@@ -11,6 +11,7 @@ MAX_PROCESSES = 1000  # environments in processes of their own
 MAX_SEEDS = 10_000  # trainings of one kind
 MAX_POINTS = 10_000  # evaluations along a training
 MAX_THREADS = 1024
+MAX_STEPS = 10**15  # of a training: more than a processor takes in a thousand years
 LARGEST_SEED = 2**32 - 1  # of NumPy's global generator
 
 

@@ -15,7 +15,7 @@ from pg_agents.checks import check_number
 from pg_zoo.errors import UserError, one_line, say, warn
 from pg_zoo.lookup import check_report_packages, find_algorithm, find_device, find_env, plugin_warnings
 from pg_zoo.options import BenchmarkOptions
-from pg_zoo.ranges import MAX_POINTS, MAX_SEEDS, check_options
+from pg_zoo.ranges import MAX_POINTS, MAX_SEEDS, MAX_STEPS, check_options
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.results.storage import (
     RANDOM,
@@ -71,7 +71,8 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     check_options(args, "first_seed", at_least=0)
     check_options(args, "eval_points", at_least=0, at_most=MAX_POINTS)
     check_options(args, "eval_episodes", "final_episodes", at_least=1)
-    check_options(args, "jobs", "n_timesteps", at_least=1, optional=True)
+    check_options(args, "jobs", at_least=1, optional=True)
+    check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS, optional=True)
     with one_line(ValueError):
         check_number("the last seed", args.first_seed + args.seeds - 1, at_most=MAX_SEED - 1)
     if args.backend == "ray" and importlib.util.find_spec("ray") is None:

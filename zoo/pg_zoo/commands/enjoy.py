@@ -26,7 +26,7 @@ from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
 from pg_zoo.lookup import find_algorithm, find_device, find_env
 from pg_zoo.options import EnjoyOptions
-from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_THREADS, check_options
+from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_STEPS, MAX_THREADS, check_options
 from pg_zoo.recipes.files import yaml_problem
 from pg_zoo.recipes.limits import LimitedLoader
 from pg_zoo.recipes.trust import TRUST, data_only
@@ -54,7 +54,7 @@ def enjoy(args: EnjoyOptions) -> None:
     algorithm = find_algorithm(args.algo, args.verbose)
     find_env(args.env, args.gym_packages, args.verbose)
     check_options(args, "seed", at_least=0, at_most=LARGEST_SEED)
-    check_options(args, "n_timesteps", at_least=1)
+    check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS)
     check_options(args, "n_envs", at_least=1, at_most=MAX_ENVS)
     check_options(args, "num_threads", at_least=-1, at_most=MAX_THREADS)
     check_options(args, "exp_id", at_least=-1)

@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import set_random_seed
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
 from pg_zoo.options import TrainOptions
-from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_THREADS, check_options
+from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_STEPS, MAX_THREADS, check_options
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.results.storage import NO_ROOM
 from pg_zoo.runs.folder import Run, set_up
@@ -39,10 +39,9 @@ def train(args: TrainOptions) -> None:
     find_env(args.env, args.gym_packages, args.verbose)
     if args.trained_agent and not (args.trained_agent.endswith(".zip") and os.path.isfile(args.trained_agent)):
         raise UserError(f"--trained-agent must be an existing .zip file, but is {args.trained_agent!r}.")
-    if args.n_timesteps < 1 and args.n_timesteps != -1:
-        raise UserError(f"--n-timesteps must be at least 1, but is {args.n_timesteps}.")
-    if args.seed < -1:
-        raise UserError(f"--seed must be at least 0, or -1 for a random one, but is {args.seed}.")
+    if args.n_timesteps != -1:
+        check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS)
+    check_options(args, "eval_freq", "save_freq", "log_interval", at_least=-MAX_STEPS, at_most=MAX_STEPS)
     check_options(args, "seed", at_least=-1, at_most=LARGEST_SEED)
     check_options(args, "eval_episodes", at_least=1)
     check_options(args, "n_eval_envs", at_least=1, at_most=MAX_ENVS)

@@ -33,7 +33,7 @@ from pg_zoo.evidence.entries import Entry, entries, evidence_path
 from pg_zoo.evidence.scored import FIRST_SEED, MIN_SEEDS, Evidence, from_cells, read, succeeding
 from pg_zoo.lookup import find_device, find_env, plugin_warnings
 from pg_zoo.options import TuneOptions
-from pg_zoo.ranges import MAX_POINTS, check_options
+from pg_zoo.ranges import MAX_POINTS, MAX_STEPS, check_options
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.recipes.writing import with_entry
 from pg_zoo.results import statistics
@@ -139,7 +139,7 @@ def _check(args: TuneOptions) -> None:
     check_options(args, "score_seeds", at_least=MIN_SEEDS, at_most=DECISION_SEED - CHOICE_SEED)
     check_options(args, "eval_points", at_least=1, at_most=MAX_POINTS)
     check_options(args, "seed", at_least=0)
-    check_options(args, "n_timesteps", at_least=1, optional=True)
+    check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS, optional=True)
     if args.write is not None:
         if not Path(args.write).is_dir():
             raise UserError(f"--write must be a folder of <algo>.yml files, but {args.write} is none.")

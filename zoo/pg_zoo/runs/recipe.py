@@ -51,7 +51,7 @@ from pg_agents.arguments import Arguments, constructor_arguments
 from pg_agents.checks import check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
 from pg_zoo.errors import UserError, one_line
-from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES
+from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
 
 N_TIMESTEPS = 100_000  # without a number in the entry
@@ -371,7 +371,7 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not _takes_schedule(algorithm, name):
             raise UserError(f"{name!r} of {algo} cannot be a schedule, but is {value!r}.")
     with one_line(ValueError):
-        check_number("n_timesteps", values["n_timesteps"], at_least=1)
+        check_number("n_timesteps", values["n_timesteps"], at_least=1, at_most=MAX_STEPS)
         check_number("n_envs", values.get("n_envs", 1), at_least=1, at_most=MAX_ENVS, integer=True)
         check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)
     if not isinstance(values["policy"], str):
