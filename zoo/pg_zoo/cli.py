@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 from pg_zoo.errors import UserError, say
 from pg_zoo.options import (
@@ -50,8 +50,9 @@ def _standard_streams() -> Iterator[None]:
     before = sys.stdout
     if before is sys.__stdout__ and isinstance(before, io.TextIOWrapper):
         before.flush()
+        raw = _Stdout(before.fileno(), "w", closefd=False)
         sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(_Stdout(before.fileno(), "w", closefd=False)),
+            cast(Any, raw) if before.write_through else io.BufferedWriter(raw),  # as python -u has it
             before.encoding,
             "backslashreplace",
             line_buffering=before.line_buffering,
@@ -131,7 +132,7 @@ def _problem_of_stdout() -> str:
     with suppress(OSError):
         sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
-    return str(getattr(getattr(buffer, "raw", None), "problem", ""))
+    return str(getattr(getattr(buffer, "raw", buffer), "problem", ""))
 
 
 def _run(options: Options) -> int | None:
