@@ -289,7 +289,7 @@ def _is_allowed(path, here, argv):
     if isinstance(path, int):
         return True
     if str(path).startswith("subprocess.Popen"):
-        return "ffmpeg" in str(path)  # of a video
+        return "('ff" in str(path) or "ffmpeg" in str(path)  # of a video
     found = Path(os.path.normpath(here / os.fsdecode(path)))
     found = found.with_name(re.sub(r"^\.(.+)\.\w{32}$", r"\1", found.name))  # written beside, then renamed
     place = here.parents[1]

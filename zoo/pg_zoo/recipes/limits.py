@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -31,7 +31,7 @@ class LimitedLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """A node, counted."""
-        event = self.peek_event()
+        event = cast(Any, self).peek_event()  # without types in theirs
         is_alias, before = isinstance(event, yaml.AliasEvent), self._values
         if self._depth == MAX_DEPTH:
             self._refuse(event, f"more than {MAX_DEPTH} lists and mappings within each other")
@@ -47,7 +47,7 @@ class LimitedLoader(yaml.SafeLoader):
             self._sizes[id(node)] = self._values - before
         return node
 
-    def _refuse(self, event: yaml.Event, problem: str) -> None:
+    def _refuse(self, event: Any, problem: str) -> None:
         raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
 
 
