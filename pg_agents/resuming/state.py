@@ -401,15 +401,17 @@ def _are_dense(strides: tuple[int, ...], array: np.ndarray) -> bool:
         or not all(type(stride) is int and stride > 0 for stride in strides)
     ):
         return False
-    return (
-        sum((n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)) + array.itemsize == array.nbytes
-    )
+    length = sum((n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)) + array.itemsize
+    return bool(length == array.nbytes)
 
 
 def _array_into(current: Any, array: np.ndarray, strides: tuple[int, ...] | None) -> np.ndarray:
     """The array's numbers in the memory that is there, if it fits."""
-    fits = isinstance(current, np.ndarray) and current.shape == array.shape and current.dtype == array.dtype
-    if fits and (strides is None or current.strides == strides):
+    if (
+        isinstance(current, np.ndarray)
+        and (current.shape, current.dtype) == (array.shape, array.dtype)
+        and (strides is None or current.strides == strides)
+    ):
         if current.flags.writeable:
             current[...] = array
             return current

@@ -215,4 +215,5 @@ def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
     for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
         write(settings / name, yaml.dump(OrderedDict(sorted(content.items()))))
-    write(settings / "command.txt", " ".join(sys.orig_argv))
+    # A name that is no UTF-8 is written as it came.
+    write(settings / "command.txt", " ".join(sys.orig_argv).encode("utf-8", "surrogateescape"))
