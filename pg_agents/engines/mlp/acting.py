@@ -11,6 +11,7 @@ from gymnasium import spaces
 
 from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import NotFiniteError, Step
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.policies import environment_actions
 
@@ -86,12 +87,12 @@ class MLPActor:
             low, high = (bound.astype(np.float32).ravel() for bound in (space.low, space.high))
         step["n_envs"] = n_envs
         for name, array in (("observations", self.inputs), ("actions", actions), ("clipped", clipped)):
-            step[name] = array.ctypes.data
+            step[name] = address(array)
             kept.append(array)
         # The first rows are drawn already.
-        step["noise"] = noise.ctypes.data - used
-        step["low"], step["high"] = low.ctypes.data, high.ctypes.data
-        step["values"], step["log_probs"] = buffer.values.ctypes.data, buffer.log_probs.ctypes.data
+        step["noise"] = address(noise) - used
+        step["low"], step["high"] = address(low), address(high)
+        step["values"], step["log_probs"] = address(buffer.values), address(buffer.log_probs)
         self._kept = [*kept, noise, low, high]
         self.drawn, self.env_inputs = actions, clipped
         self._actions: list[np.ndarray] = []

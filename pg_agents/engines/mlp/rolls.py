@@ -8,6 +8,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.engines.mlp.acting import MLPActor
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.envs.compiled import CompiledEnv
 
@@ -67,7 +68,7 @@ class Roll:
             ("cut", self.truncated),
             ("progress", self._progress),
         ):
-            table[name] = array.ctypes.data
+            table[name] = address(array)
         table["value_count"] = self._value_step["n_envs"].ctypes.data
         self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
         self._bound: np.ndarray | None = None
@@ -93,26 +94,26 @@ class Roll:
         self._actor = actor
         table = self.table
         if self._running is not running:
-            self._running, table["running"] = running, running.ctypes.data
+            self._running, table["running"] = running, address(running)
         table["gamma"], table["bootstraps"] = gamma, bootstraps
-        table["step"] = actor.step.ctypes.data
+        table["step"] = address(actor.step)
         copies, adapter = self._env.copies, self._env.adapter
         assert copies.table is not None, "copies that have an address have a table"
         of_env = copies.table, copies.held, copies.observed, adapter.episode_returns, adapter.episode_lengths
         if any(mine is not theirs for mine, theirs in zip(self._of_env, of_env, strict=True)):
             self._of_env = of_env
             for name, array in zip(("copies", "held", "raw", "returns", "lengths"), of_env, strict=True):
-                table[name] = array.ctypes.data
+                table[name] = address(array)
         self._bind()
 
     def _bind(self) -> None:
         buffer, table = self._buffer, self.table
         for name in ("rewards", "env_rewards", "episode_starts", "terminated", "truncated", "final_values"):
-            table[name] = getattr(buffer, name).ctypes.data
-        table["observations"], table["actions"] = self._actor.inputs.ctypes.data, self._actor.env_inputs.ctypes.data
+            table[name] = address(getattr(buffer, name))
+        table["observations"], table["actions"] = address(self._actor.inputs), address(self._actor.env_inputs)
         self._make_room_for_events(buffer.values.size)
         if isinstance(buffer, EpisodeMixin):
-            table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
+            table["n_episodes"], table["n_finished"] = buffer.n_episodes, address(buffer.n_finished)
         self._bound = buffer.values
 
     def _make_room_for_events(self, size: int) -> None:
@@ -237,7 +238,7 @@ class _Normalizer:
             ("reward_moments", self._moments),
             ("discounted", self._discounted),
         ):
-            table[name] = array.ctypes.data
+            table[name] = address(array)
 
     def read(self, table: np.ndarray) -> None:
         """Take over settings and statistics: a callback may have changed them."""

@@ -83,6 +83,7 @@ class Program:
         row["n_features"] = rows.n_features
         row["has_critic"] = bool(critic)
         sizes = self.sizes = _sizes(action_space)
+        self._bounds = np.array(sizes, dtype=np.float32)
         kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
         row["distribution"] = getattr(kernels, kind)
         n_outputs = int(policy.action_net.out_features)  # type: ignore[arg-type] # a Linear, as was checked
@@ -204,7 +205,7 @@ class Program:
             IndexError: An action is outside its space; an environment or a callback has changed it.
         """
         flat = actions.reshape(-1, self.n_actions)
-        if flat.min() < 0 or (flat.max(axis=0) >= self.sizes).any():
+        if not ((flat >= 0) & (flat < self._bounds)).all():
             raise IndexError(
                 f"A stored action is outside the action space, whose sizes are {self.sizes}: something has changed it "
                 "since it was drawn."
@@ -221,9 +222,8 @@ class Program:
         for attributes in self._attributes:
             if "forward" in attributes:
                 return False
-        for parameter, address in zip(self.parameters, self.addresses, strict=True):
-            if parameter.data_ptr() != address:
-                return False
+        if [parameter.data_ptr() for parameter in self.parameters] != self.addresses:
+            return False
         return not any(self._hooks) and vars(self.policy).keys().isdisjoint(REPLACEABLE)
 
     def gradient(self) -> np.ndarray:
@@ -251,7 +251,7 @@ class Program:
             and self.computes_forward()
             and not any(self._optimizer_hooks)
             and "step" not in vars(optimizer)
-            and not any(is_special(parameter) for parameter in self.parameters)
+            and not any(map(is_special, self.parameters))
             and [optimizer_options(group) for group in optimizer.param_groups] == self._options
         )
 
@@ -268,8 +268,8 @@ class Program:
         if (optimizer, trained) != self._bound or not self._state_is_bound(optimizer):
             self._bind_state(optimizer, trained)
             self._bound = optimizer, trained
-        rates = np.array([group["lr"] for group in optimizer.param_groups])
-        self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.tensors["learning_rate"] = np.array(rates)[self._groups] if len(rates) > 1 else rates[0]
 
     @contextmanager
     def moving(self, parameters: Sequence[th.Tensor]) -> Iterator[None]:
