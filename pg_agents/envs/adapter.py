@@ -492,8 +492,7 @@ def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 
 def _steps_copies(env: VectorEnv[Any, Any, Any]) -> bool:
     """Whether the class that offers copies still has the say: none below it, nor the object, has another step."""
-    own = vars(env)
-    if "step" in own or "reset" in own:
+    if "step" in vars(env) or "reset" in vars(env):
         return False
     for cls in type(env).__mro__:
         own = vars(cls)

@@ -26,7 +26,7 @@ class MLPActor:
         to_environment: Turns drawn actions into the environment's; None for the usual clipping.
 
     Attributes:
-        step: The table of `kernels.act`.
+        step: The table of `kernels.act`, one row.
         inputs: `(T, N, n)` float32 observations, as the kernels read them.
         env_inputs: `(T, N, n)` actions, as a compiled environment reads them.
         drawn: `(T, N, n)` actions as the policy draws them, int64 for categorical ones and else float32.
@@ -45,8 +45,8 @@ class MLPActor:
         self._usual = to_environment is None
         self._to_environment = to_environment or (lambda actions: environment_actions(policy, actions))
         self.checks = isinstance(self._observation_space, spaces.Box)
-        self._act = program.kernels.act
         self.step = np.zeros(1, dtype=program.kernels.STEP)
+        self._step = address(self.step)
         self._values: np.ndarray | None = None
         self.bind()
 
@@ -123,7 +123,7 @@ class MLPActor:
             self._converted[t] = observations.reshape(self._row_shape)
             with np.errstate(over="ignore"):  # it is refused as infinite
                 self.inputs[t] = observations.reshape(self._row_shape)
-        if not self._act(program.policies, program.towers, program.layers, self.step, t):
+        if not program.act(self._step, t):
             raise NotFiniteError("The policy's outputs are not finite")
         return self.actions(t)
 

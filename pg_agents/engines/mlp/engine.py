@@ -123,7 +123,7 @@ class MLPEngine:
         step = np.zeros(1, program.kernels.STEP)
         step["n_envs"], step["values_only"] = len(rows), True
         step["observations"], step["values"] = address(rows), address(values)
-        program.kernels.act(program.policies, program.towers, program.layers, step, 0)
+        program.act(address(step), 0)
         return th.from_numpy(values)
 
     def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:

@@ -250,9 +250,7 @@ class Update:
         return code, int(self.progress[3])
 
     def _run(self, first_tower: int, last_tower: int) -> int:
-        program = self.program
-        tables = program.policies, program.towers, program.layers, program.tensors, self.table
-        return int(program.kernels.train(*tables, first_tower, last_tower))
+        return self.program.train(address(self.table), first_tower, last_tower)
 
     def _run_on_two_threads(self) -> int:
         critic = threading.Thread(target=self._run, args=(1, 2), name="pg_agents critic")

@@ -1,10 +1,14 @@
-"""Where arrays lie in memory."""
+"""Addresses of arrays, and calls of compiled functions that take them."""
 
 from __future__ import annotations
 
-from ctypes import addressof, c_char
+import ctypes
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+_from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 
 
 def address(array: np.ndarray) -> int:
@@ -12,6 +16,17 @@ def address(array: np.ndarray) -> int:
     if not array.size:
         return 0
     try:
-        return addressof(c_char.from_buffer(array))
+        return ctypes.addressof(_from_buffer(array))
     except TypeError:  # it is not contiguous, or only to be read
         return int(array.ctypes.data)
+
+
+def callable_from_python(function: Any, n_arguments: int) -> Callable[..., int]:
+    """A compiled C function of int64, which Python calls without the interpreter's lock.
+
+    Args:
+        function: What `numba.cfunc` has made.
+        n_arguments: Their number, addresses included.
+    """
+    found: Callable[..., int] = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * n_arguments)(function.address)
+    return found

@@ -37,6 +37,7 @@ class Roll:
         self._env, self._buffer, self._kernels = env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
         self.table = table = np.zeros(1, rolling.ROLLOUT)
+        self._table = table["table"] = address(table)
         self.current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
         self.rewards, self._cut_values = np.zeros((2, n), np.float32)
@@ -49,7 +50,7 @@ class Roll:
         self._value_step["values"] = self._cut_values.ctypes.data
         table["n_envs"], table["n_observation"] = n, size
         table["action_bytes"] = program.n_actions * (8 if program.is_categorical else 4)
-        table["act"], table["advance"] = program.kernels.act_by_address().address, env.copies.address
+        table["act"], table["advance"] = program.kernels.act.address, env.copies.address
         for name, array in (
             ("policies", program.policies),
             ("value_policies", program.policies),
@@ -70,7 +71,10 @@ class Roll:
         ):
             table[name] = address(array)
         table["value_count"] = self._value_step["n_envs"].ctypes.data
-        self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
+        self._normalizer = None
+        if env.normalizer is not None:
+            self._normalizer = _Normalizer(env.normalizer, table)
+            table["normalize"] = rolling.normalize_function().address
         self._bound: np.ndarray | None = None
         self._running: np.ndarray | None = None
         self._of_env: tuple[np.ndarray | None, ...] = (None,) * 5
@@ -158,7 +162,7 @@ class Roll:
         self.table["stops_at_end"] = stops_at_end
         if self._normalizer is not None:
             self._normalizer.read(self.table)
-        self._code = int(self._kernels.roll(self.table, first, min(first + n_steps, len(buffer.values))))
+        self._code = self._kernels.call_roll(self._table, first, min(first + n_steps, len(buffer.values)))
         if self._normalizer is not None:
             self._normalizer.write(self._env.copies.observed, self._raw_rewards)
         after = int(self._progress[0])

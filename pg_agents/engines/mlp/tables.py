@@ -18,6 +18,7 @@ from torch import nn
 
 from pg_agents import estimators
 from pg_agents.contract import NotServedError
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.rows import COPIED, Rows
 from pg_agents.engines.mlp.served import (
     ACTIVATIONS,
@@ -70,6 +71,7 @@ class Program:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         kernels = self.kernels = load_kernels()
+        self._call_act, self._call_train = kernels.call_act, kernels.call_train
         self.policy = policy
         action_space = policy.action_space
         self._owners: list[Any] = []
@@ -116,7 +118,33 @@ class Program:
             self._lay_out(tower, first, pairs, n_heads, extra)
             first += len(pairs)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
+        self._tables = tuple(map(address, (self.policies, self.towers, self.layers, self.tensors)))
         self._remember()
+
+    def act(self, step: int, t: int) -> bool:
+        """Call `kernels.act`.
+
+        Args:
+            step: Address of a row of `STEP`.
+            t: The step.
+
+        Returns:
+            Whether the observations, and all that came of them, are finite.
+        """
+        return bool(self._call_act(*self._tables[:3], step, t))
+
+    def train(self, update: int, first_tower: int, last_tower: int) -> int:
+        """Call `kernels.train`.
+
+        Args:
+            update: Address of a row of `UPDATE`.
+            first_tower: The first tower that is trained.
+            last_tower: The last one, and one beyond.
+
+        Returns:
+            How it ended.
+        """
+        return int(self._call_train(*self._tables, update, first_tower, last_tower))
 
     def padded(self, size: int) -> int:
         """A number of float32 numbers, rounded up to whole vectors."""
@@ -286,8 +314,8 @@ class Program:
         """Whether the optimiser's state is where the tables say."""
         if [*map(id, optimizer.state.values())] != self._identities:
             return False
-        for state, name, tensor, address in self._bound_tensors:
-            if state.get(name) is not tensor or tensor.data_ptr() != address:
+        for state, name, tensor, place in self._bound_tensors:
+            if state.get(name) is not tensor or tensor.data_ptr() != place:
                 return False
         return True
 
@@ -323,9 +351,9 @@ class Program:
                 state["step"] += n_steps
 
 
-def _floats(address: int, size: int) -> np.ndarray:
+def _floats(place: int, size: int) -> np.ndarray:
     """The numbers at an address."""
-    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
+    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(place))
 
 
 def _sizes(action_space: spaces.Space[Any]) -> list[int]:
