@@ -316,12 +316,28 @@ def lanes_of(rows):
     return LANES if rows <= LANES else BLOCK
 
 
+# Numba compiles a function anew for each literal number that it is given, and for these once.
+_ZERO, _ONE, _BLOCK = np.int64(0), np.int64(1), np.int64(BLOCK)
+
+
 @njit(**compiled)
 def forward(layers, tower, lanes):
     """Outputs and derivatives of all layers, given the tower's `input`."""
     for index in range(tower.first_layer, tower.first_layer + tower.n_hidden + tower.n_heads):
         layer = layers[index]
-        product(layer.weight, layer.n_in, 1, layer.input, BLOCK, layer.output, BLOCK, layer.n_out, lanes, layer.n_in, 0)
+        product(
+            layer.weight,
+            layer.n_in,
+            _ONE,
+            layer.input,
+            _BLOCK,
+            layer.output,
+            _BLOCK,
+            layer.n_out,
+            lanes,
+            layer.n_in,
+            _ZERO,
+        )
         _activate(layer, layer.output, layer.derivative, floats(layer.bias), layer.n_out, lanes)
 
 
@@ -394,7 +410,7 @@ def _evaluate(policy, layers, tower, observations, start, rows):
             _forward_row(layers, tower, row)
     else:
         transpose(
-            tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features
+            tower.input_rows, rounded_up(policy.n_features), tower.input, _BLOCK, lanes_of(rows), policy.n_features
         )
         forward(layers, tower, lanes_of(rows))
 
@@ -424,16 +440,18 @@ def backward(layers, tower, rows, lanes):
         # Going down, the last head is the first to ask; they share their input.
         first_head = index == last_hidden + tower.n_heads
         if index > tower.first_layer and (first_head or index <= last_hidden):
-            transpose(layer.input, BLOCK, layer.input_rows, width, layer.n_in, lanes)
-        product(layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1)
+            transpose(layer.input, _BLOCK, layer.input_rows, width, layer.n_in, lanes)
+        product(
+            layer.delta, _BLOCK, _ONE, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, _ONE
+        )
         bias_grad = floats(layer.bias_grad)
         for j in range(layer.n_out):
             bias_grad[j] += sum_of(floats(layer.delta + 4 * j * BLOCK), rows)
         below = index - 1 if index <= last_hidden else last_hidden
         if below >= tower.first_layer:
             product(
-                layer.weight, 1, layer.n_in, layer.delta, BLOCK, layers[below].delta, BLOCK,
-                layer.n_in, lanes, layer.n_out, 0 if first_head or index <= last_hidden else 1,
+                layer.weight, _ONE, layer.n_in, layer.delta, _BLOCK, layers[below].delta, _BLOCK,
+                layer.n_in, lanes, layer.n_out, _ZERO if first_head or index <= last_hidden else _ONE,
             )  # fmt: skip
 
 
@@ -841,7 +859,7 @@ def evaluate_samples(policy, tower, layers, update, first, rows):
         load_features(policy, tower, observations, row, place)
         for j in range(policy.n_actions):
             actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
-    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, _BLOCK, lanes, policy.n_features)
     forward(layers, tower, lanes)
     read_distribution(policy, head, std_head, lanes)
     log_prob_and_entropy(policy, head, rows)
@@ -923,7 +941,7 @@ def _critic_gradient(policy, tower, layers, update, first, count):
         lanes = lanes_of(rows)
         for row in range(rows):
             load_features(policy, tower, observations, row, _stored(update, samples[start + row]))
-        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, _BLOCK, lanes, policy.n_features)
         forward(layers, tower, lanes)
         for row in range(rows):
             place = _stored(update, samples[start + row])
