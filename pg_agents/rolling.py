@@ -64,9 +64,10 @@ class RollingCollector(Collector):
             agent._last_obs, agent._last_episode_starts = roll.observations, roll.starts
             if not roll.is_finite:
                 self._refuse(roll)
-            for episode in roll.episodes:
+            episodes = roll.episodes
+            for episode in episodes:
                 self._count_episode(*episode)
-            skip(callback, taken, self.n_envs, len(roll.episodes))
+            skip(callback, taken, self.n_envs, len(episodes))
             self._dones = roll.terminated | roll.truncated
             self.n_steps += taken
             self.buffer.advance_to(self.buffer.pos + taken)

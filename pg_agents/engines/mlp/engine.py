@@ -15,6 +15,7 @@ from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, Summa
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Stored, Update
 from pg_agents.engines.mlp.loops import Loop
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.natural import NaturalGradient
 from pg_agents.engines.mlp.predicting import MLPPredictor
 from pg_agents.engines.mlp.rolls import Roll
@@ -121,8 +122,8 @@ class MLPEngine:
         values = np.zeros(len(rows), np.float32)
         step = np.zeros(1, program.kernels.STEP)
         step["n_envs"], step["values_only"] = len(rows), True
-        step["observations"], step["values"] = rows.ctypes.data, values.ctypes.data
-        program.kernels.act(program.policies, program.towers, program.layers, step, 0)
+        step["observations"], step["values"] = address(rows), address(values)
+        program.act(address(step), 0)
         return th.from_numpy(values)
 
     def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:

@@ -80,9 +80,9 @@ class Loop:
             ("n_towers", 1 + update.trains_critic),
             ("gamma", gamma),
             ("decay", gamma * gae_lambda),
-            ("roll", rolling.roll_by_address().address),
-            ("act", program.kernels.act_by_address().address),
-            ("train", program.kernels.train_by_address().address),
+            ("roll", rolling.roll.address),
+            ("act", program.kernels.act.address),
+            ("train", program.kernels.train.address),
             ("n_tensors", len(self._own)),
         ):
             table[name] = value

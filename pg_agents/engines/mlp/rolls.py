@@ -8,6 +8,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.engines.mlp.acting import MLPActor
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.envs.compiled import CompiledEnv
 
@@ -36,6 +37,7 @@ class Roll:
         self._env, self._buffer, self._kernels = env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
         self.table = table = np.zeros(1, rolling.ROLLOUT)
+        self._table = table["table"] = address(table)
         self.current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
         self.rewards, self._cut_values = np.zeros((2, n), np.float32)
@@ -48,7 +50,7 @@ class Roll:
         self._value_step["values"] = self._cut_values.ctypes.data
         table["n_envs"], table["n_observation"] = n, size
         table["action_bytes"] = program.n_actions * (8 if program.is_categorical else 4)
-        table["act"], table["advance"] = program.kernels.act_by_address().address, env.copies.address
+        table["act"], table["advance"] = program.kernels.act.address, env.copies.address
         for name, array in (
             ("policies", program.policies),
             ("value_policies", program.policies),
@@ -67,9 +69,12 @@ class Roll:
             ("cut", self.truncated),
             ("progress", self._progress),
         ):
-            table[name] = array.ctypes.data
+            table[name] = address(array)
         table["value_count"] = self._value_step["n_envs"].ctypes.data
-        self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
+        self._normalizer = None
+        if env.normalizer is not None:
+            self._normalizer = _Normalizer(env.normalizer, table)
+            table["normalize"] = rolling.normalize_function().address
         self._bound: np.ndarray | None = None
         self._running: np.ndarray | None = None
         self._of_env: tuple[np.ndarray | None, ...] = (None,) * 5
@@ -93,26 +98,26 @@ class Roll:
         self._actor = actor
         table = self.table
         if self._running is not running:
-            self._running, table["running"] = running, running.ctypes.data
+            self._running, table["running"] = running, address(running)
         table["gamma"], table["bootstraps"] = gamma, bootstraps
-        table["step"] = actor.step.ctypes.data
+        table["step"] = address(actor.step)
         copies, adapter = self._env.copies, self._env.adapter
         assert copies.table is not None, "copies that have an address have a table"
         of_env = copies.table, copies.held, copies.observed, adapter.episode_returns, adapter.episode_lengths
         if any(mine is not theirs for mine, theirs in zip(self._of_env, of_env, strict=True)):
             self._of_env = of_env
             for name, array in zip(("copies", "held", "raw", "returns", "lengths"), of_env, strict=True):
-                table[name] = array.ctypes.data
+                table[name] = address(array)
         self._bind()
 
     def _bind(self) -> None:
         buffer, table = self._buffer, self.table
         for name in ("rewards", "env_rewards", "episode_starts", "terminated", "truncated", "final_values"):
-            table[name] = getattr(buffer, name).ctypes.data
-        table["observations"], table["actions"] = self._actor.inputs.ctypes.data, self._actor.env_inputs.ctypes.data
+            table[name] = address(getattr(buffer, name))
+        table["observations"], table["actions"] = address(self._actor.inputs), address(self._actor.env_inputs)
         self._make_room_for_events(buffer.values.size)
         if isinstance(buffer, EpisodeMixin):
-            table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
+            table["n_episodes"], table["n_finished"] = buffer.n_episodes, address(buffer.n_finished)
         self._bound = buffer.values
 
     def _make_room_for_events(self, size: int) -> None:
@@ -157,7 +162,7 @@ class Roll:
         self.table["stops_at_end"] = stops_at_end
         if self._normalizer is not None:
             self._normalizer.read(self.table)
-        self._code = int(self._kernels.roll(self.table, first, min(first + n_steps, len(buffer.values))))
+        self._code = self._kernels.call_roll(self._table, first, min(first + n_steps, len(buffer.values)))
         if self._normalizer is not None:
             self._normalizer.write(self._env.copies.observed, self._raw_rewards)
         after = int(self._progress[0])
@@ -237,7 +242,7 @@ class _Normalizer:
             ("reward_moments", self._moments),
             ("discounted", self._discounted),
         ):
-            table[name] = array.ctypes.data
+            table[name] = address(array)
 
     def read(self, table: np.ndarray) -> None:
         """Take over settings and statistics: a callback may have changed them."""
