@@ -293,6 +293,8 @@ def test_trust_runs_it(agent):
 def test_what_a_custom_object_replaces_is_not_read(agent):
     changed(agent, "bad.zip", learning_rate=PICKLES["os.mkdir"]())
     assert PPO.load("bad.zip", custom_objects={"learning_rate": 0.25}).learning_rate == 0.25
+    assert PPO.load("bad.zip", learning_rate=0.25).learning_rate == 0.25
+    assert load_agent(stable_baselines3.PPO, "bad.zip", learning_rate=0.25).learning_rate == 0.25
     assert not has_fired()
 
 
@@ -777,9 +779,9 @@ def test_training_on_refuses_a_hostile_agent_and_hostile_statistics(run, agent, 
     assert main(options) == 2
     assert "vecnormalize.pkl names posix.mkdir" in capsys.readouterr().err
     (run / "CartPole-v1/vecnormalize.pkl").unlink()
-    changed(agent, run / "CartPole-v1.zip", learning_rate=PICKLES["os.mkdir"]())
+    changed(agent, run / "CartPole-v1.zip", nobody_reads_it=PICKLES["os.mkdir"]())
     assert main(options) == 2
-    assert "(data: learning_rate) names posix.mkdir" in capsys.readouterr().err
+    assert "(data: nobody_reads_it) names posix.mkdir" in capsys.readouterr().err
     assert not has_fired()
     main([*options, "--trust"])
     assert has_fired()
