@@ -16,8 +16,10 @@ from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
 from pg_agents.files.agents import load_agent, load_normalization, load_policy
 from pg_agents.files.allowed import NotAllowedError
+from pg_agents.files.saving import CheckpointCallback, save_normalization
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
+from pg_agents.resuming.checkpoint import Checkpoint
 
 __version__ = "0.1.0"
 
@@ -31,6 +33,8 @@ __all__ = [
     "RLOO",
     "TRPO",
     "ActorCritic",
+    "Checkpoint",
+    "CheckpointCallback",
     "Demonstrations",
     "EvalCallback",
     "NotAllowedError",
@@ -45,4 +49,5 @@ __all__ = [
     "load_policy",
     "make",
     "make_vec",
+    "save_normalization",
 ]

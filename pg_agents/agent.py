@@ -19,7 +19,7 @@ import inspect
 import io
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
@@ -66,6 +66,7 @@ from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
 from pg_agents.files.archives import read_agent
+from pg_agents.files.saving import whole
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
@@ -80,6 +81,8 @@ from pg_agents.policies import (
     with_state_dependent_std,
 )
 from pg_agents.priors import check_prior, frozen_policy
+from pg_agents.resuming.resume import Interrupted, prepared, resumed
+from pg_agents.resuming.run import Run, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 
 if TYPE_CHECKING:
@@ -230,6 +233,8 @@ class PolicyGradient(Arguments):
                 setattr(self, name, values[name])
         # For diagnostics: called before each epoch of an update.
         self.on_epoch: Callable[[], None] | None = None
+        self.current_run: Run | None = None  # the last `learn`, with its callbacks
+        self.interrupted: Interrupted | None = None  # what `resume` has read, for `learn_on`
         self._in_mid_episode = False
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
@@ -359,7 +364,29 @@ class PolicyGradient(Arguments):
         """The state for `copy` and `pickle`: without the engine, which holds addresses, and without watchers."""
         if hasattr(self, "_logger"):
             self._lazy_log.write(self._logger)
-        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS} | {"on_epoch": None}
+        kept = {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
+        return kept | {"on_epoch": None, "current_run": None, "interrupted": None}
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Write SB3's zip file, for `load` here and in SB3. A file of that name is replaced when the new one is whole.
+
+        Ctrl-C and SIGTERM wait until it is.
+
+        Args:
+            path: The file, with or without `.zip`, or an open file.
+            exclude: Names of attributes that are not to be saved, besides those that never are.
+            include: Names of attributes to be saved that otherwise are not.
+
+        Raises:
+            OSError: The file cannot be written; the old one is as it was.
+        """
+        with whole(path, "zip") as file:
+            super().save(file, exclude, include)
 
     @classmethod
     def load(
@@ -592,15 +619,110 @@ class PolicyGradient(Arguments):
         reset_num_timesteps: bool,
         progress_bar: bool,
     ) -> None:
-        """Collect and train until all steps are taken: SB3's `learn`."""
-        super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type] # None is allowed
-            tb_log_name,
-            reset_num_timesteps,
-            progress_bar,
+        """Collect and train until all steps are taken, in the order of events of SB3's `learn`."""
+        iteration = 0  # as the next one, a local variable that callbacks may read
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        callback.on_training_start(locals(), globals())
+        self.current_run = Run(total_timesteps, log_interval, callback, iteration)
+        tell_of_boundary(callback)
+        self._updates(self.current_run)
+
+    def _updates(self, run: Run) -> None:
+        """Rollouts and updates until all steps are taken.
+
+        Args:
+            run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
+        """
+        assert self.env is not None, "checked by `learn`"
+        callback = run.callback
+        while self.num_timesteps < run.total_timesteps:
+            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, n_rollout_steps=self.n_steps):
+                break
+            run.iteration += 1
+            self._update_current_progress_remaining(self.num_timesteps, run.total_timesteps)
+            if run.log_interval is not None and run.iteration % run.log_interval == 0:
+                self.dump_logs(run.iteration)
+            self.train()
+            tell_of_boundary(callback)
+        self.current_run = None
+        callback.on_training_end()
+
+    @classmethod
+    def resume(
+        cls, folder: str | pathlib.Path, env: Env = None, *, device: th.device | str = "auto", **given: Any
+    ) -> Self:
+        """The agent of a run with a `Checkpoint`, in the state of the newest whole checkpoint; `learn_on` goes on.
+
+        No code from the folder is run. The agent is made from its arguments, and the environment from registered ids.
+
+        Args:
+            folder: Folder of the run.
+            env: The environment, like the one of the run; None to make it again, where that is possible.
+            device: Torch device of the policy.
+            **given: Constructor arguments that a file cannot hold, such as a function as `learning_rate`, or that are
+                to change.
+
+        Raises:
+            TypeError: A keyword is not an argument of the constructor.
+            FileNotFoundError: There is no whole checkpoint; the message says what was tried.
+            ValueError: The checkpoint is of another class, or the environment or an argument has to be given, or the
+                environment does not go on as the one of the run did.
+
+        Warns:
+            UserWarning: A damaged checkpoint is skipped.
+        """
+        agent, interrupted = resumed(cls, folder, env, device, given)
+        agent.interrupted, agent._prior_on_device = interrupted, (None, None)
+        return agent
+
+    def make_parts(self, stored: Mapping[str, Any]) -> None:
+        """Make the attributes that a stored state goes into, where they are made only when needed.
+
+        Args:
+            stored: The states of the attributes, by name.
+        """
+
+    def learn_on(
+        self,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int | Default | None = DEFAULT,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Go on with the training that `resume` has read, as if it had not been interrupted.
+
+        Args:
+            total_timesteps: Steps at which it ends, those before the checkpoint included; by default as in the
+                interrupted `learn`. Schedules end there.
+            callback: The callbacks of that `learn` again, of the same classes in the same order; they get their
+                counters back. The `Checkpoint` is made again. An empty list goes on without the others.
+            log_interval: Log every so many updates; by default as in that `learn`.
+            progress_bar: Show a progress bar.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            ValueError: The agent does not come from `resume`, the end is before that of the interrupted `learn`, or
+                callbacks are missing.
+        """
+        interrupted = self.interrupted
+        if interrupted is None:
+            raise ValueError("`learn_on` goes on with what `resume` has read; otherwise call `learn`.")
+        if isinstance(log_interval, Default):
+            log_interval = interrupted.state["run"]["log_interval"]
+        with threads.for_policy(self.policy), deferrable():
+            self._engine_in_use = self._make_engine(self.loss())
+            self._lazy_log.clear()
+            run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
+            self.interrupted = None
+            if interrupted.state["log"]["hparams"]:
+                record_hyperparameters(self, constructor_arguments(type(self)))
+            self._updates(run)
+        self._lazy_log.write(self._logger)
+        return self
 
     @property
     def collects_itself(self) -> bool:
@@ -922,7 +1044,9 @@ class PolicyGradient(Arguments):
             self._logger.record("train/value_learning_rate", rate)
 
 
-_OF_THIS_PROCESS = ("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch")
+_OF_THIS_PROCESS = (
+    *("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch", "current_run", "interrupted"),
+)
 
 
 def _has_samples(buffer: SB3RolloutBuffer) -> bool:

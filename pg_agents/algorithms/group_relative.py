@@ -1,9 +1,10 @@
-"""What GRPO and RLOO share: groups of episodes from one start, and a reference policy to stay near to."""
+"""The common base of GRPO and RLOO: groups of episodes from one start, and a reference policy to stay near."""
 
 from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import InitVar
 from typing import Any, ClassVar, Literal
 
@@ -103,13 +104,13 @@ class GroupRelative(PolicyGradient):
 
     @abstractmethod
     def advantages(self, groups: Episodes) -> Floats:
-        """How good each action was, compared with the group.
+        """The advantage of each action over the group.
 
         Args:
-            groups: Returns, in groups: `(n_groups, group_size, T)`.
+            groups: Returns in groups, `(n_groups, group_size, T)`.
 
         Returns:
-            Of the same shape.
+            Advantages of the same shape.
         """
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
@@ -225,6 +226,11 @@ class GroupRelative(PolicyGradient):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reference", "_reference"]
 
+    def make_parts(self, stored: Mapping[str, Any]) -> None:
+        """Make the reference policy, if a checkpoint has one."""
+        if stored.get("_reference") is not None:
+            self._reference = self.reference_policy
+
     # Arguments and log
 
     def check_arguments(self) -> None:
@@ -239,7 +245,7 @@ class GroupRelative(PolicyGradient):
             )
 
     def warn_of_arguments(self) -> None:
-        """Warn of arguments that say how the penalty is found, if there is none."""
+        """Warn of arguments for the penalty's estimate, if there is no penalty."""
         super().warn_of_arguments()
         defaults = self.defaults()
         for name in ("reference", "kl_estimator", "kl_in"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
+from safetensors import SafetensorError
 
 from pg_agents.engines import threads
 from pg_agents.language.texts import Completions
@@ -20,7 +23,7 @@ ADAPTER = "adapter"
 
 
 class Outputs(NamedTuple):
-    """What a language model says of the tokens of completions.
+    """The outputs of a language model at the tokens of completions.
 
     Attributes:
         log_probs: log π of every token of the vocabulary at each token's place, `(N, T, vocabulary)`.
@@ -38,8 +41,8 @@ class Outputs(NamedTuple):
 def run(model: Any, completions: Completions) -> Outputs:
     """Run a causal language model on completions, of at least one token.
 
-    Positions are counted from the first real token, so that padding changes nothing. The columns of padding have
-    numbers without a meaning.
+    Positions are counted from the first real token, so that padding changes nothing. Numbers in columns of padding are
+    meaningless.
 
     Args:
         model: A Hugging Face causal language model.
@@ -160,7 +163,7 @@ def language_model(source: Any, dtype: th.dtype | Literal["auto"] = th.float32) 
 
     Args:
         source: One of them; `save_pretrained` writes such folders.
-        dtype: Of the numbers of a folder's model. Many are stored with 16 bits, in which small steps are rounded away.
+        dtype: The type of the numbers of a folder's model. With 16 bits, as many are stored, small steps round to 0.
             `"auto"` leaves them as they are.
 
     Raises:
@@ -278,6 +281,22 @@ def between_libraries() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # and then set rightly
         warnings.filterwarnings("ignore", ".*base_model_name_or_path")
         yield
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Have what safetensors says of the disk as Python says it, with the name of what was to be written.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def save_model(model: Any, folder: str | Path, tokenizer: Any = None) -> None:

@@ -14,11 +14,13 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from typing_extensions import Self
 
 from pg_agents.checks import check_number
+from pg_agents.files.writing import replacing_folder
 from pg_agents.language.fitting import Fit, Sizes
 from pg_agents.language.generation import generate
 from pg_agents.language.models import (
     check_folder,
     check_positions,
+    disk_errors,
     evaluating,
     last_hidden,
     load_tokenizer,
@@ -32,11 +34,11 @@ from pg_agents.language.models import (
 from pg_agents.language.texts import Completions, by_length, tokenized
 
 Preference = tuple[str, str, str]
-"""A prompt, the completion that was preferred, and the other."""
+"""A prompt, the preferred completion, and the other one."""
 
 
 class Calibration(NamedTuple):
-    """How often the model is right, as a function of how sure it says it is.
+    """The model's accuracy as a function of its stated certainty.
 
     The pairs are sorted by the probability that the model gives to the preferred completion or the other, whichever is
     larger, and put into bins of equal size.
@@ -140,7 +142,7 @@ class RewardModel:
         """Train on preferences, measure the model on those held out, and normalise it.
 
         Args:
-            preferences: Of each pair the prompt, the completion that was preferred, and the other. A completion that
+            preferences: The prompt, the preferred completion, and the other one of each pair. A completion that
                 was not cut ends with the end's word.
 
         Returns:
@@ -205,7 +207,7 @@ class RewardModel:
         """The reward of each completion, `(N,)`, on the model's device.
 
         Args:
-            completions: Of a model with the same tokenizer.
+            completions: Completions of a model with the same tokenizer.
             batch_size: Completions that are scored at once.
         """
         device = self._scores.head.weight.device
@@ -220,11 +222,16 @@ class RewardModel:
         return float(self.scores(tokenized(self.tokenizer, [prompt], [completion]))[0])
 
     def save(self, folder: str | Path) -> None:
-        """Write the model and the tokenizer to a folder, for `load`."""
-        save_model(self._scores.trunk, folder, self.tokenizer)
-        save_file(dict(self._scores.head.state_dict()), Path(folder) / "reward_head.safetensors")
+        """Write the model and the tokenizer to a folder, for `load`.
+
+        Other files in the folder stay. All is replaced at once, when it is whole.
+        """
         numbers = {"mean": self.mean, "std": self.std, "accuracy": self.accuracy, "loss": self.loss}
-        (Path(folder) / "reward.json").write_text(json.dumps(numbers), encoding="utf-8")
+        Path(folder).parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder), replacing_folder(folder, keeps_others=True) as beside:
+            save_model(self._scores.trunk, beside, self.tokenizer)
+            save_file(dict(self._scores.head.state_dict()), beside / "reward_head.safetensors")
+            (beside / "reward.json").write_text(json.dumps(numbers), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, device: th.device | str = "cpu") -> Self:

@@ -168,7 +168,8 @@ class _Capture:
         if kind == "own":
             return {"state": value.checkpoint_state()}
         if kind == "array":
-            return {"array": np.array(value)}
+            # Convolutions round by the order in memory, which files do not keep.
+            return {"array": np.array(value, order="C"), "strides": _dense_strides(value)}
         if kind == "objects":
             return {"shape": value.shape, "items": [self.of(item, place) for item in value.ravel()]}
         if kind == "tensor":
@@ -265,6 +266,7 @@ class _PutBack:
 
     def __init__(self) -> None:
         self.met: list[Any] = []
+        self.filled: dict[int, Any] = {}  # what has its state already, by id
 
     def into(self, current: Any, state: State, place: str) -> Any:
         """Put a state back into what is there; what takes its place."""
@@ -279,6 +281,9 @@ class _PutBack:
             return type(current)[state["name"]]
         if kind == "again":
             return self.met[state["number"]]
+        if id(current) in self.filled and kind in ("array", "objects", "sequence", "mapping"):
+            current = None  # one object here was two when the state was captured
+        self.filled[id(current)] = current
         number = len(self.met)
         self.met.append(current)
         value = self._restored(kind, current, state, place)
@@ -287,7 +292,7 @@ class _PutBack:
 
     def _restored(self, kind: str, current: Any, state: dict[str, Any], place: str) -> Any:
         if kind == "array":
-            return _array_into(current, state["array"])
+            return _array_into(current, state["array"], state["strides"])
         if kind == "sequence":
             return self._sequence(current, state, place)
         if kind == "mapping":
@@ -382,15 +387,43 @@ class _PutBack:
         return there
 
 
-def _array_into(current: Any, array: np.ndarray) -> np.ndarray:
+def _dense_strides(array: np.ndarray) -> tuple[int, ...] | None:
+    """The bytes from one number to the next along each axis; None for those of a new array."""
+    of_a_new_one = np.empty(array.shape, array.dtype).strides
+    return array.strides if array.strides != of_a_new_one and _are_dense(array.strides, array) else None
+
+
+def _are_dense(strides: tuple[int, ...], array: np.ndarray) -> bool:
+    """Whether an array with these strides takes no more memory than its numbers need."""
+    if (
+        len(strides) != array.ndim
+        or array.size == 0
+        or not all(type(stride) is int and stride > 0 for stride in strides)
+    ):
+        return False
+    length = sum((n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)) + array.itemsize
+    return bool(length == array.nbytes)
+
+
+def _array_into(current: Any, array: np.ndarray, strides: tuple[int, ...] | None) -> np.ndarray:
     """The array's numbers in the memory that is there, if it fits."""
-    if isinstance(current, np.ndarray) and current.shape == array.shape and current.dtype == array.dtype:
+    if (
+        isinstance(current, np.ndarray)
+        and (current.shape, current.dtype) == (array.shape, array.dtype)
+        and (strides is None or current.strides == strides)
+    ):
         if current.flags.writeable:
             current[...] = array
             return current
         if np.array_equal(current, array, equal_nan=array.dtype.kind in "fc"):
             return current
-    return array
+    copy = np.empty_like(array)  # the state may be put back once more
+    if strides is not None:
+        if not _are_dense(strides, array):  # which would reach into other memory
+            raise NotFittingError(f"The strides {strides} do not belong to an array of shape {array.shape}.")
+        copy = np.lib.stride_tricks.as_strided(copy, strides=strides)
+    copy[...] = array
+    return copy
 
 
 _BIT_GENERATORS = {

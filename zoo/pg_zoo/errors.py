@@ -1,34 +1,54 @@
-"""What users are told in one line: mistakes of theirs, and plugins that had to be left out."""
+"""Errors and warnings for users, in one line each."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+_LONGEST = 1500  # characters of a message
 
 
 class UserError(Exception):
     """A mistake that a user can mend; the command line shows the message, on one line, and no traceback."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line_of(message))
+
+
+def one_line_of(text: str) -> str:
+    """Text on one line for a terminal: control characters as escapes, and no middle where there is too much of it."""
+    if len(text) > 2 * _LONGEST:
+        text = text[:_LONGEST] + text[-_LONGEST:]
+    line = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in " ".join(text.split())
+    )
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} [...] {line[-half:]}"
+
+
+def say(message: str) -> None:
+    """One line on stderr; nothing where nobody can read it."""
+    with suppress(OSError):
+        print(f"pg-zoo: {one_line_of(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
     """One line on stderr."""
-    print(f"pg-zoo: warning: {' '.join(message.split())}", file=sys.stderr)
+    say(f"warning: {message}")
 
 
 @contextmanager
 def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
-    """Turn exceptions into a `UserError`, except at verbosity 2, which shows where they come from.
+    """Turn exceptions into a `UserError`, except at verbosity 2, which shows their tracebacks.
 
     Args:
-        *kinds: Which exceptions; all others pass.
-        verbose: What the user asked for with `--verbose`.
+        *kinds: The kinds of exceptions to turn; all others pass.
+        verbose: The value of `--verbose`.
 
     Raises:
-        UserError: One of them was raised.
+        UserError: An exception of these kinds was raised.
     """
     try:
         yield
@@ -37,6 +57,6 @@ def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
     except kinds as error:
         if verbose > 1:
             raise
-        # These say all there is to say in their messages; of others, the type may be the best part.
-        telling = isinstance(error, (ValueError, TypeError, AssertionError, OSError)) and str(error)
-        raise UserError(str(error) if telling else f"{type(error).__name__}: {error}") from error
+        # The messages of these are complete sentences; of others, the type may be the most useful part.
+        is_sentence = isinstance(error, (ValueError, TypeError, AssertionError, OSError)) and str(error)
+        raise UserError(str(error) if is_sentence else f"{type(error).__name__}: {error}") from error

@@ -1,6 +1,6 @@
-"""The trained agents that come with the zoo, in folders as `pg-zoo train` writes them; `pg-zoo enjoy` finds them.
+"""The bundled agents, in folders like those of `pg-zoo train`, so that `pg-zoo enjoy` finds them.
 
-`python -m pg_zoo.evidence.agents runs/x` takes new ones from the results of `pg-zoo benchmark --keep-agents`.
+`python -m pg_zoo.evidence.agents runs/x` bundles agents from the results of `pg-zoo benchmark --keep-agents`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from pg_agents import load_agent, registry
+from pg_agents.files.writing import replacing_folder
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.results.storage import read_cells
 from pg_zoo.runs.cell import Cell
@@ -27,26 +28,26 @@ from pg_zoo.runs.cell import Cell
 AGENTS = Path(__file__).parents[1] / "agents"
 RECORD = "agent.json"
 
-# What only a training that goes on at once would need, and which is about an environment that is gone.
+# State of an environment that is gone; only an immediate continuation of the training would need it.
 _OF_THE_TRAINING = ("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer")
 
 
 @dataclass(frozen=True)
 class Agent:
-    """A trained agent that comes with the zoo.
+    """A bundled agent.
 
     Attributes:
         algo: The algorithm's registered name.
         env: The Gymnasium id.
-        seed: Of its training.
+        seed: Seed of its training.
         n_timesteps: Steps of its training.
         score: Mean return of the evaluation after training.
-        std: Standard deviation of the return over these episodes.
-        episodes: How many they were.
+        std: Standard deviation of the return over its episodes.
+        episodes: Number of these episodes.
         deterministic: Whether the most probable actions were taken.
-        versions: Of the packages that took part.
-        date: When it was trained, UTC.
-        command: What trained it.
+        versions: Versions of the packages involved.
+        date: Date of the training, UTC.
+        command: The command that trained it.
     """
 
     algo: str
@@ -72,14 +73,14 @@ def agents(folder: Path | None = None) -> list[Agent]:
     """All agents in a folder, by environment and algorithm.
 
     Args:
-        folder: By default, those that come with the zoo.
+        folder: By default, the folder of the bundled agents.
     """
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (folder or AGENTS).rglob(RECORD)]
     return sorted((Agent(**record) for record in records), key=lambda agent: (agent.env.lower(), agent.algo))
 
 
 def find(algo: str, env: str) -> Agent | None:
-    """The agent of an algorithm on an environment that comes with the zoo, if there is one."""
+    """The bundled agent of an algorithm on an environment; None if there is none."""
     return next((agent for agent in agents() if (agent.algo, agent.env) == (algo, env)), None)
 
 
@@ -91,22 +92,22 @@ def ship(
     envs: Sequence[str] | None = None,
     trust: bool = False,
 ) -> Iterator[tuple[Agent, Path]]:
-    """Take one agent of each algorithm and environment: that with the median score, neither the luckiest nor the worst.
+    """Bundle one agent of each algorithm and environment: the one with the median score.
 
-    Of an even number, it is the lower of the two in the middle.
+    Of an even number of agents, the lower of the middle two is taken.
 
     Args:
         results: Results of `pg-zoo benchmark --keep-agents`.
-        folder: Where the agents go; one that is there already is replaced.
-        algos: Which algorithms; by default all but the references.
-        envs: Which environments; by default all.
+        folder: The folder to bundle into; an agent already there is replaced.
+        algos: The algorithms; by default all except the references.
+        envs: The environments; by default all.
         trust: Whether the agents' files may run code.
 
     Yields:
-        Each agent with its run's folder.
+        Each agent with the folder of its run.
 
     Raises:
-        UserError: There is no such result, or agents were not kept.
+        UserError: There is no such result, or the agents were not kept.
     """
     chosen = {
         (algo, env): group
@@ -114,7 +115,8 @@ def ship(
         if algo in (algos or registry.plugins(registry.ALGORITHMS)) and env in (envs or [env])
     }
     if not chosen:
-        raise UserError(f"{results} has no results of {', '.join(algos or ['ours'])} on {', '.join(envs or ['any'])}.")
+        where = f"{', '.join(algos or ['our algorithms'])} on {', '.join(envs or ['any environment'])}"
+        raise UserError(f"{results} has no results of {where}.")
     for group in chosen.values():
         median = sorted(group, key=lambda cell: cell["score"])[(len(group) - 1) // 2]
         with one_line(OSError):
@@ -136,18 +138,14 @@ def _ship(cell: dict[str, Any], results: Path, folder: Path, trust: bool) -> tup
     options = {name: cell[name] for name in ("algo", "env", "seed")} | {"env_kwargs": hyperparams.get("env_kwargs")}
     target = folder / cell["algo"] / f"{name}_1"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as unfinished:
-        run = Path(unfinished, target.name)
-        (run / name).mkdir(parents=True)
+    with replacing_folder(target) as run:
+        (run / name).mkdir()
         _save_slim(cell["algo"], source / "agent.zip", run / f"{name}.zip", trust)
         if (source / "vecnormalize.pkl").is_file():
             shutil.copy(source / "vecnormalize.pkl", run / name)
         (run / name / "config.yml").write_text(yaml.safe_dump(hyperparams), encoding="utf-8")
         (run / name / "args.yml").write_text(yaml.safe_dump(options), encoding="utf-8")
         (run / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        run.rename(target)
     return Agent(**record), target
 
 
@@ -170,11 +168,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m pg_zoo.evidence.agents`.
 
     Args:
-        argv: Its arguments; by default those of the process.
+        argv: The command-line arguments; by default those of the process.
     """
-    parser = argparse.ArgumentParser(prog="python -m pg_zoo.evidence.agents", description="Take agents into the zoo.")
+    parser = argparse.ArgumentParser(prog="python -m pg_zoo.evidence.agents", description="Bundle agents with the zoo.")
     parser.add_argument("results", type=Path, help="results of `pg-zoo benchmark --keep-agents`")
-    parser.add_argument("--algos", nargs="+", help="by default, all but the references")
+    parser.add_argument("--algos", nargs="+", help="by default, all except the references")
     parser.add_argument("--envs", nargs="+", help="by default, all")
     parser.add_argument("--trust", action="store_true", help="let the agents' files run code")
     parser.add_argument("-o", "--output", type=Path, default=AGENTS, help="folder of the agents")

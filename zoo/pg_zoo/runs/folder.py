@@ -28,19 +28,15 @@ from typing import Any
 
 import yaml
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import (
-    BaseCallback,
-    CallbackList,
-    CheckpointCallback,
-    EvalCallback,
-    EveryNTimesteps,
-    ProgressBarCallback,
-)
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from pg_agents import EvalCallback
+from pg_agents.files.saving import CheckpointCallback, save_model, save_normalization
+from pg_agents.files.writing import write
+from pg_agents.interrupts import held
 from pg_zoo.options import TrainOptions
 from pg_zoo.runs.evaluating import takes_most_probable
 from pg_zoo.runs.recipe import Recipe, closing_envs
@@ -55,15 +51,26 @@ class _ProgressBar(ProgressBarCallback):
 
 
 class _SaveBest(BaseCallback):
-    """Saves the model as a file of this name; SB3's `EvalCallback` leaves it to `save` whether that is a folder."""
+    """Saves the model and the statistics of its normalisation, if there is one, as files of these names.
 
-    def __init__(self, path: Path) -> None:
+    `EvalCallback` leaves it to `save` whether the model is a folder.
+    """
+
+    def __init__(self, model: Path, statistics: Path) -> None:
         super().__init__()
-        self.path = path
+        self.model_path, self.statistics = model, statistics
 
     def _on_step(self) -> bool:
-        self.model.save(self.path)
+        _save(self.model, self.model_path, self.statistics)
         return True
+
+
+def _save(model: BaseAlgorithm, path: Path, statistics: Path) -> None:
+    normalization = model.get_vec_normalize_env()
+    with held():
+        if normalization is not None:  # first: a model that is without it acts wrongly
+            save_normalization(normalization, statistics)
+        save_model(model, path)
 
 
 @dataclass(frozen=True)
@@ -106,16 +113,13 @@ class Run:
         """Save the model and the statistics of its normalisation.
 
         Raises:
-            OSError: The model cannot be saved; no part of its file is left.
+            OSError: They cannot be saved; no part of the file that failed is left.
         """
         try:
-            self.model.save(self.model_path)
+            _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
         except OSError:
-            self.model_path.unlink(missing_ok=True)
+            self.model_path.unlink(missing_ok=True)  # of an algorithm whose own `save` writes in place
             raise
-        normalization = self.model.get_vec_normalize_env()
-        if self.recipe.normalization is not None and normalization is not None:
-            normalization.save(str(_settings_folder(self.folder, self.recipe) / "vecnormalize.pkl"))
 
 
 @contextmanager
@@ -167,6 +171,10 @@ def _settings_folder(folder: Path, recipe: Recipe) -> Path:
     return folder / EnvironmentName(recipe.env)
 
 
+def _statistics(folder: Path, recipe: Recipe) -> Path:
+    return _settings_folder(folder, recipe) / "vecnormalize.pkl"
+
+
 def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[BaseCallback]:
     if args.progress:
         yield _ProgressBar()
@@ -175,14 +183,13 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
 
 
 def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> BaseCallback:
-    statistics = SaveVecNormalizeCallback(1, str(_settings_folder(folder, recipe)))
     deterministic = takes_most_probable(args, envs, default=recipe.deterministic_evaluation)
     return _every(
         args.eval_freq,
         recipe,
         lambda calls: EvalCallback(
             envs,
-            callback_on_new_best=CallbackList([_SaveBest(folder / "best_model.zip"), statistics]),
+            callback_on_new_best=_SaveBest(folder / "best_model.zip", _statistics(folder, recipe)),
             n_eval_episodes=args.eval_episodes,
             eval_freq=calls,
             log_path=str(folder),
@@ -207,5 +214,6 @@ def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> B
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
     for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
-        (settings / name).write_text(yaml.dump(OrderedDict(sorted(content.items()))), encoding="utf-8")
-    (settings / "command.txt").write_text(" ".join(sys.orig_argv), encoding="utf-8")
+        write(settings / name, yaml.dump(OrderedDict(sorted(content.items()))))
+    # A name that is no UTF-8 is written as it came.
+    write(settings / "command.txt", " ".join(sys.orig_argv).encode("utf-8", "surrogateescape"))

@@ -53,6 +53,7 @@ from pg_agents.envs.make import NoWorldError, make_vec
 from pg_agents.files.agents import load_replay_buffer
 from pg_agents.priors import read_policy
 from pg_zoo.errors import UserError, one_line
+from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
 
 N_TIMESTEPS = 100_000  # without a number in the entry
@@ -209,6 +210,8 @@ class Recipe:
             together = self._together(n_envs, env_kwargs, vec_env)
             together.seed(seed)
             return together
+        if vec_env == "subproc" and n_envs > MAX_PROCESSES:
+            raise UserError(f"--vec-env subproc has room for {MAX_PROCESSES} environments, but n_envs is {n_envs}.")
         # Other processes need not know the id: it may have been registered by a module that only this one imports.
         return make_vec_env(
             gym.spec(self.env).make,
@@ -371,7 +374,7 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if name in _OPTIONS:
             raise UserError(f"{name!r} is not a hyperparameter but an option: --{name.replace('_', '-')}.")
         if name not in known:
-            # A hyperparameter of another algorithm is no slip of the pen.
+            # A hyperparameter of another algorithm is not a misspelling.
             hint = "" if _is_of_another_algorithm(name) else suggestion(name, known)
             raise UserError(f"{algo} has no hyperparameter {name!r}.{hint}")
         if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
@@ -379,8 +382,8 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not _takes_schedule(algorithm, name):
             raise UserError(f"{name!r} of {algo} cannot be a schedule, but is {value!r}.")
     with one_line(ValueError):
-        check_number("n_timesteps", values["n_timesteps"], at_least=1)
-        check_number("n_envs", values.get("n_envs", 1), at_least=1, integer=True)
+        check_number("n_timesteps", values["n_timesteps"], at_least=1, at_most=MAX_STEPS)
+        check_number("n_envs", values.get("n_envs", 1), at_least=1, at_most=MAX_ENVS, integer=True)
         check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)
     if not isinstance(values["policy"], str):
         names = ", ".join(algorithm.policy_aliases)
@@ -408,7 +411,7 @@ def _is_linear(value: Any) -> bool:
 
 
 def _argument(value: Any) -> Any:
-    """What a constructor takes for a hyperparameter: schedules for `lin_0.001`, copies of lists and mappings."""
+    """A hyperparameter as a constructor's argument: `lin_0.001` as a schedule, copies of lists and mappings."""
     if _is_linear(value):
         return SimpleLinearSchedule(value.removeprefix("lin_"))
     if isinstance(value, dict):

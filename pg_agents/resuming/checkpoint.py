@@ -1,0 +1,248 @@
+"""`Checkpoint`: a callback that stores a training, so that it can be resumed bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from pg_agents.checks import check_number
+from pg_agents.files import values
+from pg_agents.resuming import agents, callbacks
+from pg_agents.resuming.arguments import arguments_of
+from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
+from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
+from pg_agents.resuming.logging import pending_values
+from pg_agents.resuming.randomness import global_generators
+from pg_agents.resuming.rebuilding import NotDescribableError, describe
+from pg_agents.resuming.run import callbacks_in
+from pg_agents.resuming.state import NotStorableError, State
+
+_STREAM = 0x6375  # of the seeds with which cut episodes start
+
+
+class Checkpoint(BaseCallback):
+    """Stores the whole state of a training every so many steps; `resume` goes on from there as if nothing had happened.
+
+    A checkpoint is taken between an update and the next rollout: at the beginning of `learn`, at the first such
+    boundary after every `every` steps, and at the end. It is a folder `step_000050000`, which appears when it is
+    complete. Callbacks, the environments in which they evaluate, and the log are part of it.
+
+    Environments whose state cannot be stored, such as simulators written in C or those in other processes, are found
+    out at the beginning. There, all of them are reset at each checkpoint, whether or not the training is ever
+    interrupted, with seeds from a random stream of its own; a warning says so. The resumed training is then equal to
+    one with the same checkpoints that was not interrupted.
+
+    Args:
+        folder: Folder of the run.
+        every: Steps between checkpoints, over all environments.
+        keep: Number of the newest checkpoints that stay.
+        overwrite: Remove the checkpoints of another run that are in the folder.
+        verbose: 1 to print a line for each checkpoint.
+
+    Attributes:
+        keeper: How the state of the environments is kept; None until the beginning of `learn`.
+
+    Raises:
+        ValueError: An argument is out of range; or, at the beginning of `learn`, the folder has checkpoints of another
+            run, or the agent trains in other processes.
+    """
+
+    is_last_at_boundary = True
+
+    def __init__(
+        self, folder: str | Path, every: int, *, keep: int = 2, overwrite: bool = False, verbose: int = 0
+    ) -> None:
+        super().__init__(verbose)
+        check_number("every", every, at_least=1, integer=True)
+        check_number("keep", keep, at_least=1, integer=True)
+        self.folder, self.every, self.keep, self.overwrite = Path(folder), every, keep, overwrite
+        self.keeper: Keeper | None = None
+        self._keepers_of_callbacks: list[Keeper] = []
+        self._settings: list[dict[str, Any]] = []  # of other callbacks
+        self._generator = np.random.default_rng()
+        self._next = 0  # steps at which the next one is due
+        self._goes_on = False
+
+    def next_look(self) -> int | None:
+        """Never: it has nothing to do in a step."""
+        return None
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_start(self) -> None:
+        model: Any = self.model
+        if not getattr(model, "collects_itself", False) or getattr(model, "delay", None):
+            raise ValueError(
+                f"A `Checkpoint` is for agents of this package that train in this process alone, and this "
+                f"{type(model).__name__} is none, has workers, or simulates stale gradients."
+            )
+        if sum(isinstance(one, Checkpoint) for one in callbacks_in(self.locals["callback"])) > 1:
+            raise ValueError("One training can have one `Checkpoint`, but there are several among its callbacks.")
+        self._settings = [callbacks.settings_of(one) for one in self._others(self.locals["callback"])]
+        if self._goes_on:
+            self._goes_on = False
+            return
+        there, steps = checkpoints(self.folder), self.model.num_timesteps
+        if there and (self.overwrite or steps == 0 or steps_of(there[0]) > steps):
+            if not self.overwrite:
+                raise ValueError(
+                    f"{self.folder} has checkpoints of another run, the newest of which is {there[0].name}. "
+                    f"`{type(self.model).__name__}.resume({str(self.folder)!r})` goes on with it; "
+                    "`overwrite=True` removes them; or give another `folder`."
+                )
+            for checkpoint in there:
+                shutil.rmtree(checkpoint)
+        remove_unfinished(self.folder)
+        seed = self.model.seed
+        self._generator = np.random.default_rng(None if seed is None else [seed, _STREAM, steps])
+        self.keeper, self._next = None, steps
+
+    def on_boundary(self) -> None:
+        """Take a checkpoint, if one is due."""
+        model: Any = self.model
+        steps = model.num_timesteps
+        if steps >= self._next or steps >= model.current_run.total_timesteps:
+            self.take()
+
+    def take(self) -> None:
+        """Take a checkpoint now; only between an update and the next rollout."""
+        model: Any = self.model
+        steps, run = model.num_timesteps, model.current_run
+        others = self._others(run.callback)
+        envs = callbacks.envs_of(others, model.env)
+        if self.keeper is None:
+            self._find_keepers(envs)
+        assert self.keeper is not None, "found just now"
+        self._next = (steps // self.every + 1) * self.every
+        before_cut = self._generator.bit_generator.state
+        environment = self._state_of_environment()
+        state = {
+            "agent": agents.state_of(model),
+            "environment": environment,
+            "callbacks": [callbacks.state_of(*pair) for pair in zip(others, self._settings, strict=True)],
+            "environments of callbacks": [self._state_of_another(i, env) for i, env in enumerate(envs)],
+            "generators": global_generators(),
+            "log": pending_values(model.logger),
+            "files": files_of(model.env),
+            "run": {
+                "total_timesteps": run.total_timesteps,
+                "log_interval": run.log_interval,
+                "iteration": run.iteration,
+            },
+            "checkpoint": self._own_state() | {"generator before": before_cut},
+        }
+        with new_checkpoint(self.folder, steps, {"algorithm": class_name(type(model))}, self.keep) as beside:
+            values.write(self._made(others), beside, "made")
+            values.write(state, beside, "state")
+        if self.verbose:
+            print(f"Checkpoint after {steps} steps: {self.folder}")
+
+    def _others(self, root: BaseCallback) -> list[BaseCallback]:
+        return [one for one in callbacks.kept_callbacks(root) if one is not self]
+
+    def _made(self, others: list[BaseCallback]) -> dict[str, Any]:
+        """All that does not change in a run, from which the parts are made again."""
+        model: Any = self.model
+        held, given_again = arguments_of(model)
+        try:
+            described, reason = describe(model.env), ""
+        except NotDescribableError as error:
+            described, reason = None, str(error)
+        return {
+            "arguments": held,
+            "given_again": given_again,
+            "environment": described,
+            "environment_reason": reason,
+            "environment_name": name_of(model.env),
+            "n_envs": model.n_envs,
+            "spaces": [str(model.observation_space), str(model.action_space)],
+            "callbacks": callbacks.names_of(others),
+        }
+
+    def _find_keepers(self, envs: list[Any]) -> None:
+        model: Any = self.model
+        self.keeper = keeper_of(model.env)
+        if self.keeper.reason is not None:
+            self._say_that_it_cuts(self.keeper)
+        self._keepers_of_callbacks = [keeper_of(env, begins=True) for env in envs]
+        for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True):
+            if keeper.reason is not None:
+                self._say_that_it_seeds(env, keeper)
+
+    def _say_that_it_cuts(self, keeper: Keeper) -> None:
+        warnings.warn(
+            f"The state of {name_of(self.training_env)} cannot be stored ({keeper.reason}), so checkpoints cut "
+            f"episodes: at each of them, every {self.every} steps, all environments are reset with new seeds, whether "
+            "or not the training is interrupted.",
+            stacklevel=2,
+        )
+
+    def _say_that_it_seeds(self, env: VecEnv, keeper: Keeper) -> None:
+        warnings.warn(
+            f"The state of {name_of(env)}, in which a callback evaluates, cannot be stored ({keeper.reason}), so it "
+            f"gets new seeds at each checkpoint, every {self.every} steps.",
+            stacklevel=2,
+        )
+
+    def _state_of_environment(self) -> State:
+        """The state of the environments, which are cut before if need be."""
+        model: Any = self.model
+        assert self.keeper is not None, "found before"
+        if self.keeper.reason is None:
+            try:
+                return self.keeper.state(model.env)
+            except NotStorableError as reason:  # of something that was not there at the beginning
+                self.keeper = Keeper(str(reason))
+                self._say_that_it_cuts(self.keeper)
+        self._cut_episodes()
+        return self.keeper.state(model.env)
+
+    def _state_of_another(self, number: int, env: VecEnv) -> State:
+        """The state of an environment in which a callback evaluates."""
+        keeper = self._keepers_of_callbacks[number]
+        if keeper.reason is None:
+            try:
+                return keeper.state(env)
+            except NotStorableError as reason:
+                keeper = self._keepers_of_callbacks[number] = Keeper(str(reason))
+                self._say_that_it_seeds(env, keeper)
+        env.seed(int(self._generator.integers(2**31 - env.num_envs)))  # of the reset with which evaluations begin
+        return keeper.state(env)
+
+    def _cut_episodes(self) -> None:
+        model: Any = self.model
+        model._last_obs = cut(model.env, self._generator)
+        model._last_episode_starts = np.ones((model.n_envs,), dtype=bool)
+        if model._vec_normalize_env is not None:
+            model._last_original_obs = model._vec_normalize_env.get_original_obs()
+        model.episode_statistics.running[:] = 0
+
+    def _own_state(self) -> dict[str, Any]:
+        assert self.keeper is not None
+        return {
+            "every": self.every,
+            "keep": self.keep,
+            "next": self._next,
+            "generator": self._generator.bit_generator.state,
+            "keeper": vars(self.keeper),
+            "keepers of callbacks": [vars(keeper) for keeper in self._keepers_of_callbacks],
+        }
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Go on as the callback that has stored a state; called before the beginning of the training."""
+        self._next, self._goes_on = state["next"], True
+        self._generator.bit_generator.state = state["generator"]
+        self.keeper = Keeper(**state["keeper"])
+        self._keepers_of_callbacks = [Keeper(**keeper) for keeper in state["keepers of callbacks"]]
+
+
+def class_name(cls: type) -> str:
+    """How the manifest names an algorithm."""
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -1,0 +1,58 @@
+"""The run that a `learn` is, and the boundaries between its updates and rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+
+@dataclass
+class Run:
+    """What a `learn` in progress knows beside the agent.
+
+    Attributes:
+        total_timesteps: Steps at which it ends.
+        log_interval: The log is written every so many updates; None for never.
+        callback: All callbacks.
+        iteration: Number of rollouts collected to their end.
+    """
+
+    total_timesteps: int
+    log_interval: int | None
+    callback: BaseCallback
+    iteration: int = 0
+
+
+def callbacks_in(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """A callback and those inside it, from the outermost, in the order in which it holds them."""
+    met: set[int] = set()
+
+    def walk(one: BaseCallback) -> Iterator[BaseCallback]:
+        if id(one) in met:
+            return
+        met.add(id(one))
+        yield one
+        for name, value in list(vars(one).items()):
+            if name == "parent":
+                continue
+            for inner in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(inner, BaseCallback):
+                    yield from walk(inner)
+
+    return walk(callback)
+
+
+def tell_of_boundary(callback: BaseCallback) -> None:
+    """Call `on_boundary` of all callbacks that have such a method.
+
+    The buffer is empty there, the environments wait for the first step of the next rollout, and gSDE has not drawn its
+    noise yet. A callback that stores the state of the training does so last, with `is_last_at_boundary = True`.
+
+    Args:
+        callback: The callback with all others inside.
+    """
+    told = [one for one in callbacks_in(callback) if hasattr(one, "on_boundary")]
+    for one in sorted(told, key=lambda one: bool(getattr(one, "is_last_at_boundary", False))):
+        one.on_boundary()
