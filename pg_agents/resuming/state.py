@@ -395,27 +395,19 @@ def _dense_strides(array: np.ndarray) -> tuple[int, ...] | None:
 
 def _are_dense(strides: tuple[int, ...], array: np.ndarray) -> bool:
     """Whether an array with these strides takes no more memory than its numbers need."""
-    if (
-        len(strides) != array.ndim
-        or array.size == 0
-        or not all(type(stride) is int and stride > 0 for stride in strides)
-    ):
+    if len(strides) != array.ndim or array.size == 0 or not all(type(one) is int and one > 0 for one in strides):
         return False
-    length = sum((n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)) + array.itemsize
-    return bool(length == array.nbytes)
+    extent = array.itemsize + sum((n - 1) * stride for n, stride in zip(array.shape, strides, strict=True))
+    return bool(extent == array.nbytes)
 
 
 def _array_into(current: Any, array: np.ndarray, strides: tuple[int, ...] | None) -> np.ndarray:
     """The array's numbers in the memory that is there, if it fits."""
-    if (
-        isinstance(current, np.ndarray)
-        and (current.shape, current.dtype) == (array.shape, array.dtype)
-        and (strides is None or current.strides == strides)
-    ):
-        if current.flags.writeable:
+    if isinstance(current, np.ndarray) and current.shape == array.shape and current.dtype == array.dtype:
+        if current.flags.writeable and (strides is None or current.strides == strides):
             current[...] = array
             return current
-        if np.array_equal(current, array, equal_nan=array.dtype.kind in "fc"):
+        if not current.flags.writeable and np.array_equal(current, array, equal_nan=array.dtype.kind in "fc"):
             return current
     copy = np.empty_like(array)  # the state may be put back once more
     if strides is not None:

@@ -39,8 +39,10 @@ from pg_agents import (
     ReinforceBaseline,
     make_vec,
 )
+from pg_agents.files import values
 from pg_agents.resuming import agents
-from pg_agents.resuming.state import capture
+from pg_agents.resuming.folders import checkpoints, manifest_of, new_checkpoint
+from pg_agents.resuming.state import NotFittingError, capture
 
 SMALL = {"net_arch": [4]}
 
@@ -730,3 +732,63 @@ def test_on_boundary_is_called_between_updates_and_rollouts() -> None:
     small_ppo(cartpole()).learn(64, callback=[EveryNTimesteps(10, Look()), Look()])
     expected = [f"boundary {32 * n} {n}" for n in range(3) for _ in range(2)]
     assert told == [*expected[:2], "rollout", *expected[2:4], "rollout", *expected[4:]]
+
+
+# Files from other people
+
+
+def altered(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change what the newest checkpoint says, checksums included."""
+    newest = checkpoints(folder)[0]
+    manifest, made, state = manifest_of(newest), values.read(newest, "made"), values.read(newest, "state")
+    change(made, state)
+    with new_checkpoint(folder, manifest["n_steps"], {"algorithm": manifest["algorithm"]}, 2) as beside:
+        values.write(made, beside, "made")
+        values.write(state, beside, "state")
+
+
+def test_no_module_is_imported_because_a_checkpoint_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_run(tmp_path / "run")
+    (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        made["environment"]["envs"][0]["id"] = "evil:CartPole-v1"
+
+    altered(tmp_path / "run", change)
+    with pytest.raises(ValueError, match=r"'evil:CartPole-v1' is not registered"):
+        PPO.resume(tmp_path / "run")
+
+
+def test_no_class_is_made_that_is_not_on_the_allow_list(tmp_path: Path) -> None:
+    interrupted_run(tmp_path)
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        made["arguments"]["learning_rate"] = {"object": "subprocess:Popen", "attributes": {"args": "true"}}
+
+    altered(tmp_path, change)
+    with pytest.raises(ValueError, match=r"subprocess.Popen"):
+        PPO.resume(tmp_path)
+
+
+def test_no_file_but_those_of_monitors_is_cut(tmp_path: Path) -> None:
+    interrupted_run(tmp_path / "run")
+    (tmp_path / "other.txt").write_text("something")
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        state["files"] = [(str(tmp_path / "other.txt"), 0)]
+
+    altered(tmp_path / "run", change)
+    PPO.resume(tmp_path / "run")
+    assert (tmp_path / "other.txt").read_text() == "something"
+
+
+def test_strides_that_reach_into_other_memory_are_refused(tmp_path: Path) -> None:
+    interrupted_run(tmp_path)
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        state["agent"]["attributes"]["_last_obs"]["strides"] = (10**9, 4)
+
+    altered(tmp_path, change)
+    with pytest.raises(NotFittingError, match="strides"):
+        PPO.resume(tmp_path)
