@@ -676,6 +676,16 @@ _steps = numba.from_dtype(STEP)[::1]
 _updates = numba.from_dtype(UPDATE)[::1]
 
 
+@njit(numba.boolean(_tensors), **kept)
+def are_finite(tensors):
+    """Whether all parameters are finite."""
+    total = np.float32(0)
+    for number in range(len(tensors)):
+        tensor = tensors[number]
+        total += _sum_of_zeros(floats(tensor.value), tensor.rows * tensor.columns)
+    return total == 0
+
+
 @njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **kept)
 def act(policies, towers, layers, steps, t):
     """Draw step t's actions, and write them, their log π, and V.
@@ -720,6 +730,7 @@ def act(policies, towers, layers, steps, t):
                         drawn_integers[place] = np.int64(action)
                     else:
                         drawn_floats[place] = action
+                        check += action * np.float32(0)
                         if policy.distribution == GAUSSIAN:
                             clipped[place] = min(max(action, low[j]), high[j])
         if policy.has_critic:
