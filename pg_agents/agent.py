@@ -68,7 +68,7 @@ from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
-from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
+from pg_agents.logs import LazyLog, close_when_unused, is_unread, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import KL_ESTIMATORS, predicted_values
 from pg_agents.observations import check_observations
 from pg_agents.policies import (
@@ -530,6 +530,8 @@ class PolicyGradient(Arguments):
         prepared: tuple[int, BaseCallback] = prepare(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        if not self._custom_logger:
+            close_when_unused(self._logger)
         statistics.check(self.num_timesteps)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
         if self.group_size is not None:

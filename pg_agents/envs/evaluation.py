@@ -119,7 +119,7 @@ def _episodes(
         if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
             step = statistics.watched(stepper(env))
         actions, states = model.predict(
-            observations,  # type: ignore[arg-type] # of no environment a tuple
+            observations,
             state=states,
             episode_start=episode_starts,
             deterministic=deterministic,
