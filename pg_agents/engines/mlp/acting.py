@@ -13,7 +13,7 @@ from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import NotFiniteError, Step
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
-from pg_agents.policies import environment_actions
+from pg_agents.policies import check_actions, environment_actions
 
 
 class MLPActor:
@@ -124,8 +124,15 @@ class MLPActor:
             with np.errstate(over="ignore"):  # it is refused as infinite
                 self.inputs[t] = observations.reshape(self._row_shape)
         if not program.act(self._step, t):
-            raise NotFiniteError("The policy's outputs are not finite")
-        return self.actions(t)
+            raise self.not_finite(t)
+        drawn, sent = self.actions(t)
+        if not self._usual:
+            check_actions(sent)
+        return drawn, sent
+
+    def not_finite(self, t: int) -> NotFiniteError:
+        """The error for what the policy has made of a row."""
+        return NotFiniteError("The policy's outputs are not finite", actions=self.drawn[t])
 
     def actions(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """The actions of a row, as drawn and as the environment takes them."""

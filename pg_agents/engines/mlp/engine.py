@@ -94,6 +94,7 @@ class MLPEngine:
         n_envs = len(n_episodes)
         buffer = RolloutBuffer(_ROWS, policy.observation_space, policy.action_space, n_envs=n_envs)
         finished: list[tuple[float, int]] = []
+        n_steps = 0
         roll, starts = Roll(self._program, env, buffer), np.ones(n_envs, np.bool_)
         roll.wait_after(n_episodes)
         try:
@@ -103,8 +104,9 @@ class MLPEngine:
                 actor.step["deterministic"] = deterministic
                 roll.begin(actor, np.zeros(n_envs), 1.0, False)
                 roll.run(observations, starts, _ROWS, False)
+                n_steps += roll.n_transitions
                 if not roll.is_finite:
-                    raise NotFiniteError("An observation, a reward or the policy's output is not finite")
+                    raise NotFiniteError(f"In the evaluation: {roll.refusal(n_steps)}")
                 observations, starts = roll.observations, roll.starts
                 finished += [(episode_return, length) for _, _, episode_return, _, length in roll.episodes]
         finally:

@@ -693,6 +693,16 @@ _layers, _towers, _tensors, _policies, _steps, _updates = (
 ANY = 1 << 20  # rows: more than a table has
 
 
+@njit(numba.boolean(numba.from_dtype(TENSOR)[::1]), **kept)
+def are_finite(tensors):
+    """Whether all parameters are finite."""
+    total = np.float32(0)
+    for number in range(len(tensors)):
+        tensor = tensors[number]
+        total += _sum_of_zeros(floats(tensor.value), tensor.rows * tensor.columns)
+    return total == 0
+
+
 # A C function, which compiled rollouts call through its address as well.
 @numba.cfunc(numba.int64(_policies, _towers, _layers, _steps, numba.int64), **kept)
 def act(policies_at, towers_at, layers_at, steps_at, t):
@@ -746,6 +756,7 @@ def act(policies_at, towers_at, layers_at, steps_at, t):
                         drawn_integers[place] = np.int64(action)
                     else:
                         drawn_floats[place] = action
+                        check += action * np.float32(0)
                         if policy.distribution == GAUSSIAN:
                             clipped[place] = min(max(action, low[j]), high[j])
         if policy.has_critic:

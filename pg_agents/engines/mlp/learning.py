@@ -202,9 +202,10 @@ class Update:
             on_epoch: Called before each epoch.
 
         Raises:
-            NotFiniteError: A gradient was not finite.
+            NotFiniteError: A parameter or a gradient was not finite.
         """
         program, kernels = self.program, self.program.kernels
+        program.check_parameters()
         program.bind_optimizer(0, 1 + self.trains_critic)
         if on_epoch is None:
             code, n_begun = self._run_epochs(len(self.samples))

@@ -30,7 +30,7 @@ from pg_agents.engines.mlp.simd import (
 # As in kernels.py: Numba compiles this file anew when simd.py has changed.
 SIMD = "22decbbaa0bb"
 
-DONE, NOT_FINITE_OUTPUT, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(5)
+DONE, NOT_FINITE_OUTPUT, NOT_FINITE_OBSERVATION, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(6)
 EVENT = 4  # numbers of an event: copy, return, return of the statistics, whether it counts
 _integer, _address, _number = np.int64, np.int64, np.float64
 
@@ -225,7 +225,8 @@ def roll(rollouts, t, after):
 
     Returns:
         DONE; EPISODE_ENDED, where that was asked for; or the number that is not finite. `progress` has the step after
-        the last one that was completed, and the number of events.
+        the last one that was completed, the number of events, and the steps of single environments, those of an
+        uncompleted step included.
     """
     rollout = numba.carray(rollouts, 1)[0]
     n_envs, size = rollout.n_envs, rollout.n_observation
@@ -250,18 +251,27 @@ def roll(rollouts, t, after):
             rollout.advance, rollout.copies, rollout.actions + t * n_envs * rollout.action_bytes,
             rollout.raw_rewards, rollout.ended, rollout.cut, rollout.raw, rollout.last, 1, 0, n_envs,
         )  # fmt: skip
-        finite = True
+        for i in range(n_envs):
+            if not held[i]:
+                n_transitions += 1
+        # Before anything remembers them, VecNormalize's statistics above all.
+        check = np.float32(0)
+        for k in range(n_envs * size):
+            check += raw[k] * np.float32(0)
+        if check != 0:
+            code = NOT_FINITE_OBSERVATION
+            break
         for i in range(n_envs):
             step_rewards[i] = np.float32(raw_rewards[i])
-            finite = finite and abs(step_rewards[i]) < np.float32(np.inf)
+            check += step_rewards[i] * np.float32(0)
+        if check != 0:
+            code = NOT_FINITE_REWARD
+            break
+        for i in range(n_envs):
             returns[i] += raw_rewards[i]
             running[i] += step_rewards[i]
             if not held[i]:
                 lengths[i] += 1
-                n_transitions += 1
-        if not finite:
-            code = NOT_FINITE_REWARD
-            break
         if rollout.normalize != 0:
             _call_normalize(rollout.normalize, rollout.table, n_envs)
         else:

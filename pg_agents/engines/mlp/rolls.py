@@ -11,6 +11,8 @@ from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.envs.compiled import CompiledEnv
+from pg_agents.observations import not_finite
+from pg_agents.policies import explained
 
 
 class Roll:
@@ -22,7 +24,6 @@ class Roll:
         buffer: The buffer.
 
     Attributes:
-        rewards: `(N,)` float32 of the last step, before the bootstrap.
         terminated: `(N,)` bool of the last step.
         truncated: `(N,)` bool of the last step; it can be both.
         current: `(N, n)` float32: observations that follow the last step, as the policy reads them.
@@ -34,13 +35,13 @@ class Roll:
     def __init__(self, program: Program, env: CompiledEnv, buffer: EstimatorMixin) -> None:
         from pg_agents.engines.mlp import rolling
 
-        self._env, self._buffer, self._kernels = env, buffer, rolling
+        self._program, self._env, self._buffer, self._kernels = program, env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
         self.table = table = np.zeros(1, rolling.ROLLOUT)
         self._table = table["table"] = address(table)
         self.current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
-        self.rewards, self._cut_values = np.zeros((2, n), np.float32)
+        self._rewards, self._cut_values = np.zeros((2, n), np.float32)
         self.terminated, self.truncated = env.copies.terminated, env.copies.truncated
         self._starts = np.zeros(n, np.bool_)
         self._progress = np.zeros(3, np.int64)
@@ -64,7 +65,7 @@ class Roll:
             ("cut_observations", self._cut_observations),
             ("cut_values", self._cut_values),
             ("raw_rewards", self._raw_rewards),
-            ("step_rewards", self.rewards),
+            ("step_rewards", self._rewards),
             ("ended", self.terminated),
             ("cut", self.truncated),
             ("progress", self._progress),
@@ -146,6 +147,10 @@ class Roll:
         self._code = self._kernels.DONE
         return int(self.table["events"][0]), int(self.table["progress"][0])
 
+    def end(self, code: int) -> None:
+        """Take the code with which `rolling.roll` has ended elsewhere."""
+        self._code = code
+
     def _set(self, observations: np.ndarray, starts: np.ndarray, first: int) -> None:
         self.current[:] = observations.reshape(self.current.shape)
         self._starts[:] = starts
@@ -164,7 +169,8 @@ class Roll:
             self._normalizer.read(self.table)
         self._code = self._kernels.call_roll(self._table, first, min(first + n_steps, len(buffer.values)))
         if self._normalizer is not None:
-            self._normalizer.write(self._env.copies.observed, self._raw_rewards)
+            refused = self._code in (self._kernels.NOT_FINITE_OBSERVATION, self._kernels.NOT_FINITE_REWARD)
+            self._normalizer.write(None if refused else (self._env.copies.observed, self._raw_rewards))
         after = int(self._progress[0])
         actor.complete(first, after)
         return after - first
@@ -179,19 +185,24 @@ class Roll:
         """See `pg_agents.contract.CompiledSteps`."""
         return self._code in (self._kernels.DONE, self._kernels.EPISODE_ENDED)
 
-    @property
-    def refused(self) -> str:
+    def refusal(self, n_steps: int) -> str:
         """See `pg_agents.contract.CompiledSteps`."""
-        return {self._kernels.NOT_FINITE_OUTPUT: "output", self._kernels.NOT_FINITE_REWARD: "reward"}.get(
-            self._code, "value"
-        )
-
-    @property
-    def wrong_value(self) -> tuple[int, float]:
-        """See `pg_agents.contract.CompiledSteps`."""
+        numbers = {
+            self._kernels.NOT_FINITE_OBSERVATION: ("observation", self._raw_observations()),
+            self._kernels.NOT_FINITE_REWARD: ("reward", self._raw_rewards),
+            self._kernels.NOT_FINITE_OUTPUT: ("observation", self.observations),
+        }
+        if self._code in numbers and (said := not_finite(*numbers[self._code])) is not None:
+            return f"{said[0]}, after {n_steps} steps in all: {said[1]}."
+        if self._code == self._kernels.NOT_FINITE_OUTPUT:
+            return explained(self._actor.not_finite(int(self._progress[0])), self._program.policy, n_steps)
         cut = np.flatnonzero(self.truncated & ~self.terminated)
-        wrong = int(np.argmin(np.isfinite(self._cut_values[: len(cut)])))
-        return int(cut[wrong]), float(self._cut_values[wrong])
+        values, last = self._cut_values[: len(cut)], self._as_given(self.last_observations)[cut]
+        wrong = int(np.argmin(np.isfinite(values) & np.isfinite(last).reshape(len(cut), -1).all(axis=1)))
+        return (
+            f"The value of the last observation of environment {cut[wrong]} is {values[wrong]}, after {n_steps} steps "
+            f"in all. The observation: {last[wrong]}"
+        )
 
     @property
     def episodes(self) -> list[tuple[int, int, float, float, int]]:
@@ -214,10 +225,11 @@ class Roll:
         starts: np.ndarray = self._starts.copy()
         return starts
 
-    def last_observation(self, i: int) -> np.ndarray:
-        """See `pg_agents.contract.CompiledSteps`."""
-        found: np.ndarray = self._as_given(self.last_observations)[i]
-        return found
+    def _raw_observations(self) -> np.ndarray:
+        """Those of the last step, as the environment gave them."""
+        shape = self._env.adapter.observation_space.shape or ()
+        observed: np.ndarray = self._env.copies.observed
+        return observed.reshape(len(observed), *shape)
 
     def _as_given(self, flat: np.ndarray) -> np.ndarray:
         space = self._env.adapter.observation_space
@@ -258,8 +270,12 @@ class _Normalizer:
         self._moments[:], self._counts[1] = (env.ret_rms.mean, env.ret_rms.var), env.ret_rms.count
         self._discounted[:] = env.returns
 
-    def write(self, observations: np.ndarray, rewards: np.ndarray) -> None:
-        """Give back the statistics, with the last step's observations and rewards as the environment gave them."""
+    def write(self, step: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Give back the statistics, with the last step's observations and rewards as the environment gave them.
+
+        Args:
+            step: These; None if they were refused.
+        """
         env = self._env
         shape = env.observation_space.shape or ()
         if env.norm_obs:
@@ -269,5 +285,8 @@ class _Normalizer:
         env.ret_rms.mean, env.ret_rms.var = np.array(self._moments[0]), np.array(self._moments[1])
         env.ret_rms.count = float(self._counts[1])
         env.returns = self._discounted.copy()
+        if step is None:
+            return
+        observations, rewards = step
         env.old_obs = observations.reshape(env.num_envs, *shape).astype(env.venv.observation_space.dtype)
         env.old_reward = rewards.astype(np.float32)

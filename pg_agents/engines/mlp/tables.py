@@ -31,6 +31,7 @@ from pg_agents.engines.mlp.served import (
     optimizer_options,
 )
 from pg_agents.engines.state import initial_state
+from pg_agents.policies import check_parameters
 
 
 def kernels_are_loaded() -> bool:
@@ -238,6 +239,15 @@ class Program:
                 f"A stored action is outside the action space, whose sizes are {self.sizes}: it was changed after it "
                 "was drawn."
             )
+
+    def check_parameters(self) -> None:
+        """Refuse parameters that are not finite.
+
+        Raises:
+            NotFiniteError: The message names one.
+        """
+        if not self.kernels.are_finite(self.tensors):
+            check_parameters(self.policy)
 
     def computes_forward(self) -> bool:
         """Whether the policy's networks are unchanged, apart from values: the part of `fits` that acting depends on."""
