@@ -99,6 +99,7 @@ _LEFT_ALONE: tuple[tuple[type, frozenset[str]], ...] = (
     (BaseCallback, frozenset({"model", "training_env", "logger", "locals", "globals", "parent"})),
 )
 _SEQUENCES = (list, tuple, deque, set, frozenset)
+_MANY = 16
 
 
 def _is_of_the_program(value: Any) -> bool:
@@ -110,7 +111,9 @@ def _is_of_the_program(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return type(value) in _PLAIN or isinstance(value, np.generic)
+    return (
+        type(value) in _PLAIN or isinstance(value, np.generic) or (type(value) is tuple and all(map(_is_plain, value)))
+    )
 
 
 def _module_of(value: Any) -> str:
@@ -194,6 +197,8 @@ class _Capture:
             pairs = [[_key(key, place), self.of(item, f"{place}[{key!r}]")] for key, item in value.items()]
             return {"items": pairs}
         if kind == "sequence":
+            if type(value) is list and len(value) >= _MANY and all(type(item) is float for item in value):
+                return {"type": "list", "maxlen": None, "items": np.array(value)}  # such as the returns of all episodes
             items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
             return {
                 "type": next(cls.__name__ for cls in _SEQUENCES if isinstance(value, cls)),
@@ -240,7 +245,7 @@ _KINDS: dict[str, Any] = {
 
 
 def _key(key: Any, place: str) -> Any:
-    if _is_plain(key) or (isinstance(key, tuple) and all(map(_is_plain, key))):
+    if _is_plain(key):
         return key
     raise NotStorableError(f"{place} has the key {key!r}, which is not a plain value.")
 
@@ -362,6 +367,8 @@ class _PutBack:
 
     def _sequence(self, current: Any, state: dict[str, Any], place: str) -> Any:
         cls = {sequence.__name__: sequence for sequence in _SEQUENCES}[state["type"]]
+        if isinstance(state["items"], np.ndarray):
+            state = {**state, "items": state["items"].tolist()}
         there = list(current) if isinstance(current, cls) and not issubclass(cls, (set, frozenset)) else []
         items = [
             self.into(there[i] if i < len(there) else None, item, f"{place}[{i}]")

@@ -212,7 +212,7 @@ ENVIRONMENTS: dict[str, Callable[[Path], Any]] = {
     "wrapped": lambda folder: cartpole(wrapper_class=gym.wrappers.NormalizeObservation),
     "stacked and normalised": lambda folder: VecFrameStack(VecNormalize(cartpole()), 2),
     "an id": lambda folder: "CartPole-v1",
-    "taxi": lambda folder: make_vec_env("Taxi-v4", 2, seed=5),
+    "frozen lake": lambda folder: make_vec_env("FrozenLake-v1", 2, seed=5),
     "lake": lambda folder: make_vec_env("FrozenLake-v1", 2, seed=5, env_kwargs={"is_slippery": True}),
 }
 
