@@ -164,9 +164,9 @@ class MLPActor:
         return th.from_numpy(stored).view(*self.buffer.values.shape, *(space.shape or ())).unbind()
 
     def is_current(self) -> bool:
-        """Whether parameters and arrays are where they were; arrays that have grown are the next step's business."""
+        """Whether networks and arrays are still the same. Arrays that have grown are the next step's business."""
         same = self.buffer.buffer_size != self._size or all(map(is_, arrays_of(self.buffer), self._bound))
-        return same and self.program.is_in_place()
+        return same and self.program.computes_forward()
 
     def _is_bound_here(self) -> bool:
         """Whether the buffer still has the arrays, and stands at the row, that `act` has written."""

@@ -133,8 +133,6 @@ def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spa
         raise NotServedError(f"actions are {action_space}")
     if 0 in (action_space.shape or ()):
         raise NotServedError(f"an action of {action_space} has no numbers")
-    if Rows(observation_space).n_observation == 0:
-        raise NotServedError(f"an observation of {observation_space} has no numbers")
 
 
 def _counts_from_0(space: spaces.Space[Any]) -> bool:
