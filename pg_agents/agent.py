@@ -452,6 +452,7 @@ class PolicyGradient(Arguments):
     # The engine, and its random generator
 
     _engine_in_use: Engine | None = None
+    _engine_buffer: SB3RolloutBuffer | None = None  # for which it was made
     _own_generator: np.random.Generator | None = None
 
     @property
@@ -465,11 +466,13 @@ class PolicyGradient(Arguments):
         return self._engine_for(self.loss())
 
     def _engine_for(self, loss: Loss) -> Engine:
-        if self._engine_in_use is None or not self._engine_in_use.fits(self.policy, loss):
-            self._engine_in_use = self._make_engine(loss)
-        return self._engine_in_use
+        engine = self._engine_in_use
+        if engine is None or self.rollout_buffer is not self._engine_buffer or not engine.fits(self.policy, loss):
+            engine = self._engine_in_use = self._make_engine(loss)
+        return engine
 
     def _make_engine(self, loss: Loss) -> Engine:
+        self._engine_buffer = self.rollout_buffer
         return make_engine(self.engine, self.policy, self.rollout_buffer, loss, verbose=self.verbose)
 
     # The predictor in use, if there is one, and the circumstances for which it was chosen.
@@ -1058,7 +1061,8 @@ class PolicyGradient(Arguments):
 
 
 _OF_THIS_PROCESS = (
-    *("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch", "current_run", "interrupted"),
+    *("_engine_in_use", "_engine_buffer", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch", "current_run"),
+    "interrupted",
 )
 
 
