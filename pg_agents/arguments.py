@@ -10,11 +10,15 @@ class A2C(PolicyGradient):
 
 A class takes the fields of its body and its parents' bodies, and the arguments common to all algorithms. Its signature,
 the "Args" section of its docstring, and the range check of each argument follow from the fields.
+
+Every annotated name with a value is a field, as in a dataclass. A class attribute that is no argument is annotated with
+`ClassVar`, has no annotation, or has a name that starts with an underscore.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -26,6 +30,14 @@ from typing_extensions import dataclass_transform
 from pg_agents.checks import check_choice, check_number, suggestion
 
 _REQUIRED: Any = inspect.Parameter.empty
+
+# Methods that the library used to call, and their successors.
+_FORMER_HOOKS = {
+    "_check_arguments": "define `check_arguments`",
+    "_environment_actions": "define `environment_actions`",
+    "update_settings": "give `settings` to the `Objective`",
+    "weight": "give `weight` to the `Objective`",
+}
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,7 @@ class Arguments(OnPolicyAlgorithm):
     taken: ClassVar[tuple[str, ...]] = ()
     same_order_as: ClassVar[type[OnPolicyAlgorithm] | tuple[str, ...] | None] = None
     _is_made_of_fields: ClassVar[bool] = True
+    _own_fields: ClassVar[dict[str, Argument]] = {}
 
     learning_rate: float | Schedule = argument(
         doc="Step size of the optimiser; a number or a function of the progress remaining (1 to 0).",
@@ -180,22 +193,32 @@ class Arguments(OnPolicyAlgorithm):
     )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Read the class body, and make `__init__` unless the class or a parent has one of its own."""
+        """Read the class body, and make `__init__` unless the class or a parent has one of its own.
+
+        Raises:
+            TypeError: A field has the name of a class attribute, or a mutable default.
+        """
         super().__init_subclass__(**kwargs)
-        own = _fields(cls)
-        cls.declared = {**cls.declared, **own}
+        _warn_of_former_hooks(cls)
+        cls.declared = dict(Arguments.declared)
+        for base in reversed(cls.__mro__[1:]):
+            cls.declared |= vars(base).get("_own_fields", {})
+        own = cls._own_fields = _fields(cls)
+        cls.declared |= own
         if Arguments in cls.__bases__:  # the root of all algorithms: its `__init__` takes every argument
             cls.common, cls.taken = tuple(own), tuple({**own, **cls.declared})
             cls.__init__.__signature__ = signature(cls)  # type: ignore[attr-defined]
         elif "__init__" in vars(cls):
             cls._is_made_of_fields = False
-        elif cls._is_made_of_fields and own and not _has_mixed_in_constructor(cls):
-            inherits_all = cls.taken == _root(cls).taken
+        elif cls._is_made_of_fields and not _has_mixed_in_constructor(cls):
+            # A parent that takes every argument, as the root does, lists none.
+            lists = [base.taken for base in cls.__bases__ if issubclass(base, Arguments)]
+            listed = [name for taken in lists if taken != _root(cls).taken for name in taken]
             required = [name for name, field in cls.declared.items() if field.default is _REQUIRED]
-            inherited = [*cls.common, *required] if inherits_all else cls.taken
-            cls.taken = tuple(dict.fromkeys([*inherited, *own]))
-            cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
-            cls.__doc__ = _documentation(cls)
+            if own or not {*listed} <= {*cls.taken}:
+                cls.taken = tuple(dict.fromkeys([*(listed or [*cls.common, *required]), *own]))
+                cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
+                cls.__doc__ = _documentation(cls)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -213,6 +236,8 @@ def _fields(cls: type[Arguments]) -> dict[str, Argument]:
             continue
         known = cls.declared.get(name, Argument())
         if not isinstance(value, Argument):
+            if cls._is_made_of_fields and "__init__" not in vars(cls):
+                _check_bare_default(cls, name, value)
             value = replace(known, default=value, kw_only=False)
         elif value == Argument(value.default, kw_only=value.kw_only):
             value = replace(known, default=value.default, kw_only=value.kw_only)
@@ -222,6 +247,24 @@ def _fields(cls: type[Arguments]) -> dict[str, Argument]:
         else:
             setattr(cls, name, value.default)
     return found
+
+
+def _check_bare_default(cls: type[Arguments], name: str, value: Any) -> None:
+    """Refuse class attributes that an annotation would turn into arguments."""
+    mend = f"annotate `{name}` of {cls.__name__} with ClassVar or leave the annotation out"
+    if name not in cls.declared and hasattr(super(cls, cls), name):
+        raise TypeError(f"`{name}` is a class attribute of the parents and not an argument: {mend}.")
+    if isinstance(value, (list, dict, set)):
+        raise TypeError(
+            f"The default {value!r} of the argument `{name}` would be shared by all agents. For a class attribute, "
+            f"{mend}; for an argument, make None the default."
+        )
+
+
+def _warn_of_former_hooks(cls: type[Arguments]) -> None:
+    for name, successor in _FORMER_HOOKS.items():
+        if inspect.isfunction(vars(cls).get(name)):
+            warnings.warn(f"`{name}` of {cls.__name__} is no longer called: {successor}.", stacklevel=4)
 
 
 def _has_mixed_in_constructor(cls: type[Arguments]) -> bool:

@@ -23,7 +23,7 @@ Estimator = Callable[[Rollout], tuple[Floats, Floats]]
 
 
 class EstimatorMixin(SB3RolloutBuffer):
-    """What our buffers add to SB3's."""
+    """The additions of our buffers to SB3's."""
 
     estimator: Estimator | None = None
     trained_on: Bools | None = None  # which steps are trained on, once the rollout is complete; None for all
@@ -77,7 +77,7 @@ class EstimatorMixin(SB3RolloutBuffer):
 
         Args:
             batch_size: None for all at once, in any order.
-            n_epochs: How often.
+            n_epochs: Number of passes.
 
         Returns:
             `(n_epochs, samples)`: numbers of the steps, environment after environment.
@@ -138,7 +138,7 @@ class EstimatorMixin(SB3RolloutBuffer):
         return None if self.reset_rows is None else ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """Fill `advantages` and `returns` with what the estimator says; without one, as SB3 does (GAE).
+        """Fill `advantages` and `returns` from the estimator, or without one by GAE as SB3 does.
 
         Args:
             last_values: V of the states that follow the rollout's last step.
@@ -229,7 +229,7 @@ class EpisodeMixin(EstimatorMixin):
         return trained_on if self.reset_rows is None else trained_on & ~self.reset_rows[: self.pos]
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
-        """As for the other buffers, with the room that was not needed given back first."""
+        """As for the other buffers, after unused memory has been returned."""
         self._resize(self.pos)
         super().compute_returns_and_advantage(last_values, dones)
 

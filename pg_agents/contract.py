@@ -88,7 +88,7 @@ class Minibatch:
     Attributes:
         log_prob: log π(a|s) under the current policy.
         old_log_prob: log π(a|s) under the policy that collected the rollout.
-        advantages: How good each action was, normalised if the loss says so.
+        advantages: The advantage of each action, normalised if the loss asks for it.
         values: V(s) of the current critic.
         old_values: V(s) of the critic that collected the rollout.
         returns: The critic's regression target.
@@ -193,7 +193,7 @@ class Loss:
         objective: Maximised.
         ent_coef: Coefficient c of the entropy bonus.
         vf_coef: Coefficient v of the value loss.
-        value_clip: How far V may move from its value in the rollout; None for no limit.
+        value_clip: The largest change of V from its value in the rollout; None for no limit.
         trains_critic: The value loss is part of the loss.
         scale: Factor of the whole loss: 1, or the mean number of steps of an episode.
         normalize_advantage: Each minibatch's advantages are shifted and scaled to mean 0 and standard deviation 1.
@@ -254,7 +254,7 @@ class NaturalStep:
 
 @dataclass(frozen=True)
 class Batches:
-    """How often and in which parts an update goes through a rollout.
+    """The epochs and the minibatches of an update.
 
     Attributes:
         n_epochs: Passes over the rollout.
@@ -267,7 +267,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Summary:
-    """How an update went.
+    """The outcome of an update.
 
     Attributes:
         n_epochs: Epochs begun.
@@ -337,7 +337,7 @@ class Copies(Protocol):
     held: np.ndarray
 
     def plan(self, seeds: np.ndarray | None) -> None:
-        """Let the next episodes of each copy start from given seeds, whatever starts them; for an `address`.
+        """Start the next episodes of each copy from given seeds, in every kind of reset; for an `address`.
 
         Args:
             seeds: `(copies, k)`, for the next k episodes; None to forget them.

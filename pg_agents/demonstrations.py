@@ -39,8 +39,8 @@ class Demonstrations:
         ends: `(n,)` bool, the episode ended after this step; None for one episode.
         terminated: `(n,)` bool, it ended because the task did, not by a time limit; None for all ends.
         last_observations: The observation after each end, `(n_episodes, ...)`; None if they are not known.
-        observation_space: Of the environment; None if it is not known.
-        action_space: Of the environment; None if it is not known.
+        observation_space: The environment's observation space; None if it is unknown.
+        action_space: The environment's action space; None if it is unknown.
 
     Raises:
         ValueError: There are no steps, the arrays differ in length, or a number is not finite.
@@ -372,7 +372,7 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def _named(name: str, values: Any) -> Iterable[tuple[str, np.ndarray]]:
-    """Arrays and what to call them in a message."""
+    """Arrays, and their names in messages."""
     if isinstance(values, dict):
         return [(f"`{name}[{key!r}]`", array) for key, array in values.items()]
     return [(f"`{name}`", values)]

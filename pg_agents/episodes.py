@@ -11,7 +11,7 @@ from pg_agents.contract import Rollout
 from pg_agents.estimators import Bools, Floats, reward_to_go, total_return
 
 CREDIT: dict[str, Callable[[Floats, Bools, float], Floats]] = {"episode": total_return, "step": reward_to_go}
-"""What a step is credited with: the return of its whole episode, or the rewards after it."""
+"""The credit of a step: the return of its whole episode, or the rewards after it."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Episodes:
     Attributes:
         returns: `(n_episodes, T)`, return of each step; values beyond an episode's end are not used. In groups
             `(n_groups, group_size, T)`.
-        alive: Of the same shape, whether the episode had a step t.
+        alive: Whether the episode had a step t, of the same shape.
     """
 
     returns: Floats
@@ -73,23 +73,23 @@ def rows(returns: Floats, where: Places) -> Episodes:
 
 
 def with_total_returns(episodes: Episodes) -> Episodes:
-    """The same episodes, each with its total return at every step: it has one, whichever step asks for it."""
+    """The same episodes, each with its total return at every step."""
     steps = episodes.returns.shape[-1]
     return Episodes(np.repeat(episodes.returns[..., :1], steps, axis=-1), np.ones_like(episodes.alive))
 
 
 def as_credited(episodes: Episodes, credit: str) -> Episodes:
-    """The same episodes, as they are compared with each other under a name in `CREDIT`."""
+    """The same episodes, with the returns to compare under a name in `CREDIT`."""
     return episodes if credit == "step" else with_total_returns(episodes)
 
 
 def for_each_step(rollout: Rollout, returns: Floats, compare: Callable[[Episodes], Floats]) -> Floats:
-    """What a comparison of whole episodes says of each step, `(T, N)`; 0 for steps that are not trained on.
+    """A comparison of whole episodes as one number for each step, `(T, N)`; 0 for steps that are not trained on.
 
     Args:
         rollout: The steps.
-        returns: Of each step.
-        compare: One number for each step of each episode.
+        returns: The return of each step.
+        compare: Maps episodes to one number for each step of each episode.
     """
     where = places(rollout)
     found = np.zeros_like(returns)
@@ -98,6 +98,6 @@ def for_each_step(rollout: Rollout, returns: Floats, compare: Callable[[Episodes
 
 
 def in_groups(episodes: Episodes, group_size: int) -> Episodes:
-    """The same episodes, each `group_size` in succession as a group: `(n_groups, group_size, T)`."""
+    """The same episodes in groups of `group_size` in succession: `(n_groups, group_size, T)`."""
     shape = -1, group_size, episodes.returns.shape[1]
     return Episodes(episodes.returns.reshape(shape), episodes.alive.reshape(shape))

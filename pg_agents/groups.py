@@ -26,7 +26,7 @@ class GroupCollector(EpisodeCollector):
     reset itself at the end of an episode.
     """
 
-    _plans = False  # whether the environments are told the seeds before
+    _plans = False  # whether the environments receive the seeds in advance
 
     def begin(self) -> None:
         """Start the first group of every environment."""

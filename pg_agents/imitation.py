@@ -35,12 +35,12 @@ LARGEST_SQUASHED = 0.999
 
 @dataclass(frozen=True)
 class Fit:
-    """How a fit went.
+    """The course of a fit.
 
     Attributes:
-        losses: Mean over the training samples, while they were trained on, of each epoch.
-        validation_losses: Mean over the held-out samples, before the fit and after each epoch; empty without any.
-        best_epoch: The epoch after which the parameters were kept, from 1; 0 for those before the fit.
+        losses: The mean loss of the training samples during each epoch.
+        validation_losses: The mean loss of the held-out samples before the fit and after each epoch; empty without any.
+        best_epoch: The epoch whose parameters were kept, from 1; 0 for the parameters before the fit.
         stopped_early: The validation loss did not improve for `patience` epochs.
     """
 
@@ -51,17 +51,17 @@ class Fit:
 
     @property
     def n_epochs(self) -> int:
-        """Epochs that were completed."""
+        """Number of completed epochs."""
         return len(self.losses)
 
 
 @dataclass(frozen=True)
 class Imitation:
-    """What `imitate` did.
+    """The result of `imitate`.
 
     Attributes:
         actor: The policy's fit; its losses are -log π(a|s), in nats.
-        critic: The critic's, whose losses are (G - V(s))²; None if it was not asked for.
+        critic: The critic's fit, whose losses are (G - V(s))²; None if the critic was not fitted.
         n_training: Number of steps trained on.
         n_validation: Number of steps held out.
     """
@@ -186,7 +186,7 @@ def imitate(
 
 @dataclass
 class _Report:
-    """Where each epoch's losses are shown."""
+    """The outputs that show each epoch's losses."""
 
     logger: Logger
     prefix: str
@@ -426,7 +426,7 @@ def _alike(theirs: spaces.Space[Any], ours: spaces.Space[Any]) -> bool:
 
 
 def _shapes(space: spaces.Space[Any]) -> list[tuple[int, ...]]:
-    """The shapes in which a policy takes what is in its space."""
+    """The shapes of a space's elements as a policy takes them."""
     assert space.shape is not None
     if isinstance(space, spaces.Box) and is_image_space(space):
         return [space.shape, (*space.shape[1:], space.shape[0])]

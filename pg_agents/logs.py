@@ -52,7 +52,7 @@ class LazyLog:
 
 
 def is_unread(logger: Logger) -> bool:
-    """Whether `logger.dump` shows its values to nobody, and forgets them: there is no output, and no patch."""
+    """Whether `logger.dump` discards its values unseen: there is no output, and no patch."""
     return (
         not logger.output_formats
         and logger.level != DISABLED
@@ -68,8 +68,8 @@ def rollout_metrics(
     """Advantages before normalisation, and the share of actions that the action space cut off.
 
     Args:
-        advantages: Of the rollout, `(T, N)`.
-        actions: As drawn, `(T, N, n)`.
+        advantages: The rollout's advantages, `(T, N)`.
+        actions: The actions as drawn, `(T, N, n)`.
         trained_on: `(T, N)`, the steps that are trained on; None for all.
         policy: The policy that drew the actions.
     """

@@ -1,12 +1,11 @@
-"""When callbacks want to look: between those steps, compiled code may go on without asking them.
+"""The steps that callbacks need to see; between them, compiled code may continue without calling the callbacks.
 
-A callback is asked in every step unless it is known to look now and then: SB3's own that count steps, and any callback
-with a method `next_look`:
+A callback is called at every step, unless it is one of SB3's own that count steps, or has a method `next_look`:
 
     def next_look(self) -> int | None:
         \"\"\"Number of calls of `on_step` until the one that matters, at least 1; None if none does.\"\"\"
 
-The calls in between are counted (`n_calls`) and not made.
+The calls in between are only counted (`n_calls`).
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 @dataclass(frozen=True)
 class Look:
-    """The next step at which a callback wants to be asked.
+    """The next step that a callback needs to see.
 
     Attributes:
         steps: Number of vector steps until then, at least 1; infinite for never.
-        at_ends: It counts episodes, and wants to be asked anew for its next look when one has ended.
+        at_ends: The callback counts episodes, so the end of an episode may change its next step.
     """
 
     steps: float = math.inf
@@ -34,7 +33,7 @@ class Look:
 
 
 def next_look(callback: BaseCallback, n_envs: int) -> Look | None:
-    """When a callback wants to be asked next; None for one that must be asked in every step.
+    """The next step that a callback needs to see; None for a callback that needs to see every step.
 
     Args:
         callback: The callback.
@@ -53,7 +52,7 @@ _OF_A_LOOK = frozenset({"_on_step", "on_step", "update_locals"})
 
 
 def _says_when_it_looks(callback: BaseCallback) -> bool:
-    """Whether it has a `next_look` that is no older than what it does in a step."""
+    """Whether it has a `next_look`, and no subclass overrides its methods for a step."""
     for names in (vars(callback), *map(vars, type(callback).__mro__)):
         if "next_look" in names:
             return True
@@ -63,7 +62,7 @@ def _says_when_it_looks(callback: BaseCallback) -> bool:
 
 
 def skip(callback: BaseCallback, n_calls: int, n_envs: int, n_episodes: int) -> None:
-    """Do what calls of `on_step` at which a callback does not look would have done: count them.
+    """Count the calls of `on_step` that a callback did not need.
 
     Args:
         callback: A callback that `next_look` knows.

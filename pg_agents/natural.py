@@ -157,7 +157,7 @@ def line_search(accepts: Callable[[float], bool], max_trials: int, shrinking_fac
 
     Args:
         accepts: The test.
-        max_trials: How many are tried.
+        max_trials: Largest number of trials.
         shrinking_factor: c.
     """
     fraction = 1.0

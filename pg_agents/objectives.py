@@ -168,7 +168,7 @@ def clip_higher_weight(log_prob: float, ratio: float, advantage: float, low: flo
 def clipped_importance_weight(
     log_prob: th.Tensor, ratio: th.Tensor, advantages: th.Tensor, low: float, high: float
 ) -> th.Tensor:
-    """Policy gradient with a clipped importance weight: every action goes on to be learnt from.
+    """Policy gradient with a clipped importance weight: no action loses its gradient.
 
     Â sg[clip(r, 1 - ε_low, 1 + ε_high)] log π(a|s), sg without a gradient   (CISPO, arXiv:2506.13585, eq. 4)
     """
@@ -208,7 +208,7 @@ def mean_kl(batch: Minibatch) -> float:
 
 
 def clipped_values(values: th.Tensor, old_values: th.Tensor, clip_range_vf: float) -> th.Tensor:
-    """Value prediction that may move by no more than ε_v from what it was when the rollout was collected.
+    """Value prediction that may differ by at most ε_v from the prediction during the rollout.
 
     V_old + clip(V - V_old, -ε_v, ε_v)   (OpenAI Baselines' PPO2; not in the paper)
     """

@@ -56,7 +56,7 @@ def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int,
 
 
 def check_finite(name: str, values: np.ndarray, step: int) -> None:
-    """Refuse NaN and infinity, also what is infinite in float32, in an array whose first axis counts environments.
+    """Refuse NaN and infinity, in float32 too, in an array whose first axis counts environments.
 
     Raises:
         ValueError: A value is not finite; the message names the environment.

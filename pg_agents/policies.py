@@ -32,7 +32,7 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0
 
 
 class _Unchecked:
-    """How many contexts have torch's checks turned off, and what to restore."""
+    """The number of contexts that have turned torch's checks off, and the setting to restore."""
 
     def __init__(self) -> None:
         self.lock, self.users, self.before = threading.Lock(), 0, True

@@ -1,4 +1,4 @@
-"""`check_agent`: what an algorithm's own test-suite runs to know that Stable-Baselines3's users can use it.
+"""`check_agent`: the conformance test of algorithms, for their own test suites.
 
 from pg_agents.testing import check_agent
 
@@ -109,7 +109,7 @@ _OBSERVATIONS: dict[str, spaces.Space[Any]] = {  # by the policy that reads them
     "CnnPolicy": spaces.Box(0, 255, (36, 36, 1), np.uint8),
     "MultiInputPolicy": spaces.Dict({"flat": _FLAT, "category": spaces.Discrete(3)}),
 }
-_PICKLABLE = "Name what cannot be pickled in `_excluded_save_params`, and build it in `_setup_model`."
+_PICKLABLE = "Name attributes that cannot be pickled in `_excluded_save_params`, and build them in `_setup_model`."
 _SHORT = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "n_episodes": 1, "group_size": 2}
 
 
@@ -438,7 +438,7 @@ def _check_logging(case: _Case) -> None:
         _require(not missing, f"{case} must log {sorted(missing)} to {where}; it logged {sorted(keys)}.")
         _require(
             any(key.startswith("train/") for key in keys),
-            f"{case} must log what training does under `train/` to {where}; it logged {sorted(keys)}.",
+            f"{case} must log its training under `train/` to {where}; it logged {sorted(keys)}.",
         )
 
 
@@ -450,7 +450,7 @@ def _check_modes(case: _Case) -> None:
     def note(module: th.nn.Module, _: Any) -> None:
         if th.is_grad_enabled():
             training.add(module.training)
-        elif not in_train:  # an update may look at what it did, without gradients
+        elif not in_train:  # an update may evaluate its result without gradients
             collecting.add(module.training)
 
     def train(*args: Any, **kwargs: Any) -> None:
@@ -513,7 +513,7 @@ _PROTOCOL: tuple[Callable[[_Case], None], ...] = (
 
 
 class _Watch(BaseCallback):
-    """Notes what callbacks are told; answers `answer` at the step `stop_after`."""
+    """Records the calls of callbacks; returns `answer` at the step `stop_after`."""
 
     def __init__(self, stop_after: int | None = None, answer: Any = False) -> None:
         super().__init__()
@@ -551,7 +551,7 @@ def _require(condition: Any, message: str | Callable[[], str]) -> None:
 
 @contextmanager
 def _explained(expected: str) -> Iterator[None]:
-    """Turn what goes wrong into an AssertionError that says what is expected."""
+    """Turn any error into an AssertionError that states the expectation."""
     try:
         yield
     except Exception as error:

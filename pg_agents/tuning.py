@@ -28,8 +28,8 @@ class Context:
     """The knowledge on which a draw may depend.
 
     Attributes:
-        observation_space: Of one environment, before normalisation.
-        action_space: Of one environment.
+        observation_space: The observation space of one environment, before normalisation.
+        action_space: The action space of one environment.
         drawn: The entries drawn before this one.
     """
 
@@ -206,8 +206,8 @@ def draw(
     Args:
         search: The search space.
         trial: The Optuna trial.
-        observation_space: Of one environment, before normalisation.
-        action_space: Of one environment.
+        observation_space: The observation space of one environment, before normalisation.
+        action_space: The action space of one environment.
 
     Returns:
         The content of an entry of a hyperparameter file.

@@ -51,7 +51,7 @@ _cache: dict[str, dict[str, float]] = {}
 def reference_scores(env_id: str, *, n_episodes: int = 1000, **kwargs: Any) -> dict[str, float]:
     """Mean undiscounted episode returns that tell how far from optimal a score is.
 
-    They are what the environment states in `metadata["reference_scores"]`; the module's docstring defines the keys. If
+    The environment states them in `metadata["reference_scores"]`; the module's docstring defines the keys. If
     it states nothing, or `max_episode_steps` differs from the registered time limit, they are `computed_scores`.
 
     Args:

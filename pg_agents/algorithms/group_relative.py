@@ -1,4 +1,4 @@
-"""What GRPO and RLOO share: groups of episodes from one start, and a reference policy to stay near to."""
+"""The common base of GRPO and RLOO: groups of episodes from one start, and a reference policy to stay near."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ class GroupRelative(PolicyGradient):
 
     @abstractmethod
     def advantages(self, groups: Episodes) -> Floats:
-        """How good each action was, compared with the group.
+        """The advantage of each action over the group.
 
         Args:
-            groups: Returns, in groups: `(n_groups, group_size, T)`.
+            groups: Returns in groups, `(n_groups, group_size, T)`.
 
         Returns:
-            Of the same shape.
+            Advantages of the same shape.
         """
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
@@ -244,7 +244,7 @@ class GroupRelative(PolicyGradient):
             )
 
     def warn_of_arguments(self) -> None:
-        """Warn of arguments that say how the penalty is found, if there is none."""
+        """Warn of arguments for the penalty's estimate, if there is no penalty."""
         super().warn_of_arguments()
         defaults = self.defaults()
         for name in ("reference", "kl_estimator", "kl_in"):

@@ -16,7 +16,7 @@ from pg_agents.tuning import Choice, LogInteger, LogUniform, PowerOfTwo, SearchS
 
 
 class NPG(PolicyGradient):
-    """Natural policy gradient: a step as large as the policy's change allows, whatever its parameters are.
+    """Natural policy gradient: steps measured by the change of the policy, not of its parameters.
 
     θ += α (F + d I)⁻¹ g, g = ∇ E[Â r], F = E[∇ log π ∇ log πᵀ], r = π(a|s) / π_old(a|s)   (Kakade 2002, section 2)
 

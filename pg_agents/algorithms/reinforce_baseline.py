@@ -22,9 +22,9 @@ class ReinforceBaseline(PolicyGradient):
     θ += α / E Σ_{episodes} Σ_t (G_t - V(s_t)) ∇ log π(a_t|s_t),
     w += α_w `vf_coef` / E Σ_{episodes} Σ_t 2 (G_t - V(s_t)) ∇ V(s_t)   (Sutton & Barto, 2nd ed., section 13.4)
 
-    V stands beside the return and never in it, not even at a time limit, so V brings no bias, whatever it is. (With
-    γ < 1, leaving out the theorem's γ^t does: see `REINFORCE`.) Episodes are collected as by `REINFORCE`, and sums and
-    means are taken in the same way.
+    V is subtracted from the return and never part of it, not even at a time limit, so no V causes a bias. (With γ < 1,
+    omitting the theorem's γ^t does: see `REINFORCE`.) Episodes are collected as in `REINFORCE`, with the same sums and
+    means.
 
     Raises:
         ValueError: An argument is out of range.

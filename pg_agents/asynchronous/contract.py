@@ -22,12 +22,12 @@ from pg_agents.contract import Engine, Loss, Summary
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker has to do next.
+    """An order to a worker.
 
     Attributes:
-        n_updates: Updates to make, each from a rollout of its own.
-        first_step: Steps that were ordered before, from all workers: it decides the values of schedules.
-        total_timesteps: Of the training.
+        n_updates: Updates to make, each from a new rollout.
+        first_step: Number of steps in earlier orders to all workers; it determines the values of schedules.
+        total_timesteps: Number of steps of the training.
         wants_metrics: The report must have the metrics of the last update.
     """
 
@@ -39,12 +39,12 @@ class Order:
 
 @dataclass
 class Staleness:
-    """Updates of the shared parameters between a worker's pull and its push, over some updates.
+    """The staleness of some updates: the number of other updates between a worker's pull and its push.
 
     Attributes:
         count: Number of updates.
-        total: Sum.
-        largest: Of a single one.
+        total: Sum of their staleness.
+        largest: The largest staleness of an update.
     """
 
     count: int = 0
@@ -52,28 +52,28 @@ class Staleness:
     largest: int = 0
 
     def add(self, other: Staleness) -> None:
-        """Count those of another."""
+        """Add the updates of another object."""
         self.count += other.count
         self.total += other.total
         self.largest = max(self.largest, other.largest)
 
     @property
     def mean(self) -> float:
-        """Of an update."""
+        """The mean staleness of an update."""
         return self.total / max(self.count, 1)
 
 
 @dataclass
 class Report:
-    """What a worker has done; its arrays have one row for each step of its environments.
+    """A worker's report on an order; its arrays have one row for each step of its environments.
 
     Attributes:
         n_updates: Updates made.
         rewards: `(S, N)`, as the agent sees them.
         dones: `(S, N)` bool.
-        infos: Of the steps in which an episode ended, by row.
-        returns: Of the episodes that ended, in the environment's own rewards.
-        staleness: Of the updates.
+        infos: The infos of steps that ended an episode, by row.
+        returns: Returns of the episodes that ended, in the environment's own rewards.
+        staleness: The staleness of the updates.
         seconds: That the order took.
         metrics: Of the last update, by their key in the log, with the outputs that leave them out; empty where they
             were not asked for.
@@ -91,7 +91,7 @@ class Report:
     n_epochs: int = 0
 
     def followed_by(self, other: Report) -> Report:
-        """The report of what this one and the next one of the same worker tell."""
+        """This report and the next one of the same worker, joined."""
         n_steps = len(self.rewards)
         staleness = Staleness()
         staleness.add(self.staleness)
@@ -114,7 +114,7 @@ class Start:
     """The random state in which a worker begins.
 
     Attributes:
-        seed: Of its environments; None leaves them as they are.
+        seed: Seed of its environments; None leaves them as they are.
         generator: From which the compiled engine draws; None for one that torch's generator seeds.
         torch: State of torch's generator, or a seed for it.
         numpy: State of NumPy's global generator, or a seed for it.
@@ -148,7 +148,7 @@ class Link(Protocol):
 
 
 class Backend(Protocol):
-    """Where workers run. Each of them carries out its orders one after the other."""
+    """A place for workers to run. Each worker carries out its orders one after the other."""
 
     def submit(self, worker: int, order: Order) -> None:
         """Give a worker an order; it may have others to carry out before."""
@@ -167,5 +167,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """End all workers, whatever they do. May be called twice."""
+        """End all workers, even in the middle of an order. May be called twice."""
         ...

@@ -139,7 +139,7 @@ class Linked(PolicyGradient):
             torch=th.get_rng_state(),
             numpy=np.random.get_state(),  # noqa: NPY002 - SB3 shuffles with this generator
         )
-        # The generators of this process must not repeat what the first worker draws.
+        # The generators of this process must not repeat the first worker's numbers.
         sequence = np.random.SeedSequence(int(th.randint(2**62, ())))
         if self._own_generator is not None:
             self._own_generator = np.random.default_rng(sequence.spawn(1)[0])

@@ -27,7 +27,7 @@ class Parcel:
     Attributes:
         content: The agent's class, its file, and the function that makes its environment, pickled.
         start: Its random state.
-        number: Of the worker.
+        number: The worker's number.
     """
 
     content: bytes

@@ -110,7 +110,7 @@ class RemoteWorker:
     """The actor of a worker.
 
     Args:
-        parcel: What it is made from.
+        parcel: The parcel that it is made from.
         parameters: Handle of the actor with the parameters.
     """
 
@@ -203,7 +203,7 @@ class Ray:
             raise RuntimeError(f"Worker {worker} has died {_DEATHS} times without a report.") from error
         parcel = self._parcels[worker]
         start = parcel.start
-        # The same random state would repeat what its predecessor did.
+        # With the same random state, it would repeat its predecessor's steps.
         numbers = [int(word) for word in np.random.SeedSequence().generate_state(3)]
         start = replace(
             start,
@@ -242,7 +242,7 @@ class Ray:
             ray.kill(self._parameters)
         except ray.exceptions.RayError as error:  # a warning, which hides no error that has ended the training
             warnings.warn(
-                f"The shared parameters could not be fetched, so the agent has those of the last time: {error}",
+                f"The shared parameters could not be fetched, so the agent keeps the last ones: {error}",
                 stacklevel=2,
             )
         finally:

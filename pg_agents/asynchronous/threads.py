@@ -36,7 +36,7 @@ def why_not(agent: Linked) -> str | None:
 
 
 class LoopingWorker(Worker):
-    """A worker whose rollouts and updates are one compiled loop, where that does what its agent would do.
+    """A worker whose rollouts and updates are one compiled loop, if that loop repeats its agent exactly.
 
     Args:
         agent: The worker's own agent.

@@ -174,7 +174,7 @@ def train(
     Args:
         agent: The agent.
         n_workers: Number of workers.
-        backend: Where they run, a name in `pg_agents.asynchronous.backends.NAMES`.
+        backend: The workers' backend, a name in `pg_agents.asynchronous.backends.NAMES`.
         total_timesteps: As for `learn`.
         callback: As for `learn`.
         log_interval: As for `learn`.

@@ -13,7 +13,7 @@ from pg_agents.asynchronous.linked import Linked
 
 
 class _Recorder(BaseCallback):
-    """Notes the steps that the parent's callbacks are to be told of."""
+    """Records the steps for the parent's callbacks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,6 +92,6 @@ class Worker:
 
 
 def _metrics(agent: Linked) -> dict[str, tuple[Any, Any]]:
-    """What the agent's last update and rollout have logged, with the outputs that leave it out."""
+    """The logged values of the agent's last update and rollout, with the outputs that exclude them."""
     logger = agent.logger
     return {name: (value, logger.name_to_excluded[name]) for name, value in logger.name_to_value.items()}

@@ -230,7 +230,7 @@ class AutogradEngine:
 
 
 class _Surrogate:
-    """Objective and KL divergence from the present policy, on some samples, whatever the policy becomes."""
+    """The objective, and the KL divergence from the policy at the beginning of the step, on some samples."""
 
     def __init__(self, policy: ActorCriticPolicy, samples: Any, loss: Loss, step: NaturalStep) -> None:
         self._policy, self._samples, self._loss = policy, samples, loss

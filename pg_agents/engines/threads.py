@@ -1,4 +1,4 @@
-"""How many threads torch and the compiled engine use."""
+"""The number of threads that torch and the compiled engine use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def available() -> int:
 
 @contextmanager
 def allowed(n_threads: int) -> Iterator[None]:
-    """Let engines use so many threads."""
+    """Set the number of threads that engines may use."""
     token = _available.set(n_threads)
     try:
         yield

@@ -18,7 +18,7 @@ class CompiledEnv:
 
     Attributes:
         adapter: The adapter round the vector environment.
-        copies: What steps them.
+        copies: The copies that step them.
         normalizer: The `VecNormalize` round the adapter, if there is one.
     """
 

@@ -37,7 +37,7 @@ class EnvPoolVector(VectorEnv[Any, Any, Any]):
     """An EnvPool as a Gymnasium vector environment that starts episodes on request.
 
     Args:
-        pool: What `envpool.make(..., env_type="gymnasium")` returns.
+        pool: The return value of `envpool.make(..., env_type="gymnasium")`.
 
     Attributes:
         pool: The same; another one with the same configuration after a reset with a seed.

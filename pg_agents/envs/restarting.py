@@ -1,4 +1,4 @@
-"""Episodes that start from given seeds, in some environments of a `VecEnv`, while the others go on."""
+"""Episodes that start from given seeds in some environments of a `VecEnv`, while the others continue."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _stacked(observations: list[Any], space: spaces.Space[Any]) -> Any:
 
 
 def _passed_through(env: VecEnvWrapper, first: Any, which: Bools) -> Any:
-    """First observations as a wrapper gives them, which is told that episodes have started."""
+    """First observations as a wrapper returns them, after it has been notified of the new episodes."""
     if isinstance(env, VecNormalize):
         env.returns[which] = 0
         env.old_obs = first if which.all() else replaced(env.old_obs, which, first)

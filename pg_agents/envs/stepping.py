@@ -47,7 +47,7 @@ def _stack(env: gym.Env[Any, Any]) -> Stack:
     limit, inner = None, env.env
     if type(inner) is TimeLimit and "step" not in inner.__dict__:
         limit, inner = inner, inner.env
-    # They check the first steps, and then only pass on what the environment below returns.
+    # They check the first steps, and later only pass on the results of the environment below.
     while (
         (type(inner) is OrderEnforcing and inner.has_reset)
         # Gymnasium 1.1 has no second check.

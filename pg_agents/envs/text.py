@@ -15,17 +15,17 @@ from pg_agents.registry import find_env
 
 @runtime_checkable
 class TextTask(Protocol):
-    """What an environment in which an episode is a text tells a language model, as its attribute `text_task`.
+    """The attribute `text_task` of an environment whose episodes are texts; language models learn from it.
 
-    A task may have a `kl_coef`, the price of KL divergence for which its reference scores hold.
+    A task may have a `kl_coef`, the price of KL divergence for which its reference scores are valid.
 
     Attributes:
         words: The vocabulary, in the order of the tokens; texts have single spaces between words.
         special: The words for padding, beginning and end, by the names `pad`, `bos` and `eos`.
         prompts: The prompts.
         max_new_tokens: Longest completion, the end included.
-        reward: Of a prompt and a completion.
-        corpus: `corpus(n, generator)` draws pairs of prompt and completion, to learn the language from.
+        reward: The reward of a prompt and a completion.
+        corpus: `corpus(n, generator)` draws pairs of prompt and completion, from which the language can be learnt.
     """
 
     words: Sequence[str]
@@ -66,7 +66,7 @@ class TextEnv(gym.Env[np.ndarray, np.int64]):
 
     Args:
         prompts: The tokens of each prompt; an episode starts with one of them, each equally probable.
-        reward: Of the tokens of a prompt and of its completion, the end included if there is one.
+        reward: The reward of the tokens of a prompt and its completion, the end included if there is one.
         n_tokens: Size of the vocabulary.
         max_new_tokens: Longest completion, the end included.
         eos: Token of the end.

@@ -1,1 +1,1 @@
-"""Files: how they are written, and what is read from them."""
+"""Files: their safe writing, and the restrictions on their reading."""

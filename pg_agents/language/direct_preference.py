@@ -70,7 +70,7 @@ class DirectPreference:
         """Train on preferences.
 
         Args:
-            preferences: Of each pair the prompt, the completion that was preferred, and the other. A completion that
+            preferences: The prompt, the preferred completion, and the other one of each pair. A completion that
                 was not cut ends with the end's word.
 
         Returns:

@@ -18,7 +18,7 @@ class Sizes(NamedTuple):
     """Sizes of the examples, each `(N,)` on the CPU.
 
     Attributes:
-        weights: What counts in a mean: the tokens of a completion, or 1.
+        weights: The weights in a mean: numbers of tokens of completions, or 1.
         lengths: Tokens in all.
     """
 
@@ -78,7 +78,7 @@ class Fit:
             model: A module whose parameters are trained.
             rows: The examples to learn from.
             loss: The sum of the losses of some rows.
-            sizes: What the mean is taken over, and the lengths.
+            sizes: The sizes over which the mean is taken, and the lengths.
             dropout: Whether the model's dropout is on.
 
         Yields:

@@ -1,4 +1,4 @@
-"""What a language algorithm learns with: model, tokenizer, prompts and reward, as given or from a task."""
+"""The material of a language algorithm: model, tokenizer, prompts and reward, as given or from a task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Material:
 
     @classmethod
     def of(cls, policy: Any, values: dict[str, Any]) -> Material:
-        """What a constructor was given.
+        """The material in the arguments of a constructor.
 
         Args:
             policy: The model, in one of its forms.

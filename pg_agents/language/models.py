@@ -20,7 +20,7 @@ ADAPTER = "adapter"
 
 
 class Outputs(NamedTuple):
-    """What a language model says of the tokens of completions.
+    """The outputs of a language model at the tokens of completions.
 
     Attributes:
         log_probs: log π of every token of the vocabulary at each token's place, `(N, T, vocabulary)`.
@@ -38,8 +38,8 @@ class Outputs(NamedTuple):
 def run(model: Any, completions: Completions) -> Outputs:
     """Run a causal language model on completions, of at least one token.
 
-    Positions are counted from the first real token, so that padding changes nothing. The columns of padding have
-    numbers without a meaning.
+    Positions are counted from the first real token, so that padding changes nothing. Numbers in columns of padding are
+    meaningless.
 
     Args:
         model: A Hugging Face causal language model.
@@ -160,7 +160,7 @@ def language_model(source: Any, dtype: th.dtype | Literal["auto"] = th.float32) 
 
     Args:
         source: One of them; `save_pretrained` writes such folders.
-        dtype: Of the numbers of a folder's model. Many are stored with 16 bits, in which small steps are rounded away.
+        dtype: The type of the numbers of a folder's model. With 16 bits, as many are stored, small steps round to 0.
             `"auto"` leaves them as they are.
 
     Raises:

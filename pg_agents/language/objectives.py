@@ -1,7 +1,7 @@
-"""What language models maximise: the objectives of `pg_agents.objectives`, one number per token, and their means.
+"""Objectives of language models: those of `pg_agents.objectives`, one number per token, and their means.
 
-An objective says how a token's log π is weighted, and a mean over the tokens of a minibatch how tokens of short and
-long completions compare. The variants of GRPO differ in these two, and in the advantage's scale.
+An objective determines the weight of a token's log π. The mean over the tokens of a minibatch determines the relative
+weight of short and long completions. The variants of GRPO differ in these two, and in the advantage's scale.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class TokenBatch(Minibatch):
     reference_log_prob: th.Tensor = field(repr=False)
 
     def mean_of_completion(self, values: th.Tensor) -> th.Tensor:
-        """Of each token, the mean of the values of its completion's tokens."""
+        """For each token, the mean of the values of its completion's tokens."""
         sums = values.new_zeros(len(self.lengths)).index_add(0, self.completion, values)
         return (sums / self.lengths)[self.completion]
 
     @cached_property
     def length(self) -> th.Tensor:
-        """Of each token, the length of its completion."""
+        """For each token, the length of its completion."""
         return self.lengths[self.completion]
 
     @property

@@ -15,7 +15,7 @@ from pg_agents.language.texts import Completions
 
 
 class Scored(NamedTuple):
-    """What policy and reference say of the tokens of completions, each `(N, T)`; 0 for padding.
+    """The quantities of policy and reference at the tokens of completions, each `(N, T)`; 0 for padding.
 
     Attributes:
         log_prob: log π.

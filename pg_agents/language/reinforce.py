@@ -35,13 +35,13 @@ class EpisodeComparison(LanguageAlgorithm):
 
     @abstractmethod
     def compare(self, episodes: Episodes) -> Floats:
-        """How good each token was, compared with those of other completions.
+        """The advantage of each token over those of other completions.
 
         Args:
-            episodes: Returns `(N, T)`, less the price of KL divergence where it belongs there.
+            episodes: Returns `(N, T)`, less the price of KL divergence if it is part of the reward.
 
         Returns:
-            Of the same shape.
+            Advantages of the same shape.
         """
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:

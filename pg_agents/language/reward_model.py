@@ -32,11 +32,11 @@ from pg_agents.language.models import (
 from pg_agents.language.texts import Completions, by_length, tokenized
 
 Preference = tuple[str, str, str]
-"""A prompt, the completion that was preferred, and the other."""
+"""A prompt, the preferred completion, and the other one."""
 
 
 class Calibration(NamedTuple):
-    """How often the model is right, as a function of how sure it says it is.
+    """The model's accuracy as a function of its stated certainty.
 
     The pairs are sorted by the probability that the model gives to the preferred completion or the other, whichever is
     larger, and put into bins of equal size.
@@ -140,7 +140,7 @@ class RewardModel:
         """Train on preferences, measure the model on those held out, and normalise it.
 
         Args:
-            preferences: Of each pair the prompt, the completion that was preferred, and the other. A completion that
+            preferences: The prompt, the preferred completion, and the other one of each pair. A completion that
                 was not cut ends with the end's word.
 
         Returns:
@@ -205,7 +205,7 @@ class RewardModel:
         """The reward of each completion, `(N,)`, on the model's device.
 
         Args:
-            completions: Of a model with the same tokenizer.
+            completions: Completions of a model with the same tokenizer.
             batch_size: Completions that are scored at once.
         """
         device = self._scores.head.weight.device

@@ -1,4 +1,4 @@
-"""`LanguageAlgorithm`: what all policy gradients on language models share.
+"""`LanguageAlgorithm`: the base of all policy gradients on language models.
 
 An update is the same four slots as everywhere: completions are collected, `estimate` tells how good each token was,
 `objective` is maximised, and `update` moves the parameters. A completion is an episode, a column of a `(T, N)` rollout.
@@ -275,7 +275,7 @@ class LanguageAlgorithm(Arguments):
     def _encoded_prompts(self) -> list[list[int]]:
         if self.prompts:
             return encode_prompts(self.tokenizer, self.prompts)
-        # Loaded to be used: whatever it will be shown has no more tokens than the model has positions.
+        # A loaded policy is only used: texts may have as many tokens as the model has positions.
         n_positions = getattr(self._given.config, "max_position_embeddings", None) or self.max_new_tokens + 1
         return [[self.tokenizer.eos_token_id] * (n_positions - self.max_new_tokens)]
 
@@ -311,7 +311,7 @@ class LanguageAlgorithm(Arguments):
         self._waiting: list[int] = []
 
     def random_state(self) -> dict[str, th.Tensor]:
-        """What the next draws follow from: the generators' states, and the prompts whose turn is next."""
+        """The state that determines the next draws: the generators' states, and the next prompts."""
         return {
             "generator": self._generator.get_state(),
             "order_generator": self._order_generator.get_state(),
@@ -524,7 +524,7 @@ class LanguageAlgorithm(Arguments):
         Args:
             completions: The completions.
             rewards: Their rewards, `(N,)`.
-            scored: What policy and reference say of them.
+            scored: The quantities of policy and reference at their tokens.
         """
         device = completions.tokens.device
         known = as_rollout(
@@ -775,7 +775,7 @@ def as_rollout(
     Args:
         completions: The completions.
         rewards: Their rewards, `(N,)`.
-        scored: What policy and reference say of them.
+        scored: The quantities of policy and reference at their tokens.
         kl_coef: Price of the KL divergence in the reward; 0 for none.
         kl_estimator: Its estimate from a token, a name in `pg_agents.objectives.KL_ESTIMATORS`.
     """

@@ -40,13 +40,13 @@ class GroupComparison(EpisodeComparison):
 
     @abstractmethod
     def compare_in_groups(self, groups: Episodes) -> Floats:
-        """How good each token was, compared with those of its group.
+        """The advantage of each token over its group.
 
         Args:
             groups: Returns `(n_groups, G, T)`.
 
         Returns:
-            Of the same shape.
+            Advantages of the same shape.
         """
 
     def compare(self, episodes: Episodes) -> Floats:

@@ -62,7 +62,7 @@ class Completions:
         return Completions(self.tokens.to(device), self.mask.to(device), self.n_prompt)
 
     def parts(self, batch_tokens: int | None) -> Iterator[th.Tensor]:
-        """Rows in parts of at most so many tokens, padding included, with rows of similar length together.
+        """Rows in parts with a limited number of tokens, padding included; rows of similar length come together.
 
         A row that is longer is a part of its own. Without a limit the parts are what is fastest: on a CPU two, which
         have less padding than the whole.
@@ -122,7 +122,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     if len(prompts) == 0:
         raise ValueError("`prompts` must have at least one text, but is empty.")
     encoded: list[list[int]] = tokenizer(list(prompts))["input_ids"]
-    # Some tokenizers end every text; a prompt goes on.
+    # Some tokenizers end every text, but a prompt continues.
     plain, eos = tokenizer(list(prompts), add_special_tokens=False)["input_ids"], [tokenizer.eos_token_id]
     encoded = [
         tokens[:-1] if tokens[-1:] == eos and given[-1:] != eos else tokens
@@ -187,7 +187,7 @@ def tokenized(
     Args:
         tokenizer: The tokenizer.
         prompts: The prompts.
-        completions: As many completions.
+        completions: The same number of completions.
         adds_end: Whether the end-of-sequence token is added to completions where it is missing.
 
     Raises:

@@ -27,7 +27,7 @@ class TextRollout:
         log_probs: log π of the policy that wrote them, `(N, T)`.
         reference_log_probs: log π_ref, `(N, T)`.
         values: V before each token, `(N, T)`.
-        advantages: How good each token was, `(N, T)`.
+        advantages: The advantage of each token, `(N, T)`.
         returns: The critic's regression target, `(N, T)`.
         trained_on: `(N,)`, False for completions that nothing is learnt from.
     """

@@ -1,1 +1,1 @@
-"""Exact resuming: checkpoints from which an interrupted training goes on bit for bit."""
+"""Exact resuming: checkpoints from which an interrupted training continues bit for bit."""

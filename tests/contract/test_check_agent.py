@@ -256,7 +256,7 @@ FAULTS = {
     PredictsColumns: r"must give actions of shape \(5,\) for five observations, but gave \(5, 1\)",
     AlwaysSamples: "must answer the same observation with the same action each time",
     ForgetsTheOptimiser: "must hold the optimiser's state too",
-    HoldsAGenerator: "must be saved and loaded. Name what cannot be pickled.*TypeError",
+    HoldsAGenerator: "must be saved and loaded. Name attributes that cannot be pickled.*TypeError",
     HoldsAGeneratorWhileCollecting: "must be saved at any moment, also in the middle of a rollout.*TypeError",
     AllocatesInInit: "must load with three environments and train on: allocate by `n_envs` in `_setup_model`",
     IgnoresTheSeed: "with one seed must have the same parameters",

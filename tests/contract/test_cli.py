@@ -476,7 +476,7 @@ def test_list_shows_what_there_is_of_one_algorithm_or_of_some_environments(capsy
     assert "CartPole-v0, CartPole-v1" in out
     assert "Acrobot" not in out
     assert main(["list", "--algo", "contrib/crossq", "--env", "cartpole"]) == 0
-    assert says(capsys.readouterr().out, "Nothing", "contrib/crossq", "'cartpole'")
+    assert says(capsys.readouterr().out, "no hyperparameters", "contrib/crossq", "'cartpole'")
 
 
 @pytest.mark.parametrize(("option", "near"), [(["--algo", "pp"], "ppo"), (["--env", "Cartpol-v1"], "CartPole-v1")])

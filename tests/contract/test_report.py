@@ -438,7 +438,7 @@ def test_notes_tell_of_missing_and_failed_cells_and_mixed_versions(tmp_path):
     ("commits", "said"),
     [
         (["1a", "1a+changes"], [["commits", "1a", "1a+changes"]]),
-        ([None, "1a"], [["commits", "not known", "1a"]]),
+        ([None, "1a"], [["commits", "unknown", "1a"]]),
         (["1a", "1a"], []),
         ([None, None], []),
     ],
@@ -524,8 +524,8 @@ def test_random_actions_are_compared_with_by_probability_of_improvement(reported
     ("envs", "name"),
     [
         (["pg/AliasedGridworld-v0", "pg/TorqueBandit-v0"], "optimal (known)"),
-        (["pg/AliasedGridworld-v0", "CartPole-v1"], "what 1 is"),
-        (["pg/TorquePendulum-v0"], "what 1 is"),  # that of a controller, which can be surpassed
+        (["pg/AliasedGridworld-v0", "CartPole-v1"], "upper end"),
+        (["pg/TorquePendulum-v0"], "upper end"),  # that of a controller, which can be surpassed
     ],
 )
 def test_the_last_row_of_aggregates_is_optimal_where_the_optimum_is_known(tmp_path, envs, name):
@@ -640,7 +640,7 @@ def test_the_same_results_give_the_same_files_byte_for_byte(reported, drawn, tmp
     [
         ({"ppo": {"A-v0": [1.0, 2.0, 3.0]}}, {}, "nothing to compare"),
         ({"ppo": {"A-v0": [1.0, 2.0, 3.0]}}, {"A-v0": 0.0}, "`ppo` against `random`"),
-        ({"ppo": {"A-v0": [1.0]}, "a2c": {"A-v0": [2.0]}}, {"A-v0": 0.0}, "No environment can be taken."),
+        ({"ppo": {"A-v0": [1.0]}, "a2c": {"A-v0": [2.0]}}, {"A-v0": 0.0}, "No environment qualifies."),
         ({"ppo": {"A-v0": [5.0] * 3}, "a2c": {"A-v0": [5.0] * 3}}, {"A-v0": 0.0}, "difference 0 [0, 0]"),
         (
             {"ppo": {"A-v0": [1.0] * 3}, "a2c": {"B-v0": [2.0] * 3}},

@@ -231,7 +231,7 @@ def test_a_score_that_is_no_number_is_a_failure(trainings, tmp_path):
     found = a_search(tmp_path)
     found.run(n_trials=2, jobs=1)
     assert found.ranked() == []
-    assert says((tmp_path / "failed/trial_0.txt").read_text(), "not finite")
+    assert says((tmp_path / "failed/trial_0.txt").read_text(), "must be finite", "nan")
 
 
 def test_a_full_disk_ends_the_search_in_one_line(trainings, tmp_path, capsys):

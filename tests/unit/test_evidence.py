@@ -243,7 +243,7 @@ def test_a_damaged_cell_is_one_line_that_names_it(results, zoo, capsys, contents
 
 def test_a_file_that_is_no_evidence_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"algo": "ppo"}')
-    with pytest.raises(UserError, match=r"x\.json is no evidence"):
+    with pytest.raises(UserError, match=r"x\.json contains no evidence"):
         scored.read(tmp_path / "x.json")
 
 
@@ -316,8 +316,8 @@ def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_
     unpublished = some_evidence(env="pg/RPSMatch-v0")
     text = table([*pendulum, acrobot, more, older, unpublished])
     assert (
-        "4 scores can be compared with SB3's in rl_zoo3, at no more steps. higher: 1, not shown: 1, lower: 2.\n"
-        "1 score can be compared with SB3's in rl_zoo3 of an older environment, at no more steps. higher: 1, "
+        "4 scores can be compared with SB3's in rl_zoo3, with no more steps. higher: 1, not shown: 1, lower: 2.\n"
+        "1 score can be compared with SB3's in rl_zoo3 of an older environment, with no more steps. higher: 1, "
         "not shown: 0, lower: 0.\n"
     ) in text
     assert "| 242.1 ± 31.82, 1,000,000 steps (LunarLander-v2) | higher (older environment) |" in text

@@ -1,5 +1,7 @@
 """What an algorithm of one's own is given in the slots that it fills."""
 
+from typing import ClassVar
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -228,3 +230,58 @@ def test_constructors_of_subclasses_and_mixins_run_and_keep_what_they_set():
     agent = MixedIn("MlpPolicy", Counting())
     assert agent.mixed
     assert WithDefaultPolicy(env=Counting()).policy_class is ActorCriticPolicy
+
+
+class Decaying(PolicyGradient):
+    learning_rate: float = 1e-2
+    gamma: float = 0.9
+    n_steps: int = 8
+    decay: float = argument(default=0.5, at_least=0, at_most=1)
+
+
+class Both(Listed, Decaying):
+    pass
+
+
+class BothAndMore(Listed, Decaying):
+    bias: float = 0.0
+
+
+@pytest.mark.parametrize("algorithm", [Both, BothAndMore])
+def test_fields_of_a_second_parent_are_arguments_too(algorithm):
+    agent = algorithm("MlpPolicy", Counting(), decay=0.25)
+    assert (agent.decay, agent.power, agent.n_steps, agent.gamma) == (0.25, 1.0, 4, 0.5)  # the first parent's first
+    with pytest.raises(ValueError, match="`decay` must be a number at least 0 and at most 1, but is 2"):
+        algorithm("MlpPolicy", Counting(), decay=2)
+
+
+def test_a_class_attribute_that_would_become_an_argument_is_refused():
+    with pytest.raises(TypeError, match=r"`has_critic` is a class attribute .* annotate .* with ClassVar"):
+
+        class NoCritic(Listed):
+            has_critic: bool = False
+
+    with pytest.raises(TypeError, match=r"default \[64\] of the argument `layers` would be shared"):
+
+        class WithLayers(Listed):
+            layers: list = [64]
+
+    class WithTable(Listed):
+        table: ClassVar[dict] = {"a": 1}
+
+    assert WithTable("MlpPolicy", Counting()).table == {"a": 1}
+    with pytest.raises(TypeError, match="table"):
+        WithTable("MlpPolicy", Counting(), table={})
+
+
+def test_a_hook_that_is_no_longer_called_is_told():
+    with pytest.warns(UserWarning, match=r"`update_settings` of Former is no longer called: give `settings`"):
+
+        class Former(Listed):
+            def update_settings(self):
+                return {}
+
+    class Weighted(Listed):
+        weight: float = 2.0  # an argument, not the hook
+
+    assert Weighted("MlpPolicy", Counting(), weight=3.0).weight == 3.0

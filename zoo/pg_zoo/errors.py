@@ -1,4 +1,4 @@
-"""What users are told in one line: mistakes of theirs, and plugins that had to be left out."""
+"""Errors and warnings for users, in one line each."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def warn(message: str) -> None:
 
 @contextmanager
 def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
-    """Turn exceptions into a `UserError`, except at verbosity 2, which shows where they come from.
+    """Turn exceptions into a `UserError`, except at verbosity 2, which shows their tracebacks.
 
     Args:
-        *kinds: Which exceptions; all others pass.
-        verbose: What the user asked for with `--verbose`.
+        *kinds: The kinds of exceptions to turn; all others pass.
+        verbose: The value of `--verbose`.
 
     Raises:
-        UserError: One of them was raised.
+        UserError: An exception of these kinds was raised.
     """
     try:
         yield
@@ -37,6 +37,6 @@ def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
     except kinds as error:
         if verbose > 1:
             raise
-        # These say all there is to say in their messages; of others, the type may be the best part.
-        telling = isinstance(error, (ValueError, TypeError, AssertionError, OSError)) and str(error)
-        raise UserError(str(error) if telling else f"{type(error).__name__}: {error}") from error
+        # The messages of these are complete sentences; of others, the type may be the most useful part.
+        is_sentence = isinstance(error, (ValueError, TypeError, AssertionError, OSError)) and str(error)
+        raise UserError(str(error) if is_sentence else f"{type(error).__name__}: {error}") from error

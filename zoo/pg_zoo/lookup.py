@@ -20,9 +20,9 @@ from pg_zoo.errors import UserError, one_line, warn
 
 @contextmanager
 def plugin_warnings() -> Iterator[None]:
-    """Show a `PluginWarning` as one line, without the line of code that gave it; other warnings stay as they are."""
+    """Show each `PluginWarning` as one line, without its line of code; other warnings are unchanged."""
     with warnings.catch_warnings(record=True) as caught:
-        # Each one, every time: a filter must neither hide them nor turn them into errors.
+        # Record all of them: a filter must neither hide them nor turn them into errors.
         warnings.simplefilter("always", registry.PluginWarning)
         yield
     for warning in caught:
@@ -36,7 +36,7 @@ def find_algorithm(name: str, verbose: int = 1) -> type[BaseAlgorithm]:
     """The class that `--algo` names.
 
     Raises:
-        UserError: There is none, or it cannot be imported.
+        UserError: The algorithm is unknown or cannot be imported.
     """
     with one_line(ValueError, registry.PluginError, verbose=verbose):
         try:
@@ -46,7 +46,7 @@ def find_algorithm(name: str, verbose: int = 1) -> type[BaseAlgorithm]:
 
 
 def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) -> None:
-    """Register everybody's environments and make sure that `--env` is among them.
+    """Register the environments of all plugins, and check that `--env` is known.
 
     Args:
         env_id: The Gymnasium id.
@@ -62,20 +62,20 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
     with plugin_warnings(), one_line(registry.PluginError, verbose=verbose):
         registry.register_envs()
     import pettingzoo
-    import rl_zoo3.import_envs  # noqa: F401  # it registers those that it knows of
+    import rl_zoo3.import_envs  # noqa: F401  # registers environments of installed packages
 
     if env_id not in gym.registry:
         hint = suggestion(env_id, gym.registry) or " Is the package that registers it installed?"
         if env_id in pettingzoo.parallel_registry or env_id in pettingzoo.aec_registry:
-            hint = " It is a PettingZoo game, for several agents: train on it in Python, with pg_envs.SelfPlayVecEnv."
+            hint = " It is a PettingZoo game for several agents: train on it in Python with pg_envs.SelfPlayVecEnv."
         raise UserError(f"Unknown environment {env_id!r}.{hint}")
 
 
 def find_device(name: str) -> str:
-    """The torch device of that name, `"auto"` resolved.
+    """The torch device of that name, with `"auto"` resolved.
 
     Raises:
-        UserError: There is none on this machine; Stable-Baselines3 would silently take the CPU.
+        UserError: This machine lacks the device; Stable-Baselines3 would silently use the CPU.
     """
     with one_line(RuntimeError):
         found, asked = get_device(name), None if name == "auto" else th.device(name)
@@ -84,7 +84,7 @@ def find_device(name: str) -> str:
     return str(found)
 
 
-_OF_A_REPORT = ("rliable", "pandas", "matplotlib")  # the extra `report`
+_REPORT_PACKAGES = ("rliable", "pandas", "matplotlib")  # the extra `report`
 
 
 def check_report_packages() -> None:
@@ -93,6 +93,6 @@ def check_report_packages() -> None:
     Raises:
         UserError: One is missing.
     """
-    for package in _OF_A_REPORT:
+    for package in _REPORT_PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"A report needs the package {package}: pip install 'pg-agents[report]'.")

@@ -1,4 +1,4 @@
-"""Numbers as a report writes them."""
+"""Numbers and lists in words, for reports and messages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 
 def number(value: float) -> str:
-    """Four digits, or all before the point."""
+    """A number with four significant digits, or with all digits before the point."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{float(f'{value:.4g}') + 0.0:g}"  # no -0
 
 
 def interval(estimate: Iterable[float]) -> str:
-    """`value [low, high]` with as many digits as the interval deserves; the value alone if it has none."""
+    """`value [low, high]`, with digits according to the interval's width; the value alone without an interval."""
     numbers = [float(part) for part in estimate]
     value, low, high = numbers
     if not math.isfinite(low):
@@ -22,7 +22,7 @@ def interval(estimate: Iterable[float]) -> str:
     if low == high:
         return f"{number(value)} [{number(low)}, {number(high)}]"
     digits = max(0, 1 - math.floor(math.log10((high - low) / 2)))
-    # A bound must not look like 0 when it is not: on which side of it matters.
+    # A bound that is not 0 must not look like 0, because its sign matters.
     while any(bound != 0 and round(bound, digits) == 0 for bound in (low, high)):
         digits += 1
     shown = [f"{round(part, digits) + 0.0:,.{digits}f}" for part in numbers]
@@ -48,7 +48,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def different(values: Iterable[object]) -> list[str]:
-    """Each once, as text."""
+    """The distinct values as texts, in order of appearance."""
     return list(dict.fromkeys(map(str, values)))
 
 

@@ -142,7 +142,7 @@ class Table:
 
 
 def _cumulative(rows: np.ndarray) -> np.ndarray:
-    """Rows with their cumulative probability in front; that of the last is 1, whatever the rounding."""
+    """Rows with their cumulative probability in front; the last probability is exactly 1, despite rounding."""
     if not is_distribution(rows[:, 0]):
         raise ValueError(f"Probabilities must be at least 0 and have the sum 1, but are {rows[:, 0].tolist()}.")
     sums = np.cumsum(rows[:, 0])

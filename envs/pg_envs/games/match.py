@@ -181,7 +181,7 @@ def match_world(match: Match, opponent: AnyOpponent, rule: Rule) -> World:
     Args:
         match: The rules of the game.
         opponent: The opponent.
-        rule: How its moves are found. With `ASKED`, its next probabilities have to be written into the states.
+        rule: The rule that finds its moves. With `ASKED`, its next probabilities have to be written into the states.
     """
     n = match.n_actions
     sizes = {Rule.MIXTURE: 1, Rule.FREQUENCY: n, Rule.PATTERN: (n * n + 1) * n + 1, Rule.ASKED: n}

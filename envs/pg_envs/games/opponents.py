@@ -34,7 +34,7 @@ NAMES = ("frequency", "pattern", "fixed", "uniform", "oracle", "snapshots")
 
 
 class Rule(Enum):
-    """How matches find an opponent's next move."""
+    """The ways to find an opponent's next move in a match."""
 
     MIXTURE = 0  # drawn from a mixture, one of several, which is drawn at the start of a match
     FREQUENCY = 1  # the best response to the counts of the agent's moves
@@ -47,7 +47,7 @@ class AnyOpponent(ABC):
 
     @abstractmethod
     def rule(self, match: Match) -> Rule:
-        """How the match finds its moves.
+        """The rule by which a match finds this opponent's moves.
 
         Raises:
             ValueError: The opponent cannot play this game.

@@ -27,15 +27,15 @@ _PROMPT_TOKENS = np.array([[WORDS.index(word) for word in prompt.split()] for pr
 
 @dataclass(frozen=True)
 class TextTask:
-    """What a language model needs to know of a task in which an episode is a text.
+    """A task whose episodes are texts, as language models need it.
 
     Attributes:
         words: The vocabulary, in the order of the tokens; texts have single spaces between words.
         special: The words for padding, beginning and end, by the names `pad`, `bos` and `eos`.
         prompts: The prompts.
         max_new_tokens: Longest completion, the end included.
-        reward: Of a prompt and a completion.
-        corpus: Draws pairs of prompt and completion, to learn the language from: `corpus(n, generator)`.
+        reward: The reward of a prompt and a completion.
+        corpus: `corpus(n, generator)` draws pairs of prompt and completion, from which the language can be learnt.
         kl_coef: Price of the KL divergence from the language for which the reference scores hold.
     """
 

@@ -25,7 +25,7 @@ Sums = NDArray[np.float64]
 
 
 class Optimum(NamedTuple):
-    """What the best policy gets.
+    """The values of the best policy.
 
     Attributes:
         objective: J* = E[r] - β KL(π* || reference).

@@ -28,7 +28,7 @@ FASTEST = 2.5  # top speed of a geared joint
 
 @compiled
 def geometry(state: Any, n: int) -> None:
-    """Write what follows from the angles and the goal: cos q, sin q, the tip, and the torques of a pull on the tip.
+    """Write the quantities derived from the angles and the goal: cos q, sin q, the tip, and torques of a pull on it.
 
     The pull is the force goal - tip. Its torque on joint i is its product with the vector from the joint to the tip,
     turned by a right angle.

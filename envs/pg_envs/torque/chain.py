@@ -50,7 +50,7 @@ class Chain:
         self.damping = damping * self.inertia
 
     def constants(self) -> np.ndarray:
-        """What `move` reads: n, the duration and number of substeps, the largest torques, and the damping."""
+        """The constants of `move`: n, the duration and number of substeps, the largest torques, and the damping."""
         return np.concatenate([[self.n, self.dt / self.substeps, self.substeps], self.max_torque, self.damping])
 
     def fastest(self) -> float:

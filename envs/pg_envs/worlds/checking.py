@@ -1,4 +1,4 @@
-"""`check_world`: whether a world keeps to what its faces and compiled rollouts rely on."""
+"""`check_world`: the conformance check of worlds."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_world(world: World, *, n_copies: int = 3, n_steps: int = 100, seed: in
 
 @dataclass
 class _Numbers:
-    """What a copy's functions read and write."""
+    """The numbers that a copy's functions read and write."""
 
     state: np.ndarray
     random: np.ndarray
@@ -83,7 +83,7 @@ class _Call:
     Attributes:
         function: Its name.
         where: The copy and the step, in words.
-        action: Of a step.
+        action: The action of a step.
         before: The numbers before it.
         after: The numbers after it.
     """
@@ -158,7 +158,7 @@ def _interpreted(world: World, i: int, seed: int, actions: list[Any]) -> list[_C
 
 
 class _Twin:
-    """A copy that differs in what the last episode left in the state, and must do the same."""
+    """A copy with another remainder of the last episode in its state, which must behave in the same way."""
 
     def __init__(self, world: World, call: _Call) -> None:
         self._world, self._left = world, np.zeros(0, dtype=int)
@@ -314,7 +314,7 @@ def _check_compiled(world: World, calls: list[_Call]) -> None:
             ("reward", call.function, TOLERANCE),
             ("state", call.function, TOLERANCE),
             ("random", call.function, 0.0),
-            ("observation", "observe", 2.0**-22),  # what was rounded otherwise may be the neighbour in float32
+            ("observation", "observe", 2.0**-22),  # another rounding may give the neighbouring float32
         ):
             here, there = (np.asarray(getattr(numbers, name), dtype=float) for numbers in (compiled, call.after))
             scale = np.maximum(np.abs(there), 1.0)

@@ -1,4 +1,4 @@
-"""Copies of an environment: `AnyCopies`, what the faces need of them, and `Copies`, those of a world."""
+"""Copies of an environment: `AnyCopies`, the interface that the faces need, and `Copies` of a world."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class AnyCopies(ABC):
         n: Number of copies.
         max_episode_steps: Number of steps after which an episode is truncated; None for no limit.
         restarts: Whether a step that ends an episode starts the next one.
-        observation_space: Of one copy.
-        action_space: Of one copy.
+        observation_space: The observation space of one copy.
+        action_space: The action space of one copy.
         image_size: Width and height of a picture, in pixels.
         rewards: `(n,)` float64: what the last step gave, as the next two.
         terminated: `(n,)` bool.
         truncated: `(n,)` bool; a step can be both.
         held: `(n,)` bool: copies that `step` leaves as they are, with reward 0.
         address: Address of a function that steps the copies, for compiled code elsewhere; 0 for none.
-        table: What that function reads; None for no compiler.
+        table: The table that this function reads; None without a compiler.
     """
 
     n: int
@@ -88,7 +88,7 @@ class AnyCopies(ABC):
 
     @abstractmethod
     def last_observations(self) -> np.ndarray:
-        """The last observations of the episodes that ended in the last step, if `restarts`; other rows say nothing."""
+        """The last observations of episodes that ended in the last step, if `restarts`; other rows are meaningless."""
 
     @abstractmethod
     def info(self) -> dict[str, np.ndarray]:
@@ -96,7 +96,7 @@ class AnyCopies(ABC):
 
     @abstractmethod
     def last_info(self) -> dict[str, np.ndarray]:
-        """The same before the restarts of the last step."""
+        """The same entries for the states before the restarts of the last step."""
 
     @abstractmethod
     def draw(self, i: int, canvas: Canvas) -> None:
@@ -255,7 +255,7 @@ class Copies(AnyCopies):
         self.randoms[i] = generator_state(seed)
 
     def plan(self, seeds: np.ndarray | None) -> None:
-        """Let the next episodes of each copy start from given seeds, whatever starts them.
+        """Start the next episodes of each copy from given seeds, in every kind of reset.
 
         Args:
             seeds: `(n, k)`: the generators of the next k episodes are those that belong to them; None to forget them.

@@ -209,7 +209,7 @@ class VectorFace(VectorEnv[Any, Any, Any]):
                 "call reset(options={'reset_mask': terminated | truncated}) before the next step."
             )
         copies.begin(ended)
-        if actions.shape == self.action_space.shape:  # those of the resets are ignored, whatever they are
+        if actions.shape == self.action_space.shape:  # actions in reset steps are ignored
             actions = actions.copy()
             actions[ended] = self._any_action()
         held = copies.held.copy()

@@ -26,7 +26,7 @@ class _Maker:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What is known without making an environment."""
+        """The metadata, without making an environment."""
         if self._metadata is not None:
             return dict(self._metadata)
         world = self._imported()

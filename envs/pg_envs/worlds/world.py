@@ -50,7 +50,7 @@ class World:
         known_returns: Exact mean returns of further policies by name, or a function that computes them; `controller`,
             `random` and `zero` here need no simulation.
         image_size: Width and height of a picture, in pixels.
-        metadata: Of both faces, beside what they add.
+        metadata: Metadata of both faces, in addition to their own.
 
     Raises:
         ValueError: A space or a size is not allowed.

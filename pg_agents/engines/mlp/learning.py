@@ -85,7 +85,7 @@ class Stored:
         )
 
     def places(self, samples: np.ndarray) -> np.ndarray:
-        """Where these samples lie: they are numbered environment after environment."""
+        """The rows of these samples, which are numbered environment after environment."""
         places = np.arange(self.n_steps * self.n_envs).reshape(self.n_steps, self.n_envs).T.ravel()
         return np.asarray(places[samples])
 
@@ -237,7 +237,7 @@ class Update:
         return code, n_begun
 
     def _run_epochs(self, n_epochs: int) -> tuple[int, int]:
-        """How the kernels ended, and how many minibatches they have begun."""
+        """Run the kernels; returns their code, and the number of minibatches that they began."""
         self.table["n_epochs"] = n_epochs
         n_samples = n_epochs * self.n_samples
         can_share = self.trains_critic and threads.available() > 1

@@ -1,7 +1,7 @@
-"""The compiled loop: rollouts and updates one after the other, as a worker of asynchronous training makes them.
+"""The compiled loop of a worker in asynchronous training: alternate rollouts and updates.
 
-As `rolling.py` does, it calls `kernels.act`, `kernels.train` and `rolling.roll` through their addresses. In between it
-does what `PolicyGradient.estimate` does, number for number.
+It calls `kernels.act`, `kernels.train` and `rolling.roll` through their addresses, as `rolling.py` does. Advantages in
+between are those of `PolicyGradient.estimate`, number for number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pg_agents.engines.mlp.simd import (
     publish,
 )
 
-# As in kernels.py: Numba compiles this file anew when simd.py has changed.
+# As in kernels.py: makes Numba compile this file again when simd.py has changed.
 SIMD = "22decbbaa0bb"
 
 DONE, STOPPED, NOT_FINITE = range(3)
@@ -35,7 +35,7 @@ LOOP = np.dtype(
         ("n_envs", _integer),
         ("n_actions", _integer),
         ("categorical", _integer),
-        ("n_towers", _integer),  # that are trained
+        ("n_towers", _integer),  # number of trained towers
         ("gamma", _number),
         ("decay", _number),  # γ λ
         # Functions, and their tables
@@ -57,19 +57,19 @@ LOOP = np.dtype(
         ("counts", _address),  # (n_workers,) updates that each worker has applied
         ("n_workers", _integer),
         ("worker", _integer),
-        ("stop", _address),  # not 0: make no further update
-        # Of each update, float64
+        ("stop", _address),  # any number but 0 prevents further updates
+        # (n_updates,) float64
         ("rates", _address),
         ("ent_coefs", _address),
         ("vf_coefs", _address),
-        ("ent_coef", _address),  # where `train` reads them
+        ("ent_coef", _address),  # the present coefficients, which `train` reads
         ("vf_coef", _address),
         ("noise", _address),  # (n_updates, T, N, n_actions)
-        ("noise_bytes", _integer),  # of an update
-        ("noise_of_step", _address),  # where `act` reads the address of its noise
+        ("noise_bytes", _integer),  # size of one update's noise
+        ("noise_of_step", _address),  # location of the noise's address, which `act` reads
         # The rollout, (T, N)
         ("drawn", _address),
-        ("actions", _address),  # float32, as `train` reads them
+        ("actions", _address),  # float32, for `train`
         ("rewards", _address),
         ("env_rewards", _address),
         ("values", _address),
@@ -84,7 +84,7 @@ LOOP = np.dtype(
         ("told_dones", _address),
         ("told_truncated", _address),
         ("events", _address),
-        ("progress", _address),  # of `roll`
+        ("progress", _address),  # the progress of `roll`
         ("train_progress", _address),
         ("staleness", _address),  # int64: sum, largest, updates made
     ],
@@ -156,7 +156,7 @@ def _clear(loop):
 
 @njit(**_compiled)
 def _tell(loop, update, first_event):
-    """Write down what callbacks are told."""
+    """Record rewards and ends of episodes for callbacks."""
     size = loop.n_steps * loop.n_envs
     rewards, told = floats(loop.env_rewards), floats(loop.told_rewards + 4 * update * size)
     dones, cut = flags(loop.told_dones + update * size), flags(loop.told_truncated + update * size)
@@ -177,11 +177,11 @@ def _tell(loop, update, first_event):
     error_model="numpy",
 )
 def run(loops, learning_rates):
-    """Pull, roll, estimate and train, again and again.
+    """Repeat: pull parameters, roll, estimate, train.
 
     Args:
-        loops: One row.
-        learning_rates: Of each tensor, where `train` reads them.
+        loops: A table of one row.
+        learning_rates: The learning rate of each tensor, which `train` reads.
 
     Returns:
         DONE, STOPPED, NOT_FINITE where the gradient is not, or `roll`'s code below 0 where it has refused a number. The

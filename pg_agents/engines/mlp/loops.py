@@ -23,7 +23,7 @@ class Loop:
         program: The policy's tables.
         env: The environment's parts.
         buffer: A rollout buffer of its own, which holds one rollout.
-        loss: Of all updates, but for the coefficients `ent_coef` and `vf_coef`.
+        loss: The loss of all updates, except for the coefficients `ent_coef` and `vf_coef`.
         weight: Address of the compiled weight.
         gamma: Discount factor.
         gae_lambda: λ of the advantages.
@@ -48,7 +48,7 @@ class Loop:
 
         self._program, self._buffer, self._kernels = program, buffer, looping
         buffer.reset()
-        # Its random numbers are not used: `run` has those of all its rollouts.
+        # Its random numbers are not used: `run` is given the numbers of all its rollouts.
         self._actor = actor = MLPActor(program, buffer, np.random.default_rng(0), None)
         buffer.advance_to(len(buffer.values))
         stored, samples = Stored(program, buffer), buffer.draw_order(None, 1)

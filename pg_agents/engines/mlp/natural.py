@@ -1,4 +1,4 @@
-"""A natural step in compiled code, beside the regression of the critic."""
+"""The natural step in compiled code, and the regression of the critic beside it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from pg_agents.policies import unchecked_distributions
 
 @cache
 def _load_kernels() -> ModuleType:
-    """Import the kernels of natural steps; the first time on a machine, that compiles them."""
+    """Import the kernels of natural steps; the first import on a machine compiles them."""
     from pg_agents.engines.mlp import natural_kernels
 
     return natural_kernels
 
 
 class Blocks:
-    """The actor's tables once more for each block of samples, with memory for the block's outputs and derivatives.
+    """Copies of the actor's tables, one for each block of samples, with memory for its outputs and derivatives.
 
     Args:
         program: The policy's tables.
-        n_blocks: How many.
+        n_blocks: Number of blocks.
     """
 
     def __init__(self, program: Program, n_blocks: int) -> None:
@@ -51,7 +51,7 @@ class Blocks:
         layers = np.tile(actor, (n_blocks, 1))
         self.layers = layers.reshape(-1)
         size = program.kernels.BLOCK * np.array([program.padded(n) for n in (n_features, *actor["n_out"].tolist())])
-        # Two arrays of each: the input and its transpose, outputs and derivatives.
+        # Two arrays of each size: the input and its transpose; outputs and derivatives.
         ends = np.cumsum(np.repeat(size, 2))
         self._memory = np.zeros(n_blocks * ends[-1] + 16, np.float32)
         begin = self._memory.ctypes.data + -self._memory.ctypes.data % 64 + 4 * ends[-1] * np.arange(n_blocks)
@@ -70,7 +70,7 @@ class Blocks:
 
 
 class Vectors:
-    """Vectors over the actor's parameters: flat, as `policy.parameters()` orders them, and as the kernels lay them out.
+    """Conversion of vectors over the actor's parameters: flat, in the order of `policy.parameters()`, and laid out.
 
     Args:
         program: The policy's tables.
@@ -90,11 +90,11 @@ class Vectors:
         self._places = np.concatenate([place.reshape(-1) for place in places])
 
     def lay_out(self, vector: th.Tensor) -> None:
-        """Write a flat vector where the kernels read it."""
+        """Write a flat vector into the memory that the kernels read."""
         self.laid_out[self._places] = vector.numpy()
 
     def gradient(self) -> th.Tensor:
-        """The gradient that the kernels have written, flat."""
+        """The kernels' gradient as a flat vector."""
         return th.from_numpy(self._gradient[self._places])
 
 
@@ -160,13 +160,13 @@ class NaturalGradient:
 
 
 def _at_once(move: Callable[[], None], regression: Regression) -> None:
-    """Fit the critic in another thread, while the policy moves in this one: they share nothing that is written."""
+    """Fit the critic in another thread while the policy moves in this one; they share no memory that is written."""
     failures: list[Exception] = []
 
     def fit() -> None:
         try:
             regression.fit()
-        except Exception as error:  # raised in the thread that asked for it
+        except Exception as error:  # raised again in the calling thread
             failures.append(error)
 
     other = threading.Thread(target=fit, name="pg_agents critic")
@@ -175,7 +175,7 @@ def _at_once(move: Callable[[], None], regression: Regression) -> None:
         move()
         other.join()
     except BaseException:
-        # An interrupted update must not leave the other thread running: it would outlive the arrays it works on.
+        # An interrupted update must not leave the other thread running: it would outlive the arrays that it uses.
         regression.abort()
         if other.ident is not None:
             other.join()
@@ -185,14 +185,14 @@ def _at_once(move: Callable[[], None], regression: Regression) -> None:
 
 
 class Surrogate(Update):
-    """Objective, less the penalty, and KL divergence from the present policy, whatever the policy becomes."""
+    """The objective less the penalty, and the KL divergence from the policy at the beginning of the step."""
 
     def linearise(self, blocks: Blocks, vectors: Vectors, step: NaturalStep) -> None:
-        """Evaluate the present policy.
+        """Evaluate the present policy, and keep its gradient and its distributions.
 
         Args:
-            blocks: At least as many as the samples fill.
-            vectors: Over the actor's parameters.
+            blocks: Blocks for at least all samples.
+            vectors: The conversion of vectors over the actor's parameters.
             step: The form of the step.
 
         Raises:
@@ -212,7 +212,7 @@ class Surrogate(Update):
             raise NotFiniteError(not_finite(self._objective.item(), self._gradient.norm().item()))
 
     def before(self) -> dict[str, float]:
-        """The loss's own metrics, of the present policy."""
+        """The loss's own metrics of the present policy."""
         batch = self.minibatch(slice(None))
         with th.no_grad(), unchecked_distributions():
             metrics = {name: value.mean().item() for name, value in self.loss.metrics(batch).items()}
@@ -237,7 +237,7 @@ class Surrogate(Update):
         return float(self._kernels.natural_pass(*tables, task))
 
     def _value(self) -> th.Tensor:
-        """E[objective], less the penalty, of what the kernels have last seen."""
+        """E[objective], less the penalty, at the kernels' last evaluation."""
         with th.no_grad():
             objective = self.loss.objective(self.minibatch(slice(None))).mean()
             if self.loss.penalty is None:

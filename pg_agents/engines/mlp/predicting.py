@@ -44,7 +44,7 @@ class MLPPredictor:
         ):
             raise NotServedError(f"it predicts for single arrays and numbers, and observations are {space}")
         program = self._program = Program(policy)
-        program.policies["has_critic"] = False  # nobody asks for values
+        program.policies["has_critic"] = False  # values are not needed
         kernels = self._kernels = program.kernels
         self._lock = threading.Lock()  # kernels run while other threads do, and share their working memory
         self._policy, self._shape = policy, space.shape or ()
@@ -133,7 +133,7 @@ class MLPPredictor:
         return np.concatenate(parts)
 
     def _block(self, observations: np.ndarray, noise: list[np.ndarray]) -> np.ndarray | None:
-        """The actions of at most 64 observations; None if they, or what comes of them, are not finite."""
+        """The actions of at most 64 observations; None if an observation or a result is not finite."""
         program, n = self._program, len(observations)
         self._rows[0] = n
         if observations.dtype == np.float64:

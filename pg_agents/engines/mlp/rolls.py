@@ -82,7 +82,7 @@ class Roll:
         return same and buffer is self._buffer
 
     def wait_after(self, n_episodes: np.ndarray) -> None:
-        """Let each environment wait after so many episodes, `(N,)`; those with 0 wait from now on."""
+        """Let each environment wait after a number of episodes, `(N,)`; 0 lets it wait from now on."""
         most = n_episodes.max()
         self._n_finished[:] = most - n_episodes
         self.table["n_episodes"] = most
@@ -130,7 +130,7 @@ class Roll:
         Args:
             observations: As for `run`.
             starts: As for `run`.
-            n_steps: Of all rollouts together.
+            n_steps: Number of steps of all rollouts together.
 
         Returns:
             Addresses of the events, whose steps are those of their rollout, and of the progress.

@@ -11,15 +11,15 @@ COPIED = 0  # in place of a number of categories
 
 
 class Rows:
-    """How an observation becomes a row of float32 numbers: its parts one after the other, each flattened.
+    """The layout of an observation as a row of float32 numbers: its parts one after the other, each flattened.
 
     Args:
-        space: A Box, Discrete, MultiDiscrete or MultiBinary, or a Dict of such, in the order of its keys. Categories
-            count from 0.
+        space: A Box, Discrete, MultiDiscrete or MultiBinary space, or a Dict of these, in the order of its keys.
+            Categories count from 0.
 
     Attributes:
         is_dict: An observation is a dictionary of parts.
-        columns: Where each part lies in a row, by its key; "" is the key of an observation without parts.
+        columns: The columns of each part in a row, by its key; "" is the key of an observation without parts.
         categories: `(n_observation,)`, of each number of a row: the length of the unit vector that it stands for, or
             `COPIED` where it is a feature itself.
         n_observation: Numbers of a row.
@@ -44,7 +44,7 @@ class Rows:
 
         Args:
             observations: An array, or an array for each key, of any shape whose numbers are in this order.
-            n: How many.
+            n: Number of observations.
         """
         if not self.is_dict:
             return np.ascontiguousarray(observations, dtype=np.float32).reshape(n, self.n_observation)

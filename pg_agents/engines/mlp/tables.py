@@ -1,4 +1,4 @@
-"""The tables that the kernels read: addresses of parameters, of the optimiser's state and of working memory."""
+"""The kernels' tables: addresses of parameters, of the optimiser's state and of working memory."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from pg_agents.engines.state import initial_state
 
 
 def kernels_are_loaded() -> bool:
-    """Whether the kernels are in this process, so that they cost nothing more."""
+    """Whether this process has loaded the kernels, so that their use costs no more loading time."""
     return load_kernels.cache_info().currsize > 0
 
 
 @cache
 def load_kernels() -> ModuleType:
-    """Import the compiled kernels; the first time on a machine, that compiles them.
+    """Import the compiled kernels; the first import on a machine compiles them.
 
     Raises:
-        NotServedError: Numba is missing, does not work, or has nowhere to keep what it compiles.
+        NotServedError: Numba is missing, does not work, or cannot store compiled code.
     """
     if importlib.util.find_spec("numba") is None:
         raise NotServedError("Numba is not installed (pip install numba)")
@@ -118,7 +118,7 @@ class Program:
         self._remember()
 
     def padded(self, size: int) -> int:
-        """A number of float32 numbers, rounded up to whole vectors."""
+        """A size in float32 numbers, rounded up to whole vectors."""
         lanes: int = self.kernels.LANES
         return -(-size // lanes) * lanes
 
@@ -130,7 +130,7 @@ class Program:
         return int(array.ctypes.data)
 
     def _zeros(self, size: int) -> int:
-        """Address of so many zeros, at the beginning of a cache line."""
+        """The address of an array of zeros, at the beginning of a cache line."""
         array = np.zeros(size + 16, dtype=np.float32)
         return self._address(array) + -array.ctypes.data % 64
 
@@ -142,7 +142,7 @@ class Program:
         n_heads: int,
         extra: nn.Parameter | None,
     ) -> None:
-        """Fill in the layers and tensors of a tower, in the order of the parameters that are appended."""
+        """Fill in the layers and tensors of a tower, and append its parameters in the same order."""
         block, n_hidden = self.kernels.BLOCK, len(pairs) - n_heads
         tower["first_layer"], tower["n_hidden"], tower["n_heads"] = first, n_hidden, n_heads
         tower["first_tensor"] = len(self.parameters)
@@ -165,7 +165,7 @@ class Program:
             layer["input"], layer["input_rows"] = input_, input_rows
             layer["zero"] = self._zero
             for name in ("output", "derivative", "delta"):
-                # Rows up to a multiple of 16: they are transposed in tiles.
+                # The number of rows is a multiple of 16, because they are transposed in tiles.
                 layer[name] = self._zeros(self.padded(n_out) * block)
             if index < first + n_hidden:
                 input_, input_rows = layer["output"], self._zeros(block * self.padded(n_out))
@@ -181,7 +181,7 @@ class Program:
         self.parameters.append(parameter)
 
     def _remember(self) -> None:
-        """Keep the state that `fits` compares: `check_served` would cost as much as a short rollout."""
+        """Store the state that `fits` compares; `check_served` would cost as much as a short rollout."""
         policy, optimizer = self.policy, self.policy.optimizer
         modules = list(policy.modules())
         self._children = [(module._modules, list(module._modules.values())) for module in modules if module._modules]
@@ -198,16 +198,16 @@ class Program:
         self._memory = [parameter.detach() for parameter in self.parameters]
 
     def check_actions(self, actions: np.ndarray) -> None:
-        """Refuse stored actions outside their space, before the kernels take them for indices.
+        """Refuse stored actions outside their space before the kernels use them as indices.
 
         Raises:
-            IndexError: An action is outside its space; an environment or a callback has changed it.
+            IndexError: An action is outside its space, because an environment or a callback has changed it.
         """
         flat = actions.reshape(-1, self.n_actions)
         if flat.min() < 0 or (flat.max(axis=0) >= self.sizes).any():
             raise IndexError(
-                f"A stored action is outside the action space, whose sizes are {self.sizes}: something has changed it "
-                "since it was drawn."
+                f"A stored action is outside the action space, whose sizes are {self.sizes}: it was changed after it "
+                "was drawn."
             )
 
     def computes_forward(self) -> bool:
@@ -232,9 +232,9 @@ class Program:
         return _floats(int(tower["gradient"]), int(tower["gradient_size"]))
 
     def outputs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The memory of the actor's outputs and of what is computed from them, each `(n_outputs, 64)`.
+        """The memory of the actor's outputs, and of the numbers computed from them, each `(n_outputs, 64)`.
 
-        After `act` they hold the last block's logits, of Discrete and MultiDiscrete actions their log p, and p.
+        After `act` they contain the last block's logits (for Discrete and MultiDiscrete actions log p) and p.
         """
         tower = self.towers[0]
         head = self.layers[tower["first_layer"] + tower["n_hidden"]]
@@ -256,11 +256,11 @@ class Program:
         )
 
     def bind_optimizer(self, first_tower: int, last_tower: int) -> None:
-        """Write down learning rates, and where the optimiser keeps its state; create that as the optimiser would.
+        """Write learning rates and the addresses of the optimiser's state, which is created if it does not exist.
 
         Args:
-            first_tower: Of those that are trained.
-            last_tower: And one beyond.
+            first_tower: The first tower to be trained.
+            last_tower: One beyond the last tower to be trained.
         """
         optimizer = self.policy.optimizer
         first, last = self.towers[first_tower], self.towers[last_tower - 1]
@@ -273,7 +273,7 @@ class Program:
 
     @contextmanager
     def moving(self, parameters: Sequence[th.Tensor]) -> Iterator[None]:
-        """Let steps move these, in the order of the policy's own, while gradients are taken at the policy's own."""
+        """Apply steps to these parameters, in the policy's order, while gradients are taken at the policy's own."""
         moved = dict(zip(map(id, self.policy.parameters()), parameters, strict=True))
         addresses = [moved[id(parameter)].data_ptr() for parameter in self.parameters]
         self.tensors["value"] = addresses
@@ -317,7 +317,7 @@ class Program:
         self._state_memory = [tensor.detach() for _, _, tensor, _ in self._bound_tensors]
 
     def count_steps(self, n_steps: int) -> None:
-        """Count steps where the optimiser counts them in a Python number, which the kernels cannot reach."""
+        """Add to the optimiser's count of steps if it is a Python number, which the kernels cannot reach."""
         if not isinstance(self._states[0]["step"], th.Tensor):
             for state in self._states:
                 state["step"] += n_steps

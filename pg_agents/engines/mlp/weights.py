@@ -25,7 +25,7 @@ def compiled_weight(objective: Objective) -> Any:
     assert function is not None, "checked by `check_served`"
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, FunctionType) or function.__closure__:
-        # Compiled, it would not notice that what it encloses has changed.
+        # The compiled function would ignore later changes of the variables that it encloses.
         raise NotServedError(f"{name} is no plain function; values that it depends on can be coefficients")
     if n_coefficients > MAX_COEFFICIENTS:
         raise NotServedError(f"{name} has {n_coefficients} coefficients, more than {MAX_COEFFICIENTS}")

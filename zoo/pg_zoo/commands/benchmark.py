@@ -1,4 +1,4 @@
-"""`pg-zoo benchmark`: algorithms x environments x seeds, every cell stored when it is done, and a report at the end."""
+"""`pg-zoo benchmark`: train algorithms x environments x seeds, store each cell when it ends, and write a report."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def benchmark(args: BenchmarkOptions) -> int:
         The exit status: 1 if cells have failed.
 
     Raises:
-        UserError: Something that was asked for cannot be done.
+        UserError: An option is invalid, or cannot be carried out here.
     """
     folder = Path(args.output)
     cells = _cells(args)
     try:
         check_report_packages()
     except UserError as error:  # says which package is missing, and how to get it
-        warn(f"{error} Without it, this stores results but writes no report.")
+        warn(f"{error} Until then, results are stored, but no report is written.")
     with connected_to_ray(args.ray_address) if args.backend == "ray" else nullcontext():
         failed = run_grid(cells, folder, jobs=args.jobs, backend=args.backend)
     return _finish(cells, failed, folder)
@@ -56,7 +56,7 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
         try:
             check_report_packages()
         except UserError:
-            print(f"Results: {folder}. Not yet a report: `pg-zoo report {folder}` writes it.")
+            print(f"Results: {folder}. There is no report yet: `pg-zoo report {folder}` writes it.")
         else:
             from pg_zoo.pages.report import write_report  # which takes a second to import
 
@@ -78,14 +78,14 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     if args.backend == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("--backend ray needs the package ray: pip install 'pg-agents[ray]'.")
     if args.ray_address and args.backend != "ray":
-        raise UserError("--ray-address is for --backend ray.")
+        raise UserError("--ray-address needs --backend ray.")
     algos = [algo for algo in dict.fromkeys(args.algos) if algo != RANDOM]
     for algo in [*algos, *([args.same_hyperparams] if args.same_hyperparams else [])]:
         find_algorithm(algo)
     for env in args.envs:
         find_env(env)
     options = {name: getattr(args, name) for name in ("eval_points", "eval_episodes", "final_episodes", "tensorboard")}
-    # A cluster may have devices that this machine has not.
+    # A cluster may have devices that this machine lacks.
     device = find_device(args.device) if args.backend == "local" or args.device == "auto" else args.device
     options |= {"keep_agent": args.keep_agents, "device": device}
     firsts = []
@@ -93,7 +93,7 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
         trained = [_trained(args, algo, env, options) for algo in algos]
         firsts += [*trained, _random(trained, env, args.first_seed, options)]
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    # Seed by seed: what has been done at any moment is the whole grid, with fewer seeds.
+    # Seed by seed: an interrupted benchmark covers the whole grid with fewer seeds.
     return [replace(first, seed=seed) for seed in seeds for first in firsts]
 
 
@@ -113,19 +113,19 @@ def _trained(args: BenchmarkOptions, algo: str, env: str, options: dict[str, Any
         if args.same_hyperparams in (None, algo):
             raise
         raise UserError(
-            f"--same-hyperparams {args.same_hyperparams}: {error} Leave {algo} out here, and add it in a second run "
-            "into the same folder, without --same-hyperparams."
+            f"--same-hyperparams {args.same_hyperparams}: {error} Leave {algo} out of this command, and add it to the "
+            "same folder with a second one, without --same-hyperparams."
         ) from error
 
 
 def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -> Cell:
-    """Random actions in the environment as the algorithms have it."""
+    """The cell of random actions, with the environment's arguments as the algorithms use them."""
     kwargs = [cell.hyperparams.get("env_kwargs") or {} for cell in trained]
     for cell, own in zip(trained, kwargs, strict=True):
         if own != kwargs[0]:
             raise UserError(
-                f"{env} would not be the same task for all: {trained[0].algo} has env_kwargs {kwargs[0]}, but "
-                f"{cell.algo} has {own}."
+                f"{env} would not be the same task for all algorithms: {trained[0].algo} has the env_kwargs "
+                f"{kwargs[0]}, but {cell.algo} has {own}."
             )
     hyperparams = {"env_kwargs": kwargs[0]} if kwargs and kwargs[0] else {}
     return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **options))

@@ -1,8 +1,8 @@
-"""`pg-zoo crosscheck`: the standing proof that our PPO, A2C and TRPO are SB3's, for every entry of the zoo.
+"""`pg-zoo crosscheck`: compare our PPO, A2C and TRPO with those of SB3 and sb3-contrib, for every entry of the zoo.
 
 Parameters after a few updates are compared bit for bit on the engine that reproduces SB3. The scores of whole trainings
-on the default engine are put to an equivalence test, which shows that two means lie close together, where an ordinary
-test only fails to show that they differ.
+on the default engine are compared by an equivalence test: it can show that two means are close, whereas an ordinary
+test can only fail to show that they differ.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def crosscheck(args: CrosscheckOptions) -> int:
     """Run `pg-zoo crosscheck`.
 
     Returns:
-        The exit status: 1 if anything differs or could not be run. 0 says that nothing contradicts the claim, not that
-        all is shown.
+        The exit status: 1 if anything differs or could not be run. 0 means that no comparison contradicted the claim,
+        not that all were conclusive.
 
     Raises:
-        UserError: Something that was asked for cannot be done.
+        UserError: An option is invalid, or a file cannot be written.
     """
     with one_line(ValueError):
         check_number("--updates", args.updates, at_least=1, integer=True)
@@ -50,7 +50,7 @@ def crosscheck(args: CrosscheckOptions) -> int:
     for path, option in ((folder, "-o/--output"), (written.parent, "--write")):
         with one_line(OSError), writing(path, option):
             path.mkdir(parents=True, exist_ok=True)
-    print(f"Entries: {len(selected)}. Parameters after {args.updates} updates or more:", flush=True)
+    print(f"Entries: {len(selected)}. Parameters after at least {args.updates} updates:", flush=True)
     rows, cells = [], []
     for entry, cell, parameters in _parameters(selected, args.updates, args.jobs):
         print(f"{entry.algo} on {entry.env}: {parameters}", flush=True)
@@ -61,8 +61,8 @@ def crosscheck(args: CrosscheckOptions) -> int:
     ]
     if args.seeds and comparable:
         print(
-            f"Margin of the scores: {args.margin:g} of the range from random actions to the best known score, else to "
-            "what counts as solved, else to SB3's published score"
+            f"Margin of the scores: {args.margin:g} of the range from random actions to the best known score, or else "
+            "to the return that counts as solved, or else to SB3's published score"
         )
         grid = score_cells([cell for _, cell in comparable], args.seeds, args.max_steps, args.final_episodes)
         run_grid(grid, folder, jobs=args.jobs)
@@ -77,7 +77,7 @@ def crosscheck(args: CrosscheckOptions) -> int:
 
 
 def _selected(algos: Sequence[str], envs: Sequence[str] | None) -> list[Entry]:
-    """The entries that were asked for."""
+    """The entries of these algorithms and environments."""
     with one_line(registry.PluginError):
         counterparts = [name for name in registry.algorithms() if registry.reference_of(name) is not None]
     for algo in algos:
@@ -102,13 +102,13 @@ def _parameters(
 
 
 def _examine(entry: Entry, updates: int) -> tuple[Cell | None, ParameterCheck]:
-    """The training that an entry describes, and what `compare_parameters` says of it."""
+    """The training that an entry describes, and the result of `compare_parameters`."""
     try:
         with plugin_warnings():
             find_env(entry.env)
         cell = resolved(Cell(entry.algo, entry.env, SEED, entry.hyperparams, f"the zoo's {entry.algo}.yml"))
         return cell, compare_parameters(cell, updates)
-    except Exception as error:  # whatever it is, the others go on
+    except Exception as error:  # of whatever kind: the other entries are still compared
         return None, _failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""`pg-zoo evidence`: the table of evidence, or new results for it."""
+"""`pg-zoo evidence`: store evidence for entries, and show the table of all evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def evidence(args: EvidenceOptions) -> None:
     """Run `pg-zoo evidence`.
 
     Raises:
-        UserError: Something that was asked for cannot be done.
+        UserError: An option is invalid, or the results contain no evidence.
     """
     zoo = None if args.zoo is None else Path(args.zoo)
     output = None if args.output is None else Path(args.output)
@@ -25,7 +25,7 @@ def evidence(args: EvidenceOptions) -> None:
         written = list(update(Path(args.results), zoo, same_seeds=args.same_seeds))
         print("\n".join(map(str, written)))
         if not written:
-            raise UserError(f"{args.results} holds no evidence of any entry.")
+            raise UserError(f"{args.results} contains no evidence for any entry.")
     if output is not None:
         with one_line(OSError), writing(output, "-o/--output"):
             write_whole(output, table(collect(zoo)))

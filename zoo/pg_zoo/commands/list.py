@@ -1,4 +1,4 @@
-"""`pg-zoo list`: what is installed, and which distribution each part came from."""
+"""`pg-zoo list`: installed algorithms, environments, hyperparameters and agents, with their distributions."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from pg_zoo.evidence.agents import agents
 from pg_zoo.lookup import find_algorithm, plugin_warnings
 from pg_zoo.recipes.files import files
 
-MANY = 12  # environments of one hyperparameter file: more are counted
+MANY = 12  # environments of one hyperparameter file; of a longer list, only the first are shown
 
 
 def show(algo: str | None = None, env: str | None = None) -> None:
     """Run `pg-zoo list`.
 
     Args:
-        algo: Show what there is of this algorithm alone.
-        env: Show what there is of environments alone whose id has this in it, in capitals or not.
+        algo: Show only this algorithm.
+        env: Show only environments whose id contains this text, in upper or lower case.
 
     Raises:
-        UserError: Two distributions declare a plugin of the same name, or nothing has the name that is asked for.
+        UserError: Two distributions declare a plugin of the same name, or the algorithm or environment is unknown.
     """
     with one_line(registry.PluginError), plugin_warnings():
         if algo is not None:
             find_algorithm(algo)
         registered = registry.register_envs()
         if env is not None and not any(_is_asked_for(env_id, env) for env_id in gym.registry):
-            raise UserError(f"No environment has {env!r} in its id.{suggestion(env, gym.registry)}")
+            raise UserError(f"No environment id contains {env!r}.{suggestion(env, gym.registry)}")
         parts = [_hyperparameters(algo, env), _agents(algo, env)]
         if algo is None:
             parts.insert(0, _environments(registered, env))
@@ -46,7 +46,7 @@ def show(algo: str | None = None, env: str | None = None) -> None:
     for part in shown:
         console.print(part)
     if not shown:
-        print(f"Nothing of {algo} on an environment with {env!r} in its id.")
+        print(f"There are no hyperparameters or agents of {algo} for environments whose id contains {env!r}.")
 
 
 def _is_asked_for(env_id: str, env: str | None) -> bool:
@@ -73,7 +73,7 @@ def _algorithms(algo: str | None) -> Table:
             continue
         if algo in (None, name):
             table.add_row(name, _class_name(plugin), escape(origin))
-    # Not imported: sb3-contrib would take its time.
+    # Not imported: sb3-contrib takes long to import.
     for name, plugin in registry.reference_algorithms().items():
         if algo in (None, name):
             table.add_row(name, _class_name(plugin), plugin.distribution)
@@ -98,7 +98,7 @@ def _environments(registered: dict[str, tuple[str, ...]], env: str | None) -> Ta
 
 
 def _origin(spec: gym.envs.registration.EnvSpec) -> str:
-    """The distribution whose module makes an environment, or the module where there is none."""
+    """The distribution of the module that makes an environment, or the module if there is no distribution."""
     point = spec.entry_point or spec.vector_entry_point
     module = (point if isinstance(point, str) else getattr(point, "__module__", "unknown")).partition(":")[0]
     package = module.partition(".")[0]
@@ -110,7 +110,7 @@ def _origin(spec: gym.envs.registration.EnvSpec) -> str:
 
 def _hyperparameters(algo: str | None, env: str | None) -> Table:
     table = _table("Hyperparameters", "--algo", "--env", "from")
-    # The references' files are merged first, but are not what one looks for first.
+    # The references' files are merged first, but shown last.
     for file in sorted(files(), key=lambda file: "/" in file.algo):
         env_ids = [env_id for env_id in file.entries() if _is_asked_for(env_id, env)]
         if env_ids and algo in (None, file.algo):

@@ -1,4 +1,4 @@
-"""`pg-zoo report`: what a stored benchmark shows."""
+"""`pg-zoo report`: the report on a stored benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def report(args: ReportOptions) -> None:
     """Run `pg-zoo report`.
 
     Raises:
-        UserError: There are no results that can be read, the baseline is not among them, or a file cannot be written.
+        UserError: There are no readable results, the baseline is not among them, or a file cannot be written.
     """
     check_report_packages()
     from pg_zoo.pages.report import write_report

@@ -1,14 +1,14 @@
 """`pg-zoo tune`: search hyperparameters with Optuna, score the best of them on fresh seeds, write entry and evidence.
 
 1. *Search.* Each trial trains with the seeds 0, 1, ..., the same for all trials. The objective is the mean of
-   `search.measure` over these seeds; a trial that lags behind the median of the others is given up.
+   `search.measure` over these seeds. Trials that fall behind the median of the others are stopped early.
 2. *Choice.* The best trials are trained again with the seeds 500, 501, ...; the one with the best mean measure wins.
-3. *Decision.* Where there was an entry when the search began, the winner and that entry are trained with the seeds 750,
+3. *Decision.* If there was an entry when the search began, the winner and that entry are trained with the seeds 750,
    751, .... The winner is better if the 95 % interval of the difference (Student's t, paired by seed) is above 0.
    Otherwise the entry stays.
-4. *Score.* The best of several is biased upwards, so the winner is trained once more, with the seeds 1000, 1001, ...,
-   or above those of the evidence that there was when the search began, by which nothing was chosen or decided: this is
-   its evidence.
+4. *Score.* The score of the best of several is biased upwards. The winner is therefore trained once more on seeds that
+   played no part in choosing it: 1000, 1001, ..., or the seeds above those of the evidence that existed when the search
+   began. These scores are its evidence.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def tune(args: TuneOptions) -> None:
     """Run `pg-zoo tune`.
 
     Raises:
-        UserError: Something that was asked for cannot be done.
+        UserError: An option is invalid, all trials failed, or results cannot be stored.
     """
     _check(args)
     folder, zoo = Path(args.output), None if args.write is None else Path(args.write)
@@ -68,9 +68,9 @@ def tune(args: TuneOptions) -> None:
     entry, origin, old = start["hyperparams"], start["origin"], start["is_entry"]
     n_timesteps = args.n_timesteps or int(entry.get("n_timesteps", 0))
     if n_timesteps < 1:
-        raise UserError(f"No entry of {args.algo} says how many steps to train for: say -n/--n-timesteps.")
+        raise UserError(f"No entry of {args.algo} gives the number of steps: set it with -n/--n-timesteps.")
     given = {name: entry[name] for name in kept if name in entry}
-    # What cannot be trained is told before any work.
+    # Errors in the task are reported before any work.
     device = find_device(args.device)
     first = resolved(
         Cell(args.algo, args.env, 0, {**entry, "n_timesteps": n_timesteps}, origin, device=device)
@@ -78,7 +78,7 @@ def tune(args: TuneOptions) -> None:
     given = {"n_timesteps": n_timesteps, "policy": first["policy"], **given}
     spaces = _spaces(args.env, given)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _drawn(optuna.create_study().ask(), args.algo, given, space, spaces)  # what cannot be drawn is told now, too
+    _drawn(optuna.create_study().ask(), args.algo, given, space, spaces)  # errors in the search space, too
     names = ("seeds", "eval_points", "eval_episodes", "final_episodes", "device")
     task = Task(args.algo, args.env, n_timesteps, **{name: getattr(args, name) for name in names})
 
@@ -94,7 +94,7 @@ def tune(args: TuneOptions) -> None:
         begins = "the entry, the second the algorithm's defaults" if old else "the algorithm's defaults"
         print(
             f"{args.trials} trials of {n_timesteps:,} steps and {args.seeds} seeds, the first of which is {begins}; "
-            f"then the best {args.top} and the winner, {args.score_seeds} seeds each time.",
+            f"then the best {args.top} and the winner, with {args.score_seeds} seeds each.",
             flush=True,
         )
         search.run(args.trials, args.jobs)
@@ -102,12 +102,12 @@ def tune(args: TuneOptions) -> None:
         better = not old or _is_better(winner, hyperparams, entry, folder, args)
         found = _score(winner, hyperparams, score_seed, folder, args)
         if not better:
-            print(f"{winner} is not shown to be better than the entry, but is here as what was found:")
+            print(f"{winner} is not shown to be better than the entry. It is stored as the result of the search:")
         if zoo is not None and (better or args.replace):
             there, written = (one and one.hyperparams for one in (_entry_in(where, args) for where in (zoo, folder)))
             if there not in (None, entry, written, hyperparams):
                 raise UserError(
-                    f"{zoo} has another entry of {args.env} than when the search began, so what was found is not "
+                    f"The entry of {args.env} in {zoo} has changed since the search began, so the result is not "
                     "written there: choose another -o."
                 )
             _write(found, zoo)
@@ -121,11 +121,11 @@ def _drawn(
     space: Callable[..., dict[str, Any]],
     spaces: tuple[gym.Space[Any], gym.Space[Any]],
 ) -> dict[str, Any]:
-    """The hyperparameters of a trial."""
+    """The hyperparameters of a trial, drawn from the search space."""
     try:
         found = {**given, **space(trial, *spaces)}
         json.dumps(found, allow_nan=False)
-    except Exception as error:  # it may be a plugin's
+    except Exception as error:  # of any kind: the search space may be a plugin's
         raise UserError(f"The search space of {algo} cannot be used: {type(error).__name__}: {error}") from error
     return found
 
@@ -142,13 +142,13 @@ def _check(args: TuneOptions) -> None:
         check_number("--n-timesteps", args.n_timesteps, at_least=1, integer=True, optional=True)
     if args.write is not None:
         if not Path(args.write).is_dir():
-            raise UserError(f"--write must be a folder of <algo>.yml files, but {args.write} is none.")
+            raise UserError(f"--write must be a folder of <algo>.yml files, but {args.write} is not a folder.")
         if args.algo in registry.reference_algorithms():
-            raise UserError(f"--write is not for {args.algo}, whose entries are rl_zoo3's.")
+            raise UserError(f"--write cannot be used with {args.algo}, whose entries are rl_zoo3's.")
 
 
 def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Of observations and of actions, under the wrappers that the entry has."""
+    """The spaces of observations and actions, with the entry's wrappers."""
     with one_line(Exception):
         wrapper = get_wrapper_class({"env_wrapper": given.get("env_wrapper")})
         vec_env = make_vec_env(env, env_kwargs=given.get("env_kwargs"), wrapper_class=wrapper)
@@ -157,9 +157,10 @@ def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[
 
 
 def _start(zoo: Path | None, args: TuneOptions) -> dict[str, Any]:
-    """What the search begins with, whether that is the environment's own entry, which may be replaced, and fresh seeds.
+    """The hyperparameters that the search starts from, their origin, and the first fresh seed.
 
-    Whoever tunes an entry may do so because of its score: the seeds of this are not fresh any more.
+    If they are the environment's own entry, the result may replace it. The seeds of that entry's evidence are not
+    fresh, because its score may be the reason for the search.
     """
     old = _entry_in(zoo, args)
     if old is not None:
@@ -179,7 +180,7 @@ def _entry_in(zoo: Path | None, args: TuneOptions) -> Entry | None:
 
 
 def _stored(folder: Path) -> dict[str, Any]:
-    """What an earlier run has recorded of the search; nothing in a new folder."""
+    """The record of the search by an earlier run; empty for a new folder."""
     path = folder / RECORD
     if not path.exists():
         return {}
@@ -190,7 +191,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def _claim(folder: Path, task: Task, start: dict[str, Any]) -> None:
-    """Refuse a folder in which something else was tuned."""
+    """Refuse a folder with the search of another task."""
     theirs, ours = _stored(folder), {"format": FORMAT, **asdict(task)}
     if not theirs:
         write_whole(folder / RECORD, json.dumps({**ours, "start": start}, indent=1) + "\n")
@@ -207,7 +208,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"What has finished is stored in {folder}; the same command goes on from there.", flush=True)
+        print(f"Finished work is stored in {folder}; the same command continues from there.", flush=True)
         raise
 
 
@@ -215,14 +216,16 @@ def _interruptible(folder: Path) -> Iterator[None]:
 
 
 def _choose(search: Search, folder: Path, args: TuneOptions) -> tuple[str, dict[str, Any]]:
-    """The winner of the best trials, by name, and its hyperparameters."""
+    """The name and the hyperparameters of the winner among the best trials."""
     candidates: dict[str, dict[str, Any]] = {}
     for trial in search.ranked():
         hyperparams = trial.user_attrs["hyperparams"]
         if trial.user_attrs.get("name") != "the entry" and hyperparams not in candidates.values():
             candidates[f"trial_{trial.number}"] = hyperparams
     if not candidates:
-        raise UserError(f"No trial has succeeded: {folder / 'failed'} has the reasons, or give it more --trials.")
+        raise UserError(
+            f"No trial has succeeded. {folder / 'failed'} has the reasons; if it is empty, give more --trials."
+        )
     candidates = dict(list(candidates.items())[: args.top])
     measures = {}
     for name, hyperparams in candidates.items():
@@ -230,7 +233,7 @@ def _choose(search: Search, folder: Path, args: TuneOptions) -> tuple[str, dict[
         if cells:
             measures[name] = float(np.mean([measure(cell) for cell in cells]))
     if not measures:
-        raise UserError(f"All of the best trials failed on other seeds: {folder / 'choice'} has the reasons.")
+        raise UserError(f"All of the best trials failed on other seeds: see {folder / 'choice'} for the reasons.")
     for name, value in measures.items():
         print(f"{name}: {number(value)}")
     winner = max(measures, key=measures.__getitem__)
@@ -240,7 +243,7 @@ def _choose(search: Search, folder: Path, args: TuneOptions) -> tuple[str, dict[
 def _score(name: str, hyperparams: dict[str, Any], score_seed: int, folder: Path, args: TuneOptions) -> Evidence:
     results = folder / "score" / name
     if not _train(name, hyperparams, results, score_seed, args, with_random=True):
-        raise UserError(f"{name}, which was the best, failed on other seeds: {results / 'failed'} has the reasons.")
+        raise UserError(f"{name}, the best trial, failed on other seeds: see {results / 'failed'} for the reasons.")
     with plugin_warnings():
         registry.register_envs()
     found = from_cells(results, args.algo, args.env, hyperparams)
@@ -249,26 +252,26 @@ def _score(name: str, hyperparams: dict[str, Any], score_seed: int, folder: Path
 
 
 def _is_better(name: str, hyperparams: dict[str, Any], entry: dict[str, Any], folder: Path, args: TuneOptions) -> bool:
-    """Whether what was found is better than the entry that there was when the search began; says so."""
+    """Whether the winner is better than the entry that existed when the search began; prints the comparison."""
     scores = {}
-    for who, what, results in ((name, hyperparams, name), ("the entry", entry, "entry")):
-        cells = _train(who, what, folder / "decision" / results, DECISION_SEED, args)
-        scores[who] = [json.loads((cell / "cell.json").read_text(encoding="utf-8"))["score"] for cell in cells]
+    for candidate, values, results in ((name, hyperparams, name), ("the entry", entry, "entry")):
+        cells = _train(candidate, values, folder / "decision" / results, DECISION_SEED, args)
+        scores[candidate] = [json.loads((cell / "cell.json").read_text(encoding="utf-8"))["score"] for cell in cells]
     if not scores[name]:
         reasons = folder / "decision" / name / "failed"
-        raise UserError(f"{name}, which was the best, failed on other seeds: {reasons} has the reasons.")
+        raise UserError(f"{name}, the best trial, failed on other seeds: see {reasons} for the reasons.")
     if not scores["the entry"]:
         print(f"The entry failed on {_seeds(DECISION_SEED, args)}.")
         return True
-    for (who, all_scores), what in zip(scores.items(), (hyperparams, entry), strict=True):
-        after = f"after {int(what['n_timesteps']):,} steps, on {_seeds(DECISION_SEED, args)}"
-        print(f"{who} scores {number(float(np.mean(all_scores)))} {after}.")
+    for (candidate, all_scores), values in zip(scores.items(), (hyperparams, entry), strict=True):
+        after = f"after {int(values['n_timesteps']):,} steps, on {_seeds(DECISION_SEED, args)}"
+        print(f"{candidate} scores {number(float(np.mean(all_scores)))} {after}.")
     found = statistics.difference(np.array(scores[name]), np.array(scores["the entry"]))
     print(f"The difference is {interval([found.value, found.low, found.high])}: {found.conclusion}.")
     if args.write is None:
-        print("The entry stays: without --write, it is not touched.")
+        print("The entry stays: only --write changes it.")
     elif found.low <= 0:
-        print(f"The entry {'is replaced all the same' if args.replace else 'stays; --replace writes anyway'}.")
+        print(f"The entry {'is replaced nevertheless' if args.replace else 'stays; --replace overwrites it'}.")
     return found.low > 0
 
 
@@ -281,13 +284,13 @@ def _train(
     *,
     with_random: bool = False,
 ) -> list[Path]:
-    """Train with as many seeds as evidence needs.
+    """Train with `--score-seeds` seeds.
 
     Returns:
-        The folders of the cells, or none if one has failed.
+        The folders of the cells; empty if one has failed.
     """
     print(f"{name} on {_seeds(first_seed, args)}:", flush=True)
-    # Evaluated as `pg-zoo benchmark` does by default.
+    # Evaluated with the defaults of `pg-zoo benchmark`.
     cell = resolved(
         Cell(args.algo, args.env, first_seed, hyperparams, f"{name} of pg-zoo tune", device=find_device(args.device))
     )
@@ -310,7 +313,7 @@ def _write(found: Evidence, zoo: Path) -> None:
     evidence = evidence_path(zoo, found.algo, found.env)
     if evidence.is_file():
         found = replace(succeeding(found, read(evidence), same_seeds=True), note=found.note)
-    # In this order: an entry without its evidence is noticed, evidence without its entry is not.
+    # The entry comes first: a missing piece of evidence is noticed, but evidence without its entry is not.
     write_whole(path, new)
     print(f"Entry: {found.env} in {path}")
     print(f"Evidence: {found.write(zoo)}")

@@ -1,6 +1,6 @@
-"""Our parameters and the reference's after a few updates, compared bit for bit on the engine that reproduces them.
+"""The bitwise comparison of our parameters and the reference's after a few updates, on the engine `autograd`.
 
-The reference is the algorithm of the same name in SB3 or sb3-contrib; "SB3" stands for both in what users read.
+The reference is the algorithm of the same name in SB3 or sb3-contrib; messages call both "SB3".
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from pg_zoo.lookup import find_algorithm
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.training import built, resolved
 
-SEED = 0  # of the comparison of parameters; the first one of that of scores
-MIN_STEPS = 5000  # of the comparison of parameters: a few updates of A2C are over before any episode is
+SEED = 0  # the seed of the comparison of parameters, and the first seed of the comparison of scores
+MIN_STEPS = 5000  # a few updates of A2C alone would end before any episode does
 
 
 @dataclass(frozen=True)
 class ParameterCheck:
-    """What all that was learnt says about two trainings from the same seed.
+    """The comparison of the learnt parameters and statistics of two trainings from the same seed.
 
     Attributes:
-        updates: Updates that both have done.
-        differences: The largest difference of each array that is not the same bit for bit; infinite where only one of
-            the two has it, or where the difference is no number.
-        reason: Why there is nothing to compare, in words.
-        failed: Whether that is a failure of the check, rather than an entry that SB3 cannot take.
+        updates: Number of updates of both.
+        differences: The largest difference of each array that is not equal bit for bit; infinite if only one side has
+            the array, or if the difference is not finite. None if nothing was compared.
+        reason: The reason why nothing was compared, in words.
+        failed: Whether the reason is a failure of the check, rather than an entry that SB3 cannot take.
     """
 
     updates: int = 0
@@ -48,12 +48,12 @@ class ParameterCheck:
 
     @property
     def contradicts(self) -> bool:
-        """Whether it is anything but equal, for an entry that SB3 can take."""
+        """Whether the check failed or found a difference."""
         return self.failed or bool(self.differences)
 
     @property
     def answer(self) -> str:
-        """In a word or two."""
+        """The result in one or two words."""
         if self.differences is None:
             return "failed" if self.failed else "not compared"
         return "different" if self.differences else "equal"
@@ -68,11 +68,12 @@ class ParameterCheck:
 
 
 def compare_parameters(cell: Cell, updates: int) -> ParameterCheck:
-    """Train our class and SB3's from the same seed, one after the other, and compare all that they have learnt.
+    """Train our class and SB3's from the same seed, one after the other, and compare their parameters and statistics.
 
     Args:
-        cell: Ours. They are the first updates of the training that it describes: schedules fall as slowly.
-        updates: How many at least; more until there were `MIN_STEPS` steps; fewer if the training is over before.
+        cell: Our training. Its first updates are made, with the schedules of the whole training.
+        updates: Minimum number of updates. There are more if they take fewer than `MIN_STEPS` steps, and fewer if the
+            training ends first.
 
     Raises:
         Exception: One of the two cannot be trained.
@@ -94,7 +95,7 @@ def counterpart(cell: Cell) -> Cell:
     """The same training with SB3's class, which has no engines.
 
     Raises:
-        UserError: There is none.
+        UserError: SB3 has no such class.
     """
     hyperparams = {name: value for name, value in cell.hyperparams.items() if name != "engine"}
     return replace(cell, algo=counterpart_of(cell.algo), hyperparams=hyperparams)
@@ -104,22 +105,22 @@ def counterpart_of(algo: str) -> str:
     """The name of SB3's class for the same algorithm.
 
     Raises:
-        UserError: There is none.
+        UserError: SB3 has no such class.
     """
     found = registry.reference_of(algo)
     if found is None:
-        raise UserError(f"Neither SB3 nor sb3-contrib, if it is installed, has {algo!r}.")
+        raise UserError(f"Neither SB3 nor an installed sb3-contrib has {algo!r}.")
     return found
 
 
 def missing_in_sb3(cell: Cell) -> list[str]:
-    """The hyperparameters of a cell that our class has and SB3's has not."""
+    """The hyperparameters of a cell that SB3's class lacks."""
     ours, theirs = (constructor_arguments(find_algorithm(algo)) for algo in (cell.algo, counterpart_of(cell.algo)))
     return sorted(set(cell.hyperparams) & set(ours) - {*theirs, "engine"})
 
 
 def differences(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The largest difference of each array that is not the same bit for bit."""
+    """The largest difference of each array that is not equal bit for bit."""
     found = {}
     for name in ours.keys() | theirs.keys():
         a, b = ours.get(name), theirs.get(name)
@@ -132,7 +133,7 @@ def differences(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
 
 
 class _Stop(BaseCallback):
-    """Ends a training after so many updates and `MIN_STEPS`, in the first step after the last of them."""
+    """Ends a training in the first step after a number of updates and `MIN_STEPS` steps."""
 
     def __init__(self, updates: int) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class _Stop(BaseCallback):
 
 
 def _learnt(cell: Cell, updates: int) -> tuple[dict[str, np.ndarray], int]:
-    """All arrays that a training has changed after so many updates or more, and how many these were."""
+    """The arrays that training changes, after at least this number of updates, and the actual number."""
     stop = _Stop(updates)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         set_random_seed(cell.seed)

@@ -1,4 +1,4 @@
-"""Our scores and SB3's after whole trainings, put to an equivalence test."""
+"""The equivalence test of our scores and SB3's after whole trainings."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PACKAGES = ("pg-agents", "stable-baselines3", "rl_zoo3", "gymnasium", "torch", "
 
 @dataclass(frozen=True)
 class ScoreCheck:
-    """The scores of both on one entry.
+    """The comparison of scores on one entry.
 
     Attributes:
-        ours: One for each seed.
-        theirs: The same.
-        steps: Of each training.
+        ours: Our scores, one for each seed.
+        theirs: SB3's scores, one for each seed.
+        steps: Steps of each training.
         random: Mean return of random actions.
-        end: What the range that the margin is a part of ends with.
-        result: None where nothing is better than random.
-        engine: Ours.
-        speedup: Our steps per second over SB3's, medians.
-        failed: How many trainings have failed.
+        end: The kind of score at the upper end of the range of which the margin is a part.
+        result: The equivalence test; None if no score better than random is known.
+        engine: The engine of our trainings.
+        speedup: Our steps per second divided by SB3's; medians.
+        failed: Number of failed trainings.
     """
 
     ours: Sequence[float]
@@ -48,16 +48,16 @@ class ScoreCheck:
 
     @property
     def answer(self) -> str:
-        """In a word or two."""
+        """The result in one or two words."""
         return "failed" if self.failed else self.result.answer if self.result else "no margin"
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The result as the table shows it."""
         if self.failed:
             return f"**failed trainings: {self.failed}**"
         if self.result is None:
-            return "no margin: nothing is known to be better than random"
+            return "no margin: no score better than random is known"
         near = ""
         if self.answer == "equivalent" and self._is_near_random:
             near = ", but neither beats random by more than the margin"
@@ -65,7 +65,7 @@ class ScoreCheck:
 
     @property
     def _is_near_random(self) -> bool:
-        """Whether neither side is a margin away from random actions yet: then they would be equivalent to these too."""
+        """Whether both sides are within the margin of random actions, to which they would then be equivalent too."""
         if self.result is None or self.random is None:
             return False
         return all(abs(np.mean(scores) - self.random) < self.result.margin for scores in (self.ours, self.theirs))
@@ -77,18 +77,18 @@ class ScoreCheck:
 
 
 def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episodes: int) -> list[Cell]:
-    """The trainings that show what entries score: ours and SB3's in turn, and random actions once on each environment.
+    """The trainings for the comparison: ours and SB3's in turn, and random actions once on each environment.
 
     Args:
-        cells: One of ours for each entry.
-        seeds: How many of each.
-        max_steps: Longer trainings are cut to so many steps.
+        cells: Our training of each entry.
+        seeds: Number of seeds.
+        max_steps: Longer trainings are cut to this number of steps.
         final_episodes: Episodes after each training, whose mean return is its score.
     """
     found = {}
     for cell in cells:
         kwargs = cell.hyperparams.get("env_kwargs")
-        # The margin is a part of what this is the one end of: not of a few episodes.
+        # The score of random actions is one end of the margin's range: it takes the default number of episodes.
         random = Cell(RANDOM, cell.env, SEED, {"env_kwargs": kwargs} if kwargs else {}, "random actions")
         found[random.path] = random
         cell = replace(cell, hyperparams={**cell.hyperparams, "n_timesteps": min(cell.n_timesteps, max_steps)})
@@ -100,14 +100,15 @@ def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episode
 
 
 def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin: float) -> ScoreCheck:
-    """Compare what is stored of an entry.
+    """Compare the stored scores of an entry.
 
     Args:
-        cell: One of ours.
+        cell: Our training of the entry.
         folder: The results of `score_cells`.
         seeds: As for `score_cells`.
         max_steps: As for `score_cells`.
-        margin: A difference matters if it is this part of the range from random actions to the best known score.
+        margin: The smallest difference that matters, as a fraction of the range from random actions to the best known
+            score.
     """
     steps = min(cell.n_timesteps, max_steps)
     stored = read_cells(folder)
@@ -123,7 +124,7 @@ def compare_scores(cell: Cell, folder: Path, seeds: int, max_steps: int, margin:
     if failed:
         return scores
     sb3 = published().get(cell.algo, {}).get(cell.env)
-    # No score that is compared here takes part: the margin would move with what it judges.
+    # The compared scores are no part of the scale: the margin would depend on the scores that it judges.
     scale = find_scale(
         cell.env,
         cell.hyperparams.get("env_kwargs"),

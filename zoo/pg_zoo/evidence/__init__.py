@@ -1,1 +1,1 @@
-"""What the zoo's entries score, and the trained agents that come with it."""
+"""Evidence for the zoo's entries, and the bundled agents."""

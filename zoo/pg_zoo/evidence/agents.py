@@ -1,6 +1,6 @@
-"""The trained agents that come with the zoo, in folders as `pg-zoo train` writes them; `pg-zoo enjoy` finds them.
+"""The bundled agents, in folders like those of `pg-zoo train`, so that `pg-zoo enjoy` finds them.
 
-`python -m pg_zoo.evidence.agents runs/x` takes new ones from the results of `pg-zoo benchmark --keep-agents`.
+`python -m pg_zoo.evidence.agents runs/x` bundles agents from the results of `pg-zoo benchmark --keep-agents`.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from pg_zoo.runs.cell import Cell
 AGENTS = Path(__file__).parents[1] / "agents"
 RECORD = "agent.json"
 
-# What only a training that goes on at once would need, and which is about an environment that is gone.
+# State of an environment that is gone; only an immediate continuation of the training would need it.
 _OF_THE_TRAINING = ("_last_obs", "_last_original_obs", "_last_episode_starts", "ep_info_buffer", "ep_success_buffer")
 
 
 @dataclass(frozen=True)
 class Agent:
-    """A trained agent that comes with the zoo.
+    """A bundled agent.
 
     Attributes:
         algo: The algorithm's registered name.
         env: The Gymnasium id.
-        seed: Of its training.
+        seed: Seed of its training.
         n_timesteps: Steps of its training.
         score: Mean return of the evaluation after training.
-        std: Standard deviation of the return over these episodes.
-        episodes: How many they were.
+        std: Standard deviation of the return over its episodes.
+        episodes: Number of these episodes.
         deterministic: Whether the most probable actions were taken.
-        versions: Of the packages that took part.
-        date: When it was trained, UTC.
-        command: What trained it.
+        versions: Versions of the packages involved.
+        date: Date of the training, UTC.
+        command: The command that trained it.
     """
 
     algo: str
@@ -72,35 +72,35 @@ def agents(folder: Path | None = None) -> list[Agent]:
     """All agents in a folder, by environment and algorithm.
 
     Args:
-        folder: By default, those that come with the zoo.
+        folder: By default, the folder of the bundled agents.
     """
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (folder or AGENTS).rglob(RECORD)]
     return sorted((Agent(**record) for record in records), key=lambda agent: (agent.env.lower(), agent.algo))
 
 
 def find(algo: str, env: str) -> Agent | None:
-    """The agent of an algorithm on an environment that comes with the zoo, if there is one."""
+    """The bundled agent of an algorithm on an environment; None if there is none."""
     return next((agent for agent in agents() if (agent.algo, agent.env) == (algo, env)), None)
 
 
 def ship(
     results: Path, folder: Path = AGENTS, *, algos: Sequence[str] | None = None, envs: Sequence[str] | None = None
 ) -> Iterator[tuple[Agent, Path]]:
-    """Take one agent of each algorithm and environment: that with the median score, neither the luckiest nor the worst.
+    """Bundle one agent of each algorithm and environment: the one with the median score.
 
-    Of an even number, it is the lower of the two in the middle.
+    Of an even number of agents, the lower of the middle two is taken.
 
     Args:
         results: Results of `pg-zoo benchmark --keep-agents`.
-        folder: Where the agents go; one that is there already is replaced.
-        algos: Which algorithms; by default all but the references.
-        envs: Which environments; by default all.
+        folder: The folder to bundle into; an agent already there is replaced.
+        algos: The algorithms; by default all except the references.
+        envs: The environments; by default all.
 
     Yields:
-        Each agent with its run's folder.
+        Each agent with the folder of its run.
 
     Raises:
-        UserError: There is no such result, or agents were not kept.
+        UserError: There is no such result, or the agents were not kept.
     """
     chosen = {
         (algo, env): group
@@ -108,7 +108,8 @@ def ship(
         if algo in (algos or registry.plugins(registry.ALGORITHMS)) and env in (envs or [env])
     }
     if not chosen:
-        raise UserError(f"{results} has no results of {', '.join(algos or ['ours'])} on {', '.join(envs or ['any'])}.")
+        where = f"{', '.join(algos or ['our algorithms'])} on {', '.join(envs or ['any environment'])}"
+        raise UserError(f"{results} has no results of {where}.")
     for group in chosen.values():
         median = sorted(group, key=lambda cell: cell["score"])[(len(group) - 1) // 2]
         with one_line(OSError):
@@ -164,11 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `python -m pg_zoo.evidence.agents`.
 
     Args:
-        argv: Its arguments; by default those of the process.
+        argv: The command-line arguments; by default those of the process.
     """
-    parser = argparse.ArgumentParser(prog="python -m pg_zoo.evidence.agents", description="Take agents into the zoo.")
+    parser = argparse.ArgumentParser(prog="python -m pg_zoo.evidence.agents", description="Bundle agents with the zoo.")
     parser.add_argument("results", type=Path, help="results of `pg-zoo benchmark --keep-agents`")
-    parser.add_argument("--algos", nargs="+", help="by default, all but the references")
+    parser.add_argument("--algos", nargs="+", help="by default, all except the references")
     parser.add_argument("--envs", nargs="+", help="by default, all")
     parser.add_argument("-o", "--output", type=Path, default=AGENTS, help="folder of the agents")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The entries of hyperparameter files that may have evidence."""
+"""The entries of hyperparameter files for which there can be evidence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pg_zoo.results.storage import as_name
 
 
 def evidence_path(zoo: Path, algo: str, env: str) -> Path:
-    """Where a hyperparameter folder has the evidence of an entry."""
+    """The path of an entry's evidence in a hyperparameter folder."""
     return zoo / "evidence" / as_name(algo) / f"{as_name(env)}.json"
 
 
@@ -29,15 +29,15 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """The file of its evidence."""
+        """The path of its evidence."""
         return evidence_path(self.zoo, self.algo, self.env)
 
 
 def entries(zoo: Path | None = None) -> list[Entry]:
-    """All entries that may have evidence: not `default`, nor those of rl_zoo3.
+    """All entries for which there can be evidence: neither `default` nor the entries of rl_zoo3.
 
     Args:
-        zoo: A folder of `<algo>.yml` files, instead of those that are installed.
+        zoo: A folder of `<algo>.yml` files, instead of the installed ones.
 
     Raises:
         UserError: The folder has no such file.
@@ -45,7 +45,7 @@ def entries(zoo: Path | None = None) -> list[Entry]:
     found = {}
     with plugin_warnings(), one_line(registry.PluginError):
         for file in files() if zoo is None else files_in(zoo):
-            # A package may be in a zip archive; then its evidence is out of reach.
+            # The evidence of a package in a zip archive cannot be read.
             if file.algo not in registry.reference_algorithms() and isinstance(file.path, Path):
                 for env, hyperparams in file.entries().items():
                     if env != "default":
@@ -61,5 +61,5 @@ def files_in(zoo: Path) -> list[File]:
     """
     found = [File(path.stem, str(zoo), path) for path in sorted(zoo.glob("*.yml"))]
     if not found:
-        raise UserError(f"{zoo} is no folder of <algo>.yml files.")
+        raise UserError(f"{zoo} is not a folder of <algo>.yml files.")
     return found

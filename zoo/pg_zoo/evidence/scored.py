@@ -1,6 +1,6 @@
-"""What the entries of hyperparameter files score, on seeds that no tuning saw.
+"""Evidence: the scores of hyperparameter entries on seeds that tuning did not see.
 
-Beside `<algo>.yml`, `evidence/<algo>/<environment>.json` holds what the entry of one environment scored.
+The evidence of an entry in `<algo>.yml` is stored in `evidence/<algo>/<environment>.json` in the same folder.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.training import run_cell
 from pg_zoo.words import different, ranges
 
-FIRST_SEED = 1000  # of evidence; tuning has those below
+FIRST_SEED = 1000  # evidence uses the seeds from here on, tuning those below
 MIN_SEEDS = 5
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one entry scored.
+    """The scores of one entry.
 
     Attributes:
         algo: The algorithm's registered name.
         env: The Gymnasium id.
         hyperparams: The entry.
-        n_timesteps: Steps that each training was asked for.
-        seeds: One training each.
+        n_timesteps: Requested steps of each training.
+        seeds: The seeds, one training each.
         scores: Mean return of the evaluation after each training.
-        mean: Their mean.
+        mean: Mean of the scores.
         interval: 95 % interval of the mean over seeds (Student's t).
         final_episodes: Episodes of each evaluation.
-        deterministic: Whether it took the most probable actions.
+        deterministic: Whether evaluations took the most probable actions.
         steps_per_second: Median over the trainings.
-        wall_time: Median, in seconds, evaluations excluded.
-        versions: Of the packages that took part, and the commits of ours, where they are known.
-        machine: Where the trainings ran.
-        date: When the last of them ended, UTC.
-        command: What ran them.
-        random: Mean return of random actions, where it is known.
-        best: The best known score or the return at which the environment counts as solved, and which of these it is.
+        wall_time: Median in seconds, evaluations excluded.
+        versions: Versions of the packages involved, and the commits of pg-agents if they are known.
+        machine: The machine of the trainings.
+        date: End of the last training, UTC.
+        command: The command that ran the trainings.
+        random: Mean return of random actions; None if it is unknown.
+        best: The best known score, or else the return at which the environment counts as solved, with its kind.
         note: Free text for the table.
-        fresh: Whether an earlier version of the entry is not known to have been scored with these seeds.
+        fresh: False if an earlier version of the entry is known to have been scored with these seeds.
     """
 
     algo: str
@@ -88,13 +88,13 @@ class Evidence:
     fresh: bool = True
 
     def write(self, zoo: Path) -> Path:
-        """Put it into a hyperparameter folder.
+        """Store the evidence in a hyperparameter folder.
 
         Args:
             zoo: The folder of `<algo>.yml`.
 
         Returns:
-            The file.
+            The path of the file.
         """
         path = evidence_path(zoo, self.algo, self.env)
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in asdict(self).items()]
@@ -106,14 +106,14 @@ def read(path: Path) -> Evidence:
     """The evidence in a file.
 
     Raises:
-        UserError: It holds none.
+        UserError: The file contains no evidence of this version.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Evidence(**{**stored, "best": stored["best"] and tuple(stored["best"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} is no evidence of this version of pg-zoo ({type(error).__name__}: {error}). "
+            f"{path} contains no evidence of this version of pg-zoo ({type(error).__name__}: {error}). "
             "Delete it and run `pg-zoo evidence` with its results again."
         ) from error
 
@@ -123,12 +123,13 @@ def from_cells(folder: Path, algo: str, env: str, entry: Mapping[str, Any]) -> E
 
     Args:
         folder: Results of `pg-zoo benchmark`.
-        algo: Which of them.
-        env: Which of them.
-        entry: The entry that they must be results of.
+        algo: The algorithm.
+        env: The environment.
+        entry: The entry with which the results must have been obtained.
 
     Raises:
-        UserError: They are not, or not enough, or from seeds that tuning may have seen, or some failed.
+        UserError: The results belong to another entry, are too few, come from seeds that tuning may have seen, or are
+            incomplete because trainings failed.
     """
     return _from_cells(folder, read_cells(folder), algo, env, entry)
 
@@ -153,10 +154,10 @@ def _from_cells(
     failed = sorted((folder / "failed").glob(f"{failure_name(algo, env, '*')}.txt"))
     if missing or failed:
         what = f"{failed[0]} failed" if failed else f"seed {missing[0]} is missing"
-        raise UserError(f"{what[0].upper()}{what[1:]}: evidence without it would flatter.")
+        raise UserError(f"{what[0].upper()}{what[1:]}: evidence without it would be biased.")
     for cell in group:
         if difference := difference_of(entry, cell["hyperparams"]):
-            raise UserError(f"Seed {cell['seed']} had other hyperparameters than the entry: {difference}.")
+            raise UserError(f"The hyperparameters of seed {cell['seed']} differ from the entry: {difference}.")
         cell = {**cell, "versions": released(cell["versions"])}
         first = {**group[0], "versions": released(group[0]["versions"])}
         for key in ("versions", "deterministic", "options"):
@@ -190,21 +191,21 @@ def _from_cells(
 
 
 def released(versions: Mapping[str, str]) -> dict[str, str]:
-    """Versions of packages alone: of a commit, there may be many in the time of one measurement."""
+    """The versions of packages without the commit, which may change in the course of one measurement."""
     return {name: number for name, number in versions.items() if name != COMMIT}
 
 
 def _asked_for(folder: Path, algo: str, env: str) -> set[int]:
-    """The seeds that the folder is to have in the end."""
+    """The seeds that the finished folder will have."""
     if not (folder / RECORD).exists():
         return set()
     return {seed for *which, seed in asked_for(read_record(folder)) if which == [algo, env]}
 
 
 def difference_of(entry: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> str:
-    """In words, the first hyperparameter in which a training differed from an entry; empty where there is none."""
+    """A description of the first hyperparameter in which a training differs from an entry; empty if there is none."""
     expected, given = {"policy": "auto", **entry}, {"policy": "auto", **hyperparams}
-    if expected["policy"] == "auto":  # a training says which one it became
+    if expected["policy"] == "auto":  # a training records the policy that was chosen
         expected["policy"] = given["policy"]
     for name in sorted(expected.keys() | given.keys()):
         if expected.get(name) != given.get(name):
@@ -213,15 +214,15 @@ def difference_of(entry: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> s
 
 
 def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
-    """Train again what the evidence tells of.
+    """Repeat a training of the evidence.
 
     Args:
         evidence: The evidence.
         seed: One of its seeds.
-        folder: Where the results go; must not exist.
+        folder: The folder for the results, which must not exist.
 
     Returns:
-        What its `cell.json` says: the score, and versions and machine of this time.
+        The contents of the new `cell.json`: the score, and the present versions and machine.
     """
     cell = Cell(
         evidence.algo,
@@ -238,7 +239,7 @@ def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def collect(zoo: Path | None = None) -> list[Evidence]:
-    """The evidence of all entries that have it; entries that were changed since are left out, with a warning.
+    """The evidence of all entries that have any. Entries that have changed since are left out, with a warning.
 
     Args:
         zoo: As for `entries`.
@@ -256,15 +257,15 @@ def collect(zoo: Path | None = None) -> list[Evidence]:
 
 
 def update(results: Path, zoo: Path | None = None, *, same_seeds: bool = False) -> Iterator[Path]:
-    """Write the evidence of all entries that a results folder has cells of.
+    """Write the evidence of all entries that have cells in a results folder.
 
     Args:
         results: Results of `pg-zoo benchmark`.
         zoo: As for `entries`.
-        same_seeds: Also of seeds that an earlier version of the entry was scored with.
+        same_seeds: Whether seeds are allowed with which an earlier version of the entry was scored.
 
     Yields:
-        Each file that was written. A warning says why others were not.
+        The path of each file written. Warnings name the entries without a file, with the reasons.
     """
     cells, known = read_cells(results), {(entry.algo, entry.env): entry for entry in entries(zoo)}
     with one_line(registry.PluginError), plugin_warnings():
@@ -274,7 +275,7 @@ def update(results: Path, zoo: Path | None = None, *, same_seeds: bool = False) 
         if algo == RANDOM or algo in registry.reference_algorithms():
             continue
         if entry is None:
-            warn(f"{algo} on {env} is left out: there is no entry that this could be evidence of.")
+            warn(f"{algo} on {env} is left out: there is no entry for it.")
             continue
         try:
             evidence = _from_cells(results, cells, algo, env, entry.hyperparams)
@@ -288,30 +289,31 @@ def update(results: Path, zoo: Path | None = None, *, same_seeds: bool = False) 
 
 
 def succeeding(new: Evidence, old: Evidence, same_seeds: bool) -> Evidence:
-    """New evidence with what stays of the old.
+    """New evidence with the note of the evidence that it replaces.
 
     Args:
-        new: The new.
-        old: What it will replace.
-        same_seeds: Whether it may be of seeds that another version of the entry was scored with; it will say so.
+        new: The new evidence.
+        old: The evidence to be replaced.
+        same_seeds: Whether seeds are allowed with which another version of the entry was scored; the evidence is then
+            not `fresh`.
 
     Raises:
-        UserError: It is, and must not be.
+        UserError: The seeds are such seeds and not allowed.
     """
     changed, last = difference_of(old.hyperparams, new.hyperparams), max(old.seeds)
-    # Versions before the old one had the seeds below its own.
+    # Still earlier versions of the entry were scored with smaller seeds than the old evidence.
     fresh = new.seeds[0] > last if changed else old.fresh or new.seeds[0] > last
     if not (fresh or same_seeds) and changed:
         raise UserError(
-            f"seeds {ranges(old.seeds)} have scored an earlier version of the entry ({changed}), which may be why it "
-            f"was changed: measure it on fresh seeds, with `pg-zoo benchmark --first-seed {last + 1}`, or say "
+            f"the seeds {ranges(old.seeds)} scored an earlier version of the entry ({changed}), and that score may be "
+            f"why it was changed: use fresh seeds with `pg-zoo benchmark --first-seed {last + 1}`, or pass "
             "--same-seeds."
         )
     return replace(new, note=old.note, fresh=fresh)
 
 
 def published() -> dict[str, Any]:
-    """rl_zoo3's scores of SB3's agents: by algorithm and environment, and their `source`."""
+    """rl_zoo3's scores of SB3's agents by algorithm and environment, and their `source`."""
     text = Path(__file__).with_name("published.yml").read_text(encoding="utf-8")
     scores: dict[str, Any] = yaml.safe_load(text)
     return scores

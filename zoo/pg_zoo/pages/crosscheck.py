@@ -20,7 +20,7 @@ from pg_zoo.runs.provenance import command_line
 
 @dataclass
 class Row:
-    """What is found out about one entry."""
+    """The results of one entry."""
 
     entry: Entry
     parameters: ParameterCheck
@@ -28,7 +28,7 @@ class Row:
 
     @property
     def contradicts(self) -> bool:
-        """Whether it speaks against the claim."""
+        """Whether a result contradicts the claim."""
         return self.parameters.contradicts or (self.scores is not None and self.scores.contradicts)
 
 
@@ -36,8 +36,9 @@ _HEAD = """\
 <!-- Written by `{command}`. -->
 # The cross-check with Stable-Baselines3
 
-Is our PPO Stable-Baselines3's PPO, our A2C its A2C, and our TRPO sb3-contrib's? For each of these entries of the zoo,
-both are trained with the entry's hyperparameters, wrappers and normalisation, and compared.
+Are our PPO and A2C the same as Stable-Baselines3's, and is our TRPO the same as sb3-contrib's? For each of these
+entries of the zoo, both implementations are trained with the entry's hyperparameters, wrappers and normalisation, and
+compared.
 
 - date: {date}
 - command: `{command}`
@@ -49,25 +50,26 @@ both are trained with the entry's hyperparameters, wrappers and normalisation, a
 
 ## Parameters
 
-Both start from the same seed, ours on the engine `"autograd"`, and are compared after {updates} updates, or more until
-there were {min_steps:,} steps. *equal*: the parameters, the state of the optimiser and the statistics of the
-normalisation are the same bit for bit.
+Both start from the same seed, ours on the engine `"autograd"`, and are compared after at least {updates} updates and at
+least {min_steps:,} steps. *equal*: the parameters, the optimiser's state and the normalisation statistics are the same
+bit for bit.
 
 """
 _SCORES = """
 ## Scores
 
-Both are trained with {seeds} seeds, ours on the default engine, for as many steps as the entry says, but at most
-{max_steps:,}. So this says whether the two do the same, not what the entry reaches. The score of a training is the
-mean return of {episodes} episodes after it. Where our engine is `autograd`, which also
-gSDE takes, both draw the same random numbers, and their scores repeat what the parameters say. Random actions are
-measured over 100 episodes.
+Both are trained with {seeds} seeds, ours on the default engine, for the entry's number of steps, but at most
+{max_steps:,}. The scores therefore show whether the two agree, not how good the entry can get. The score of a training
+is the mean return of {episodes} episodes after it. Where our engine is `autograd`, for example with gSDE, both draw the
+same random numbers, and the scores add nothing to the comparison of parameters. The score of random actions is the mean
+over 100 episodes.
 
-Scores are *equivalent* where the {confidence:.0%} interval of the difference of their means (Welch) lies within ± the
-margin: two one-sided tests at 5 % then show that they are no further apart. They are *different* where the whole
-interval lies beyond the margin. Otherwise neither is shown. The margin was fixed beforehand: {margin:g} of the range
-from random actions to the best known score, or else to the return at which the environment counts as solved, or else
-to the score that rl_zoo3 publishes of SB3. *speed*: our steps per second over SB3's, in the same run.
+Scores are *equivalent* if the {confidence:.0%} interval of the difference of their means (Welch) lies within ± the
+margin: two one-sided tests at 5 % then show that the means differ by less. They are *different* if the whole interval
+lies beyond the margin. Otherwise, neither is shown. The margin was fixed beforehand: {margin:g} of the range from
+random actions to the best known score. If no such score is known, the range ends at the return at which the environment
+counts as solved, or else at the score that rl_zoo3 publishes for SB3. *speed*: our steps per second divided by SB3's,
+in the same run.
 
 """
 _PARAMETER_COLUMNS = ("environment", "algorithm", "updates", "parameters")
@@ -89,7 +91,7 @@ def document(rows: Sequence[Row], args: CrosscheckOptions) -> str:
     """The page.
 
     Args:
-        rows: What was found out.
+        rows: The results of the entries.
         args: The options of the command.
     """
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
@@ -118,7 +120,7 @@ def document(rows: Sequence[Row], args: CrosscheckOptions) -> str:
 
 
 def tallies(rows: Sequence[Row]) -> list[str]:
-    """How often which answer was given: of parameters, and of scores if there are any."""
+    """The number of entries with each answer: one line for parameters, and one for scores if there are any."""
     parameters = [row.parameters.answer for row in rows]
     scores = [row.scores.answer for row in rows if row.scores]
     lines = [_tally("Parameters", parameters, ("equal", "different", "not compared", "failed"))]
@@ -128,12 +130,12 @@ def tallies(rows: Sequence[Row]) -> list[str]:
 
 
 def _tally(what: str, answers: Sequence[str], known: Sequence[str]) -> str:
-    # The first answers always: that none was different is what one wants to know.
+    # The main answers are shown even with a count of 0: "different 0" is the result that matters.
     counts = {answer: answers.count(answer) for answer in known}
-    return f"{what}: {', '.join(f'{a} {n}' for i, (a, n) in enumerate(counts.items()) if n or a in _ALWAYS_TOLD)}"
+    return f"{what}: {', '.join(f'{a} {n}' for a, n in counts.items() if n or a in _ALWAYS_SHOWN)}"
 
 
-_ALWAYS_TOLD = ("equal", "equivalent", "not shown", "different")
+_ALWAYS_SHOWN = ("equal", "equivalent", "not shown", "different")
 
 
 def _score_row(row: Row, scores: ScoreCheck) -> tuple[str, ...]:

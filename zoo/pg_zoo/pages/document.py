@@ -1,4 +1,4 @@
-"""A page of text, tables and figures, written as Markdown with pictures beside it or as one HTML file."""
+"""A page of text, tables and figures, as Markdown with separate pictures or as one HTML file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pg_zoo.pages.tables import markdown_table
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; the page's own has level 1. `**bold**` and `code` in backquotes may be in all texts."""
+    """A heading; the page's title has level 1. All texts may contain `**bold**`, and code in backquotes."""
 
     level: int
     text: str
@@ -37,7 +37,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the columns after the first are numbers, unless said otherwise."""
+    """A table; with `numbers`, all columns but the first are aligned to the right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Figures beside each other, where there is room, by file name without ending, and what they show."""
+    """Figures by file name without suffix, side by side if there is room, and their caption."""
 
     figures: dict[str, Figure]
     caption: str
@@ -54,7 +54,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Details:
-    """Text as it stands, which opens with a click."""
+    """Preformatted text, folded until its summary is clicked."""
 
     summary: str
     text: str
@@ -64,7 +64,7 @@ Block = Heading | Text | Bullets | Table | Pictures | Details
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """The page; it shows `figures/<name>.png`, which `pictures` gives."""
+    """The page as Markdown; it shows the files `figures/<name>.png`, whose contents `pictures` returns."""
     return "\n\n".join(map(_markdown, blocks)) + "\n"
 
 
@@ -85,7 +85,7 @@ def _markdown(block: Block) -> str:
 
 
 def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
-    """The PNG files that the Markdown shows, by name without ending."""
+    """The PNG files that the Markdown shows, by name without suffix."""
     return {
         name: figures.png(figure)
         for block in blocks
@@ -95,7 +95,7 @@ def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
 
 
 def page(title: str, blocks: Sequence[Block]) -> str:
-    """The page as HTML that needs no other file: style and figures are in it, and there are no scripts."""
+    """The page as one self-contained HTML file with style and figures, without scripts."""
     sections = [block.text for block in blocks if isinstance(block, Heading) and block.level == 2]
     links = " ".join(f'<a href="#{_anchor(text)}">{_inline(text)}</a>' for text in sections)
     body = "\n".join(map(_html, blocks))
@@ -132,7 +132,7 @@ def _html(block: Block) -> str:
 
 
 def _size(figure: Figure) -> str:
-    """As wide as it was drawn, or less, down to where it could not be read."""
+    """The CSS width: as drawn, or narrower, but never too narrow to read."""
     width = figure.get_figwidth()
     return f"flex-basis:{5.5 * width:.0f}rem;--least:{3.8 * width:.0f}rem"
 

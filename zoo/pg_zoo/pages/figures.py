@@ -20,10 +20,10 @@ from pg_zoo.results.statistics import Estimate
 
 Arguments = ParamSpec("Arguments")
 
-# Okabe and Ito's, which colour-blind readers tell apart, without yellow, which is too pale on white.
+# Okabe and Ito's palette, safe for colour-blind readers, without yellow, which is too pale on white.
 _COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"]
 _MARKERS = "os^Dv*PX<>"
-# Text and axes; a page in dark mode puts its own colour in place of exactly this one.
+# Text and axes; `svg` replaces exactly this colour by the page's own.
 _INK = "#33363a"
 _GRID = "#8a8f98"
 
@@ -66,7 +66,7 @@ def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 class Look:
-    """How each algorithm is drawn, the same in all figures: a colour and a marker; references are dashed.
+    """The colour, marker and line of each algorithm, the same in all figures; references are dashed.
 
     Args:
         algos: Their names.
@@ -78,7 +78,7 @@ class Look:
         self._markers = dict(zip(algos, itertools.cycle(_MARKERS), strict=False))
 
     def color(self, algo: str) -> str:
-        """Its colour."""
+        """The colour of an algorithm."""
         return self._colors[algo]
 
     def line(self, algo: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Look:
 
 
 def png(figure: Figure) -> bytes:
-    """For Markdown and slides: on white."""
+    """A figure as PNG on white, for Markdown and slides."""
     buffer = io.BytesIO()
     with _style():
         figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
@@ -100,18 +100,18 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure, name: str) -> str:
-    """For a page: transparent, text in the page's own colour, and ids that no other figure has.
+    """A figure as SVG for a page: transparent, with text in the page's colour and unique ids.
 
     Args:
         figure: The figure.
-        name: A word that no other figure on the page has.
+        name: A word that is unique on the page.
     """
     buffer = io.StringIO()
     with _style():
         figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # Metadata are the date, which would make each file another one, and addresses that nobody needs.
+    # The metadata contain the date, which would make every file different, and URLs that are of no use.
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL).replace(_INK, "currentColor")
     text = re.sub(r'\bid="', f'id="{name}-', text)
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
@@ -121,12 +121,12 @@ def svg(figure: Figure, name: str) -> str:
 def learning_curves(
     look: Look, curves: Mapping[str, tuple[np.ndarray, Estimate]], lines: Mapping[str, float], *, seconds: bool
 ) -> Figure:
-    """Mean return of the evaluations along the way, with 95 % bands.
+    """Mean return of the evaluations during training, with 95 % bands.
 
     Args:
-        look: Of the algorithms.
+        look: Colours and markers of the algorithms.
         curves: By algorithm: times, and means with the bounds of the bands.
-        lines: Scores to compare with, by what they are called.
+        lines: Scores to compare with, by name.
         seconds: Whether the times are seconds, not steps.
     """
     figure = Figure((5.2, 3.9))
@@ -136,7 +136,7 @@ def learning_curves(
             times, returns = curves[algo]
             axes.plot(times, returns.value, **look.line(algo))
             axes.fill_between(times, returns.low, returns.high, color=look.color(algo), alpha=0.18, linewidth=0)
-    # A band may leave what is possible at all; the means and the lines are what must be seen.
+    # The limits follow the means and the lines: a band may extend beyond any possible return.
     shown = np.concatenate([*(returns.value for _, returns in curves.values()), list(lines.values())])
     room = 0.08 * (shown.max() - shown.min() or 1)
     axes.set_ylim(shown.min() - room, shown.max() + room)
@@ -162,10 +162,10 @@ def learning_curves(
 
 @_styled
 def aggregates(look: Look, estimates: Mapping[str, Mapping[str, Estimate]]) -> Figure:
-    """Aggregates with 95 % intervals, a panel for each.
+    """Aggregates with 95 % intervals, one panel for each.
 
     Args:
-        look: Of the algorithms.
+        look: Colours of the algorithms.
         estimates: By algorithm, by name of the aggregate.
     """
     algos = [algo for algo in look.algos if algo in estimates][::-1]
@@ -206,7 +206,7 @@ def improvement(algos: Sequence[str], probabilities: Mapping[tuple[str, str], Es
 
     Args:
         algos: Names of rows and columns.
-        probabilities: Of the first of each pair over the second.
+        probabilities: For each pair, the probability that the first beats the second.
     """
     square = np.full((len(algos), len(algos)), np.nan)
     for (first, second), probability in probabilities.items():
@@ -233,10 +233,10 @@ def improvement(algos: Sequence[str], probabilities: Mapping[tuple[str, str], Es
 
 @_styled
 def throughput(look: Look, speeds: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Steps per second of training: median over seeds, and the range.
+    """Steps per second of training: median and range over seeds.
 
     Args:
-        look: Of the algorithms.
+        look: Colours of the algorithms.
         speeds: By environment, by algorithm: one number for each seed.
     """
     columns = min(3, len(speeds))

@@ -1,4 +1,4 @@
-"""What a benchmark shows, in plain words, tables and figures, from what is stored."""
+"""The report on a stored benchmark: sentences, tables and figures."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def write_report(folder: str | Path, *, output: str | Path | None = None, baseli
         baseline: The algorithm that all others are compared with; by default, see `pg_zoo.results.findings.pairs`.
 
     Returns:
-        What to tell the user: what to know first, one line for each comparison, and where the report is.
+        Lines for the user: caveats, one line for each comparison, and the path of the report.
 
     Raises:
-        UserError: There are no results that can be read, or the baseline is not among them.
-        OSError: A file cannot be written, as its message says; the file is as it was before.
+        UserError: There are no readable results, or the baseline is not among them.
+        OSError: A file cannot be written; it is left unchanged.
     """
     results = read(folder)
     findings = Findings(results, pairs(results.all_algos, baseline, has_random=RANDOM in {*results.cells.algo}))
@@ -78,7 +78,7 @@ def _summary(findings: Findings) -> list[Block]:
     if notes := findings.notes():
         blocks.append(Bullets([f"**Note**: {note}" for note in notes]))
     if not findings.pairs:
-        blocks.append(Text("There is nothing to compare: no two algorithms."))
+        blocks.append(Text("There is only one algorithm, so there is nothing to compare."))
     for pair in findings.pairs:
         blocks += [Heading(3, "`{}` against `{}`".format(*pair)), Text(f"{findings.tally(*pair).capitalize()}.")]
         if sentences := findings.sentences(*pair):
@@ -86,17 +86,18 @@ def _summary(findings: Findings) -> list[Block]:
         if untuned := findings.untuned(*pair):
             blocks.append(
                 Text(
-                    f"**Tuned against untuned**: {'; '.join(untuned)}. A difference there may be one of tuning alone: "
-                    "tune the other too, or, if both have the same ones, compare with `--same-hyperparams`."
+                    f"**Tuned against untuned**: {'; '.join(untuned)}. A difference there may be due to tuning alone. "
+                    "Tune both, or, if they take the same hyperparameters, compare them with `--same-hyperparams`."
                 )
             )
         if unlike := findings.unlike_hyperparams(*pair):
             names = "; ".join(f"{', '.join(names)} on {env}" for env, names in unlike.items())
             blocks.append(
                 Text(
-                    f"**Trained with different hyperparameters**: their entries differ in {names}; what an entry "
-                    "leaves out is the algorithm's default, which may differ too. What is compared, scores and speeds "
-                    "alike, are algorithms with their hyperparameters; `--same-hyperparams` gives both the same entry."
+                    f"**Trained with different hyperparameters**: their entries differ in {names}. Values that an "
+                    "entry omits are the algorithm's defaults, which may differ too. Scores and speeds therefore "
+                    "compare algorithms including their hyperparameters; `--same-hyperparams` gives both the same "
+                    "entry."
                 )
             )
     n = len(findings.adjusted)
@@ -104,16 +105,16 @@ def _summary(findings: Findings) -> list[Block]:
         blocks.append(
             Text(
                 "A score is the mean return of the episodes after training. The brackets after a difference are its "
-                "95 % interval: of 100 such intervals from new seeds, about 95 would hold the true difference. Only "
-                "where the interval leaves out 0 is an algorithm called better or worse. “No difference shown” does "
-                "not say that there is none: see how wide the interval is."
+                "95 % interval: of 100 such intervals from new seeds, about 95 would contain the true difference. An "
+                "algorithm is called better or worse only if the interval excludes 0. “No difference shown” is not "
+                "evidence of equality: the width of the interval shows how large a difference may be."
             )
         )
     if n > 1:
         blocks.append(
             Text(
-                f"{n} differences are judged here. If none of them existed, about 1 in 20 would still be called better "
-                "or worse; Holm's correction tells which hold when all are to hold together."
+                f"This page judges {n} differences. If none of them existed, about 1 in 20 would still be called "
+                "better or worse. Holm's correction keeps the risk of even one such mistake below 5 %."
             )
         )
     return blocks
@@ -128,13 +129,13 @@ def _together(findings: Findings, look: figures.Look) -> list[Block]:
         blocks += [
             Text(
                 f"{count(len(chosen.envs), 'environment')}, {chosen.n_seeds} seeds of each algorithm on each. Scores "
-                "are normalised: what is below -1 counts as -1, and above 2 as 2; 0 is what random actions score; 1 is"
+                "are normalised and limited to the range from -1 to 2. 0 is the score of random actions; 1 is"
             ),
             Bullets([f"on {env}: {scale.why}, {number(scale.one or 0)}" for env, scale in scales]),
             *_aggregates(findings, chosen, look),
         ]
     else:
-        blocks.append(Text("No environment can be taken."))
+        blocks.append(Text("No environment qualifies."))
     if chosen.left_out:
         blocks += [Text("Left out:"), Bullets([f"{env}: {why}" for env, why in chosen.left_out.items()])]
     return blocks
@@ -166,8 +167,8 @@ def _aggregates(findings: Findings, chosen: Selection, look: figures.Look) -> li
     rows = [[f"`{x}`", f"`{y}`", interval(estimate)] for (x, y), estimate in improvements.items()]
     scales = [findings.scales[env] for env in chosen.envs]
     has_optima = all(scale.best and scale.best_name == "optimal" for scale in scales)
-    # By definition, with the optimality gap.
-    ends = [(f"`{RANDOM}`", "0", "1"), ("optimal (known)" if has_optima else "what 1 is", "1", "0")]
+    # Scores and optimality gaps of the two ends, by definition.
+    ends = [(f"`{RANDOM}`", "0", "1"), ("optimal (known)" if has_optima else "upper end", "1", "0")]
     how = (
         f"95 % intervals from {statistics.N_RESAMPLES} stratified bootstrap resamples; "
         f"n = {chosen.n_seeds} seeds on each of {count(len(chosen.envs), 'environment')}"
@@ -180,7 +181,7 @@ def _aggregates(findings: Findings, chosen: Selection, look: figures.Look) -> li
         ),
         Pictures(
             {"aggregates": figures.aggregates(look, estimates)},
-            f"Normalised scores with {how}. Higher is better, but for the optimality gap.",
+            f"Normalised scores with {how}. Higher is better, except for the optimality gap.",
         ),
         Pictures(shown, f"{caption}. Bands and brackets: {how}."),
         *[Table(["X", "Y", "P(X > Y) [95 %]"], rows, numbers=False)] * bool(rows),
@@ -213,9 +214,9 @@ def _about_price(scale: Scale) -> list[Block]:
     if scale.objective is None:
         return []
     text = (
-        "**The score is not all**: training may charge a price for the KL divergence from a reference, and then "
-        "maximises J = mean return - `kl_coef` × KL divergence. The largest J is "
-        f"{number(scale.objective)}, of the policy whose return is the best known score. A policy that gets as much "
+        "**The score is not everything**: training may charge a price for the KL divergence from a reference policy. "
+        "It then maximises J = mean return - `kl_coef` × KL divergence. The largest J is "
+        f"{number(scale.objective)}, for the policy whose return is the best known score. A policy with the same "
         "return further away from the reference is worse. Algorithms that charge the price log J as "
         "`rollout/objective`, which `--tensorboard` keeps."
     )
@@ -223,7 +224,7 @@ def _about_price(scale: Scale) -> list[Block]:
 
 
 def _measured(results: Results, env: str) -> list[str]:
-    """The algorithms on an environment, and last random actions, if they are there."""
+    """The algorithms with results on an environment; random actions come last."""
     return results.algos_on(env) + [RANDOM] * (len(results.of(RANDOM, env)) > 0)
 
 
@@ -283,9 +284,8 @@ def _curves(results: Results, env: str, scale: Scale, look: figures.Look) -> lis
     else:
         n = listed([f"{count(n_curves[algo], 'seed')} of `{algo}`" for algo in algos])
     caption = (
-        f"{env}, evaluations during training, {n}. Lines: mean over seeds of each evaluation, at the mean of the steps "
-        "or seconds of training after which it was made. Bands: Student's 95 % interval of that mean, for each "
-        "evaluation by itself."
+        f"{env}, evaluations during training, {n}. Lines: mean over seeds of each evaluation, at the mean time (in "
+        "steps or seconds of training). Bands: Student's 95 % interval of this mean, for each evaluation separately."
     )
     return [Pictures(shown, caption)]
 
@@ -300,8 +300,8 @@ def _speed(results: Results, look: figures.Look) -> list[Block]:
     n = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else f"{min(seeds)}"
     caption = (
         f"Environment steps per second of training, evaluations excluded: median and range, n = {n} seeds. "
-        "Trainings that ran at the same time have slowed each other down, and speed depends on hyperparameters such as "
-        "n_envs and batch_size: only with the same ones it is the algorithms' own."
+        "Trainings that run at the same time slow each other down, and speed depends on hyperparameters such as "
+        "n_envs and batch_size. Only with equal hyperparameters does the figure compare the algorithms themselves."
     )
     return [Heading(2, "Speed"), Pictures({"throughput": figures.throughput(look, speeds)}, caption)]
 
@@ -340,7 +340,7 @@ def _what_was_run(results: Results) -> list[Block]:
         Table(columns, rows, numbers=False),
     ]
     if entries:
-        blocks += [Heading(3, "Hyperparameters"), Text("As `pg-zoo train --conf-file` takes them:")]
+        blocks += [Heading(3, "Hyperparameters"), Text("In the format of `pg-zoo train --conf-file`:")]
         blocks += [Details(f"{algo} on {env}", entry) for (algo, env), entry in entries.items()]
     if results.failed:
         failed = [f"{failure.name}: {failure.error} (`{failure.path.as_posix()}`)" for failure in results.failed]
@@ -350,12 +350,12 @@ def _what_was_run(results: Results) -> list[Block]:
         for algo, env, seed in results.missing:
             missing.setdefault((algo, env), []).append(seed)
         items = [f"`{algo}` on {env}: seeds {ranges(seeds)}" for (algo, env), seeds in missing.items()]
-        blocks += [Heading(3, "Not there"), Bullets(items)]
+        blocks += [Heading(3, "Missing"), Bullets(items)]
     return blocks
 
 
 def _entry(cell: dict[str, Any]) -> str:
-    """Its hyperparameters as YAML, and, as comments, what they leave to the algorithm's defaults."""
+    """The hyperparameters of a cell as YAML, with the algorithm's defaults for all others as comments."""
     lines = yaml.safe_dump({cell["env"]: cell["hyperparams"]})
     if defaults := cell.get("defaults"):
         comments = ["The algorithm's defaults:", *yaml.safe_dump(defaults).splitlines()]
@@ -366,7 +366,7 @@ def _entry(cell: dict[str, Any]) -> str:
 def _evaluation(options: dict[str, int]) -> str:
     return (
         f"{options['final_episodes']} episodes after training; {options['eval_points']} evaluations of "
-        f"{options['eval_episodes']} episodes along the way"
+        f"{options['eval_episodes']} episodes during training"
     )
 
 
@@ -375,30 +375,30 @@ def _method() -> list[Block]:
         Heading(2, "How the numbers are made"),
         Bullets(
             [
-                "**Difference**: the mean over seeds of what two algorithms score with the same seed, with Student's t "
-                "interval; over several environments, of the mean of the differences of normalised scores. It alone "
-                "decides between “better”, “worse” and “no difference shown”: in simulations of 3 to 10 seeds whose "
-                "scores spread alike it held the truth 95 to 98 times in 100. Where one algorithm fails now and then "
-                "and the other never, no interval of so few seeds can know: it held the truth 72 to 94 times. Look at "
-                "the worst seeds too.",
-                "Intervals hold for a number of seeds that was **chosen beforehand**. Who adds seeds until something "
-                "is concluded will conclude too much: confirm it with fresh ones (`--first-seed`) in a new folder.",
+                "**Difference**: the mean over seeds of the difference between two algorithms' scores with the same "
+                "seed, with Student's t interval. Over several environments, normalised scores are averaged first. "
+                "This interval alone decides between “better”, “worse” and “no difference shown”. In simulations of 3 "
+                "to 10 seeds with similar spread, it contained the true difference in 95 to 98 of 100 cases. If one "
+                "algorithm fails occasionally and the other never does, no interval from so few seeds is reliable: it "
+                "contained the true difference in 72 to 94 of 100 cases. Look at the worst seeds too.",
+                "Intervals are valid for a number of seeds **chosen beforehand**. Adding seeds until a result turns "
+                "significant produces false positives: confirm it with fresh seeds (`--first-seed`) in a new folder.",
                 "**Mean**: over seeds, with Student's t interval.",
-                "**IQM**: mean of the middle half of the runs. **Median**: of the environments' means. **Optimality "
-                "gap**: what is missing to 1 in the mean, where more than 1 counts as 1. **Probability of "
-                "improvement** and **performance profile** as said at their figures. Their intervals are the 2.5 % and "
-                f"97.5 % percentiles of {statistics.N_RESAMPLES} stratified bootstrap resamples, made with rliable "
-                "(Agarwal et al. 2021, “Deep reinforcement learning at the edge of the statistical precipice”); with "
-                "few seeds they are too narrow. So the mean of all environments together has another interval than "
-                "Student's, even where there is but one environment. Of 2 or 3 runs the middle half is all of them, "
-                "and the IQM their mean.",
-                "**Steps**: those that were taken. The last rollout is whole, and may go beyond what was asked for.",
-                f"With fewer than {statistics.MIN_SEEDS} seeds there is no interval and no conclusion; with different "
-                "seeds or failed trainings there is no conclusion, because what is missing may be what went wrong.",
-                "**Steps to a return**: until the first evaluation along the way that reached it, in the median of the "
-                "seeds that did. **Training time**: in the median, evaluations excluded. **Memory**: what a "
-                "training adds to the libraries, which all trainings share, at its largest, in the median.",
-                "The numbers behind all this are in `cells.csv`, `curves.csv` and `evaluations.csv`.",
+                "**IQM**: mean of the middle half of the runs. **Median**: median of the environments' means. "
+                "**Optimality gap**: 1 minus the mean score, where scores above 1 count as 1. **Probability of "
+                "improvement** and **performance profile** are explained at their figures. Their intervals are the "
+                f"2.5 % and 97.5 % percentiles of {statistics.N_RESAMPLES} stratified bootstrap resamples, made with "
+                "rliable (Agarwal et al. 2021, “Deep reinforcement learning at the edge of the statistical "
+                "precipice”); with few seeds they are too narrow. The mean over all environments has such an interval "
+                "too, which differs from Student's even with a single environment. With 2 or 3 runs, the middle half "
+                "is all of them, and the IQM is their mean.",
+                "**Steps**: environment steps taken. The last rollout is completed, even beyond the requested number.",
+                f"With fewer than {statistics.MIN_SEEDS} seeds, there is no interval and no conclusion. With different "
+                "seeds or failed trainings, there is no conclusion, because the missing scores may be the bad ones.",
+                "**Steps to a return**: steps until the first evaluation during training that reached it, as the "
+                "median of the seeds that did. **Training time**: median, evaluations excluded. **Memory**: median of "
+                "the peak that a training adds to the libraries, which all trainings share.",
+                "The numbers behind this page are in `cells.csv`, `curves.csv` and `evaluations.csv`.",
             ]
         ),
     ]

@@ -1,4 +1,4 @@
-"""The table of what the zoo's entries score, beside published scores."""
+"""The table of the scores of the zoo's entries, beside published scores."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ REACHED, NOT_REACHED = "reached", "not reached"
 def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
     """Whether a score is higher or lower than a published one, or why the two cannot be compared.
 
-    Welch's 95 % interval of the difference says so. Theirs is one run, whose standard error is that of the mean over
-    its evaluation's episodes; ours is over seeds.
+    The answer follows from Welch's 95 % interval of the difference. Our standard error is over seeds; theirs, of one
+    run, is over evaluation episodes.
 
     Args:
-        evidence: Ours.
+        evidence: Our evidence.
         theirs: An entry of `published`, or None.
     """
     if theirs is None:
@@ -44,28 +44,28 @@ def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
 
 _HEAD = f"""\
 <!-- Written by `pg-zoo evidence`. -->
-# What the zoo's hyperparameters reach
+# Scores of the zoo's hyperparameters
 
 Each row is an entry of `<algo>.yml` in a folder of hyperparameters. Its score is the mean return of an evaluation after
 training, averaged over training seeds that tuning did not see, with the 95 % interval of this mean over seeds
-(Student's t). Single scores, versions, machine, date and command are in
-`evidence/<algo>/<environment>.json` there.
+(Student's t). The scores of single seeds, versions, machine, date and command are in
+`evidence/<algo>/<environment>.json` in the same folder.
 
-- *seeds*: trainings. *episodes*: those of the evaluation after each of them.
+- *seeds*: number of trainings. *episodes*: number of evaluation episodes after each training.
 - *steps*: environment steps of a training. *time*: median time of a training on one core, evaluations excluded.
-  Where other work ran on the machine meanwhile, it is an upper bound.
+  It is an upper bound if other work ran on the machine at the same time.
 - *random*: mean return of uniformly random actions, from the longest measurement available.
-- *best known*: the exact optimum, a game's value, or a reference controller's score, where there is one; *solved*: the
+- *best known*: the exact optimum, a game's value, or a reference controller's score, if there is one; *solved*: the
   return at which Gymnasium calls the environment solved, and whether the interval of the score lies above it
-  (*{REACHED}*), below it (*{NOT_REACHED}*), or holds it (*{NOT_SHOWN}*).
+  (*{REACHED}*), below it (*{NOT_REACHED}*), or contains it (*{NOT_SHOWN}*).
 - *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})
-  of Stable-Baselines3's algorithm of the same name: one run, mean ± standard deviation over evaluation episodes; and
-  its steps. Where it is of an older version of the environment, that is named.
+  for Stable-Baselines3's algorithm of the same name (one run, mean ± standard deviation over evaluation episodes), its
+  steps, and the version of the environment if it was an older one.
 - *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*, by the 95 % interval of the difference
-  (Welch), with the standard error over seeds here, and over the episodes of their one run there. If the interval
+  (Welch). The standard error is over seeds here, and over the episodes of the one run there. If the interval
   contains 0, the difference is *{NOT_SHOWN}*; that is not evidence of equality. Trainings with *{MORE_STEPS}* than
-  theirs are not compared. Where the published score is of an *{OLDER}*, rewards and episodes differ, and the answer
-  says little.
+  theirs are not compared. If the published score is for an *{OLDER}*, rewards and episodes differ, and the answer
+  means little.
 """
 _NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
 _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
@@ -90,9 +90,9 @@ def table(all_evidence: Iterable[Evidence]) -> str:
     for suffix, where in (("", ""), (f" ({OLDER})", f" of an {OLDER}")):
         counts = {answer: answers.count(answer + suffix) for answer in (HIGHER, NOT_SHOWN, LOWER)}
         if n := sum(counts.values()):
-            said = ", ".join(f"{answer}: {many}" for answer, many in counts.items())
+            answered = ", ".join(f"{answer}: {number_of}" for answer, number_of in counts.items())
             summary.append(
-                f"{count(n, 'score')} can be compared with SB3's in rl_zoo3{where}, at no more steps. {said}."
+                f"{count(n, 'score')} can be compared with SB3's in rl_zoo3{where}, with no more steps. {answered}."
             )
     if summary:
         parts.append("\n".join(summary) + "\n")
@@ -105,12 +105,12 @@ _NOT_FRESH = "an earlier version of the entry was scored with some of these seed
 
 
 def _task(evidence: Evidence) -> tuple[str, str]:
-    """An environment with its arguments."""
+    """An environment and its keyword arguments."""
     return evidence.env, json.dumps(evidence.hyperparams.get("env_kwargs") or {}, sort_keys=True)
 
 
 def _random(all_evidence: Sequence[Evidence]) -> dict[tuple[str, str], float | None]:
-    """What random actions score, one number for each task: that of the evidence with most episodes."""
+    """The score of random actions on each task, from the evidence with the most episodes."""
     found: dict[tuple[str, str], float | None] = {}
     for evidence in sorted(all_evidence, key=lambda one: len(one.seeds) * one.final_episodes):
         if evidence.random is not None:

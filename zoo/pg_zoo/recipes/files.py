@@ -1,4 +1,4 @@
-"""Hyperparameter files in rl_zoo3's schema: ours, then those of plugins, and rl_zoo3's own for the references."""
+"""Hyperparameter files in rl_zoo3's schema: ours, those of plugins, and rl_zoo3's own for the references."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 Entries = dict[str, dict[str, Any]]
 
-OURS = "pg_zoo.hyperparams"  # the package that has the files of this one
+OURS = "pg_zoo.hyperparams"  # the package with our files
 
-# Where rl_zoo3's file is not called as the class is.
+# rl_zoo3's files that are not named after the algorithm's class.
 FILES_OF_RL_ZOO3 = {"recurrentppo": "ppo_lstm"}
 
 
@@ -40,8 +40,8 @@ class File:
 
     Attributes:
         algo: The algorithm's registered name.
-        distribution: Name and version of the distribution that brought the file.
-        path: Where it is.
+        distribution: Name and version of the distribution that contains the file.
+        path: The path of the file.
     """
 
     algo: str
@@ -64,7 +64,7 @@ class File:
         return _checked(entries, str(self))
 
     def entries(self) -> Entries:
-        """As `read`, but nothing, and a `PluginWarning`, where the file cannot be read."""
+        """The result of `read`, or a `PluginWarning` and no entries if the file cannot be read."""
         try:
             return self.read()
         except UserError as error:
@@ -82,20 +82,20 @@ def find_entry(
 ) -> tuple[dict[str, Any], str]:
     """The hyperparameters of an algorithm for an environment.
 
-    A whole entry is taken from one file: values that were tuned together stay together.
+    An entry is always taken from a single file: values that were tuned together stay together.
 
     Args:
         algo: The algorithm's registered name.
         env_id: The Gymnasium id.
-        conf_file: `--conf-file`: the only file to look at, instead of all that are installed.
+        conf_file: `--conf-file`: the only file to read, instead of the installed ones.
         trust: Whether that file may be Python.
-        atari: Whether an entry `atari` would do.
+        atari: Whether an entry `atari` is acceptable.
 
     Returns:
-        The entry and, in words, where it is from. An algorithm without any gets an empty one.
+        The entry, and its source in words. Without an entry, an empty one.
 
     Raises:
-        UserError: A file of this algorithm, or the `conf_file`, cannot be read; or the latter has nothing for this
+        UserError: A file of this algorithm, or the `conf_file`, cannot be read; or the latter has no entry for this
             environment, or is code and not trusted.
     """
     found: dict[str, tuple[dict[str, Any], str]] = {}
@@ -118,7 +118,7 @@ def _read(file: File) -> Entries:
     try:
         return file.read()
     except UserError as error:
-        # With its defaults, the algorithm would score something else than what was asked for.
+        # The algorithm's defaults would silently give other results than the entry.
         distribution = file.distribution.rpartition(" ")[0]
         raise UserError(
             f"Hyperparameters cannot be read: {error} Mend the file ({file.path}), uninstall {distribution}, or train "
@@ -127,7 +127,7 @@ def _read(file: File) -> Entries:
 
 
 def yaml_problem(error: Exception) -> str:
-    """What is wrong with a file, and in which line."""
+    """The error in a YAML file, with its line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
 
@@ -139,7 +139,7 @@ def _checked(entries: Any, source: str) -> Entries:
 
 
 def _conf_entries(conf_file: str, trust: bool) -> Entries:
-    """What rl_zoo3 takes too: a YAML file, a Python file, or a module; the last two define `hyperparams`."""
+    """The entries of a `--conf-file`. As in rl_zoo3: a YAML file, or a Python file or module with `hyperparams`."""
     if conf_file.endswith((".yml", ".yaml")):
         try:
             return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
@@ -160,7 +160,7 @@ def _conf_entries(conf_file: str, trust: bool) -> Entries:
 
 
 def _files_of_rl_zoo3() -> Iterator[File]:
-    # Found without an import: rl_zoo3 takes seconds, and patches Gymnasium.
+    # Found without an import, which takes seconds and patches Gymnasium.
     spec = importlib.util.find_spec("rl_zoo3")
     assert spec is not None, "rl_zoo3 is a dependency"
     folder = Path((spec.submodule_search_locations or ["."])[0]) / "hyperparams"
@@ -173,7 +173,7 @@ def _files_of_rl_zoo3() -> Iterator[File]:
 
 class _FileForRLZoo3(File):
     def read(self) -> Entries:
-        """As they are, but that MlpPolicy, which default entries have for rl_zoo3, does not suit every environment."""
+        """The file's entries. The default entry's `policy` is `auto`: MlpPolicy does not suit every environment."""
         entries = super().read()
         if "default" in entries:
             entries["default"]["policy"] = "auto"

@@ -13,7 +13,7 @@ from pg_zoo.errors import UserError
 
 
 def with_entry(text: str, env: str, hyperparams: dict[str, Any], path: Path) -> str:
-    """The text of a hyperparameter file with one entry set, and all else as it is.
+    """The text of a hyperparameter file with one entry replaced or added, and everything else unchanged.
 
     Args:
         text: The file's text.
@@ -22,7 +22,7 @@ def with_entry(text: str, env: str, hyperparams: dict[str, Any], path: Path) -> 
         path: The file, for messages.
 
     Raises:
-        UserError: The file is no such file, or the entry is written in a way that keeps it from being changed alone.
+        UserError: The text is not a hyperparameter file, or the entry cannot be changed separately.
     """
     expected = {**_entries(text, path), env: hyperparams}
     written = yaml.safe_dump({env: hyperparams}, sort_keys=False, width=1000)
@@ -35,7 +35,7 @@ def with_entry(text: str, env: str, hyperparams: dict[str, Any], path: Path) -> 
         lines += ["\n"] * bool(lines) + [written]
     else:
         end = start
-        # What is indented belongs to it; blank lines and comments before the next key do not.
+        # Indented lines belong to the entry; blank lines and comments before the next key do not.
         for index in range(start + 1, len(lines)):
             if lines[index].strip():
                 if not lines[index][0].isspace():

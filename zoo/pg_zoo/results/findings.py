@@ -1,4 +1,4 @@
-"""What results show: which algorithms are compared, on what scale, and with what conclusion."""
+"""Conclusions from results: the pairs of algorithms to compare, their scales, and the verdicts."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from pg_zoo.results.tables import Results
 from pg_zoo.words import count, different, interval, listed, number, ranges
 
 CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be concluded")
-# Of normalised scores that are put together: where random actions are nearly as good as possible, the noise of one run
-# would outweigh all other environments.
+# Normalised scores are clipped to these limits before they are averaged over environments. Otherwise, the noise of one
+# run would dominate where random actions are nearly optimal.
 LIMITS = (-1.0, 2.0)
 
-# As `pg_zoo.recipes.files` tells the origin of what was not tuned for the environment.
+# Origins, in the words of `pg_zoo.recipes.files`, of values that were not tuned for the environment.
 _UNTUNED = re.compile(r"'default' in \S+ of (?P<whose>\S+)|the algorithm's own defaults")
-_UNEQUAL_STEPS = 1.1  # the ratio from which on a comparison mentions them
+_UNEQUAL_STEPS = 1.1  # a comparison mentions larger ratios of steps
 
 
 def pairs(algos: Sequence[str], baseline: str | None = None, *, has_random: bool = False) -> list[tuple[str, str]]:
-    """Which algorithms are compared, and with which.
+    """The pairs of algorithms to compare.
 
-    All others with the baseline. Without one: each with the reference of its own name (`ppo` with `sb3/ppo`), or if
-    it has none, with all references; if there is no reference at all, each with each; and a single one with random
-    actions.
+    With a baseline, all others are compared with it. Without one, each algorithm is compared with the reference of the
+    same name (`ppo` with `sb3/ppo`), or with all references if there is none of that name. Without references, all
+    algorithms are compared with each other, and a single one with random actions.
 
     Args:
-        algos: Those that were trained.
+        algos: The trained algorithms.
         baseline: One of them, or `"random"`.
         has_random: Whether random actions are among the results.
 
@@ -76,7 +76,7 @@ def scale_of(results: Results, env: str) -> Scale:
 
 
 def env_kwargs(results: Results, env: str) -> list[dict[str, Any]]:
-    """The different arguments that an environment was made with; more than one are more than one task."""
+    """The distinct keyword arguments of an environment in the results; more than one means more than one task."""
     found: list[dict[str, Any]] = []
     for detail in results.details:
         kwargs = detail["hyperparams"].get("env_kwargs") or {}
@@ -87,16 +87,16 @@ def env_kwargs(results: Results, env: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two algorithms on one environment, or on several together, then with normalised scores.
+    """A comparison of two algorithms on one environment, or on several with normalised scores.
 
     Attributes:
-        algo: The first.
-        baseline: What it is compared with.
+        algo: The first algorithm.
+        baseline: The algorithm that it is compared with.
         envs: The environments.
-        n_seeds: Of the two; on several environments, on each.
+        n_seeds: Numbers of seeds of the two; with several environments, on each.
         means: Mean scores of the two.
-        difference: Of the means; None where nothing can be concluded.
-        further: What else there is to tell, in words; without a difference, why there is none.
+        difference: Difference of the means; None if nothing can be concluded.
+        further: Additional remarks for the sentence; without a difference, the reason.
     """
 
     algo: str
@@ -113,15 +113,15 @@ class Comparison:
         return self.difference.conclusion if self.difference else CONCLUSIONS[-1]
 
     def sentence(self, adjusted: float | None = None) -> str:
-        """What was found, with interval and number of seeds.
+        """The result as a sentence, with interval and number of seeds.
 
         Args:
-            adjusted: Holm's p-value, where more than one comparison is made.
+            adjusted: Holm's p-value, if there is more than one comparison.
         """
         first, second, n = f"`{self.algo}`", f"`{self.baseline}`", self.n_seeds[0]
         where = self.envs[0] if len(self.envs) == 1 else f"{len(self.envs)} environments together"
         if self.difference is None:
-            return f"**{where}**: nothing can be concluded of {first} and {second}: {self.further}."
+            return f"**{where}**: nothing can be concluded about {first} and {second}: {self.further}."
         said = (
             f"no difference shown between {first} and {second}"
             if self.conclusion == "no difference shown"
@@ -141,12 +141,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Selection:
-    """Environments that can be put together.
+    """The environments over which scores can be averaged.
 
     Attributes:
-        envs: Those.
-        n_seeds: Of each algorithm on each of them.
-        left_out: The others, with the reason.
+        envs: Their ids.
+        n_seeds: Number of seeds of each algorithm on each of them.
+        left_out: The other environments, each with the reason.
     """
 
     envs: tuple[str, ...]
@@ -156,11 +156,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that results show.
+    """The conclusions from results.
 
-    Args:
+    Attributes:
         results: The results.
-        pairs: Which algorithms are compared with which.
+        pairs: The pairs of algorithms to compare.
     """
 
     results: Results
@@ -168,24 +168,24 @@ class Findings:
 
     @cached_property
     def scales(self) -> dict[str, Scale]:
-        """By environment."""
+        """The scale of each environment."""
         with plugin_warnings(), one_line(registry.PluginError):
             registry.register_envs()
         return {env: scale_of(self.results, env) for env in self.results.envs}
 
     @cached_property
     def unlike(self) -> dict[str, list[dict[str, Any]]]:
-        """Environments that were not the same task for all, with the arguments that they had."""
+        """Environments whose keyword arguments differ between cells, with these arguments."""
         found = {env: env_kwargs(self.results, env) for env in self.results.envs}
         return {env: kwargs for env, kwargs in found.items() if len(kwargs) > 1}
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Of each pair: all environments together, where that is more than one, and then each."""
+        """The comparisons of each pair: first over all environments, if there are several, then on each."""
         return [comparison for pair in self.pairs for comparison in self._compare(*pair)]
 
     def select(self, algos: Sequence[str]) -> Selection:
-        """The environments on which all of these algorithms have as many seeds, and scores can be normalised."""
+        """The environments with the same seeds of all these algorithms, and with scores that can be normalised."""
         seeds = {env: [[*self.results.scores(algo, env).index] for algo in algos] for env in self.results.envs}
         counts = {env: [*map(len, found)] for env, found in seeds.items()}
         n_seeds = max(map(min, counts.values()))
@@ -202,7 +202,7 @@ class Findings:
             elif any(found != most for found in seeds[env]):
                 left_out[env] = "not the same seeds of all"
             elif any(self.results.n_failed(algo, env) for algo in algos):
-                left_out[env] = "a training failed: those that are left may be the good ones"
+                left_out[env] = "a training failed, and the remaining ones may be the better ones"
             elif self.scales[env].one is None:
                 left_out[env] = self.scales[env].why
         return Selection(tuple(env for env in counts if env not in left_out), n_seeds, left_out)
@@ -214,7 +214,7 @@ class Findings:
         return scores
 
     def sentences(self, algo: str, baseline: str) -> list[str]:
-        """What was found of a pair."""
+        """The results of a pair's comparisons, one sentence each."""
         several = len(self.adjusted) > 1
         return [
             comparison.sentence(self.adjusted.get(comparison) if several else None)
@@ -222,7 +222,7 @@ class Findings:
         ]
 
     def unlike_hyperparams(self, algo: str, baseline: str) -> dict[str, list[str]]:
-        """By environment, the hyperparameters that were not the same for two algorithms."""
+        """The hyperparameters in which two algorithms differed, by environment."""
         found: dict[str, list[str]] = {}
         for env in self.results.envs:
             first, second = (
@@ -235,7 +235,7 @@ class Findings:
         return found
 
     def untuned(self, algo: str, baseline: str) -> list[str]:
-        """Where one of two algorithms had untuned hyperparameters and the other tuned ones, in words."""
+        """Descriptions of environments on which only one of two algorithms had tuned hyperparameters."""
         found: dict[str, list[str]] = {}
         for env in self.results.envs:
             origins = {name: [*self.results.of(name, env).origin] for name in (algo, baseline) if name != RANDOM}
@@ -247,39 +247,39 @@ class Findings:
         return [f"{what} on {listed(envs)}" for what, envs in found.items()]
 
     def tally(self, algo: str, baseline: str) -> str:
-        """How often which conclusion was drawn of a pair."""
+        """The number of environments with each conclusion about a pair, in words."""
         drawn = [comparison.conclusion for comparison in self._of(algo, baseline) if len(comparison.envs) == 1]
-        counted = [f"{kind} on {drawn.count(kind)}" for kind in CONCLUSIONS if kind in drawn]
-        return f"{', '.join(counted)} of {count(len(drawn), 'environment')}" if drawn else "no environment has both"
+        numbers = [f"{kind} on {drawn.count(kind)}" for kind in CONCLUSIONS if kind in drawn]
+        return f"{', '.join(numbers)} of {count(len(drawn), 'environment')}" if drawn else "no environment has both"
 
     @cached_property
     def adjusted(self) -> dict[Comparison, float]:
-        """Holm's p-values of all comparisons of which something can be concluded."""
+        """Holm's p-values of all comparisons that have a difference."""
         p_values = {
             comparison: comparison.difference.p_value for comparison in self.comparisons if comparison.difference
         }
         return dict(zip(p_values, statistics.holm([*p_values.values()]).tolist(), strict=True))
 
     def notes(self) -> list[str]:
-        """What one must know before reading on."""
+        """Caveats: missing and failed cells, different tasks, code or package versions."""
         results = self.results
         notes = []
         if results.missing:
             total = count(len(results.missing) + len(results.cells), "cell")
-            notes.append(f"{len(results.missing)} of {total} are not there; `{results.command}` goes on with them.")
+            notes.append(f"{len(results.missing)} of {total} are missing; `{results.command}` continues with them.")
         if results.failed:
             notes.append(f"{count(len(results.failed), 'cell')} failed: see “What was run”.")
         for env, kwargs in self.unlike.items():
             notes.append(
-                f"{env} was not the same task for all, and is left out of comparisons: it was made with "
+                f"{env} was not the same task for all algorithms and is left out of comparisons: its arguments were "
                 f"{listed([str(arguments) for arguments in kwargs])}."
             )
-        commits = different(detail["versions"].get(COMMIT, "one that is not known") for detail in results.details)
+        commits = different(detail["versions"].get(COMMIT, "unknown") for detail in results.details)
         if len(commits) > 1:
-            notes.append(f"Not all cells were made by the same code; commits of pg-agents: {listed(commits)}.")
+            notes.append(f"Not all cells were trained by the same code; commits of pg-agents: {listed(commits)}.")
         for name, numbers in results.versions.items():
             if len(numbers) > 1 and name != COMMIT:
-                notes.append(f"Not all cells were made with the same version of {name}: {listed(numbers)}.")
+                notes.append(f"Not all cells were trained with the same version of {name}: {listed(numbers)}.")
         return notes
 
     def _of(self, algo: str, baseline: str) -> list[Comparison]:
@@ -300,7 +300,7 @@ class Findings:
                 f"improvement {interval(statistics.probability_of_improvement(first, second))}"
                 f"{self._unequal_somewhere(algo, baseline, chosen.envs)}",
             )
-        # Those too on which one has nothing to show: it may have failed in every seed.
+        # Environments without results of one of the two are included: it may have failed with every seed.
         of_both = ({env for name, env in self.results.asked_for if name == one} for one in (algo, baseline))
         for env in sorted(set.intersection(*of_both)):
             if env not in self.unlike:
@@ -321,33 +321,33 @@ class Findings:
         return f"; with unequal steps on {listed(unequal)}" if unequal else ""
 
     def _why_nothing(self, algo: str, baseline: str, env: str) -> str:
-        """Why nothing can be concluded of two algorithms, if so."""
+        """The reason why nothing can be concluded about two algorithms; empty if something can."""
         seeds, others = ([*self.results.scores(name, env).index] for name in (algo, baseline))
         if not (seeds and others):
             absent = [name for name, there in ((algo, seeds), (baseline, others)) if not there]
             return listed([self._why_absent(name, env) for name in absent])
         if len(seeds) != len(others):
             return (
-                f"{count(len(seeds), 'seed')} of `{algo}` but {len(others)} of `{baseline}`; "
-                "those that are missing may be the bad ones"
+                f"{count(len(seeds), 'seed')} of `{algo}` but {len(others)} of `{baseline}`; the missing ones may be "
+                "the worse ones"
             )
         if seeds != others:
-            return f"`{algo}` has seeds {ranges(seeds)}, but `{baseline}` {ranges(others)}; it takes the same ones"
+            return f"`{algo}` has the seeds {ranges(seeds)}, but `{baseline}` has {ranges(others)}; both need the same"
         if len(seeds) < MIN_SEEDS:
-            return f"{count(len(seeds), 'seed')} of each, where it takes at least {MIN_SEEDS}"
+            return f"{count(len(seeds), 'seed')} of each, but at least {MIN_SEEDS} are needed"
         for name in (algo, baseline):
             if self.results.n_failed(name, env):
-                return f"a training of `{name}` failed; those that are left may be the good ones"
+                return f"a training of `{name}` failed, and the remaining ones may be the better ones"
         return ""
 
     def _why_absent(self, algo: str, env: str) -> str:
         n_asked = sum(key[:2] == (algo, env) for key in self.results.missing)
         n_failed = self.results.n_failed(algo, env)
-        what = "failed" if n_failed >= n_asked else "failed or are missing" if n_failed else "are missing"
-        return f"all trainings of `{algo}` {what}"
+        verb = "failed" if n_failed >= n_asked else "failed or are missing" if n_failed else "are missing"
+        return f"all trainings of `{algo}` {verb}"
 
     def _unequal_steps(self, algo: str, baseline: str, env: str) -> str:
         steps = [float(self.results.of(name, env).n_timesteps.mean()) for name in (algo, baseline)]
         if 0 < min(steps) * _UNEQUAL_STEPS < max(steps):
-            return f", of {steps[0]:,.0f} and {steps[1]:,.0f} steps"
+            return f", after {steps[0]:,.0f} and {steps[1]:,.0f} steps"
         return ""

@@ -1,13 +1,13 @@
-"""How good is good: the scores that an environment's returns are measured by.
+"""How good is good: reference scores of environments, and normalisation by them.
 
     normalised score = (score - random) / (one - random)
 
 `random` is the mean return of random actions. `one` is the best known score. Without one, it is the return at which the
-environment counts as solved, its registered `reward_threshold`; without that either, a substitute of the caller.
+environment counts as solved, its registered `reward_threshold`; without that either, a substitute from the caller.
 
-An environment states what is known of it in the metadata of its class: `metadata["reference_scores"]` is a mapping from
-key to mean undiscounted episode return, or a function of the environment's keyword arguments that returns one. So
-scores of a third party's environment are found as ours are.
+An environment states its reference scores in the metadata of its class: `metadata["reference_scores"]` is a mapping
+from key to mean undiscounted episode return, or a function of the environment's keyword arguments that returns such a
+mapping. This works for the environments of other packages too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pg_zoo.lookup import plugin_warnings
 from pg_zoo.results import statistics
 from pg_zoo.words import number
 
-# The keys of the best known score, the first one that is stated; and how texts call it.
+# The keys of the best known score, in order of precedence, and their descriptions.
 BEST = {
     "optimum": "the exact optimum",
     "controller": "the reference controller's score, which can be surpassed",
@@ -52,21 +52,22 @@ class Mark(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The kind as texts call it."""
+        """The kind in words."""
         return _WORDS.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scores that returns of an environment are measured by.
+    """The reference scores of an environment.
 
     Attributes:
         random: Mean return of random actions; None if it is unknown.
         best: The best known score; None if there is none.
         threshold: The return at which the environment counts as solved; None if its author gave none.
-        substitute: The upper end where neither of these is known.
-        objective: Where training charges a price for the KL divergence from a reference, the best return less price.
-        reference: The reference's own return; None where there is none.
+        substitute: The upper end if neither of these is known.
+        objective: The best value of return less price, if training charges a price for the KL divergence from a
+            reference policy; otherwise None.
+        reference: The return of that reference policy; None if there is none.
     """
 
     random: float | None
@@ -97,11 +98,11 @@ class Scale:
 
     @property
     def why(self) -> str:
-        """What `one` is, or why there is none, in words."""
+        """A description of `one`, or the reason why there is none."""
         if self.random is None:
             return "the score of random actions is not known"
         if self.end is None:
-            return "no score is known to be better than that of random actions"
+            return "no score is known to exceed that of random actions"
         if self.one is None:
             return (
                 f"random actions, {number(self.random)}, are no worse than {self.end.words}, {number(self.end.value)}"
@@ -154,8 +155,8 @@ def known_scores(env: str, env_kwargs: Mapping[str, Any] | None = None) -> dict[
         env_kwargs: Keyword arguments of the environment.
 
     Returns:
-        Scores by key; empty if the environment states none or cannot be imported. A warning says so if what it states
-        is no mapping of numbers, or if its function fails.
+        Scores by key; empty if the environment states none or cannot be imported. If the stated scores are no mapping
+        to numbers, or their function fails, a warning says so.
     """
     with one_line(registry.PluginError), plugin_warnings():
         registry.find_env(env)
@@ -183,7 +184,7 @@ def known_scores(env: str, env_kwargs: Mapping[str, Any] | None = None) -> dict[
 
 
 def _metadata(spec: EnvSpec, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metadata of the class that an id stands for; only if it is a function without any, an environment is made."""
+    """The metadata of an id's class; an environment is made only if the entry point is a function without metadata."""
     point = spec.entry_point or spec.vector_entry_point
     creator: Any = load_env_creator(point) if isinstance(point, str) else point
     metadata = getattr(creator, "metadata", {} if isinstance(creator, type) else None)

@@ -1,9 +1,9 @@
-"""What scores of several seeds say: intervals, differences, aggregates over environments. Pure functions of arrays.
+"""Statistics of scores over seeds: intervals, differences, aggregates over environments. Pure functions of arrays.
 
-Scores are arrays of shape (seeds, environments). Student's intervals decide what the report says, because they hold
-the truth as often as they promise with few seeds already, unless rare failures stand against none. The aggregates of
-Agarwal et al. (2021, "Deep reinforcement learning at the edge of the statistical precipice") need a bootstrap, which is
-too narrow then.
+Scores are arrays of shape (seeds, environments). The report's conclusions rest on Student's intervals, whose coverage
+is correct even with few seeds, except where one algorithm fails rarely and the other never. The aggregates of Agarwal
+et al. (2021, "Deep reinforcement learning at the edge of the statistical precipice") need a bootstrap, whose intervals
+are too narrow with few seeds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from scipy import stats
 
 MIN_SEEDS = 3  # with fewer, there is no interval
 CONFIDENCE = 0.95
-EQUIVALENCE_CONFIDENCE = 0.9  # of an interval whose either end is a one-sided test at 5 %
+EQUIVALENCE_CONFIDENCE = 0.9  # each end of such an interval is a one-sided test at 5 %
 N_RESAMPLES = 2000
 
 _QUANTILE = (1 + CONFIDENCE) / 2
 
 
 class Estimate(NamedTuple):
-    """A number, or an array of such, with the bounds of its 95 % interval, which are NaN where there is none."""
+    """A number or an array of numbers, with the bounds of its 95 % interval; NaN where there is no interval."""
 
     value: Any
     low: Any
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A difference with the bounds of its 95 % interval and the p-value of there being none."""
+    """A difference with the bounds of its 95 % interval and the p-value of the null hypothesis "no difference"."""
 
     value: float
     low: float
@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
     @property
     def conclusion(self) -> str:
-        """What the interval says of the first one: "better", "worse" or "no difference shown"."""
+        """The verdict on the first of the two: "better", "worse" or "no difference shown"."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
 
 
@@ -53,10 +53,10 @@ class Equivalence:
 
     Attributes:
         difference: Our mean minus theirs.
-        low: Lower end of its 90 % interval: a one-sided test at 5 % rejects all below.
-        high: Upper end.
-        margin: How large a difference would matter.
-        n: Seeds of each.
+        low: Lower end of its 90 % interval; a one-sided test at 5 % rejects every smaller difference.
+        high: Upper end of its 90 % interval.
+        margin: The smallest difference that matters.
+        n: Number of seeds on either side.
     """
 
     difference: float
@@ -67,14 +67,14 @@ class Equivalence:
 
     @property
     def answer(self) -> str:
-        """Whether the interval lies within the margin, beyond it, or across one of its ends."""
+        """Equivalent if the interval lies within the margin, different if it lies beyond, otherwise not shown."""
         if -self.margin < self.low and self.high < self.margin:
             return "equivalent"
         return "different" if self.low > self.margin or self.high < -self.margin else "not shown"
 
     @property
     def verdict(self) -> str:
-        """The same, for the table."""
+        """The answer as the table shows it."""
         return {"different": "**different**", "not shown": f"not shown with {self.n} seeds"}.get(
             self.answer, self.answer
         )
@@ -93,38 +93,38 @@ def mean(scores: np.ndarray) -> Estimate:
     if n < MIN_SEEDS:
         nothing = np.full_like(value, np.nan)
         return Estimate(value, nothing, nothing)
-    deviations = scores - scores[0]  # exactly 0 where all are the same, which those from the mean need not be
+    deviations = scores - scores[0]  # exactly 0 for equal scores; deviations from the mean need not be
     half = stats.t.ppf(_QUANTILE, n - 1) * deviations.std(axis=0, ddof=1) / np.sqrt(n)
     return Estimate(value, value - half, value + half)
 
 
 def difference(scores: np.ndarray, others: np.ndarray, confidence: float = CONFIDENCE) -> Difference:
-    """How much higher the first scores are, in the mean over seeds and M environments, with Student's interval.
+    """The mean difference of two sets of scores over seeds and M environments, with Student's interval.
 
     dₛ = 1/M Σₘ (xₛₘ − yₛₘ),  d̄ ± t(n − 1) s_d / √n
 
-    Scores of one seed belong together: they were evaluated on the same episodes, and trainings may have begun alike.
-    As if they were independent, intervals would be too wide where such scores go up and down together.
+    Scores are paired by seed: both were evaluated on the same episodes, and the trainings may have started alike.
+    An interval for independent samples would be too wide if paired scores rise and fall together.
 
     Args:
         scores: Shape (seeds, environments) or (seeds,).
-        others: The same seeds and environments.
-        confidence: How often the interval holds the truth.
+        others: Scores with the same seeds and environments.
+        confidence: Coverage of the interval.
 
     Raises:
-        ValueError: A score is NaN or infinite, there are fewer than `MIN_SEEDS`, or the shapes differ.
+        ValueError: A score is NaN or infinite, there are fewer than `MIN_SEEDS` seeds, or the shapes differ.
     """
     first, second = _columns(scores), _columns(others)
     if first.shape != second.shape:
         raise ValueError(
-            f"Both need the same seeds and environments, but the shapes are {first.shape}, {second.shape}."
+            f"Both need the same seeds and environments, but the shapes are {first.shape} and {second.shape}."
         )
     n = len(first)
     if n < MIN_SEEDS:
         raise ValueError(f"A difference needs at least {MIN_SEEDS} seeds of each, but has {n}.")
     differences = (first - second).mean(axis=1)
     value, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(n))
-    # Equal numbers can differ in their last digit once they are averaged.
+    # Averages of equal numbers can differ in their last digit.
     rounding = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
     if error <= rounding:
         value = 0.0 if abs(value) <= rounding else value
@@ -140,9 +140,9 @@ def welch(means: Sequence[float], deviations: Sequence[float], ns: Sequence[int]
 
     Args:
         means: x̄ and ȳ.
-        deviations: Standard deviations of the two samples, which may be 0.
-        ns: Their sizes, 2 at least.
-        confidence: How often the interval holds the truth.
+        deviations: Standard deviations of the two samples; 0 is allowed.
+        ns: Their sizes, at least 2.
+        confidence: Coverage of the interval.
     """
     squares = np.square(deviations) / ns
     half = 0.0
@@ -154,11 +154,11 @@ def welch(means: Sequence[float], deviations: Sequence[float], ns: Sequence[int]
 
 
 def equivalence(ours: Sequence[float], theirs: Sequence[float], margin: float) -> Equivalence:
-    """Test whether the means of two independent samples are closer to each other than a margin: `welch`.
+    """Test whether the means of two independent samples differ by less than a margin, with `welch`'s interval.
 
     Args:
-        ours: x, at least two numbers; they need not vary.
-        theirs: y.
+        ours: x, at least two numbers, which may be equal.
+        theirs: y, the same.
         margin: Greater than 0, chosen beforehand.
     """
     samples = (ours, theirs)
@@ -172,7 +172,7 @@ def equivalence(ours: Sequence[float], theirs: Sequence[float], margin: float) -
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values that are as small as stated for all comparisons together.
+    """p-values corrected for the number of comparisons.
 
     p̃₍ᵢ₎ = max over j ≤ i of min(1, (m − j + 1) p₍ⱼ₎)   (Holm 1979, "A simple sequentially rejective multiple test
     procedure")
@@ -185,18 +185,18 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def normalised(scores: np.ndarray, random: float, best: float) -> np.ndarray:
-    """(score − random) / (best − random): 0 is as good as random actions, 1 as good as the best.
+    """(score − random) / (best − random): 0 for random actions, 1 for the best score.
 
     Raises:
-        ValueError: The best is no better than random.
+        ValueError: The best score does not exceed that of random actions.
     """
     if not best > random:
-        raise ValueError(f"Nothing lies between random actions ({random}) and the best ({best}).")
+        raise ValueError(f"The best score, {best}, must exceed that of random actions, {random}.")
     return (np.asarray(scores) - random) / (best - random)
 
 
 def iqm(scores: np.ndarray) -> float:
-    """Interquartile mean: the mean of the middle half of all runs, of all environments together."""
+    """Interquartile mean: the mean of the middle half of all runs, pooled over environments."""
     scores = np.sort(scores, axis=None)
     cut = scores.size // 4
     return float(scores[cut : scores.size - cut].mean())
@@ -208,7 +208,7 @@ def median(scores: np.ndarray) -> float:
 
 
 def optimality_gap(scores: np.ndarray) -> float:
-    """What is missing to 1, in the mean; what is above 1 makes up for nothing: 1 − mean of min(score, 1)."""
+    """1 − mean of min(score, 1): the mean shortfall below 1, for which scores above 1 do not compensate."""
     return float(1 - np.minimum(scores, 1).mean())
 
 
@@ -227,17 +227,17 @@ def aggregates(scores: np.ndarray) -> dict[str, Estimate]:
 
 
 def interquartile_mean(scores: np.ndarray) -> Estimate:
-    """The interquartile mean alone with its bootstrap interval."""
+    """The interquartile mean with its bootstrap interval."""
     return _scalar(bootstrap(lambda sample: np.array([iqm(sample)]), scores))
 
 
 def iqm_difference(scores: np.ndarray, others: np.ndarray) -> Estimate:
-    """How much higher the first interquartile mean is, with its bootstrap interval."""
+    """The difference of two interquartile means, with its bootstrap interval."""
     return _scalar(bootstrap(lambda x, y: np.array([iqm(x) - iqm(y)]), scores, others))
 
 
 def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Estimate:
-    """How often a run of the first beats one of the second on the same environment, with its bootstrap interval.
+    """The probability that a run of the first beats one of the second on the same environment, with its interval.
 
     P(X > Y) = 1/M Σₘ 1/(nₓ nᵧ) Σᵢⱼ [xᵢₘ > yⱼₘ] + ½ [xᵢₘ = yⱼₘ]
     """
@@ -255,14 +255,14 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> Estimate:
 
 
 def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estimate:
-    """A statistic with the 2.5 % and 97.5 % percentiles of it over resampled seeds: rliable's stratified bootstrap.
+    """A statistic with its 2.5 % and 97.5 % percentiles over resampled seeds: rliable's stratified bootstrap.
 
-    Each environment's runs are drawn with replacement, independently of those of other environments; of several arrays,
-    runs of the same seed are drawn together.
+    Each environment's runs are drawn with replacement, independently of other environments. Runs with the same seed in
+    several arrays are drawn together.
 
     Args:
-        function: Arrays of scores to an array of numbers.
-        *scores: Shape (seeds, environments), the same of all.
+        function: Maps arrays of scores to an array of numbers.
+        *scores: Arrays of one shape, (seeds, environments).
 
     Raises:
         ValueError: A score is NaN or infinite.
@@ -280,8 +280,8 @@ def bootstrap(function: Callable[..., np.ndarray], *scores: np.ndarray) -> Estim
 
 @lru_cache(maxsize=8)
 def _drawn_rows(shape: tuple[int, int], n_resamples: int) -> np.ndarray:
-    """The row of each number of each resample, shape (resamples, seeds, environments): the same ones each time."""
-    from rliable import library  # an extra, which intervals of means do without
+    """The row index of each score in each resample, shape (resamples, seeds, environments); the same in each call."""
+    from rliable import library  # an extra that intervals of means do not need
 
     rows = np.broadcast_to(np.arange(shape[0])[:, None], shape)
     with _same_draws():
@@ -289,25 +289,25 @@ def _drawn_rows(shape: tuple[int, int], n_resamples: int) -> np.ndarray:
 
 
 def learning_curve(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, Estimate]:
-    """The mean over seeds of each evaluation along the way, at the mean of the times at which it was made.
+    """The mean learning curve over seeds; times are averaged too.
 
     Args:
-        curves: One seed each: a row for each evaluation, with its time, in steps or seconds, and mean return. Of seeds
-            that were evaluated more often than others, only as many evaluations as all have are taken.
+        curves: One array for each seed, with a row (time in steps or seconds, mean return) for each evaluation. All
+            curves are cut to the length of the shortest.
 
     Returns:
-        Times, and mean returns with an interval each.
+        Times, and mean returns with an interval for each.
     """
     stacked = np.stack([curve[: min(map(len, curves))] for curve in curves])  # (seeds, evaluations, 2)
     return stacked[..., 0].mean(axis=0), mean(stacked[..., 1])
 
 
 def time_to(threshold: float, curve: np.ndarray) -> float | None:
-    """When an evaluation first reached a threshold; None if none did.
+    """The time of the first evaluation that reached a threshold; None if none did.
 
     Args:
         threshold: A mean return.
-        curve: As one of those of `learning_curve`.
+        curve: One of the `curves` of `learning_curve`.
     """
     reached = curve[curve[:, 1] >= threshold, 0]
     return float(reached[0]) if len(reached) else None
@@ -325,13 +325,13 @@ def _columns(scores: np.ndarray) -> np.ndarray:
 def _finite(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, dtype=float)
     if not np.isfinite(scores).all():
-        raise ValueError(f"Scores must be finite, but among them is {scores[~np.isfinite(scores)][0]}.")
+        raise ValueError(f"Scores must be finite, but one is {scores[~np.isfinite(scores)][0]}.")
     return scores
 
 
 @contextmanager
 def _same_draws() -> Iterator[None]:
-    """The same resamples each time: rliable draws from NumPy's global generator, whatever `random_state` it has."""
+    """Make resamples repeatable: rliable draws from NumPy's global generator, even if it is given a `random_state`."""
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:

@@ -1,4 +1,4 @@
-"""What `pg-zoo benchmark` has stored, as tidy pandas DataFrames."""
+"""The stored results of `pg-zoo benchmark` as tidy pandas DataFrames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Failure:
     """A cell that failed.
 
     Attributes:
-        name: Algorithm, environment and seed, as in the file's name.
+        name: Algorithm, environment and seed, as in the file name.
         path: The file with the traceback, relative to the results folder.
         error: The traceback's last line.
     """
@@ -41,17 +41,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Results:
-    """What a results folder holds.
+    """The contents of a results folder.
 
     Attributes:
-        folder: Where it is.
-        cells: One row for each training: `CELLS`.
-        curves: One row for each evaluation along the way: `CURVES`.
-        evaluations: One row for each episode after training: `EVALUATIONS`.
-        details: All that is stored of each cell, in the order of `cells`.
-        missing: Cells of the grid that are not there.
-        failed: Those that failed and have not been made since.
-        command: What ran the grid.
+        folder: Its path.
+        cells: One row for each training, with the columns `CELLS`.
+        curves: One row for each evaluation during training, with the columns `CURVES`.
+        evaluations: One row for each episode after training, with the columns `EVALUATIONS`.
+        details: The stored record of each cell, in the order of `cells`.
+        missing: Cells of the grid that have no results.
+        failed: Cells that failed and have not succeeded since.
+        command: The command that ran the grid.
     """
 
     folder: Path
@@ -65,17 +65,17 @@ class Results:
 
     @property
     def algos(self) -> list[str]:
-        """The algorithms, random actions excepted, in alphabetical order, references last."""
+        """The algorithms except random actions, in alphabetical order, references last."""
         return _in_order({*self.cells.algo})
 
     @property
     def asked_for(self) -> set[tuple[str, str]]:
-        """Algorithm and environment of each cell of the grid, there or not."""
+        """Algorithm and environment of each cell of the grid, finished or not."""
         return {*zip(self.cells.algo, self.cells.env, strict=True)} | {key[:2] for key in self.missing}
 
     @property
     def all_algos(self) -> list[str]:
-        """As `algos`, with those of which no training has finished."""
+        """`algos`, and the algorithms of which no training has finished."""
         return _in_order({algo for algo, _ in self.asked_for})
 
     @property
@@ -85,7 +85,7 @@ class Results:
 
     @property
     def versions(self) -> dict[str, list[str]]:
-        """Of the packages that took part, by name; more than one where cells differ."""
+        """Versions of the packages involved, by name; several if cells differ."""
         found: dict[str, list[str]] = {}
         for detail in self.details:
             for name, number in detail["versions"].items():
@@ -98,7 +98,7 @@ class Results:
         return self.cells[(self.cells.algo == algo) & (self.cells.env == env)]
 
     def algos_on(self, env: str) -> list[str]:
-        """Those of `algos` that there are on an environment."""
+        """The `algos` with results on an environment."""
         return [algo for algo in self.algos if len(self.of(algo, env))]
 
     def scores(self, algo: str, env: str) -> pd.Series:
@@ -106,15 +106,15 @@ class Results:
         return self.of(algo, env).set_index("seed").score
 
     def n_failed(self, algo: str, env: str) -> int:
-        """How many trainings failed and have not succeeded since."""
+        """Number of trainings that failed and have not succeeded since."""
         return sum(failure.name.startswith(failure_name(algo, env, "")) for failure in self.failed)
 
     def curves_of(self, algo: str, env: str, time: str) -> list[np.ndarray]:
-        """The evaluations along the way of one algorithm on one environment, for each seed that has some.
+        """The learning curves of one algorithm on one environment, one for each seed that has evaluations.
 
         Args:
-            algo: Which.
-            env: Which.
+            algo: The algorithm.
+            env: The environment.
             time: The first column: `"timesteps"` or `"wall_time"`. The second is the mean return.
         """
         chosen = self.curves[(self.curves.algo == algo) & (self.curves.env == env)]
@@ -125,16 +125,16 @@ def read(folder: str | Path) -> Results:
     """Read a results folder, finished or not.
 
     Args:
-        folder: What `pg-zoo benchmark -o` was given.
+        folder: The folder given to `pg-zoo benchmark -o`.
 
     Raises:
-        UserError: There are no results, they are of another version, damaged, or not numbers.
+        UserError: There are no results, or they are from another version, damaged, or not finite numbers.
     """
     folder = Path(folder)
     grid = _read_grid(folder)
     paths = sorted(path for path in folder.glob("cells/*/*/*/cell.json") if re.fullmatch(r"seed_\d+", path.parent.name))
     if not paths:
-        raise UserError(f"{folder} has no finished cell yet: let `{grid['command']}` go on.")
+        raise UserError(f"{folder} has no finished cell yet: continue with `{grid['command']}`.")
     cells = sorted((_read_cell(path) for path in paths), key=lambda cell: _key(cell[0]))
     details = [detail for detail, _, _ in cells]
     _check_repetitions(details)
@@ -152,7 +152,7 @@ def read(folder: str | Path) -> Results:
 
 
 def _read_cell(path: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """What is stored of a cell: `cell.json`, its curve, and its evaluation."""
+    """The stored parts of a cell: `cell.json`, the curve, and the evaluation."""
     detail = read_cell(path, {*CELLS, "options", "versions", "machine", "command"})
     try:
         curve, evaluation = (
@@ -166,8 +166,8 @@ def _read_cell(path: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
         raise damaged(path, error) from error
     if not np.isfinite(numbers).all():
         raise UserError(
-            f"{path.parent} has a return that is not a finite number, of which there are no statistics. "
-            "Delete it to leave it out; but the training has failed."
+            f"{path.parent} has a return that is not a finite number, so the training has failed. Delete the folder to "
+            "leave this seed out of the report."
         )
     return detail, curve, evaluation
 
@@ -183,20 +183,20 @@ def _key(detail: dict[str, Any]) -> Key:
 def _read_grid(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     if not path.is_file():
-        raise UserError(f"{folder} is not a results folder: it has no benchmark.json, which `pg-zoo benchmark` writes.")
+        raise UserError(f"{folder} is not a results folder: it has no benchmark.json from `pg-zoo benchmark`.")
     return read_record(folder, ["command"])
 
 
 def _check_repetitions(details: list[dict[str, Any]]) -> None:
-    """Seeds of one algorithm on one environment are repetitions of the same thing, or their mean is of nothing."""
+    """Refuse seeds that do not repeat the same training: their mean would be meaningless."""
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for detail in details:
         other = first.setdefault((detail["algo"], detail["env"]), detail)
         for name in ("hyperparams", "defaults", "options"):
             if name in detail and name in other and detail[name] != other[name]:
                 raise UserError(
-                    f"{detail['algo']} on {detail['env']} has other {name} with seed {detail['seed']} than with seed "
-                    f"{other['seed']}: these are not repetitions of one training. Keep them in folders of their own."
+                    f"{detail['algo']} on {detail['env']} has different {name} with seed {detail['seed']} and with "
+                    f"seed {other['seed']}, so these are no repetitions of one training. Keep them in separate folders."
                 )
 
 
@@ -210,6 +210,6 @@ def _failures(folder: Path, made: set[Key]) -> list[Failure]:
 
 
 def _joined(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    # Pandas warns of joining empty tables, whose columns have no type.
+    # The columns of empty tables have no type, and pandas warns when it joins them.
     filled = [table for table in tables if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)

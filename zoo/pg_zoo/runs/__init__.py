@@ -1,1 +1,1 @@
-"""Trainings and evaluations: one cell, a grid of them, where they run and what made them."""
+"""Trainings and evaluations: cells, grids of cells, backends that run them, and the provenance of results."""

@@ -1,4 +1,4 @@
-"""Where the cells of a grid run, each in a process of its own with one thread: `local`, or `ray` on a Ray cluster."""
+"""Backends that run the cells of a grid, each in a process with one thread: `local`, or `ray` for a Ray cluster."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from pg_zoo.runs.training import run_cell
 
 Outcome = tuple[Cell, "str | None"]
 Backend = Callable[[Sequence[Cell], Path, "int | None"], Generator[Outcome, None, None]]
-"""Runs cells into a results folder, so many at a time (None: as many as there are cores), and yields each when it has
-ended: with None, or with what went wrong. Closing the generator ends what still runs. It raises an OSError only where
-nothing can be stored, which is no cell's own fault."""
+"""Runs cells into a results folder, a number of them at a time (None: one per core). Yields each cell when it ends,
+with its error message or None. Closing the generator ends the cells that still run. An OSError means that results
+cannot be stored; errors of single cells are never raised."""
 
 
 def local(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Generator[Outcome, None, None]:
@@ -55,11 +55,11 @@ def local(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Gener
 
 
 def _longest_of_a_seed(cells: Sequence[Cell], durations: Mapping[tuple[str, str], float]) -> Cell:
-    """The cell to begin with: a long one that comes last would keep one core busy, and the others waiting.
+    """The cell to begin with: if a long one came last, it would keep one core busy while the others wait.
 
     Args:
-        cells: Those that are left, seed by seed.
-        durations: Of cells with other seeds, by algorithm and environment.
+        cells: The remaining cells, seed by seed.
+        durations: Durations of cells with other seeds, by algorithm and environment.
     """
     of_a_seed = [cell for cell in cells if cell.seed == cells[0].seed]
     return max(of_a_seed, key=lambda cell: durations.get((cell.algo, cell.env), math.inf))
@@ -72,10 +72,10 @@ class _Child:
         descriptor, self.errors = tempfile.mkstemp()
         os.close(descriptor)
         self.process = start(serve, cell, folder, command_line(), self.errors)
-        self.started = time.monotonic()  # the first one has waited for all libraries
+        self.started = time.monotonic()  # after `start`, which the first time waits for all libraries
 
     def error(self) -> str | None:
-        """What went wrong, if anything, in a process that has ended."""
+        """The error message of a process that has ended; None if it succeeded."""
         self.process.join()
         text = Path(self.errors).read_text(errors="replace")
         os.remove(self.errors)
@@ -86,7 +86,7 @@ class _Child:
             raise OSError(status, os.strerror(status))
         if status < 0:
             text += f"The process was ended by signal {-status} ({signal.Signals(-status).name})."
-            text += " Was there too little memory?" * (-status == signal.SIGKILL)
+            text += " It may have run out of memory." * (-status == signal.SIGKILL)
         return text or f"exit status {status}" if status else None
 
 
@@ -96,8 +96,8 @@ def serve(cell: Cell, folder: Path, command: str, errors: str) -> None:
     Args:
         cell: The cell.
         folder: Its folder.
-        command: What it is part of.
-        errors: A file that gets all that is written to stderr.
+        command: The command that it is part of.
+        errors: A file that receives everything written to stderr.
     """
     with open(errors, "w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
@@ -110,13 +110,14 @@ def serve(cell: Cell, folder: Path, command: str, errors: str) -> None:
 
 @contextmanager
 def connected_to_ray(address: str | None = None) -> Iterator[None]:
-    """Have a Ray cluster: the one that this process is connected to, else another for as long as this lasts.
+    """Connect to a Ray cluster, unless this process is connected already, and disconnect at the end.
 
     Args:
-        address: The other's; None takes the environment's RAY_ADDRESS, or starts one on this machine.
+        address: The address of the cluster. None takes the environment variable RAY_ADDRESS, or starts a cluster on
+            this machine.
 
     Raises:
-        UserError: It cannot be reached.
+        UserError: The cluster cannot be reached.
     """
     import ray
 
@@ -135,17 +136,17 @@ def connected_to_ray(address: str | None = None) -> Iterator[None]:
 
 
 def on_ray(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Generator[Outcome, None, None]:
-    """Run cells on a Ray cluster, whose machines need no file system in common: see `Backend`.
+    """Run cells on a Ray cluster, whose machines need no shared file system: see `Backend`.
 
     Args:
-        cells: What to run.
+        cells: The cells to run.
         folder: The results folder, on this machine.
-        jobs: Cells at a time; None for as many as the cluster has cores (GPUs, for cells on one).
+        jobs: Cells at a time; None for one per core of the cluster, or one per GPU for cells on GPUs.
     """
     import ray
 
     with connected_to_ray():
-        # A fresh process for each; a second attempt is for the user to make, as it is without Ray.
+        # Each cell gets a fresh process. Ray must not retry: as without Ray, only the user does.
         task = ray.remote(num_cpus=1, max_calls=1, max_retries=0, runtime_env={"env_vars": ONE_THREAD})(_run_there)
         waiting, running = deque(cells), dict[Any, Cell]()
         try:
@@ -169,8 +170,8 @@ def on_ray(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Gene
 
 
 def _run_there(cell: Cell, command: str) -> tuple[dict[str, bytes], str | None]:
-    """The contents of a cell's files by their names, or what went wrong."""
-    import pg_zoo.runs.loaded  # noqa: F401 - the memory of a cell is without it, as on this machine
+    """The contents of a cell's files by name, or an error message."""
+    import pg_zoo.runs.loaded  # noqa: F401 - a cell's memory excludes these libraries, as with `local`
 
     th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:

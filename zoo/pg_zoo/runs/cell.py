@@ -1,4 +1,4 @@
-"""One training of a benchmark: an algorithm on an environment with a seed, evaluated along the way and at the end."""
+"""One training of a benchmark: an algorithm on an environment with a seed, evaluated during and after training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pg_agents.checks import check_number
 from pg_zoo.lookup import find_algorithm
 from pg_zoo.results.storage import RANDOM, cell_folder
 
-MAX_SEED = 2**30  # evaluations take the seeds above
+MAX_SEED = 2**30  # evaluations use the seeds from here on
 
-_PLAIN = (bool, int, float, str, type(None))
-# Arguments of constructors that training does not depend on, or that are recorded by themselves.
+_JSON_SCALARS = (bool, int, float, str, type(None))
+# Arguments of constructors that training does not depend on, or that are recorded separately.
 _NO_HYPERPARAMETERS = {"device", "seed", "tensorboard_log", "verbose", "stats_window_size", "_init_setup_model"}
 
 
@@ -28,10 +28,10 @@ class Cell:
         algo: The algorithm's registered name, or `"random"`: uniformly random actions, no training.
         env: The Gymnasium id.
         seed: Random seed, below 2^30.
-        hyperparams: The resolved entry in rl_zoo3's schema, with `n_timesteps`: all that decides the run.
-        origin: Where the entry is from, in words.
+        hyperparams: The resolved entry in rl_zoo3's schema, with `n_timesteps`; it determines the run.
+        origin: The source of the entry, in words.
         eval_points: Evaluations along the learning curve, evenly spaced, the last one at the end.
-        eval_episodes: Episodes of each.
+        eval_episodes: Episodes of each of them.
         final_episodes: Episodes of the evaluation after training, whose mean return is the score.
         tensorboard: Whether to keep a TensorBoard log.
         keep_agent: Whether to keep the trained model, and `vecnormalize.pkl` where observations are normalised.
@@ -69,19 +69,19 @@ class Cell:
 
     @property
     def n_timesteps(self) -> int:
-        """Environment steps that it trains for; 0 for random actions."""
+        """Environment steps of the training; 0 for random actions."""
         return int(self.hyperparams.get("n_timesteps", 0))
 
     @property
     def options(self) -> dict[str, int]:
-        """How it is evaluated."""
+        """The numbers of evaluations and of their episodes."""
         return {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes")}
 
 
 def defaults(cell: Cell) -> dict[str, Any]:
-    """What the algorithm takes where the hyperparameters say nothing; what JSON has not, as text.
+    """The algorithm's defaults for the arguments that a cell does not set; values that JSON lacks become text.
 
-    Nothing for random actions, nor where a constructor's `**kwargs` hides what it takes.
+    Empty for random actions, and if the constructor hides its arguments behind `**kwargs`.
     """
     if cell.algo == RANDOM:
         return {}
@@ -92,9 +92,9 @@ def defaults(cell: Cell) -> dict[str, Any]:
         return {}
     known = {**signature(PolicyGradient.__init__).parameters, **own}
     found = {name: known[name].default for name in sorted(names) if known[name].default is not Parameter.empty}
-    return {name: value if isinstance(value, _PLAIN) else _as_text(value) for name, value in found.items()}
+    return {name: value if isinstance(value, _JSON_SCALARS) else _as_text(value) for name, value in found.items()}
 
 
 def _as_text(value: Any) -> str:
-    """The same in every process: without the address of a function."""
+    """A text that is the same in every process: a function's name without its address."""
     return str(getattr(value, "__qualname__", value))

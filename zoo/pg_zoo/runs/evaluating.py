@@ -1,4 +1,4 @@
-"""Evaluations: their seeds, their random numbers, the agent that acts at random, and which actions are taken."""
+"""Evaluations: their seeds and random numbers, the agent that acts at random, and the choice of actions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ N_EVAL_ENVS = 10  # environments of an evaluation, at most
 
 
 class RandomAgent:
-    """Draws actions uniformly, as Gymnasium's spaces do."""
+    """Draws actions with `sample` of the action space."""
 
     def __init__(self, env: VecEnv) -> None:
         self.env = env
@@ -31,12 +31,12 @@ class RandomAgent:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        """An action for each environment; the observation is not looked at."""
+        """An action for each environment, whatever the observation."""
         return np.array([self.env.action_space.sample() for _ in range(self.env.num_envs)]), state
 
 
 def random_env(cell: Cell) -> VecEnv:
-    """The environments in which the random actions of a cell are evaluated."""
+    """The environments for the evaluation of a cell's random actions."""
     n_envs = min(N_EVAL_ENVS, cell.final_episodes)
     return make_vec_env(gym.spec(cell.env).make, n_envs, env_kwargs=cell.hyperparams.get("env_kwargs"))
 
@@ -44,7 +44,7 @@ def random_env(cell: Cell) -> VecEnv:
 def run_evaluation(
     cell: Cell, agent: PolicyPredictor, env: VecEnv, number: int, n_episodes: int, deterministic: bool
 ) -> tuple[list[float], list[int]]:
-    """Returns, not normalised, and lengths of the episodes."""
+    """Unnormalised returns, and lengths, of the episodes of an evaluation."""
     seed = evaluation_seed(cell.seed, number)
     with own_random_state(seed, getattr(agent, "device", None)):
         env.seed(seed)
@@ -58,11 +58,11 @@ def run_evaluation(
 
 
 def evaluation_seed(seed: int, number: int) -> int:
-    """The seed of an evaluation's first environment, from 2^30 on, which training never uses.
+    """The seed of an evaluation's first environment: at least 2^30, so that training never uses it.
 
     Args:
-        seed: The cell's.
-        number: 0 for the evaluation after training; 1, 2, ... for those along the way.
+        seed: The cell's seed.
+        number: 0 for the evaluation after training; 1, 2, ... for those during training.
     """
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     return MAX_SEED + drawn % (MAX_SEED - N_EVAL_ENVS)  # below 2^31: some environments take no larger ones
@@ -70,8 +70,8 @@ def evaluation_seed(seed: int, number: int) -> int:
 
 @contextmanager
 def own_random_state(seed: int, device: th.device | None = None) -> Iterator[None]:
-    """Seed the global generators for a while, and put them back where they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others may draw from
+    """Seed the global generators, and restore their state at the end."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - environments may use it
     gpus = [device] if device is not None and device.type == "cuda" else []
     with th.random.fork_rng(gpus):
         try:
@@ -83,12 +83,12 @@ def own_random_state(seed: int, device: th.device | None = None) -> Iterator[Non
 
 
 def takes_most_probable(args: TrainOptions | EnjoyOptions, env: VecEnv, default: bool = True) -> bool:
-    """Whether an evaluation takes the most probable actions; if it draws them, a line says so and why.
+    """Whether an evaluation takes the most probable actions; if it draws them, it prints the reason.
 
     Args:
-        args: The user's `--deterministic` or `--stochastic`, which always win.
+        args: The options; `--deterministic` and `--stochastic` take precedence.
         env: The environment, whose metadata may ask for drawn actions.
-        default: What is done if neither says anything.
+        default: The answer if neither decides.
     """
     if args.deterministic:
         return True

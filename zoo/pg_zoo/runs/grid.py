@@ -1,4 +1,4 @@
-"""A grid of cells in a results folder: what is missing is run, and every cell is stored when it has finished."""
+"""A grid of cells in a results folder: missing cells are run, and each is stored when it finishes."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from pg_zoo.runs.provenance import command_line
 def run_grid(
     cells: Sequence[Cell], folder: Path, *, jobs: int | None = None, backend: str | Backend = "local"
 ) -> list[Cell]:
-    """Run the cells that a results folder lacks, and store each when it has finished.
+    """Run the cells that a results folder lacks, and store each when it finishes.
 
     Args:
-        cells: All that should be in the folder in the end.
-        folder: The results folder, new or of an earlier run.
-        jobs: Cells at a time; None for as many as there are cores.
-        backend: Where they run: a name in `BACKENDS`, or a function as described there.
+        cells: All cells of the finished folder.
+        folder: The results folder, new or from an earlier run.
+        jobs: Cells at a time; None for one per core.
+        backend: A name in `BACKENDS`, or a function like them.
 
     Returns:
-        The cells that have failed; `failed/` has a file for each with its traceback.
+        The cells that failed; `failed/` has a file with the traceback of each.
 
     Raises:
-        UserError: The folder cannot be written, is damaged, of another version, or in use, or has cells of the same
+        UserError: The folder cannot be written, is damaged, from another version, or in use, or has cells of the same
             algorithm and environment with other hyperparameters.
     """
     _check_folders(cells)
@@ -75,30 +75,30 @@ def run_grid(
     return failed
 
 
-# What is in the folder
+# The folder
 
 
 def _check_folders(cells: Sequence[Cell]) -> None:
-    """Refuse names that would share a folder.
+    """Refuse cells with different names that would share a folder.
 
     Raises:
-        UserError: Two of the cells would.
+        UserError: There are two such cells.
     """
     owners: dict[PurePath, tuple[str, str]] = {}
     for cell in cells:
         owner = owners.setdefault(cell.path.parent, (cell.algo, cell.env))
         if owner != (cell.algo, cell.env):
             raise UserError(
-                f"{' on '.join(owner)} and {cell.algo} on {cell.env} would share the folder {cell.path.parent}: give "
-                "each a results folder of its own."
+                f"{' on '.join(owner)} and {cell.algo} on {cell.env} would share the folder {cell.path.parent}: use "
+                "separate results folders."
             )
 
 
 def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
-    """Refuse cells that would be no repetitions of those of the same algorithm and environment in the folder.
+    """Refuse cells that do not repeat those of the same algorithm and environment in the folder.
 
     Raises:
-        UserError: They were made in another way, with whatever seed: no report could put them together.
+        UserError: Hyperparameters or options differ, so no report could average over the seeds.
     """
     for cell in {(cell.algo, cell.env): cell for cell in reversed(cells)}.values():
         for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
@@ -120,10 +120,10 @@ def _check_same(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None
 
 
 def _is_finished(cell: Cell, folder: Path) -> bool:
-    """Whether the folder has this very cell.
+    """Whether the folder has exactly this cell.
 
     Raises:
-        UserError: It has one that was made in another way.
+        UserError: It has the cell with other hyperparameters or options.
     """
     path = folder / cell.path
     if not path.exists():
@@ -134,21 +134,21 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
     if cell.algo != RANDOM:
         made["device"], asked["device"] = record["device"], cell.device
         for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
-            # More than what is asked for does no harm.
+            # Additional files do no harm.
             made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True
     _check_same(path, made, asked)
     return True
 
 
 def _write_record(cells: Sequence[Cell], folder: Path) -> None:
-    """Add what is asked for to what was before: a cell that is missing stays missing until it is made."""
+    """Add these cells to the folder's record, which keeps the missing cells of earlier commands."""
     path, command = folder / RECORD, command_line()
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     wanted = {(cell.algo, cell.env, cell.seed) for cell in cells}
     if path.exists():
         record = read_record(folder, ("command", "created"))
         before, commands, created = asked_for(record), str(record["command"]).split("; "), record["created"]
-        if not before <= wanted:  # the earlier commands are still needed to make all
+        if not before <= wanted:  # the earlier commands are still needed for all cells
             command = "; ".join(dict.fromkeys([*commands, command]))
         wanted |= before
     asked: dict[str, dict[str, list[int]]] = {}
@@ -159,15 +159,15 @@ def _write_record(cells: Sequence[Cell], folder: Path) -> None:
 
 
 def failure_report(cell: Cell, folder: Path) -> Path:
-    """The file of a results folder that has the traceback of a cell that failed."""
+    """The path of a failed cell's traceback in a results folder."""
     return folder / "failed" / f"{failure_name(cell.algo, cell.env, cell.seed)}.txt"
 
 
-# What is shown
+# Progress
 
 
 class _Display(ProgressColumn):
-    """How far the grid is and when it will be done: a line that changes on a terminal, elsewhere one for each cell."""
+    """The progress of a grid and the time left: a progress bar on a terminal, otherwise one line for each cell."""
 
     def __init__(self, cells: Sequence[Cell], missing: Sequence[Cell], folder: Path) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class _Display(ProgressColumn):
 
     def __enter__(self) -> Self:
         if self.n_left < self.n_cells:
-            print(f"{self._stored()} in {self.folder} already.")
+            print(f"{self._stored()} already in {self.folder}.")
         elif not self.bar.console.is_terminal:
             print(self._state(), flush=True)
         if self.bar.console.is_terminal:
@@ -192,11 +192,11 @@ class _Display(ProgressColumn):
         if self.bar.console.is_terminal:
             self.bar.stop()
         if isinstance(error, KeyboardInterrupt):
-            # At once: what is said on stderr comes after it.
-            print(f"{self._stored()} in {self.folder}; the same command goes on from there.", flush=True)
+            # Flushed, so that it precedes the messages on stderr.
+            print(f"{self._stored()} stored in {self.folder}; the same command continues from there.", flush=True)
 
     def show(self, cell: Cell, error: str | None) -> None:
-        """A cell has ended."""
+        """Show that a cell has ended."""
         self.n_left -= 1
         self.n_failed += error is not None
         self.steps_done += cell.n_timesteps
@@ -208,7 +208,7 @@ class _Display(ProgressColumn):
             print(f"{self._state()}: {cell} {'done' if error is None else 'failed'}", flush=True)
 
     def render(self, task: Task) -> Text:
-        """For rich."""
+        """The column's text, for rich."""
         return Text(self._state())
 
     def _stored(self) -> str:
@@ -219,14 +219,14 @@ class _Display(ProgressColumn):
         if self.n_failed:
             parts.append(f"{self.n_failed} failed")
         if self.steps_done and self.n_left:  # random actions take no steps, and next to no time
-            # As it was when the last cell ended, which the others' progress is not known beyond.
+            # Estimated when the last cell ended: the progress of running cells is unknown.
             expected = (self.last - self.started) * self.steps_left / self.steps_done
             parts.append(time_left(expected - (time.monotonic() - self.last)))
         return ", ".join(parts)
 
 
 def time_left(seconds: float) -> str:
-    """In words.
+    """The time left, in words.
 
     >>> time_left(4000)
     'about 67 min left'

@@ -1,4 +1,4 @@
-"""What made a result: command, versions, commit, machine, memory."""
+"""The provenance of a result: command, versions, commit, machine, memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pg_agents import registry
 from pg_zoo.results.storage import COMMIT
 from pg_zoo.runs.cell import Cell
 
-# What scores and speed depend on, where it is installed.
+# Packages that scores and speed may depend on; not all need be installed.
 _PACKAGES = ["pg-agents", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "torch", "numpy", "numba"]
 _PACKAGES += ["ale-py", "box2d", "box2d-py", "mujoco", "transformers"]
 
@@ -27,17 +27,16 @@ def command_line() -> str:
 
 
 class AddedMemory:
-    """The memory that this process takes from now on, in addition to what it has now."""
+    """The memory that this process takes in addition to its present memory."""
 
     def __init__(self) -> None:
-        # From now on Linux keeps the peak of what follows, and not of what this process, or the one that it was forked
-        # from, had before.
+        # Resets Linux's record of the peak, which includes the past of this process and the one it was forked from.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         self._before, self._children_before = _peak(), _peak_of_children()
 
     def at_its_peak(self) -> float | None:
-        """In MiB, of the largest of this process and those that it has started since; None where it is not known."""
+        """The peak in MiB of this process, or of the largest of its children since; None if it is unknown."""
         peak, of_children = _peak(), _peak_of_children()
         if self._before is None or peak is None or of_children is None:
             return None
@@ -47,8 +46,8 @@ class AddedMemory:
 
 
 def _peak() -> float | None:
-    """The most memory that this process has had, in MiB."""
-    # Not `ru_maxrss` where it can be helped: on Linux it is never reset, and starts at that of the process before.
+    """The peak memory of this process in MiB."""
+    # `ru_maxrss` is the second choice: Linux never resets it, and a child inherits its parent's.
     with suppress(OSError):
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
@@ -68,7 +67,7 @@ def _most(whose: str) -> float | None:
 
 
 def versions(cell: Cell) -> dict[str, str]:
-    """Versions of what a cell's results depend on, by the name of the package."""
+    """The versions of the packages that a cell's results depend on, by name."""
     found = dict(_INSTALLED)
     algorithms, envs = registry.plugins(registry.ALGORITHMS), registry.plugins(registry.ENVS)
     used = [algorithms[cell.algo]] if cell.algo in algorithms else []
@@ -86,15 +85,16 @@ def _installed() -> dict[str, str]:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit of a git checkout, with `+changes` if its Python files differ from it; None if it is none.
+    """The commit of a git checkout, with `+changes` if its Python files differ from it; None without a checkout.
 
     Args:
-        folder: Its root.
+        folder: The root of the checkout.
     """
-    if not (folder / ".git").exists():  # else, git would look for one that the folder lies in
+    if not (folder / ".git").exists():  # git would search the parent folders
         return None
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in its hooks
-    # Without a lock, which would be in the way of someone who commits meanwhile.
+    # Inside a git hook, these variables point to another repository.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # A lock would be in the way of simultaneous commits.
     git = ["git", "--no-optional-locks", "-C", str(folder)]
     packages = [f":(glob)**/{package}/**/*.py" for package in ("pg_agents", "pg_envs", "pg_zoo")]
     try:
@@ -107,7 +107,7 @@ def commit(folder: Path) -> str | None:
     return head.strip() + "+changes" * bool(changes)
 
 
-# Of the code that this process has loaded, or was forked with: packages and the checkout may change while it runs.
+# Read at import, as the code was: packages and the checkout may change while the process runs.
 _INSTALLED = _installed()
 _LOADED = commit(Path(pg_agents.__file__).parents[1])
 

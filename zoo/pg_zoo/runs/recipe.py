@@ -360,7 +360,7 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if name in _OPTIONS:
             raise UserError(f"{name!r} is not a hyperparameter but an option: --{name.replace('_', '-')}.")
         if name not in known:
-            # A hyperparameter of another algorithm is no slip of the pen.
+            # A hyperparameter of another algorithm is not a misspelling.
             hint = "" if _is_of_another_algorithm(name) else suggestion(name, known)
             raise UserError(f"{algo} has no hyperparameter {name!r}.{hint}")
         if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
@@ -397,7 +397,7 @@ def _is_linear(value: Any) -> bool:
 
 
 def _argument(value: Any) -> Any:
-    """What a constructor takes for a hyperparameter: schedules for `lin_0.001`, copies of lists and mappings."""
+    """A hyperparameter as a constructor's argument: `lin_0.001` as a schedule, copies of lists and mappings."""
     if _is_linear(value):
         return SimpleLinearSchedule(value.removeprefix("lin_"))
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The training of a benchmark's cell: evaluations along the way and at the end, and the files of its results."""
+"""The training of a benchmark's cell, with its evaluations and the files of its results."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ OnEvaluation = Callable[[int, float], None]
 
 
 def resolved(cell: Cell) -> Cell:
-    """Build a cell's environments and model, which shows whether it can be trained, and close them.
+    """Check that a cell can be trained, by building its environments and model, and close them.
 
     Args:
-        cell: Its hyperparameters may lack `n_timesteps` and `policy`, or have `policy: auto`.
+        cell: A cell whose hyperparameters may lack `n_timesteps` and `policy`, or have `policy: auto`.
 
     Returns:
         The same cell with both resolved.
 
     Raises:
-        UserError: Algorithm or environment is unknown or needs what is not installed, or a hyperparameter is wrong.
+        UserError: The algorithm or environment is unknown or needs a missing package, or a hyperparameter is wrong.
     """
     _register(cell.env)
     with _quiet(), _named(cell):
@@ -53,14 +53,14 @@ def resolved(cell: Cell) -> Cell:
             random_env(cell).close()
             return cell
         with built(cell) as training:
-            # What YAML has and JSON has not is told now, not after the training.
+            # Values that JSON cannot store are reported now, not after the training.
             entry = {**training.recipe.entry, "n_timesteps": training.recipe.n_timesteps}
             stored = json.loads(json.dumps(entry, allow_nan=False))
     return replace(cell, hyperparams=stored)
 
 
 def _register(env: str) -> None:
-    if env not in gym.registry:  # plugins that fail are warned of once
+    if env not in gym.registry:  # so that a failing plugin causes only one warning
         find_env(env)
 
 
@@ -84,27 +84,27 @@ def run_cell(
 ) -> None:
     """Train, evaluate and store the results.
 
-    | file                            | what                                                                        |
-    |---------------------------------|-----------------------------------------------------------------------------|
-    | `cell.json`                     | what was trained, the score, speed, memory, versions, machine, command, date |
-    | `hyperparameters.yml`           | for `pg-zoo train --conf-file`                                              |
-    | `curve.csv`                     | timesteps, wall_time, mean_return: a row for each evaluation along the way  |
-    | `evaluation.csv`                | episode, return, length: the evaluation after training                      |
-    | `tensorboard/`                  | if asked for                                                                |
-    | `agent.zip`, `vecnormalize.pkl` | the same                                                                    |
+    | file                            | content                                                                    |
+    |---------------------------------|----------------------------------------------------------------------------|
+    | `cell.json`                     | the cell, its score, speed, memory, versions, machine, command, date       |
+    | `hyperparameters.yml`           | the entry, for `pg-zoo train --conf-file`                                  |
+    | `curve.csv`                     | timesteps, wall_time, mean_return: a row for each evaluation in training   |
+    | `evaluation.csv`                | episode, return, length: the evaluation after training                     |
+    | `tensorboard/`                  | a log, with `tensorboard`                                                  |
+    | `agent.zip`, `vecnormalize.pkl` | the agent, with `keep_agent`                                               |
 
-    Training is what `pg-zoo train` does with the same hyperparameters, seed and `--vec-env`. Evaluations neither change
-    it nor count in its time.
+    The training equals that of `pg-zoo train` with the same hyperparameters, seed and `--vec-env`. Evaluations neither
+    change it nor count towards its time.
 
     Args:
-        cell: What to train.
-        folder: Where the results go; must not exist. It is there when all of it is there.
-        on_evaluation: Called with timesteps and mean return after each evaluation along the way. What it raises ends
+        cell: The cell.
+        folder: The folder for the results, which must not exist. It appears once it is complete.
+        on_evaluation: Called with timesteps and mean return after each evaluation during training. An exception ends
             the training and is passed on.
-        command: The command that this is part of; by default that of this process.
+        command: The command that this training is part of; by default that of this process.
 
     Raises:
-        UserError: The folder exists, or algorithm or environment is unknown.
+        UserError: The folder exists, or the algorithm or environment is unknown.
     """
     memory = AddedMemory()
     _register(cell.env)
@@ -133,18 +133,18 @@ class Built:
 
 @contextmanager
 def built(cell: Cell) -> Iterator[Built]:
-    """Make the environments and the model of a cell, which write no files, and close the environments at the end.
+    """Make the environments and the model of a cell, without writing files, and close the environments at the end.
 
     Raises:
-        UserError: Algorithm or environment is unknown, or a hyperparameter is wrong.
+        UserError: The algorithm or environment is unknown, or a hyperparameter is wrong.
     """
     remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
     algorithm = find_algorithm(cell.algo)
     recipe = resolve(cell.algo, algorithm, cell.env, cell.hyperparams, cell.origin, remedy=remedy)
     vec_env, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
     with ExitStack() as stack:
-        # Evaluation environments come first: making them seeds their action space, which may be one for all
-        # environments of a class, those of training included.
+        # Evaluation environments come first: making them seeds their action space, which the environments of a class,
+        # those of training included, may share.
         with own_random_state(cell.seed):
             eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, vec_env)))
         envs = stack.enter_context(closing_envs(recipe.make_envs(cell.seed, vec_env)))
@@ -152,7 +152,7 @@ def built(cell: Cell) -> Iterator[Built]:
 
 
 def _vec_env(cell: Cell) -> VecEnvKind:
-    """`native` where all environments can be stepped at once and, as SB3 expects it, episodes follow without a gap."""
+    """`native` if the environment has a vector version that, as SB3 expects, resets in the last step of an episode."""
     if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys() or gym.spec(cell.env).vector_entry_point is None:
         return "dummy"
     with closing(gym.make_vec(cell.env, 1, "vector_entry_point", **(cell.hyperparams.get("env_kwargs") or {}))) as env:
@@ -161,7 +161,7 @@ def _vec_env(cell: Cell) -> VecEnvKind:
 
 @dataclass
 class _Run:
-    """What came of a cell."""
+    """The results of a cell."""
 
     returns: list[float]
     lengths: list[int]
@@ -217,18 +217,18 @@ def _engine_name(model: BaseAlgorithm) -> str:
 
 
 class _Curve(BaseCallback):
-    """Evaluates at evenly spaced moments, and keeps the time of training, evaluations excluded.
+    """Evaluates at evenly spaced moments, and measures the time of training without evaluations.
 
     Args:
-        cell: How often.
-        evaluate: Gives the mean return of the evaluation with a number, from 1.
-        on_evaluation: Called after each with timesteps and mean return.
+        cell: The cell, with the number of evaluations.
+        evaluate: Maps the number of an evaluation, from 1 on, to its mean return.
+        on_evaluation: Called with timesteps and mean return after each evaluation.
     """
 
     def __init__(self, cell: Cell, evaluate: Callable[[int], float], on_evaluation: OnEvaluation | None) -> None:
         super().__init__()
         self.evaluate, self.on_evaluation = evaluate, on_evaluation
-        # The last one waits for the last update.
+        # The last evaluation comes after the last update, in `end`.
         self.moments = [cell.n_timesteps * k / cell.eval_points for k in range(1, cell.eval_points)]
         self.at_the_end = cell.eval_points > 0
         self.log = cell.tensorboard
@@ -250,7 +250,7 @@ class _Curve(BaseCallback):
         return True
 
     def end(self) -> None:
-        """Evaluate what was learnt."""
+        """Make the last evaluation, after training."""
         if self.at_the_end:
             self._add_row()
         else:

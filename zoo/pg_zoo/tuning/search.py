@@ -1,6 +1,6 @@
-"""The search of `pg-zoo tune`: an Optuna study in a folder, whose trials are trained in processes of their own.
+"""The search of `pg-zoo tune`: an Optuna study in a folder, whose trials are trained in separate processes.
 
-This process alone writes the study; workers train, tell how evaluations go, and hear whether to go on.
+Only this process writes the study. Workers train, report their evaluations, and are told whether to continue.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from pg_zoo.runs.training import run_cell
 from pg_zoo.words import duration, number
 
 _FINAL_SHARE = 0.75
-_KEY = "hyperparams"  # of the trial's attribute that holds what it trains with
+_KEY = "hyperparams"  # the trial's attribute with its hyperparameters
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-_STARTUP_TRIALS = 10  # drawn at random before the model of good values is used
-_PRUNED_FROM = 5  # complete trials, with which others are compared
+_STARTUP_TRIALS = 10  # trials drawn at random before the sampler uses its model
+_PRUNED_FROM = 5  # number of complete trials that pruning needs for comparison
 
 
 def measure(folder: Path) -> float:
-    """How good a training was: mostly its score, and for a quarter how early it got there.
+    """The quality of a training: mostly its score, and to a quarter its speed of learning.
 
     3/4 score + 1/4 mean of the learning curve
 
-    The curve's evaluations are evenly spaced, so their mean is the area under it: of two trainings that end equally
-    well, the one is better that would have done with fewer steps.
+    The curve's evaluations are evenly spaced, so their mean is proportional to the area under it. Of two trainings with
+    equal scores, the one that learnt faster is better.
 
     Args:
-        folder: Of a finished cell.
+        folder: The folder of a finished cell.
 
     Raises:
         ValueError: A score is not finite.
@@ -58,7 +58,7 @@ def measure(folder: Path) -> float:
     curve = [mean_return for _, mean_return in _curve(folder)] or [score]
     found = _FINAL_SHARE * score + (1 - _FINAL_SHARE) * float(np.mean(curve))
     if not np.isfinite(found):
-        raise ValueError(f"Scores that are not finite: {score} after training, {curve} along the way.")
+        raise ValueError(f"Scores must be finite, but are {score} after training and {curve} during training.")
     return found
 
 
@@ -69,7 +69,7 @@ def _curve(folder: Path) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True)
 class Task:
-    """What is tuned, and how trials are evaluated."""
+    """An algorithm and environment to tune, and the evaluation of trials."""
 
     algo: str
     env: str
@@ -81,20 +81,20 @@ class Task:
     device: str
 
     def cells(self, hyperparams: dict[str, Any], origin: str, seeds: Iterable[int]) -> list[Cell]:
-        """Trainings of a trial."""
+        """The trainings of a trial."""
         options = {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes", "device")}
         return [Cell(self.algo, self.env, seed, hyperparams, origin, **options) for seed in seeds]
 
 
 class Search:
-    """A study in a folder, which goes on where it was left.
+    """A study in a folder, which continues an interrupted one.
 
     Args:
-        folder: `study.log` and the trials' results; nobody else may write to it.
-        task: What is tuned.
+        folder: The folder of `study.log` and the trials' results; no other process may write to it.
+        task: The algorithm and environment to tune.
         space: Draws the hyperparameters of a trial.
-        baselines: Hyperparameters of the first trials, by what they are.
-        seed: Of the sampler.
+        baselines: Hyperparameters of the first trials, by name.
+        seed: Seed of the sampler.
     """
 
     def __init__(
@@ -121,19 +121,19 @@ class Search:
                 self.study.enqueue_trial({}, user_attrs={"name": name, _KEY: hyperparams})
 
     def ranked(self) -> list[FrozenTrial]:
-        """The complete trials, the best one first."""
+        """The complete trials, best first."""
         return sorted(self._trials(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))
 
     def run(self, n_trials: int, jobs: int) -> None:
-        """Run trials until there are so many, those of earlier runs included.
+        """Run trials until there are `n_trials`, including those of earlier runs.
 
         Raises:
-            OSError: What trials give cannot be stored.
+            OSError: Results cannot be stored.
         """
         stale = deque(trial for trial in self._trials(TrialState.RUNNING) if self._has_begun(trial))
         ended = len(self._trials(*_ENDED))
         if ended:
-            print(f"{ended} trials are in {self.folder} already.", flush=True)
+            print(f"{ended} trials are already in {self.folder}.", flush=True)
         elif n_trials:
             print(f"0 of {n_trials} trials, {jobs} at a time", flush=True)
         progress = _Progress(self, n_trials)
@@ -167,7 +167,7 @@ class Search:
         return self.study.get_trials(deepcopy=False, states=states)
 
     def _has_begun(self, trial: FrozenTrial) -> bool:
-        """Whether a trial that another run left knows what to train with; otherwise it is given up."""
+        """Whether a trial left by an earlier run has hyperparameters; without them, it is marked as failed."""
         if _KEY not in trial.user_attrs:
             self.study.tell(trial.number, state=TrialState.FAIL)
         return _KEY in trial.user_attrs
@@ -175,7 +175,7 @@ class Search:
     def _ask(self) -> Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            # For each trial anew, so that a search that was interrupted does not draw the same numbers again.
+            # A new sampler for each trial: a continued search must not draw the same numbers again.
             self.study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=_STARTUP_TRIALS,
                 multivariate=True,
@@ -193,10 +193,10 @@ class Search:
         return [(cell, self.folder / "trials" / str(trial.number) / f"seed_{cell.seed}") for cell in cells]
 
     def _hear(self, worker: _Worker) -> bool:
-        """Take a worker's message.
+        """Receive and handle a worker's message.
 
         Returns:
-            Whether its trial has ended.
+            Whether the worker's trial has ended.
         """
         trial = worker.trial
         assert trial is not None
@@ -216,7 +216,7 @@ class Search:
                 path.parent.mkdir(exist_ok=True)
                 write_whole(path, report)
                 trial.set_user_attr("failed", report.strip().splitlines()[-1])
-                # Not "failed" to Optuna: it would try the like again.
+                # Not FAIL: Optuna would draw similar hyperparameters again.
                 self.study.tell(trial.number, state=TrialState.PRUNED)
             case _GivenUp():
                 self.study.tell(trial.number, state=TrialState.PRUNED)
@@ -225,13 +225,13 @@ class Search:
         return True
 
     def _lags(self, worker: _Worker, index: int, timesteps: int, mean_return: float) -> bool:
-        """Report an evaluation of the index-th seed: the mean over the seeds so far at the same moment."""
+        """Report an evaluation as the mean over the seeds so far at the same point; True if the trial lags behind."""
         trial, n_points = worker.trial, self.task.eval_points
         assert trial is not None
         point = min(max(round(n_points * timesteps / self.task.n_timesteps), 1), n_points)
         worker.seen[point].append(mean_return)
         step = index * n_points + point
-        if step in self.study.trials[trial.number].intermediate_values:  # an earlier run came as far, and went on
+        if step in self.study.trials[trial.number].intermediate_values:  # reported, and continued, by an earlier run
             return False
         trial.report(float(np.mean(worker.seen[point])), step)
         return trial.should_prune()
@@ -252,16 +252,16 @@ class _Progress:
         frozen = study.trials[trial.number]
         name = frozen.user_attrs.get("name")
         if "failed" in frozen.user_attrs:
-            said = f"failed: {frozen.user_attrs['failed']}"
+            outcome = f"failed: {frozen.user_attrs['failed']}"
         elif frozen.state is TrialState.PRUNED:
-            said = "given up"
+            outcome = "stopped early"
         else:
-            said = number(frozen.value or 0.0)
+            outcome = number(frozen.value or 0.0)
         best = self.search.ranked()[:1]
-        best_said = f"; best: {number(best[0].value or 0.0)} (trial {best[0].number})" if best else ""
+        best_so_far = f"; best: {number(best[0].value or 0.0)} (trial {best[0].number})" if best else ""
         left = (time.monotonic() - self.began) / self.n_here * (self.n_trials - n_ended)
         print(
-            f"{n_ended} of {self.n_trials}: trial {frozen.number}{f' ({name})' if name else ''} {said}{best_said}"
+            f"{n_ended} of {self.n_trials}: trial {frozen.number}{f' ({name})' if name else ''} {outcome}{best_so_far}"
             + (f"; {duration(left)} left" if left > 0 else ""),
             flush=True,
         )
@@ -310,7 +310,7 @@ class _Worker:
         self.send(jobs)
 
     def send(self, message: Any) -> None:
-        # Whoever has died is noticed when its next message is waited for.
+        # The death of a worker is noticed while waiting for its next message.
         with suppress(OSError):
             self.connection.send(message)
 
@@ -322,7 +322,7 @@ class _Worker:
 
 
 class _StopError(Exception):
-    """The trial was given up."""
+    """The trial is stopped early."""
 
 
 def _work(connection: Connection[Any, Any]) -> None:
@@ -331,7 +331,7 @@ def _work(connection: Connection[Any, Any]) -> None:
 
 
 def serve(connection: Connection[Any, Any]) -> None:
-    """Train what comes through the connection, until it closes."""
+    """Train the trials that come through the connection, until it closes."""
     with suppress(EOFError, OSError):
         while True:
             connection.send(_outcome(connection, connection.recv()))
@@ -362,7 +362,7 @@ def _train(connection: Connection[Any, Any], index: int, cell: Cell, folder: Pat
 
 
 def _whole_lines(path: Path) -> str:
-    """A journal without what a killed process has left in it: half a line, and its lock."""
+    """Remove the remains of a killed process from a journal: its lock, and an incomplete last line."""
     Path(f"{path}.lock").unlink(missing_ok=True)
     if path.exists():
         contents = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Search spaces for `pg-zoo tune`: those that algorithms declare, and rl_zoo3's for the references."""
+"""Search spaces for `pg-zoo tune`: declared by the algorithms, or rl_zoo3's for the references."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pg_zoo.recipes.files import FILES_OF_RL_ZOO3
 SearchSpace = Callable[[Trial, "spaces.Space[Any]", "spaces.Space[Any]"], dict[str, Any]]
 """Draws hyperparameters in rl_zoo3's schema, given the spaces of observations and actions."""
 
-# What an entry says of the task, which no search changes; rl_zoo3's search spaces leave out more.
+# Hyperparameters that belong to the task, so that no search changes them; rl_zoo3 does not search two more.
 TASK = ("callback", "env_kwargs", "env_wrapper", "frame_stack", "monitor_kwargs", "vec_env_wrapper")
 _NOT_SEARCHED_BY_RL_ZOO3 = ("n_envs", "normalize")
 
 
 def search_space(algo: str) -> tuple[SearchSpace, tuple[str, ...]]:
-    """How to draw hyperparameters for an algorithm.
+    """The search space of an algorithm.
 
     Args:
-        algo: Its registered name.
+        algo: The algorithm's registered name.
 
     Returns:
-        The search space, and the names that are to be taken from the algorithm's entry as they are.
+        The search space, and the names of hyperparameters that keep the values of the algorithm's entry.
 
     Raises:
         UserError: There is no such algorithm, or it has no search space.
@@ -58,7 +58,7 @@ def _of_rl_zoo3(
     others = {"using_her_replay_buffer": False, "her_kwargs": {}}
     values = dict(HYPERPARAMS_SAMPLER[name](trial, n_actions, 1, others))
     if values.pop("action_noise", None) is not None:
-        # The schema names it, instead of holding the object.
+        # The schema has the noise's name and size instead of the object.
         values |= {key: trial.params[key] for key in ("noise_type", "noise_std")}
     if "n_steps" in values and "batch_size" in values:
         values["batch_size"] = min(values["batch_size"], values["n_steps"])
@@ -68,7 +68,7 @@ def _of_rl_zoo3(
 
 
 def as_text(value: Any) -> str:
-    """An argument of a policy as hyperparameter files write it: `dict(net_arch=[64], activation_fn=nn.ReLU)`."""
+    """A policy's argument in the notation of hyperparameter files: `dict(net_arch=[64], activation_fn=nn.ReLU)`."""
     if isinstance(value, dict):
         return f"dict({', '.join(f'{key}={as_text(item)}' for key, item in value.items())})"
     return f"nn.{value.__name__}" if isinstance(value, type) else repr(value)
