@@ -17,6 +17,7 @@ from pg_zoo.options import (
     ListOptions,
     Options,
     ReportOptions,
+    ResumeOptions,
     TrainOptions,
     TuneOptions,
     parse,
@@ -69,6 +70,10 @@ def _run(options: Options) -> int | None:
             from pg_zoo.commands.train import train
 
             train(options)
+        case ResumeOptions():
+            from pg_zoo.commands.train import resume
+
+            resume(options)
         case EnjoyOptions():
             from pg_zoo.commands.enjoy import enjoy
 
