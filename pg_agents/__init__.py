@@ -14,6 +14,9 @@ from pg_agents.algorithms.trpo import TRPO
 from pg_agents.demonstrations import Demonstrations, collect_demonstrations
 from pg_agents.envs.evaluation import EvalCallback, evaluate_policy
 from pg_agents.envs.make import make_vec
+from pg_agents.files.agents import load_agent, load_normalization, load_policy
+from pg_agents.files.allowed import NotAllowedError
+from pg_agents.files.saving import CheckpointCallback, save_normalization
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
 from pg_agents.resuming.checkpoint import Checkpoint
@@ -31,14 +34,20 @@ __all__ = [
     "TRPO",
     "ActorCritic",
     "Checkpoint",
+    "CheckpointCallback",
     "Demonstrations",
     "EvalCallback",
+    "NotAllowedError",
     "PolicyGradient",
     "ReinforceBaseline",
     "__version__",
     "collect_demonstrations",
     "evaluate_policy",
     "imitate",
+    "load_agent",
+    "load_normalization",
+    "load_policy",
     "make",
     "make_vec",
+    "save_normalization",
 ]

@@ -19,7 +19,7 @@ import inspect
 import io
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
@@ -65,6 +65,8 @@ from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
+from pg_agents.files.archives import read_agent
+from pg_agents.files.saving import whole
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
 from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
@@ -194,7 +196,7 @@ class PolicyGradient(Arguments):
     prior: Any = argument(
         default=None,
         kw_only=True,
-        doc="A policy that training is kept near, an agent with one, or its file, which is unpickled. A copy of "
+        doc="A policy that training is kept near, an agent with one, or its file. A copy of "
         "the policy becomes part of the agent and of its file.",
     )
     prior_kl_coef: float | Schedule = argument(
@@ -365,6 +367,27 @@ class PolicyGradient(Arguments):
         kept = {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
         return kept | {"on_epoch": None, "current_run": None, "interrupted": None}
 
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Write SB3's zip file, for `load` here and in SB3. A file of that name is replaced when the new one is whole.
+
+        Ctrl-C and SIGTERM wait until it is.
+
+        Args:
+            path: The file, with or without `.zip`, or an open file.
+            exclude: Names of attributes that are not to be saved, besides those that never are.
+            include: Names of attributes to be saved that otherwise are not.
+
+        Raises:
+            OSError: The file cannot be written; the old one is as it was.
+        """
+        with whole(path, "zip") as file:
+            super().save(file, exclude, include)
+
     @classmethod
     def load(
         cls,
@@ -374,22 +397,28 @@ class PolicyGradient(Arguments):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        *,
+        trust: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Load a file that `save` has written, here or in SB3. It is unpickled: load only files that you trust.
+        """Load a file that `save` has written, here or in SB3. Code in it does not run, unless you trust it.
 
         Args:
             path: The file, with or without `.zip`.
             env: The environment to go on training in; not needed to predict.
             device: Torch device of the policy.
-            custom_objects: Objects that replace those of the same names in the file.
+            custom_objects: Objects that replace those of the same names in the file, which are not read then. Classes
+                among them may be named anywhere in the file.
             print_system_info: Print the versions with which the file was written, and those of today.
             force_reset: Begin with a new episode.
+            trust: Let the file run code, as SB3's `load` does: it may hold functions, and objects of any class.
             **kwargs: Constructor arguments to change.
 
         Raises:
+            FileNotFoundError: There is no such file.
+            NotAllowedError: The file names, calls or changes something that could run code. It is a ValueError.
             TypeError: A keyword is not an argument of the constructor.
-            ValueError: An argument cannot change any more.
+            ValueError: An argument cannot change any more, or the file is not an agent's.
         """
         check_keywords(cls, constructor_arguments(cls), kwargs)
         for name in cls.fixed_on_load & kwargs.keys():
@@ -397,6 +426,10 @@ class PolicyGradient(Arguments):
         if "stats_window_size" in kwargs:
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         policy_kwargs = kwargs.pop("policy_kwargs", None)
+        if not trust:
+            known = cls.policy_aliases.values()
+            file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known)
+            path, custom_objects = file.without_pickles(), file.data
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if policy_kwargs is not None:
             agent._check_same_policy(policy_kwargs)
@@ -640,7 +673,8 @@ class PolicyGradient(Arguments):
         Warns:
             UserWarning: A damaged checkpoint is skipped.
         """
-        agent, agent.interrupted = resumed(cls, folder, env, device, given)
+        agent, interrupted = resumed(cls, folder, env, device, given)
+        agent.interrupted = interrupted
         return agent
 
     def make_parts(self, stored: Mapping[str, Any]) -> None:

@@ -18,11 +18,12 @@ class _Waiting:
 
 
 _WAITING = _Waiting()
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
 def deferrable() -> Iterator[None]:
-    """Let Ctrl-C and a scheduler's SIGTERM wait while a `deferred` context inside this one is open.
+    """Let Ctrl-C, a scheduler's SIGTERM and a closing terminal's SIGHUP wait in a `deferred` context inside this one.
 
     Only the main thread hears of signals. Handlers that are no Python functions are left alone.
     """
@@ -32,9 +33,9 @@ def deferrable() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back, inside `deferrable` or not, and let them take effect at the end.
+    """Hold the signals of `deferrable` back, inside it or not, and let them take effect at the end.
 
-    However many come, all wait. A SIGTERM without a handler, which ends the process at once, waits too.
+    However many come, all wait, those included that have no handler and would end the process at once.
     """
     with _replaced({signal.SIG_DFL: _by_default}), deferred():
         yield
@@ -49,7 +50,7 @@ def _replaced(stand_ins: dict[Any, Callable[[int, Any], Any]]) -> Iterator[None]
     """
     replaced: dict[int, tuple[Any, Any]] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             before = signal.getsignal(number)
             handler = before if callable(before) else stand_ins.get(before)
             if handler is not None:

@@ -26,6 +26,10 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
+from typing_extensions import Self
+
+from pg_agents.files.agents import load_policy
+from pg_agents.files.archives import FilePath
 
 # Far out, for the gradient is zero beyond them: they keep σ and 1/σ² finite in float32 and are not to be reached.
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0
@@ -95,6 +99,11 @@ class RebuiltPolicy(ActorCriticPolicy):
 
     def _rebuild(self) -> None:
         """Change modules; each class of the hierarchy adds its own."""
+
+    @classmethod
+    def load(cls, path: FilePath, device: th.device | str = "auto", *, trust: bool = False) -> Self:
+        """Load what `save` has written; see `load_policy`."""
+        return load_policy(cls, path, device, trust=trust)
 
 
 class ActorPolicy(RebuiltPolicy):

@@ -12,17 +12,20 @@ from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from pg_agents.files.allowed import NotAllowedError
+from pg_agents.files.archives import read_agent
+
 
 def frozen_policy(given: Any) -> ActorCriticPolicy:
     """A copy of a policy, on the CPU, that does not train.
 
     Args:
-        given: A policy, an agent, or an agent's file, SB3's included. A file is unpickled: name only those that you
-            trust.
+        given: A policy, an agent, or an agent's file, SB3's included. Code in a file does not run.
 
     Raises:
         TypeError: It is none of these, or its policy has no action distribution.
         FileNotFoundError: There is no such file.
+        NotAllowedError: The file could run code.
         ValueError: The file is not an agent's.
     """
     policy = read_policy(given) if isinstance(given, (str, os.PathLike)) else getattr(given, "policy", given)
@@ -39,15 +42,20 @@ def frozen_policy(given: Any) -> ActorCriticPolicy:
     return copy
 
 
-def read_policy(path: str | os.PathLike[str]) -> ActorCriticPolicy:
+def read_policy(path: str | os.PathLike[str], *, trust: bool = False) -> ActorCriticPolicy:
     """The policy in the file of an agent of any class.
+
+    Args:
+        path: The file.
+        trust: Let the file run code.
 
     Raises:
         FileNotFoundError: There is no such file.
+        NotAllowedError: The file could run code.
         TypeError: The policy has no action distribution.
         ValueError: The file is not an agent's.
     """
-    data, parameters, _ = load_from_zip_file(os.fspath(path), device="cpu")
+    data, parameters = _trusted(path) if trust else _untrusted(path)
     if data is None or "policy" not in parameters or "policy_class" not in data:
         raise ValueError(f"`prior` is {os.fspath(path)!r}, but this is not the file of an agent.")
     if not issubclass(data["policy_class"], ActorCriticPolicy):
@@ -62,8 +70,23 @@ def read_policy(path: str | os.PathLike[str]) -> ActorCriticPolicy:
         use_sde=data["use_sde"],
         **data["policy_kwargs"],
     )
-    policy.load_state_dict(parameters["policy"])  # type: ignore[arg-type]
+    policy.load_state_dict(parameters["policy"])
     return policy
+
+
+def _trusted(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    data, parameters, _ = load_from_zip_file(os.fspath(path), device="cpu")
+    return data, parameters
+
+
+def _untrusted(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    try:
+        file = read_agent(os.fspath(path))
+    except NotAllowedError as error:
+        raise NotAllowedError(
+            f"{error} As a prior, give the agent itself, loaded by its class: prior=PPO.load(..., trust=True)."
+        ) from None
+    return file.data, file.parameters()
 
 
 def check_prior(prior: ActorCriticPolicy, policy: ActorCriticPolicy, estimator: str) -> None:

@@ -14,8 +14,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
@@ -36,6 +36,7 @@ from pg_agents.episodes import (
     with_total_returns,
 )
 from pg_agents.estimators import Floats
+from pg_agents.files.archives import read_agent
 from pg_agents.objectives import KL_ESTIMATORS
 from pg_agents.policies import ACTOR_POLICIES, unchecked_distributions
 from pg_agents.priors import frozen_policy
@@ -209,7 +210,7 @@ class GroupRelative(PolicyGradient):
         if isinstance(load_path_or_dict, dict):
             given = load_path_or_dict
         else:
-            _, given, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
+            given = read_agent(load_path_or_dict, data=False).parameters(get_device(device))
         if "reference_policy" in self._get_torch_save_params()[0]:
             given = {"reference_policy": self.reference_policy.state_dict(), **given}
         super().set_parameters(given, exact_match, device)

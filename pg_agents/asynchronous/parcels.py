@@ -38,7 +38,14 @@ class Parcel:
         """The agent, with an environment of its own."""
         cls, file, make = _unpickled(self.content)
         agent: Linked = cls.load(
-            io.BytesIO(file), make(), device="cpu", seed=self.start.seed, tensorboard_log=None, verbose=0
+            # Our own, as all of the content.
+            io.BytesIO(file),
+            make(),
+            device="cpu",
+            seed=self.start.seed,
+            tensorboard_log=None,
+            verbose=0,
+            trust=True,
         )
         return agent
 

@@ -6,9 +6,11 @@ declares `metadata["deterministic_evaluation"] = False`. All others are evaluate
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,10 +21,12 @@ from stable_baselines3.common import callbacks, evaluation
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped, sync_envs_normalization
 
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.stepping import stepper
+from pg_agents.files.saving import save_model
+from pg_agents.files.writing import write
 
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
 
@@ -133,7 +137,7 @@ def _episodes(
 
 
 class EvalCallback(callbacks.EvalCallback):
-    """SB3's `EvalCallback`, which also takes Gymnasium's vector environments.
+    """SB3's `EvalCallback`, which also takes Gymnasium's vector environments, and replaces files only by whole ones.
 
     Args:
         eval_env: The environment, single or vector.
@@ -165,6 +169,94 @@ class EvalCallback(callbacks.EvalCallback):
         warn: bool = True,
     ) -> None:
         super().__init__(**_for_sb3(locals(), "eval_env"))
+
+    def next_look(self) -> int | None:
+        """Number of calls until the next evaluation; None for none."""
+        return self.eval_freq - self.n_calls % self.eval_freq if self.eval_freq > 0 else None
+
+    def _on_step(self) -> bool:
+        """Evaluate if it is time to; SB3's, apart from how files are written.
+
+        Returns:
+            False if one of the callbacks of this one stops the training.
+        """
+        if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
+            return True
+        returns, lengths = self._evaluate()
+        if self.log_path is not None:
+            self._store(returns, lengths)
+        self._log(returns, lengths)
+        goes_on = True
+        if self.last_mean_reward > self.best_mean_reward:
+            if self.verbose >= 1:
+                print("New best mean reward!")
+            if self.best_model_save_path is not None:
+                save_model(self.model, Path(self.best_model_save_path, "best_model"))
+            self.best_mean_reward = self.last_mean_reward
+            if self.callback_on_new_best is not None:
+                goes_on = self.callback_on_new_best.on_step()
+        if self.callback is not None:
+            goes_on = goes_on and self._on_event()
+        return goes_on
+
+    def _evaluate(self) -> tuple[list[float], list[int]]:
+        """Returns and lengths of the episodes."""
+        if self.model.get_vec_normalize_env() is not None:
+            try:
+                sync_envs_normalization(self.training_env, self.eval_env)
+            except AttributeError as error:
+                raise AssertionError(
+                    "Training and eval env are not wrapped the same way, see "
+                    "https://stable-baselines3.readthedocs.io/en/master/guide/callbacks.html#evalcallback and warning "
+                    "above."
+                ) from error
+        self._is_success_buffer = []
+        found: Any = evaluation.evaluate_policy(
+            self.model,
+            self.eval_env,
+            n_eval_episodes=self.n_eval_episodes,
+            render=self.render,
+            deterministic=self.deterministic,
+            return_episode_rewards=True,
+            warn=self.warn,
+            callback=self._log_success_callback,
+        )
+        returns, lengths = found
+        return returns, lengths
+
+    def _store(self, returns: list[float], lengths: list[int]) -> None:
+        """Add the episodes to `evaluations.npz`."""
+        self.evaluations_timesteps.append(self.num_timesteps)
+        self.evaluations_results.append(returns)
+        self.evaluations_length.append(lengths)
+        columns: dict[str, Any] = {
+            "timesteps": self.evaluations_timesteps,
+            "results": self.evaluations_results,
+            "ep_lengths": self.evaluations_length,
+        }
+        if self._is_success_buffer:
+            self.evaluations_successes.append(self._is_success_buffer)
+            columns["successes"] = self.evaluations_successes
+        contents = io.BytesIO()
+        np.savez(contents, **columns)
+        write(str(self.log_path).removesuffix(".npz") + ".npz", contents.getbuffer())
+
+    def _log(self, returns: list[float], lengths: list[int]) -> None:
+        mean, mean_length = np.mean(returns), np.mean(lengths)
+        self.last_mean_reward = float(mean)
+        if self.verbose >= 1:
+            print(f"Eval num_timesteps={self.num_timesteps}, episode_reward={mean:.2f} +/- {np.std(returns):.2f}")
+            print(f"Episode length: {mean_length:.2f} +/- {np.std(lengths):.2f}")
+        self.logger.record("eval/mean_reward", float(mean))
+        self.logger.record("eval/mean_ep_length", mean_length)
+        if self._is_success_buffer:
+            success_rate = np.mean(self._is_success_buffer)
+            if self.verbose >= 1:
+                print(f"Success rate: {100 * success_rate:.2f}%")
+            self.logger.record("eval/success_rate", success_rate)
+        # At once, with the number of steps that it belongs to.
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
 
 
 def _for_sb3(arguments: dict[str, Any], env_name: str) -> dict[str, Any]:

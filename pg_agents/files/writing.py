@@ -10,12 +10,13 @@ import stat
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from pg_agents.interrupts import held
 
 UNFINISHED = ".unfinished"  # how the names end of files and folders that are being written
+_EFFECTIVE = {"effective_ids": os.access in os.supports_effective_ids}
 
 
 def write(path: str | os.PathLike[str], contents: str | bytes | memoryview) -> None:
@@ -74,14 +75,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing_folder(
+    path: str | os.PathLike[str], *, keeps_others: bool = False, holds_interrupts: bool = True
+) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `path` when it is complete; see `replacing`.
 
     On Linux and macOS the two are exchanged in one step. Where a file system cannot do that, the old folder is renamed
     just before the new one: a process that is killed between the two leaves both, under names that end in `UNFINISHED`.
 
     Args:
-        path: The folder, in one that exists. It may exist; all that it holds is removed then.
+        path: The folder, in one that exists. It may exist itself.
+        keeps_others: The new folder gets all that the old one has under names of its own; otherwise that is removed.
+            Then `path` may be a folder that cannot be renamed (a mount point, the current folder, one in a read-only
+            folder): it gets the complete files one by one.
+        holds_interrupts: Ctrl-C and SIGTERM wait while the folder is filled. Otherwise they end that, and `path` is as
+            it was; they wait only while the folder is renamed or removed.
 
     Yields:
         The new folder, which is empty.
@@ -91,27 +99,33 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
-    beside = _beside(target)
-    with held(), _named(path, beside):
+    stays = keeps_others and target.is_dir() and _cannot_be_renamed(target)
+    beside = _beside(target / target.name if stays else target)
+    with held() if holds_interrupts else nullcontext(), _named(path, beside):
         before = target.stat() if target.exists() else None
         if before is not None and not target.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         beside.mkdir()
         try:
             yield beside
-            if before is not None:
-                _give(beside, before)
-            for found in beside.rglob("*"):
-                if not found.is_symlink() and (found.is_file() or found.is_dir()):
-                    _to_disk(found)
-            _to_disk(beside)
-            if before is None:
-                beside.rename(target)
-            else:
-                _exchange(beside, target)
+            with held():
+                if before is not None and keeps_others and not stays:
+                    _take_others(target, beside)
+                for found in beside.rglob("*"):
+                    if not found.is_symlink() and (found.is_file() or found.is_dir()):
+                        _to_disk(found)
+                _to_disk(beside)
+                if stays:
+                    _move_files(beside, target)
+                elif before is None:
+                    beside.rename(target)
+                else:
+                    _give(beside, before)
+                    _exchange(beside, target)
+                _to_disk(target.parent)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)  # the old folder, or what has failed
-        _to_disk(target.parent)
+            with held():
+                shutil.rmtree(beside, ignore_errors=True)  # the old folder, or what has failed
 
 
 def is_unfinished(path: Path) -> bool:
@@ -142,7 +156,8 @@ def _permissions(target: Path) -> os.stat_result | None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if not target.exists():
         return None
-    if not os.access(target, os.W_OK):  # renaming would not ask
+    # Renaming would not ask.
+    if not os.access(target, os.W_OK, **_EFFECTIVE):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     return target.stat()
 
@@ -153,6 +168,39 @@ def _give(path: Path, permissions: os.stat_result) -> None:
         with suppress(OSError):  # others than root may not give files away
             os.chown(path, permissions.st_uid, permissions.st_gid)
     os.chmod(path, stat.S_IMODE(permissions.st_mode))
+
+
+def _cannot_be_renamed(folder: Path) -> bool:
+    is_current = Path(os.path.realpath(os.curdir)).is_relative_to(folder)
+    return is_current or os.path.ismount(folder) or not os.access(folder.parent, os.W_OK, **_EFFECTIVE)
+
+
+def _move_files(new: Path, old: Path) -> None:
+    for found in sorted(new.rglob("*")):
+        if found.is_dir():
+            (old / found.relative_to(new)).mkdir(exist_ok=True)
+        else:
+            os.replace(found, old / found.relative_to(new))
+
+
+def _take_others(old: Path, new: Path) -> None:
+    """Have what a folder holds in a new one, too, except where that has something of the same name."""
+
+    def taken(folder: str, names: list[str]) -> list[str]:
+        there = new / Path(folder).relative_to(old)
+        return [
+            name
+            for name in names
+            if os.path.lexists(there / name) and not (Path(folder, name).is_dir() and (there / name).is_dir())
+        ]
+
+    def link(source: str, goal: str) -> None:
+        try:
+            os.link(source, goal)  # without a copy: the old name is about to go
+        except OSError:
+            shutil.copy2(source, goal)
+
+    shutil.copytree(old, new, symlinks=True, ignore=taken, copy_function=link, dirs_exist_ok=True)
 
 
 def _to_disk(path: Path) -> None:

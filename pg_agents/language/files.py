@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -18,7 +18,16 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from pg_agents.arguments import constructor_arguments
-from pg_agents.language.models import ADAPTER, between_libraries, language_model, load_tokenizer, save_model
+from pg_agents.files.archives import UnsafeFileError, check_members
+from pg_agents.files.writing import UNFINISHED, replacing, replacing_folder
+from pg_agents.language.models import (
+    ADAPTER,
+    between_libraries,
+    disk_errors,
+    language_model,
+    load_tokenizer,
+    save_model,
+)
 
 _ALGORITHM, _STATE = "pg_agents.json", "training.safetensors"
 # Folders of the model below an adapter, and of a reference that is not that model.
@@ -30,7 +39,7 @@ Agent = TypeVar("Agent", bound=OnPolicyAlgorithm)
 
 
 def save(agent: Any, path: Any) -> None:
-    """Write an agent, beside an older one first; see `LanguageAlgorithm.save`.
+    """Write an agent, which replaces an older one when it is whole; see `LanguageAlgorithm.save`.
 
     Args:
         agent: A `LanguageAlgorithm`.
@@ -38,25 +47,17 @@ def save(agent: Any, path: Any) -> None:
 
     Raises:
         ValueError: `path` is an open file, or something else than an agent stands there.
+        OSError: The agent cannot be written; an older one is as it was.
     """
     target = _path(path)
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
-        folder = Path(beside) / "agent"
-        folder.mkdir()
-        _write(agent, folder)
+    with disk_errors(path):
         if target.suffix == ".zip":
-            written = Path(beside) / "agent.zip"
-            with zipfile.ZipFile(written, "w") as archive:
-                for file in sorted(folder.rglob("*")):
-                    if file.is_file():
-                        archive.write(file, file.relative_to(folder).as_posix())
-            os.replace(written, target)
+            _write_zip(agent, target)
             return
-        if target.exists():
-            os.replace(target, Path(beside) / "older")
-        os.replace(folder, target)
+        with replacing_folder(target) as folder:
+            _write(agent, folder)
 
 
 def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
@@ -69,6 +70,7 @@ def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
 
     Raises:
         FileNotFoundError: There is no such file.
+        UnsafeFileError: It is a zip file that is very large when unpacked, or whose members lead elsewhere.
         ValueError: It holds no agent, arguments that the class does not take, or lacks a schedule that it had.
     """
     source = _path(path)
@@ -81,6 +83,10 @@ def load(cls: type[Agent], path: Any, arguments: dict[str, Any]) -> Agent:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(source) as archive:
+                check_members(archive, str(source), source.stat().st_size)
+                needed = sum(member.file_size for member in archive.infolist())
+                if needed > (free := shutil.disk_usage(folder).free):
+                    raise UnsafeFileError(f"{source} has {needed:,} bytes when it is unpacked; {free:,} are free.")
                 archive.extractall(folder)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"`path` must be an agent's folder or zip file, but {str(source)!r}: {error}.") from error
@@ -111,6 +117,16 @@ def _path(path: Any) -> Path:
     if not isinstance(path, (str, Path)):
         raise ValueError(f"`path` must be a folder or a zip file by its name, but is {path!r}.")
     return Path(path)
+
+
+def _write_zip(agent: Any, target: Path) -> None:
+    with replacing(target) as beside, tempfile.TemporaryDirectory(UNFINISHED, ".", target.parent) as unpacked:
+        folder = Path(unpacked)
+        _write(agent, folder)
+        with zipfile.ZipFile(beside, "w") as archive:
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(folder).as_posix())
 
 
 def _write(agent: Any, folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
+from safetensors import SafetensorError
 
 from pg_agents.engines import threads
 from pg_agents.language.texts import Completions
@@ -174,7 +177,7 @@ def language_model(source: Any, dtype: th.dtype | Literal["auto"] = th.float32) 
 
     check_folder(source)
     with quietly():
-        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(source, local_files_only=True, trust_remote_code=False, dtype=dtype)
 
 
 def model_and_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
@@ -280,6 +283,22 @@ def between_libraries() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Have what safetensors says of the disk as Python says it, with the name of what was to be written.
+
+    Raises:
+        OSError: The disk is full, or fails.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
 def save_model(model: Any, folder: str | Path, tokenizer: Any = None) -> None:
     """Write a model, and its tokenizer if one is given, to a folder.
 
@@ -322,7 +341,7 @@ def load_tokenizer(source: str | Path) -> Any:
     """The tokenizer of a folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source, local_files_only=True)
+    return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager

@@ -14,11 +14,13 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from typing_extensions import Self
 
 from pg_agents.checks import check_number
+from pg_agents.files.writing import replacing_folder
 from pg_agents.language.fitting import Fit, Sizes
 from pg_agents.language.generation import generate
 from pg_agents.language.models import (
     check_folder,
     check_positions,
+    disk_errors,
     evaluating,
     last_hidden,
     load_tokenizer,
@@ -220,11 +222,16 @@ class RewardModel:
         return float(self.scores(tokenized(self.tokenizer, [prompt], [completion]))[0])
 
     def save(self, folder: str | Path) -> None:
-        """Write the model and the tokenizer to a folder, for `load`."""
-        save_model(self._scores.trunk, folder, self.tokenizer)
-        save_file(dict(self._scores.head.state_dict()), Path(folder) / "reward_head.safetensors")
+        """Write the model and the tokenizer to a folder, for `load`.
+
+        Other files in the folder stay. All is replaced at once, when it is whole.
+        """
         numbers = {"mean": self.mean, "std": self.std, "accuracy": self.accuracy, "loss": self.loss}
-        (Path(folder) / "reward.json").write_text(json.dumps(numbers), encoding="utf-8")
+        Path(folder).parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder), replacing_folder(folder, keeps_others=True) as beside:
+            save_model(self._scores.trunk, beside, self.tokenizer)
+            save_file(dict(self._scores.head.state_dict()), beside / "reward_head.safetensors")
+            (beside / "reward.json").write_text(json.dumps(numbers), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, device: th.device | str = "cpu") -> Self:
@@ -243,7 +250,7 @@ class RewardModel:
         if not (Path(folder) / "reward.json").is_file():
             raise ValueError(f"The folder {str(folder)!r} must hold a reward model, with a file reward.json.")
         with quietly():
-            trunk = AutoModel.from_pretrained(folder, local_files_only=True)
+            trunk = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         reward = cls(_Trunk(trunk), load_tokenizer(folder), device=device)
         reward._scores.head.load_state_dict(load_file(Path(folder) / "reward_head.safetensors"))
         for name, value in json.loads((Path(folder) / "reward.json").read_text(encoding="utf-8")).items():

@@ -709,6 +709,7 @@ class LanguageAlgorithm(Arguments):
 
         Raises:
             ValueError: `path` is an open file, or something else than an agent stands there.
+            OSError: The agent cannot be written; an older one is as it was.
         """
         for name, value in (("exclude", exclude), ("include", include)):
             if value is not None:

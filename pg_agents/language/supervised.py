@@ -11,8 +11,9 @@ import torch as th
 from typing_extensions import Self
 
 from pg_agents.checks import check_number
+from pg_agents.files.writing import replacing_folder
 from pg_agents.language.fitting import Fit, Sizes
-from pg_agents.language.models import check_positions, evaluating, model_and_tokenizer, run, save_model
+from pg_agents.language.models import check_positions, disk_errors, evaluating, model_and_tokenizer, run, save_model
 from pg_agents.language.texts import Completions, tokenized
 
 
@@ -118,9 +119,12 @@ class SupervisedFineTuning:
     def save(self, folder: str | Path) -> None:
         """Write model and tokenizer to a folder, from which they can be loaded.
 
-        A model with an adapter of `peft` is written whole, and the adapter alone to the folder `adapter` below.
+        A model with an adapter of `peft` is written with it, and the adapter alone to the folder `adapter` below. Other
+        files in the folder stay. All is replaced at once, when it is complete.
         """
-        save_model(self.model, folder, self.tokenizer)
+        Path(folder).parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder), replacing_folder(folder, keeps_others=True) as beside:
+            save_model(self.model, beside, self.tokenizer)
 
     def _loss(self, examples: Completions) -> th.Tensor:
         log_probs = run(self.model, examples).of(examples.actions)

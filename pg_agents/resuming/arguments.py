@@ -12,11 +12,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from pg_agents.arguments import constructor_arguments
-from pg_agents.buffers import DictEpisodeBuffer, EpisodeBuffer, OURS
+from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer
 from pg_agents.files.allowed import NotAllowedError, find
 from pg_agents.policies import STATE_DEPENDENT_STD
 
 _NOT_STORED = {"env", "device", "_init_setup_model", "monitor_wrapper", "reference"}  # made by other means
+# A path as `prior` would be read; the agent's own is a policy.
+_GIVEN_AGAIN = {"prior": "the policy `prior` has no place of its own in a checkpoint"}
 _OTHER_NAMES = {"stats_window_size": "_stats_window_size", "policy": "policy_class"}
 _BUFFERS_BY_DEFAULT = {*OURS, *OURS.values(), EpisodeBuffer, DictEpisodeBuffer}
 _SCHEDULES: dict[str, type] = {
@@ -42,6 +44,10 @@ def arguments_of(agent: OnPolicyAlgorithm) -> tuple[dict[str, Any], dict[str, st
         attribute = _OTHER_NAMES.get(name, name)
         if name in _NOT_STORED or not hasattr(agent, attribute):
             continue
+        if name in _GIVEN_AGAIN:
+            if getattr(agent, attribute) is not None:
+                given_again[name] = _GIVEN_AGAIN[name]
+            continue
         try:
             held[name] = _described(agent, name, getattr(agent, attribute))
         except NotHeldError as reason:
@@ -61,7 +67,7 @@ def made(described: Any) -> Any:
         return {key: made(item) for key, item in described["items"].items()}
     named = described["schedule"]
     module, _, name = named.partition(":")
-    cls = _SCHEDULES[named] if named in _SCHEDULES else find(module, name)
+    cls: Any = _SCHEDULES[named] if named in _SCHEDULES else find(module, name)
     schedule = cls.__new__(cls)
     vars(schedule).update({key: made(item) for key, item in described["attributes"].items()})
     return schedule
@@ -97,7 +103,7 @@ def _base_policy(agent: OnPolicyAlgorithm) -> Any:
 
 def _policy_kwargs(agent: OnPolicyAlgorithm, stored: Mapping[str, Any]) -> Any:
     complete = getattr(agent, "complete_policy_kwargs", dict)
-    added = complete({})
+    added: dict[str, Any] = complete({})
     given = {name: value for name, value in stored.items() if name not in added or added[name] != value}
     if _base_policy(agent) is not agent.policy_class:
         given["state_dependent_std"] = True

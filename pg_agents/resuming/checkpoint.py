@@ -20,6 +20,7 @@ from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfin
 from pg_agents.resuming.logging import pending_values
 from pg_agents.resuming.randomness import global_generators
 from pg_agents.resuming.rebuilding import NotDescribableError, describe
+from pg_agents.resuming.run import callbacks_in
 from pg_agents.resuming.state import NotStorableError, State
 
 _STREAM = 0x6375  # of the seeds with which cut episodes start
@@ -76,11 +77,14 @@ class Checkpoint(BaseCallback):
         return True
 
     def _on_training_start(self) -> None:
-        if not getattr(self.model, "collects_itself", False) or getattr(self.model, "delay", 0):
+        model: Any = self.model
+        if not getattr(model, "collects_itself", False) or getattr(model, "delay", None):
             raise ValueError(
-                f"This {type(self.model).__name__} cannot be stored: its parameters are moved by workers, or with "
-                "stale gradients. Checkpoints need a training that goes on in this process alone."
+                f"A `Checkpoint` is for agents of this package that train in this process alone, and this "
+                f"{type(model).__name__} is none, has workers, or simulates stale gradients."
             )
+        if sum(isinstance(one, Checkpoint) for one in callbacks_in(self.locals["callback"])) > 1:
+            raise ValueError("One training can have one `Checkpoint`, but there are several among its callbacks.")
         self._settings = [callbacks.settings_of(one) for one in self._others(self.locals["callback"])]
         if self._goes_on:
             self._goes_on = False
@@ -105,8 +109,9 @@ class Checkpoint(BaseCallback):
 
     def on_boundary(self) -> None:
         """Take a checkpoint, if one is due."""
-        steps = self.model.num_timesteps
-        if steps >= self._next or steps >= self.model.current_run.total_timesteps:
+        model: Any = self.model
+        steps = model.num_timesteps
+        if steps >= self._next or steps >= model.current_run.total_timesteps:
             self.take()
 
     def take(self) -> None:

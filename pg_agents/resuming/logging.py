@@ -13,7 +13,10 @@ _PENDING = ("name_to_value", "name_to_count", "name_to_excluded")
 def pending_values(logger: Logger) -> dict[str, Any]:
     """What was recorded and not yet written, and the folder of TensorBoard. Pictures and videos are left out."""
     names = [name for name, value in logger.name_to_value.items() if isinstance(value, (*_NUMBERS, str))]
-    pending = {kind: {name: getattr(logger, kind)[name] for name in names if name in getattr(logger, kind)} for kind in _PENDING}
+    pending = {
+        kind: {name: getattr(logger, kind)[name] for name in names if name in getattr(logger, kind)}
+        for kind in _PENDING
+    }
     shows = any(isinstance(output, TensorBoardOutputFormat) for output in logger.output_formats)
     return {**pending, "folder": logger.dir if shows else None, "hparams": "hparams" in logger.name_to_value}
 

@@ -11,11 +11,13 @@ import torch as th
 
 def global_generators() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, those of GPUs in use included."""
+    # A GPU that nobody uses must not be woken.
+    uses_gpus = th.cuda.is_available() and th.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - SB3 draws from it
         "torch": th.get_rng_state(),
-        "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() and th.cuda.is_initialized() else [],
+        "cuda": th.cuda.get_rng_state_all() if uses_gpus else [],
     }
 
 

@@ -53,7 +53,8 @@ def rebuild(description: Description) -> VecEnv:
     builder = _BUILDERS.get(description["kind"])
     if builder is None:
         raise NotDescribableError(f"{description['kind']} is not known")
-    return builder(description)
+    env: VecEnv = builder(description)
+    return env
 
 
 def _describe_normalize(env: VecNormalize) -> Description:
@@ -88,10 +89,11 @@ def _describe_single(env: gym.Env[Any, Any]) -> Description:
     outer: list[Description] = []  # wrappers that `gym.make` has not put round it, from the outermost
     inner: Any = env
     while isinstance(inner, gym.Wrapper):
+        wrappers = _wrappers(inner)
         if type(inner) is Monitor:
             outer.append(_describe_single_monitor(inner))
-        elif inner.spec is not None and len(inner.spec.additional_wrappers) > len(inner.env.spec.additional_wrappers):
-            outer.append(_describe_wrapper(inner.spec.additional_wrappers[-1]))
+        elif len(wrappers) > len(_wrappers(inner.env)):
+            outer.append(_describe_wrapper(wrappers[-1]))
         else:
             break
         inner = inner.env
@@ -108,6 +110,10 @@ def _describe_single(env: gym.Env[Any, Any]) -> Description:
         "outer": outer,
         "layers": _names(env),
     }
+
+
+def _wrappers(env: gym.Env[Any, Any]) -> tuple[WrapperSpec, ...]:
+    return () if env.spec is None else env.spec.additional_wrappers
 
 
 def _describe_single_monitor(monitor: Monitor) -> Description:

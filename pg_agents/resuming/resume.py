@@ -102,6 +102,9 @@ def _made(
     device: th.device | str,
     given: dict[str, Any],
 ) -> SomeAgent:
+    for name in getattr(cls, "fixed_on_load", ()):
+        if name in given and name not in parts["given_again"]:
+            raise ValueError(f"`{name}` cannot be changed: the state in {checkpoint} belongs to the one that it had.")
     missing = {name: reason for name, reason in parts["given_again"].items() if name not in given}
     if missing:
         again = ", ".join(f"{name}=..." for name in missing)
@@ -211,22 +214,22 @@ def prepared(
         else:
             agent._logger = continued_logger(folder, agent.verbose, agent.num_timesteps)
     agent.start_time, agent._total_timesteps = time.time_ns() - state["agent"]["elapsed"], total_timesteps
-    iteration, tb_log_name, reset_num_timesteps, self = state["run"]["iteration"], "", False, agent
-    callback = agent._init_callback(root, progress_bar)
-    run = agent.current_run = Run(total_timesteps, log_interval, callback, iteration)
+    iteration = state["run"]["iteration"]
+    started: BaseCallback = agent._init_callback(root, progress_bar)
+    run = agent.current_run = Run(total_timesteps, log_interval, started, iteration)
     # The local variables of SB3's loop, which callbacks may read.
     shown = {
-        "self": self,
+        "self": agent,
         "total_timesteps": total_timesteps,
-        "callback": callback,
+        "callback": started,
         "log_interval": log_interval,
-        "tb_log_name": tb_log_name,
-        "reset_num_timesteps": reset_num_timesteps,
+        "tb_log_name": type(agent).__name__,
+        "reset_num_timesteps": False,
         "progress_bar": progress_bar,
         "iteration": iteration,
     }
-    callback.on_training_start(shown, globals())
-    others = _others(callback)
+    started.on_training_start(shown, globals())
+    others = _others(started)
     if others:
         _put_callbacks_back(agent, others, state)
     put_pending_values_back(agent._logger, state["log"])

@@ -93,6 +93,34 @@ def test_a_save_replaces_nothing_but_agents(tmp_path, is_folder):
 # Adapters
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "fine-tuning", "reward"])
+def test_what_cannot_be_written_to_its_end_leaves_what_there_was(tmp_path, kind):
+    limits = pytest.importorskip("resource")
+    path = tmp_path / ("agent.zip" if kind == "zip" else "agent")
+    trained = agent()
+    writers = {
+        "fine-tuning": SupervisedFineTuning(world.model(), TOKENIZER),
+        "reward": RewardModel(world.model(), TOKENIZER),
+    }
+    save = writers.get(kind, trained).save
+    save(path)
+
+    def files():
+        return {found.relative_to(tmp_path): found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()}
+
+    old, before = files(), limits.getrlimit(limits.RLIMIT_FSIZE)
+    for size in sorted({len(data) - 1 for data in old.values()}):
+        limits.setrlimit(limits.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            with pytest.raises(OSError, match=f"File too large.*{path.name}"):
+                save(path)
+        finally:
+            limits.setrlimit(limits.RLIMIT_FSIZE, before)
+        assert files() == old
+    save(path)
+    assert files().keys() == old.keys()
+
+
 def test_a_model_with_an_adapter_is_its_own_reference_and_goes_on_from_a_file(tmp_path):
     model = adapted()
     assert np.abs(log_probs(model) - log_probs(world.model())).max() > 1e-2

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from prose import saying
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import ConstantSchedule
 
 from pg_agents import A2C, A3C, GRPO, PPO, REINFORCE, RLOO
 from pg_agents.engines.autograd import evaluate
@@ -233,7 +234,7 @@ def test_groups_and_asynchronous_workers_are_drawn_to_a_prior(cls, engine):
 
 @pytest.mark.parametrize("cls", [*ALL, GRPO, RLOO, A3C])
 def test_training_with_a_prior_goes_on_from_a_file(cls, tmp_path):
-    agent = make(cls, prior=moved(make(cls)), prior_kl_coef=lambda progress: 2.0)
+    agent = make(cls, prior=moved(make(cls)), prior_kl_coef=ConstantSchedule(2.0))
     agent.learn(16)
     agent.save(tmp_path / "agent")
     again = cls.load(tmp_path / "agent", env=agent.env, device="cpu")

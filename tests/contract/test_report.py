@@ -808,3 +808,42 @@ def test_drawing_leaves_matplotlibs_settings_alone(drawn):
     figures.png(figures.throughput(look, {"A-v0": {"ppo": np.array([1.0, 2.0])}}))
     assert dict(mpl.rcParams) == before
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+EVIL = '<script>alert(1)</script>"onload="x'
+
+
+def test_html_in_names_stays_text():
+    blocks = [Heading(1, EVIL), Text(f"{EVIL} [x](javascript:x) `{EVIL}` a < b"), Bullets([EVIL])]
+    blocks += [Table(["", EVIL], [[EVIL, "1"]]), Details(EVIL, f"```\n{EVIL}\n````\n{EVIL}")]
+    written, shown = markdown(blocks), page(EVIL, blocks)
+    assert "<script" not in shown
+    # Code in backquotes and within a longer fence is text in Markdown.
+    outside = re.sub(r"`{5}\n.*?\n`{5}\n|`[^`\n]+`", "", written, flags=re.DOTALL)
+    assert "<script" not in outside
+    assert "](" not in outside
+    assert "a < b" in written
+
+
+def test_hostile_names_in_results_stay_text_and_lead_nowhere(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "a/b/results"
+    outside.mkdir()
+    evil = f"../../../outside/{EVIL}"
+    scores = {
+        "algo": {"env": [1.0, 2.0], "CartPole-v1": [1.0, 2.0]},
+        "ppo": {"env": [1.0, 2.0], "CartPole-v1": [2.0, 3.0]},
+    }
+    write_results(folder, scores)
+    name = json.dumps(evil)
+    for file in folder.rglob("*.json"):
+        written = (
+            file.read_text().replace('"env": "env"', f'"env": {name}').replace('"algo": "algo"', f'"algo": {name}')
+        )
+        file.write_text(written.replace('{"env": [', f"{{{name}: [").replace('"algo": {', f"{name}: {{"))
+    write_report(folder)
+    assert "<script" not in (folder / "report.html").read_text()
+    assert "script" in (folder / "report.html").read_text()
+    markdown = re.sub(r"```+\n.*?\n```+\n|`[^`\n]+`", "", (folder / "report.md").read_text(), flags=re.DOTALL)
+    assert "<script" not in markdown
+    assert not list(outside.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"outside", "a"}

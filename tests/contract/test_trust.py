@@ -116,11 +116,15 @@ def test_a_file_that_would_run_code_is_one_line_and_leaves_no_trace(folder, caps
     assert {path.name for path in folder.iterdir()} <= {"foreign.yml", "my_wrappers.py", "__pycache__"}
 
 
-def test_a_prior_in_a_file_needs_trust_because_it_is_unpickled(folder, capsys):
+def test_a_prior_that_a_file_names_runs_code_only_if_it_is_trusted(folder, capsys):
     assert train({"prior": "prior.zip"}) == 2
-    assert says(only_error_line(capsys), "'CartPole-v1' in foreign.yml: prior is 'prior.zip'", "--trust")
-    assert train({"prior": "prior.zip"}, "--trust") == 2
     assert "No such file or directory: 'prior.zip" in only_error_line(capsys)
+    pg_agents.PPO("MlpPolicy", "CartPole-v1", learning_rate=lambda _: 1e-3, device="cpu").save("prior")
+    assert train({"prior": "prior.zip"}) == 2
+    assert says(only_error_line(capsys), "prior.zip (data: learning_rate) holds the function <lambda>", "--trust")
+    assert train({"prior": "prior.zip"}, "--trust") == 0
+    pg_agents.PPO("MlpPolicy", "CartPole-v1", learning_rate=1e-3, device="cpu").save("prior")
+    assert train({"prior": "prior.zip"}) == 0
 
 
 def test_with_trust_it_runs(folder):

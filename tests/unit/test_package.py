@@ -20,16 +20,23 @@ def test_the_exported_names_are_these():
         "RLOO",
         "TRPO",
         "ActorCritic",
+        "Checkpoint",
+        "CheckpointCallback",
         "Demonstrations",
         "EvalCallback",
+        "NotAllowedError",
         "PolicyGradient",
         "ReinforceBaseline",
         "__version__",
         "collect_demonstrations",
         "evaluate_policy",
         "imitate",
+        "load_agent",
+        "load_normalization",
+        "load_policy",
         "make",
         "make_vec",
+        "save_normalization",
     }
     assert all(hasattr(pg_agents, name) for name in pg_agents.__all__)
 

@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 import torch as th
 
+from pg_zoo.runs import backends, processes
+from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.processes import Died, in_order, prepare, start
+from pg_zoo.tuning import search as searching
+from pg_zoo.tuning.search import Search, Task
 
 
 def later(index, folder):
@@ -90,6 +94,55 @@ def test_processes_end_when_nobody_wants_their_results(tmp_path):
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name), 0)
+
+
+def started_and_interrupted(function, *args):
+    """As `start`, with a Ctrl-C before anybody knows of the process."""
+    process = start(function, *args)
+    signal.raise_signal(signal.SIGINT)
+    return process
+
+
+def serve_nothing(cell, folder, command, errors):
+    tell_and_sleep(1, folder.parent)
+
+
+def in_a_worker(connection):
+    tell_and_sleep(1, os.environ["FOLDER_OF_THE_TEST"])
+
+
+def grid(folder):
+    return backends.local([Cell("ppo", "CartPole-v1", 0, {"n_timesteps": 1})], folder)
+
+
+def search(folder):
+    task = Task("ppo", "CartPole-v1", 10, 1, 1, 1, 1, "cpu")
+    yield Search(folder, task, lambda trial: {}, {}, 0).run(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("where", "begin", "stand_in"),
+    [
+        (processes, lambda folder: in_order(tell_and_sleep, [(1, folder)]), None),
+        (backends, grid, serve_nothing),
+        (searching, search, in_a_worker),
+    ],
+    ids=["in order", "grid", "search"],
+)
+def test_ctrl_c_at_the_very_start_of_a_process_ends_it(tmp_path, monkeypatch, where, begin, stand_in):
+    begun = []
+
+    def start_and_interrupt(function, *args):
+        begun.append(started_and_interrupted(stand_in or function, *args))
+        return begun[0]
+
+    monkeypatch.setenv("FOLDER_OF_THE_TEST", str(tmp_path))
+    monkeypatch.setattr(where, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        next(begin(tmp_path))
+    assert len(begun) == 1
+    with pytest.raises(ValueError, match="closed"):  # after it has ended
+        begun[0].is_alive()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

@@ -8,7 +8,7 @@ from synthetic import write_cell, write_grid, write_results
 
 from pg_zoo.errors import UserError
 from pg_zoo.results import tables as results
-from pg_zoo.results.storage import UNFINISHED
+from pg_zoo.results.storage import HIDDEN
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.grid import run_grid
 from pg_zoo.runs.training import run_cell
@@ -94,7 +94,7 @@ def test_what_is_missing_need_not_be_a_product(folder):
 
 def test_cells_that_are_not_finished_are_not_read(folder):
     whole = folder / "cells/ppo/A-v0/seed_2"
-    whole.rename(whole.with_name(f"{UNFINISHED}seed_2.0123"))
+    whole.rename(whole.with_name(f"{HIDDEN}seed_2.0123"))
     found = results.read(folder)
     assert found.scores("ppo", "A-v0").to_dict() == {0: 1.0, 1: 2.0}
     assert ("ppo", "A-v0", 2) in found.missing

@@ -322,11 +322,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add(
         "--trust",
         action="store_true",
-        help="let hyperparameter files run code: Python files, expressions, any function as wrapper or callback",
+        help="let hyperparameter files and the agent of -i run code: Python files, expressions, any function as "
+        "wrapper, callback or schedule",
     )
     add("-f", "--log-folder", default="logs", help="folder of all runs")
     add("-tb", "--tensorboard-log", default="", help="TensorBoard folder; none is written by default")
-    add("-i", "--trained-agent", default="", help="saved agent (.zip) to train on; a pickle, which runs as code")
+    add("-i", "--trained-agent", default="", help="saved agent (.zip) to train on")
     add("--eval-freq", type=int, default=25000, help="evaluate every so many steps; negative: never")
     add("--eval-episodes", type=int, default=5, help="episodes of an evaluation")
     add("--n-eval-envs", type=int, default=1, help="environments of an evaluation")
@@ -370,10 +371,7 @@ def _add_actions(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_enjoy(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Replay a trained agent. Its files NAME.zip and vecnormalize.pkl are pickles, which run as code when they are "
-        "loaded, whatever you say here: replay only agents of people whom you trust."
-    )
+    parser.description = "Replay a trained agent. No code in its files runs, unless you say --trust."
     _add_common(parser)
     add = parser.add_argument
     add(
@@ -398,7 +396,8 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     add(
         "--trust",
         action="store_true",
-        help="let the run's config.yml and args.yml run code: Python objects, expressions, any function as wrapper",
+        help="let the run's files run code: functions and objects of any class in the agent and in vecnormalize.pkl, "
+        "Python objects and expressions in config.yml and args.yml, any function as wrapper",
     )
 
 

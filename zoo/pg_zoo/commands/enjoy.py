@@ -17,8 +17,9 @@ from rl_zoo3.utils import create_test_env, get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecVideoRecorder
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecVideoRecorder
 
+from pg_agents import load_agent, load_normalization
 from pg_agents.envs.text import TextTask, text_task
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
@@ -55,7 +56,7 @@ def enjoy(args: EnjoyOptions) -> None:
         set_random_seed(args.seed)
         # A replay buffer of full size would take gigabytes for nothing.
         buffer: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
-        model = algorithm.load(model_path, device=args.device, **buffer)
+        model = load_agent(algorithm, model_path, trust=args.trust, device=args.device, **buffer)
         env = _make_env(args, run_folder)
         if args.video is not None:
             env = VecVideoRecorder(
@@ -172,8 +173,7 @@ def _make_env(args: EnjoyOptions, run_folder: str) -> VecEnv:
     hyperparams = {name: config[name] for name in _OF_THE_ENV if config.get(name) is not None}
     if not args.trust:
         hyperparams = data_only(hyperparams, str(folder / "config.yml"))
-    # rl_zoo3 prints the second one; the statistics have been saved with it.
-    hyperparams["normalize_kwargs"] = hyperparams.setdefault("normalize", False)
+    normalize, n_stack = hyperparams.pop("normalize", False), hyperparams.pop("frame_stack", 0)
     env_kwargs = {**(config.get("env_kwargs") or {}), **(options.get("env_kwargs") or {})}
     env_kwargs |= args.env_kwargs or {}
     if args.video is not None:
@@ -183,14 +183,22 @@ def _make_env(args: EnjoyOptions, run_folder: str) -> VecEnv:
     env: VecEnv = create_test_env(
         args.env,
         n_envs=args.n_envs,
-        stats_path=str(folder) if folder.is_dir() else None,
         seed=args.seed,
         should_render=not args.no_render,
         hyperparams=hyperparams,
         env_kwargs=env_kwargs,
         vec_env_cls=DummyVecEnv,
     )
-    return env
+    if normalize and folder.is_dir():
+        print("Loading running average")
+        try:
+            normalized = load_normalization(folder / "vecnormalize.pkl", env, trust=args.trust)
+        except Exception:
+            env.close()
+            raise
+        normalized.training = normalized.norm_reward = False
+        env = normalized
+    return VecFrameStack(env, n_stack) if n_stack else env
 
 
 def _replay(model: BaseAlgorithm, env: VecEnv, n_timesteps: int, *, deterministic: bool) -> list[tuple[float, int]]:

@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from pg_agents import registry
+from pg_agents import load_agent, registry
+from pg_agents.files.writing import replacing_folder
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.results.storage import read_cells
 from pg_zoo.runs.cell import Cell
@@ -131,24 +132,20 @@ def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Pat
     options = {name: cell[name] for name in ("algo", "env", "seed")} | {"env_kwargs": hyperparams.get("env_kwargs")}
     target = folder / cell["algo"] / f"{name}_1"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as unfinished:
-        run = Path(unfinished, target.name)
-        (run / name).mkdir(parents=True)
+    with replacing_folder(target) as run:
+        (run / name).mkdir()
         _save_slim(cell["algo"], source / "agent.zip", run / f"{name}.zip")
         if (source / "vecnormalize.pkl").is_file():
             shutil.copy(source / "vecnormalize.pkl", run / name)
         (run / name / "config.yml").write_text(yaml.safe_dump(hyperparams), encoding="utf-8")
         (run / name / "args.yml").write_text(yaml.safe_dump(options), encoding="utf-8")
         (run / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        run.rename(target)
     return Agent(**record), target
 
 
 def _save_slim(algo: str, source: Path, target: Path) -> None:
     """Save an agent that plays as before, with an optimiser that starts anew, which is two thirds of a file."""
-    model = registry.algorithm(algo).load(source, device="cpu")
+    model = load_agent(registry.algorithm(algo), source, device="cpu")
     model.policy.optimizer.state.clear()
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder, "agent.zip")

@@ -64,24 +64,38 @@ Block = Heading | Text | Bullets | Table | Pictures | Details
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """The page as Markdown; it shows the files `figures/<name>.png`, whose contents `pictures` returns."""
+    """The page as Markdown; it shows the files `figures/<name>.png`, whose contents `pictures` returns.
+
+    Names that contain HTML or links stay text.
+    """
     return "\n\n".join(map(_markdown, blocks)) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text without HTML and links, outside of `code`."""
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = [re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", part).replace("](", "]&#40;") for part in parts[::2]]
+    return "".join(parts)
 
 
 def _markdown(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_plain(text)}"
         case Text(text):
-            return text
+            return _plain(text)
         case Bullets(items):
-            return "\n".join(f"* {item}" for item in items)
+            return "\n".join(f"* {_plain(item)}" for item in items)
         case Table(columns, rows, numbers):
-            return markdown_table(columns, rows, range(1, len(columns)) if numbers else ())
+            head, *body = ([*map(_plain, row)] for row in (columns, *rows))
+            return markdown_table(head, body, range(1, len(columns)) if numbers else ())
         case Pictures(shown, caption):
-            return " ".join(f"![{name}](figures/{name}.png)" for name in shown) + f"\n\n{caption}"
+            return " ".join(f"![{name}](figures/{name}.png)" for name in shown) + f"\n\n{_plain(caption)}"
         case Details(summary, text):
-            return f"<details><summary>{html.escape(summary)}</summary>\n\n```\n{text.rstrip()}\n```\n\n</details>"
+            fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
+            return (
+                f"<details><summary>{html.escape(summary)}</summary>\n\n{fence}\n{text.rstrip()}\n{fence}\n\n</details>"
+            )
 
 
 def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:

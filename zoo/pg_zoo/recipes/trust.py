@@ -47,8 +47,8 @@ def data_only(entry: dict[str, Any], origin: str, remedy: str = TRUST) -> dict[s
         The entry with parsed values in place of what rl_zoo3 would evaluate.
 
     Raises:
-        UserError: A string is code rather than data, or the name of a file that is unpickled, or it is not the name of
-            a class of the expected kind, in a package that is in use already or a plugin's.
+        UserError: A string is code rather than data, or it is not the name of a class of the expected kind, in a
+            package that is in use already or a plugin's.
     """
     data = dict(entry)
     for key in _EXPRESSIONS:
@@ -61,10 +61,6 @@ def data_only(entry: dict[str, Any], origin: str, remedy: str = TRUST) -> dict[s
                     f"{origin}: {key} is {text!r}, which is code: neither a Python literal nor dict(...) of literals "
                     f"and nn.X. {remedy}"
                 ) from None
-    if isinstance(entry.get("prior"), str):
-        raise UserError(
-            f"{origin}: prior is {entry['prior']!r}, a file that is unpickled, which can run code. {remedy}"
-        )
     for key, kind in _KINDS.items():
         named = entry.get(key)
         for item in named if isinstance(named, list) else [named]:

@@ -4,74 +4,42 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
+from pg_agents.files.writing import replacing_folder, write
 from pg_zoo.errors import UserError, one_line
 
 FORMAT = 1  # of a cell's folder and of a results folder
 RANDOM = "random"  # the algorithm that acts at random and learns nothing
 RECORD = "benchmark.json"  # what a results folder is of
 COMMIT = "pg-agents commit"  # among versions: the code that ran, where that is of a git checkout
-UNFINISHED = "."  # what names of files and folders start with that are being filled
+HIDDEN = "."  # what names of files and folders start with that are no results, as those that are being filled
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{UNFINISHED}{path.name}.{uuid.uuid4().hex}")
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file's contents or a folder's names would survive a power cut: a new name must not come before."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_whole(path: Path, contents: str | bytes) -> None:
     """Write a file, in a folder that is made if need be, or leave the old one as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _unfinished(path)
-    try:
-        unfinished.write_bytes(contents.encode() if isinstance(contents, str) else contents)
-        _to_disk(unfinished)
-        os.replace(unfinished, path)
-        _to_disk(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write(path, contents)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` when that is done, and is removed if that fails.
+    """A folder to fill, which becomes `folder` when that is done, and is removed if that fails or is interrupted.
 
     Raises:
         UserError: `folder` exists.
     """
     if folder.exists():
         raise UserError(f"{folder} exists already.")
-    unfinished = _unfinished(folder)
-    unfinished.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(folder, holds_interrupts=False) as unfinished:
         yield unfinished
-        for path in (*unfinished.rglob("*"), unfinished):
-            _to_disk(path)
-        unfinished.rename(folder)
-        _to_disk(folder.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def as_name(name: str) -> str:
@@ -196,7 +164,7 @@ def resumable(folder: Path) -> Iterator[None]:
     """
     with one_line(OSError), writing(folder, "-o/--output"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / f"{UNFINISHED}lock", "w")  # noqa: SIM115
+        lock = open(folder / f"{HIDDEN}lock", "w")  # noqa: SIM115
     try:
         with lock:
             _claim(lock.fileno(), folder)

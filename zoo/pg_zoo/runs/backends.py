@@ -19,6 +19,7 @@ from typing import Any
 
 import torch as th
 
+from pg_agents.interrupts import held
 from pg_zoo.errors import UserError
 from pg_zoo.results.storage import NO_ROOM, new_folder
 from pg_zoo.runs.cell import Cell
@@ -42,16 +43,18 @@ def local(cells: Sequence[Cell], folder: Path, jobs: int | None = None) -> Gener
             while waiting and len(running) < (jobs or os.cpu_count() or 1):
                 cell = _longest_of_a_seed(waiting, durations)
                 waiting.remove(cell)
-                child = _Child(cell, folder / cell.path)
-                running[child.process.sentinel] = cell, child
+                with held():  # a process that is not among them would go on
+                    child = _Child(cell, folder / cell.path)
+                    running[child.process.sentinel] = cell, child
             for sentinel in connection.wait(list(running)):
                 cell, child = running.pop(sentinel)
                 durations[cell.algo, cell.env] = time.monotonic() - child.started
                 yield cell, child.error()
     finally:
-        for _, child in running.values():
-            child.process.kill()
-            child.error()
+        with held():
+            for _, child in running.values():
+                child.process.kill()
+                child.error()
 
 
 def _longest_of_a_seed(cells: Sequence[Cell], durations: Mapping[tuple[str, str], float]) -> Cell:

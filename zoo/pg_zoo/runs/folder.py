@@ -30,20 +30,15 @@ from typing import Any
 
 import yaml
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import (
-    BaseCallback,
-    CallbackList,
-    CheckpointCallback,
-    EvalCallback,
-    EveryNTimesteps,
-    ProgressBarCallback,
-)
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from pg_agents import Checkpoint
+from pg_agents import Checkpoint, EvalCallback
+from pg_agents.files.saving import CheckpointCallback, save_model, save_normalization
+from pg_agents.files.writing import write
+from pg_agents.interrupts import held
 from pg_agents.resuming.folders import checkpoints
 from pg_zoo.errors import UserError
 from pg_zoo.options import TrainOptions
@@ -61,14 +56,17 @@ class _ProgressBar(ProgressBarCallback):
 
 
 class _SaveBest(BaseCallback):
-    """Saves the model as a file of this name; SB3's `EvalCallback` leaves it to `save` whether that is a folder."""
+    """Saves the model and the statistics of its normalisation, if there is one, as files of these names.
 
-    def __init__(self, path: Path) -> None:
+    `EvalCallback` leaves it to `save` whether the model is a folder.
+    """
+
+    def __init__(self, model: Path, statistics: Path) -> None:
         super().__init__()
-        self.path = path
+        self.model_path, self.statistics = model, statistics
 
     def _on_step(self) -> bool:
-        self.model.save(self.path)
+        _save(self.model, self.model_path, self.statistics)
         return True
 
 
@@ -103,6 +101,14 @@ class _MonitorFiles(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+def _save(model: BaseAlgorithm, path: Path, statistics: Path) -> None:
+    normalization = model.get_vec_normalize_env()
+    with held():
+        if normalization is not None:  # first: a model that is without it acts wrongly
+            save_normalization(normalization, statistics)
+        save_model(model, path)
 
 
 @dataclass(frozen=True)
@@ -155,16 +161,9 @@ class Run:
         """Save the model and the statistics of its normalisation.
 
         Raises:
-            OSError: The model cannot be saved; no part of its file is left.
+            OSError: They cannot be saved; no part of the file that failed is left.
         """
-        try:
-            self.model.save(self.model_path)
-        except OSError:
-            self.model_path.unlink(missing_ok=True)
-            raise
-        normalization = self.model.get_vec_normalize_env()
-        if self.recipe.normalization is not None and normalization is not None:
-            normalization.save(str(_settings_folder(self.folder, self.recipe) / "vecnormalize.pkl"))
+        _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
 
 
 @contextmanager
@@ -250,6 +249,10 @@ def _settings_folder(folder: Path, recipe: Recipe) -> Path:
     return folder / EnvironmentName(recipe.env)
 
 
+def _statistics(folder: Path, recipe: Recipe) -> Path:
+    return _settings_folder(folder, recipe) / "vecnormalize.pkl"
+
+
 def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[BaseCallback]:
     if args.progress:
         yield _ProgressBar()
@@ -261,14 +264,13 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
 
 
 def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> BaseCallback:
-    statistics = SaveVecNormalizeCallback(1, str(_settings_folder(folder, recipe)))
     deterministic = takes_most_probable(args, envs, default=recipe.deterministic_evaluation)
     return _every(
         args.eval_freq,
         recipe,
         lambda calls: EvalCallback(
             envs,
-            callback_on_new_best=CallbackList([_SaveBest(folder / "best_model.zip"), statistics]),
+            callback_on_new_best=_SaveBest(folder / "best_model.zip", _statistics(folder, recipe)),
             n_eval_episodes=args.eval_episodes,
             eval_freq=calls,
             log_path=str(folder),
@@ -293,5 +295,5 @@ def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> B
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
     for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
-        (settings / name).write_text(yaml.dump(OrderedDict(sorted(content.items()))), encoding="utf-8")
-    (settings / "command.txt").write_text(" ".join(sys.orig_argv), encoding="utf-8")
+        write(settings / name, yaml.dump(OrderedDict(sorted(content.items()))))
+    write(settings / "command.txt", " ".join(sys.orig_argv))

@@ -19,9 +19,9 @@ from typing_extensions import Self
 from pg_zoo.errors import UserError
 from pg_zoo.results.storage import (
     FORMAT,
+    HIDDEN,
     RANDOM,
     RECORD,
-    UNFINISHED,
     asked_for,
     failure_name,
     read_cell,
@@ -60,7 +60,7 @@ def run_grid(
     with resumable(folder):
         _check_repetitions(cells, folder)
         missing = [cell for cell in cells if not _is_finished(cell, folder)]
-        for unfinished in folder.glob(f"cells/*/*/{UNFINISHED}seed_*"):
+        for unfinished in folder.glob(f"cells/*/*/{HIDDEN}seed_*"):
             shutil.rmtree(unfinished)
         _write_record(cells, folder)
         with _Display(cells, missing, folder) as display, closing(run(missing, folder, jobs)) as outcomes:

@@ -77,6 +77,8 @@ def in_order(
     Yields:
         The result of each task, or a `Died`.
     """
+    from pg_agents.interrupts import held  # here, so that `prepare` can be called at once
+
     waiting = deque(enumerate(tasks))
     running: dict[Any, tuple[int, BaseProcess]] = {}
     found: dict[int, Any] = {}
@@ -86,7 +88,8 @@ def in_order(
                 while waiting and len(running) < (jobs or os.cpu_count() or 1):
                     number, task = waiting.popleft()
                     ours, theirs = _CONTEXT.Pipe(duplex=False)
-                    running[ours] = number, start(_send_result, theirs, function, *task)
+                    with held():  # a process that is not among them would go on
+                        running[ours] = number, start(_send_result, theirs, function, *task)
                     theirs.close()  # or the end of the process would not be noticed
                 for connection in wait(list(running)):
                     number, process = running[connection]
@@ -94,10 +97,12 @@ def in_order(
                     del running[connection]
             yield found.pop(index)
     finally:
-        for connection, (_, process) in running.items():
-            process.kill()
-            process.join()
-            connection.close()
+        with held():
+            for connection, (_, process) in running.items():
+                process.kill()
+                process.join()
+                process.close()
+                connection.close()
 
 
 def _result(connection: Any, process: BaseProcess) -> Any:

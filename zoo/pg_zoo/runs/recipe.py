@@ -46,12 +46,14 @@ from stable_baselines3.common.vec_env import (
     is_vecenv_wrapped,
 )
 
-from pg_agents import registry
+from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import Arguments, constructor_arguments
 from pg_agents.checks import check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
 from pg_agents.files import values
+from pg_agents.files.agents import load_replay_buffer
+from pg_agents.priors import read_policy
 from pg_agents.resuming.folders import newest_checkpoint
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
@@ -92,6 +94,7 @@ class Recipe:
         normalization: Arguments of `VecNormalize`, or None without it.
         frame_stack: Number of frames in an observation, or None without `VecFrameStack`.
         trained_agent: Path of a saved agent to train further, or `""` for a new one.
+        trust: Whether files of the trained agent may run code.
     """
 
     algorithm: type[BaseAlgorithm]
@@ -110,6 +113,7 @@ class Recipe:
     normalization: dict[str, Any] | None
     frame_stack: int | None
     trained_agent: str
+    trust: bool
 
     def make_envs(
         self, seed: int, vec_env: VecEnvKind = "dummy", *, monitor_dir: str | None = None, goes_on: bool = False
@@ -167,10 +171,10 @@ class Recipe:
         if not self.trained_agent:
             return self.algorithm(env=env, **options, **arguments)
         kept = {name: value for name, value in arguments.items() if name not in ("policy", "policy_kwargs")}
-        model = self.algorithm.load(self.trained_agent, env=env, **options, **kept)
+        model = load_agent(self.algorithm, self.trained_agent, env, trust=self.trust, **options, **kept)
         replay_buffer = Path(self.trained_agent).with_name("replay_buffer.pkl")
         if isinstance(model, OffPolicyAlgorithm) and replay_buffer.is_file():
-            model.load_replay_buffer(replay_buffer, truncate_last_traj=False)
+            load_replay_buffer(model, replay_buffer, trust=self.trust)
         return model
 
     def resumed_model(self, folder: Path, env: VecEnv, *, device: str = "auto", verbose: int = 0) -> PolicyGradient:
@@ -282,7 +286,11 @@ class Recipe:
 
     def _normalized(self, env: VecEnv, evaluates: bool) -> VecEnv:
         if self.statistics:
-            normalized = VecNormalize.load(str(self.statistics), env)
+            try:
+                normalized = load_normalization(self.statistics, env, trust=self.trust)
+            except Exception:
+                env.close()
+                raise
         elif self.normalization is not None:
             normalized = VecNormalize(env, **self.normalization)
         else:
@@ -317,7 +325,7 @@ def resolve(
         n_timesteps: Environment steps of the training; by default as the entry says.
         eval_env_kwargs: Arguments of evaluation environments; by default those of training environments.
         trained_agent: Path of a saved agent (.zip) to train further.
-        trust: Whether strings in the entry may run as code.
+        trust: Whether strings in the entry, and files of the trained agent, may run as code.
         remedy: The advice for an entry with code, in words.
 
     Raises:
@@ -330,6 +338,8 @@ def resolve(
     arguments = {name: _argument(value) for name, value in values.items() if name not in _MANAGED}
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
+    if trust and isinstance(arguments.get("prior"), str):
+        arguments["prior"] = read_policy(arguments["prior"], trust=True)
     if names_a_class(arguments["policy"]):
         arguments["policy"] = get_class_by_name(arguments["policy"])
     env_kwargs = values.get("env_kwargs")
@@ -350,6 +360,7 @@ def resolve(
         normalization=_normalization(values),
         frame_stack=values.get("frame_stack"),
         trained_agent=trained_agent,
+        trust=trust,
     )
 
 

@@ -27,6 +27,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pg_agents.interrupts import held
 from pg_zoo.results.storage import NO_ROOM, write_whole
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.processes import start
@@ -145,7 +146,8 @@ class Search:
                     if not idle:
                         if len(workers) == jobs:
                             break
-                        workers.append(_Worker())
+                        with held():  # a worker that is not among them would go on
+                            workers.append(_Worker())
                         idle = workers[-1:]
                     trial = Trial(self.study, stale.popleft()._trial_id) if stale else self._ask()
                     idle.pop().start(trial, self._jobs(trial))
@@ -160,8 +162,9 @@ class Search:
                         if not worker.process.is_alive():
                             workers.remove(worker)
         finally:
-            for worker in workers:
-                worker.kill()
+            with held():
+                for worker in workers:
+                    worker.kill()
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)

@@ -1,0 +1,124 @@
+"""Models and normalisers in SB3's formats, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common import callbacks
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from pg_agents.files.writing import replacing, write
+from pg_agents.interrupts import held
+
+
+@contextmanager
+def whole(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[io.BufferedIOBase]:
+    """What a function of SB3's that takes open files should write to, given what it would be called with.
+
+    SB3 empties a file before it fills it. This file is filled in memory first, and written beside the old one. A name
+    without a suffix gets one, a folder that lacks is made, and what would have a folder's name gets another, as SB3
+    has it. An open file is written to as it is.
+
+    Args:
+        path: Name of the file, or an open one.
+        suffix: Without its dot.
+
+    Yields:
+        The open file.
+
+    Raises:
+        OSError: The file cannot be written; the old one is as it was.
+    """
+    with held():
+        if not isinstance(path, (str, Path)):
+            yield path
+            return
+        target = _named_by_sb3(Path(path), suffix)
+        contents = io.BytesIO()
+        yield contents
+        write(target, contents.getbuffer())
+
+
+def _named_by_sb3(path: Path, suffix: str) -> Path:
+    if not path.suffix:
+        path = Path(f"{path}.{suffix}")
+    while path.is_dir():
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2", stacklevel=2)
+        path = Path(f"{path}_2")
+    if not path.parent.exists():
+        warnings.warn(f"Path '{path.parent}' does not exist. Will create it.", stacklevel=2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save_model(model: BaseAlgorithm, path: str | Path) -> None:
+    """Call `model.save`, and have SB3's own algorithms, too, replace a file only by a whole one.
+
+    Args:
+        model: Any algorithm; one with a `save` of its own decides itself.
+        path: The file; see SB3's `save`.
+
+    Raises:
+        OSError: The file cannot be written; the old one is as it was.
+    """
+    if type(model).save is not BaseAlgorithm.save:
+        model.save(path)
+        return
+    with whole(path, "zip") as file:
+        model.save(file)
+
+
+def save_normalization(normalization: VecNormalize, path: str | Path) -> None:
+    """Call `VecNormalize.save`, and replace a file only by a whole one.
+
+    Args:
+        normalization: The environments, whose statistics and settings are saved.
+        path: The file, for `VecNormalize.load`.
+
+    Raises:
+        OSError: The file cannot be written; the old one is as it was.
+    """
+    with replacing(path) as beside:
+        normalization.save(str(beside))
+
+
+class CheckpointCallback(callbacks.CheckpointCallback):
+    """SB3's `CheckpointCallback`, whose files are there whole or not at all, whatever the algorithm.
+
+    Args:
+        save_freq: Number of the callback's calls between checkpoints.
+        save_path: Folder for `rl_model_<steps>_steps.zip`.
+        name_prefix: What the files' names begin with in place of `rl_model`.
+        save_replay_buffer: Save the model's replay buffer, if it has one.
+        save_vecnormalize: Save the statistics of `VecNormalize`, if there is one.
+        verbose: 2 to print the names of files.
+    """
+
+    def next_look(self) -> int | None:
+        """Number of calls until the next checkpoint; None for none."""
+        return self.save_freq - self.n_calls % self.save_freq if self.save_freq > 0 else None
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.save_freq:
+            return True
+        found: dict[str, Path] = {"model checkpoint": Path(self._checkpoint_path(extension="zip"))}
+        save_model(self.model, found["model checkpoint"])
+        model: Any = self.model
+        if self.save_replay_buffer and getattr(model, "replay_buffer", None) is not None:
+            path = found["model replay buffer checkpoint"] = Path(self._checkpoint_path("replay_buffer_", "pkl"))
+            with replacing(path) as beside, beside.open("wb") as file:
+                model.save_replay_buffer(file)
+        normalization = model.get_vec_normalize_env()
+        if self.save_vecnormalize and normalization is not None:
+            path = found["model VecNormalize"] = Path(self._checkpoint_path("vecnormalize_", "pkl"))
+            save_normalization(normalization, path)
+        if self.verbose >= 2:
+            for what, path in found.items():
+                print(f"Saving {what} to {path}")
+        return True
