@@ -195,7 +195,7 @@ def _warnings_on_one_line() -> Iterator[None]:
             else:
                 shown(message, category, *place, **source)
 
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
         yield
 
 

@@ -22,7 +22,7 @@ import shutil
 import sys
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,9 +198,10 @@ def set_up(recipe: Recipe, args: TrainOptions, interrupted: Path | None = None) 
         if interrupted is None:
             log = str(Path(args.tensorboard_log, EnvironmentName(recipe.env))) if args.tensorboard_log else None
             model = recipe.make_model(envs, args.seed, device=args.device, tensorboard_log=log, verbose=args.verbose)
+            _write_settings(recipe, args, folder)
         else:
             model = recipe.resumed_model(folder / CHECKPOINTS, envs, device=args.device, verbose=args.verbose)
-        _write_settings(recipe, args, folder)
+            _write_options(recipe, args, folder)  # the run may have been extended
         yield Run(recipe, args, folder, model, callbacks, interrupted is not None)
 
 
@@ -294,6 +295,14 @@ def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> B
 
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
-    for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
-        write(settings / name, yaml.dump(OrderedDict(sorted(content.items()))))
+    write(settings / "config.yml", _as_yaml(recipe.entry))
     write(settings / "command.txt", " ".join(sys.orig_argv))
+    _write_options(recipe, args, folder)
+
+
+def _write_options(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
+    write(_settings_folder(folder, recipe) / "args.yml", _as_yaml(vars(args)))
+
+
+def _as_yaml(content: Mapping[str, Any]) -> str:
+    return yaml.dump(OrderedDict(sorted(content.items())))
