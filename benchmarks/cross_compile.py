@@ -47,7 +47,6 @@ def compile_all(cpu: str) -> None:
     functions = {
         "act": kernels.act,
         "train": kernels.train,
-        "act_by_address": kernels.act_by_address(),
         "roll": rolling.roll,
         "discounted_sums": scan.discounted_sums,
         "advance": worlds.advance,

@@ -63,13 +63,14 @@ from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.make import make_vec, offers_copies
+from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
 from pg_agents.files.archives import read_agent
 from pg_agents.files.saving import whole
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
-from pg_agents.logs import LazyLog, is_unread, record_hyperparameters, rollout_metrics
+from pg_agents.logs import LazyLog, close_when_unused, is_unread, record_hyperparameters, rollout_metrics
 from pg_agents.objectives import KL_ESTIMATORS, predicted_values
 from pg_agents.observations import check_observations
 from pg_agents.policies import (
@@ -561,10 +562,17 @@ class PolicyGradient(Arguments):
         if reset_num_timesteps or self._last_obs is None:
             self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
             self._in_mid_episode = False
-        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self.env is not None, "checked by `learn`"
+        statistics = Statistics(self.env)
+        prepare = statistics.watched(super()._setup_learn)  # which resets the environment
+        prepared: tuple[int, BaseCallback] = prepare(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        if not self._custom_logger:
+            close_when_unused(self._logger)
+        statistics.check(self.num_timesteps)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
         if self.group_size is not None:
-            assert self.env is not None, "checked by `learn`"
             check_restarts(self.env)
         self._engine_in_use = self._make_engine(self.loss())
         self._lazy_log.clear()
@@ -674,7 +682,7 @@ class PolicyGradient(Arguments):
             UserWarning: A damaged checkpoint is skipped.
         """
         agent, interrupted = resumed(cls, folder, env, device, given)
-        agent.interrupted = interrupted
+        agent.interrupted, agent._prior_on_device = interrupted, (None, None)
         return agent
 
     def make_parts(self, stored: Mapping[str, Any]) -> None:
@@ -764,7 +772,8 @@ class PolicyGradient(Arguments):
             policy are not served.
 
         Raises:
-            NotFiniteError: An observation, a reward or the policy's output is not finite.
+            NotFiniteError: An observation, a reward or the policy's output is not finite; the message names the
+                environment and the step.
         """
         parts = compiled_env(env)
         same = (env.observation_space, env.action_space) == (self.observation_space, self.action_space)
@@ -775,8 +784,11 @@ class PolicyGradient(Arguments):
             return None
         # As `predict`, it depends on torch's generator, and not on the training's.
         generator = np.random.default_rng(None if deterministic else int(th.randint(2**62, ())))
+        statistics = Statistics(env)
+        first = statistics.watched(env.reset)()
+        statistics.check(0)
         episodes: list[tuple[float, int]] = play(
-            self.policy, parts, env.reset(), n_episodes, generator, deterministic=deterministic
+            self.policy, parts, first, n_episodes, generator, deterministic=deterministic
         )
         return episodes
 
@@ -868,7 +880,8 @@ class PolicyGradient(Arguments):
             loss: Minimised on the rollout buffer.
 
         Raises:
-            NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
+            NotFiniteError: A parameter, the loss or its gradient is not finite; the parameters are those before that
+                step.
         """
         batches = Batches(self.n_epochs, self.batch_size)
         return self._engine_for(loss).update(self.policy, self.rollout_buffer, loss, batches, self.on_epoch)

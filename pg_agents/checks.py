@@ -49,7 +49,7 @@ def check_number(
     in_range = (
         isinstance(value, kinds)
         and not isinstance(value, bool)
-        and (np.isfinite(value) or (infinite and not np.isnan(value)))
+        and (isinstance(value, int) or np.isfinite(value) or (infinite and not np.isnan(value)))
         and (at_least is None or value >= at_least)
         and (above is None or value > above)
         and (at_most is None or value <= at_most)

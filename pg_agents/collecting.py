@@ -21,9 +21,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.contract import Actor, Engine, NotFiniteError, Step
 from pg_agents.envs.compiled import compiled_env
+from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Bools, Floats
-from pg_agents.observations import LARGEST, check_finite, check_observations
+from pg_agents.observations import LARGEST, are_finite, check_finite, check_observations
+from pg_agents.policies import explained
 
 
 class EpisodeStatistics:
@@ -95,7 +97,8 @@ class Collector:
         assert agent._last_obs is not None, "No previous observation was provided"
         self.agent, self.setting, self.env, self.callback, self.buffer = agent, setting, env, callback, buffer
         self.n_rollout_steps, self.n_steps, self.n_envs = n_rollout_steps, 0, env.num_envs
-        self._ask, self._native, self._compiled_env = stepper(env), adapter_of(env), compiled_env(env)
+        self._native, self._compiled_env, self._statistics = adapter_of(env), compiled_env(env), Statistics(env)
+        self._ask = self._statistics.watched(stepper(env))
         if self._native is not None and not isinstance(buffer, EstimatorMixin):
             raise ValueError(
                 f"The vector environment resets in steps of their own, which {type(buffer).__name__} cannot "
@@ -158,6 +161,7 @@ class Collector:
             raise self._explained(error) from None
         new_obs, rewards, dones, infos = self._ask(clipped_actions)
         agent.num_timesteps += self._n_moving
+        self._statistics.check(agent.num_timesteps)
         if not actor.checks or getattr(new_obs, "shape", None) != self._shape:
             check_observations(new_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
         # The sum shows whether one is not finite, at a tenth of NumPy's price for so few.
@@ -268,10 +272,11 @@ class Collector:
         agent, cut = self.agent, np.flatnonzero(truncated)
         values = self._engine.final_values(agent.policy, [infos[index]["terminal_observation"] for index in cut])
         for index, value in zip(cut, values, strict=True):
-            if not th.isfinite(value):
+            last = infos[index]["terminal_observation"]
+            if not (th.isfinite(value) and are_finite(last)):  # a saturated layer hides an infinite one
                 raise ValueError(
                     f"The value of the last observation of environment {index} is {value.item()}, after "
-                    f"{agent.num_timesteps} steps in all. The observation: {infos[index]['terminal_observation']}"
+                    f"{agent.num_timesteps} steps in all. The observation: {last}"
                 )
             final_values[index] = value
             # A tensor, as in SB3: NumPy's and torch's rounding of a float64 reward differ.
@@ -287,10 +292,7 @@ class Collector:
     def _explained(self, error: NotFiniteError) -> ValueError:
         agent = self.agent
         check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
-        return ValueError(
-            f"{error} after {agent.num_timesteps} steps, though the observations are: the parameters, or the size of "
-            "the observations, must be the cause."
-        )
+        return ValueError(explained(error, agent.policy, agent.num_timesteps))
 
 
 class EpisodeCollector(Collector):
@@ -311,7 +313,8 @@ class EpisodeCollector(Collector):
         agent = self.agent
         self._began = np.zeros(self.n_envs, dtype=int)
         if self._must_restart():
-            agent._last_obs = self._restart()
+            agent._last_obs = self._statistics.watched(self._restart)()
+            self._statistics.check(agent.num_timesteps)
             check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
             agent._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             self.setting.statistics.running[:] = 0

@@ -293,11 +293,12 @@ class NotFiniteError(FloatingPointError):
 
     Attributes:
         n_epochs: Epochs of the update that were completed.
+        actions: `(N, ...)`, of an actor: those that it has drawn, some of which may be the numbers in question.
     """
 
-    def __init__(self, message: str, n_epochs: int = 0) -> None:
+    def __init__(self, message: str, n_epochs: int = 0, actions: np.ndarray | None = None) -> None:
         super().__init__(message)
-        self.n_epochs = n_epochs
+        self.n_epochs, self.actions = n_epochs, actions
 
 
 class Copies(Protocol):
@@ -365,7 +366,7 @@ class Actor(Protocol):
             Actions as drawn, and the same as the environment takes them.
 
         Raises:
-            NotFiniteError: The policy's outputs are not finite.
+            NotFiniteError: The policy's outputs are not finite, actions among them.
         """
         ...
 
@@ -450,7 +451,8 @@ class Engine(Protocol):
             on_epoch: Called before each epoch.
 
         Raises:
-            NotFiniteError: The loss or its gradient is not finite; the parameters are those before that step.
+            NotFiniteError: A parameter is not finite, before anything has moved, or the loss or its gradient is not;
+                the parameters are those before that step.
         """
         ...
 
@@ -521,28 +523,22 @@ class CompiledSteps(Protocol):
 
     Attributes:
         is_finite: All numbers of the last `run` were finite.
-        refused: `"output"`, `"reward"` or `"value"`: the number that was not.
         n_transitions: Steps that environments took in the last `run`, over all of them.
-        rewards: `(N,)` float32 of the last step, before the bootstrap.
         terminated: `(N,)` bool of the last step.
         truncated: `(N,)` bool of the last step; it can be both.
         episodes: Of each episode that ended in the last `run`: row, environment, return, return in the rewards that the
             environment's adapter rounds, length.
         observations: Those that follow the last step, as a `VecEnv` returns them.
         starts: `(N,)` bool: they are the first of an episode.
-        wrong_value: Environment and value where V is not finite.
     """
 
     is_finite: bool
-    refused: str
     n_transitions: int
-    rewards: np.ndarray
     terminated: Bools
     truncated: Bools
     episodes: list[tuple[int, int, float, float, int]]
     observations: np.ndarray
     starts: Bools
-    wrong_value: tuple[int, float]
 
     def run(self, observations: np.ndarray, starts: Bools, n_steps: int, stops_at_end: bool) -> int:
         """Take steps of every environment, as far as the buffer has room; how many were completed.
@@ -555,8 +551,15 @@ class CompiledSteps(Protocol):
         """
         ...
 
-    def last_observation(self, i: int) -> np.ndarray:
-        """The last observation of the episode that has just ended in environment `i`."""
+    def refusal(self, n_steps: int) -> str:
+        """The number that was not finite in the last `run`, with its environment, in words.
+
+        Neither the statistics of episodes nor those of `VecNormalize` have counted the step of an observation or a
+        reward that was refused.
+
+        Args:
+            n_steps: Environment steps taken so far.
+        """
         ...
 
 
@@ -567,14 +570,13 @@ class CompiledLoop(Protocol):
         rewards: `(steps, N)` float32 of the last `run`, before the bootstrap.
         dones: `(steps, N)` bool: an episode ended.
         truncated: `(steps, N)` bool: a time limit ended it.
-        refused: The number that was not finite in the last `run`: `"output"`, `"reward"`, `"value"` or `"gradient"`;
-            None if all were.
+        is_finite: All numbers of the last `run` were finite.
     """
 
     rewards: np.ndarray
     dones: np.ndarray
     truncated: np.ndarray
-    refused: str | None
+    is_finite: bool
 
     def run(
         self,
@@ -598,6 +600,14 @@ class CompiledLoop(Protocol):
             parameters: The shared parameters, in the order of the policy's.
             counts: `(workers,)` int64: updates that each worker has applied.
             worker: The number of this one.
+        """
+        ...
+
+    def refusal(self, n_steps: int) -> Exception:
+        """The error that names the number that was not finite in the last `run`; no update was made with it.
+
+        Args:
+            n_steps: Environment steps taken before that `run`.
         """
         ...
 

@@ -49,7 +49,8 @@ def gae(td_errors: Floats, ends: Bools, gamma: float, gae_lambda: float) -> Floa
     λ = 0 is the TD error, λ = 1 the Monte-Carlo return minus V. The sum stops at the end of the episode and of the
     rollout.
     """
-    same_episode = 1 - ends.astype(np.result_type(td_errors, np.float32))
+    single = td_errors.dtype == np.float32
+    same_episode = 1 - ends.astype(np.float32 if single else np.result_type(td_errors, np.float32))
     return _discounted_sums(td_errors, gamma * gae_lambda * same_episode)
 
 
@@ -70,13 +71,18 @@ def _discounted_sums(terms: Floats, decays: Floats) -> Floats:
     """S_t = terms_t + decays_t S_{t+1}."""
     sums = np.empty(terms.shape, decays.dtype)
     if _scan is not None and terms.ndim == 2 and terms.dtype == decays.dtype == np.float32:
-        _scan(np.require(terms, requirements=["C", "W"]), np.require(decays, requirements=["C", "W"]), sums)
+        _scan(_laid_out(terms), _laid_out(decays), sums)
         return sums
     following = np.zeros(terms.shape[1:], decays.dtype)
     for t in reversed(range(len(terms))):
         following = terms[t] + decays[t] * following
         sums[t] = following
     return sums
+
+
+def _laid_out(array: Floats) -> Floats:
+    """The array as a scan takes it: contiguous and writeable."""
+    return array if array.flags.carray else array.copy()
 
 
 def reward_to_go(rewards: Floats, ends: Bools, gamma: float) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
-from stable_baselines3.common.logger import DISABLED, HParam, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import DISABLED, HParam, KVWriter, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import FloatSchedule
@@ -49,6 +50,16 @@ class LazyLog:
     def clear(self) -> None:
         """Forget the metrics that were not recorded."""
         self._waiting = {}
+
+
+def close_when_unused(logger: Logger) -> None:
+    """Close a logger's present outputs once nobody holds it: SB3 never does, and each of TensorBoard's has a thread."""
+    weakref.finalize(logger, _close, list(logger.output_formats)).atexit = False
+
+
+def _close(outputs: list[KVWriter]) -> None:
+    for output in outputs:
+        output.close()
 
 
 def is_unread(logger: Logger) -> bool:

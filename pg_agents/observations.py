@@ -55,15 +55,35 @@ def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int,
         check_finite(name, observations, step)
 
 
+def are_finite(observation: Any) -> bool:
+    """Whether an observation, an array or a dictionary of arrays, has neither NaN nor infinity."""
+    if isinstance(observation, dict):
+        return all(map(are_finite, observation.values()))
+    values = np.asarray(observation)
+    return values.dtype.kind != "f" or bool((np.abs(values) <= LARGEST).all())
+
+
 def check_finite(name: str, values: np.ndarray, step: int) -> None:
     """Refuse NaN and infinity, in float32 too, in an array whose first axis counts environments.
 
     Raises:
         ValueError: A value is not finite; the message names the environment.
     """
-    if values.dtype.kind == "f" and not (np.abs(values) <= LARGEST).all():
-        env = _first(~(np.abs(values) <= LARGEST))
-        raise ValueError(f"The {name} of environment {env} is not finite, after {step} steps in all: {values[env]}.")
+    if (said := not_finite(name, values)) is not None:
+        raise ValueError(f"{said[0]}, after {step} steps in all: {said[1]}.")
+
+
+def not_finite(name: str, values: np.ndarray) -> tuple[str, Any] | None:
+    """The first environment whose values are not finite in float32, in words, and its values; None if all are.
+
+    Args:
+        name: The quantity.
+        values: Its first axis counts environments.
+    """
+    if are_finite(values):
+        return None
+    env = _first(~(np.abs(values) <= LARGEST))
+    return f"The {name} of environment {env} is not finite", values[env]
 
 
 def _categories(space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary) -> tuple[Any, Any]:

@@ -28,8 +28,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from typing_extensions import Self
 
+from pg_agents.contract import NotFiniteError
 from pg_agents.files.agents import load_policy
 from pg_agents.files.archives import FilePath
+from pg_agents.observations import not_finite
 
 # Far out, for the gradient is zero beyond them: they keep σ and 1/σ² finite in float32 and are not to be reached.
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 20.0
@@ -49,7 +51,7 @@ _UNCHECKED = _Unchecked()
 def unchecked_distributions() -> Iterator[None]:
     """Skip torch's checks of each distribution's parameters and samples, which cost more than a small network.
 
-    What they would find is found elsewhere: observations and gradients are checked, so parameters stay finite.
+    What they would find is found elsewhere: observations, parameters, actions and gradients are checked.
     """
     # The switch is one for all threads: the first one in turns it off, and the last one out restores it.
     with _UNCHECKED.lock:
@@ -64,6 +66,52 @@ def unchecked_distributions() -> Iterator[None]:
             _UNCHECKED.users -= 1
             if not _UNCHECKED.users:
                 th.distributions.Distribution.set_default_validate_args(_UNCHECKED.before)
+
+
+def check_parameters(policy: th.nn.Module) -> None:
+    """Refuse a policy with a parameter that is not finite.
+
+    Raises:
+        NotFiniteError: There is one; the message names it.
+    """
+    with th.no_grad():
+        # One number shows whether there is any such parameter. It may overflow where there is none.
+        if np.isfinite(float(sum(one.sum() for one in policy.parameters()))):
+            return
+        for name, one in policy.named_parameters():
+            wrong = one[~th.isfinite(one)]
+            if len(wrong):
+                raise NotFiniteError(f"The parameter {name!r} is {wrong[0].item()}")
+
+
+def check_actions(actions: np.ndarray) -> None:
+    """Refuse actions that are not finite, in an array whose first axis counts environments.
+
+    Raises:
+        NotFiniteError: There is one.
+    """
+    # The sum of squares shows it at a fraction of the price. It may overflow where all actions are finite.
+    if actions.dtype.kind == "f" and not np.vdot(actions, actions) < np.inf and not np.isfinite(actions).all():
+        raise NotFiniteError("The policy's outputs are not finite", actions=actions)
+
+
+def explained(error: NotFiniteError, policy: th.nn.Module, n_steps: int) -> str:
+    """What is not finite in a policy's answer to finite observations, and why.
+
+    Args:
+        error: The error of an `Actor`.
+        policy: The policy.
+        n_steps: Environment steps taken so far.
+    """
+    sentences = [f"{error} after {n_steps} steps, though the observations are"]
+    if error.actions is not None and (said := not_finite("action", error.actions)) is not None:
+        sentences.append(f"{said[0]}: {said[1]}")
+    try:
+        check_parameters(policy)
+        sentences.append("The size of observations or parameters must be the cause")
+    except NotFiniteError as cause:
+        sentences.append(str(cause))
+    return ". ".join(sentences) + "."
 
 
 def environment_actions(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:

@@ -12,10 +12,9 @@ import numpy as np
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.collecting import Collector, EpisodeCollector
-from pg_agents.contract import CompiledSteps, NotFiniteError
+from pg_agents.contract import CompiledSteps
 from pg_agents.interrupts import deferred
 from pg_agents.looking import next_look, skip
-from pg_agents.observations import check_finite
 
 LONGEST = 10_000  # steps of a call, which cannot be interrupted
 
@@ -63,10 +62,11 @@ class RollingCollector(Collector):
             agent.num_timesteps += roll.n_transitions
             agent._last_obs, agent._last_episode_starts = roll.observations, roll.starts
             if not roll.is_finite:
-                self._refuse(roll)
-            for episode in roll.episodes:
+                raise ValueError(roll.refusal(agent.num_timesteps))
+            episodes = roll.episodes
+            for episode in episodes:
                 self._count_episode(*episode)
-            skip(callback, taken, self.n_envs, len(roll.episodes))
+            skip(callback, taken, self.n_envs, len(episodes))
             self._dones = roll.terminated | roll.truncated
             self.n_steps += taken
             self.buffer.advance_to(self.buffer.pos + taken)
@@ -85,18 +85,6 @@ class RollingCollector(Collector):
         if self._successes is not None:
             assert agent.ep_success_buffer is not None, "made by `learn`"
             agent.ep_success_buffer.append(self._successes()[index])
-
-    def _refuse(self, roll: CompiledSteps) -> None:
-        agent = self.agent
-        if roll.refused == "output":
-            raise self._explained(NotFiniteError("The policy's outputs are not finite"))
-        if roll.refused == "reward":
-            check_finite("reward", roll.rewards, agent.num_timesteps)
-        index, value = roll.wrong_value
-        raise ValueError(
-            f"The value of the last observation of environment {index} is {value}, after {agent.num_timesteps} steps "
-            f"in all. The observation: {roll.last_observation(index)}"
-        )
 
 
 class RollingEpisodeCollector(RollingCollector, EpisodeCollector):

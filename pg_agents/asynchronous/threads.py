@@ -84,8 +84,9 @@ class LoopingWorker(Worker):
         )
         agent._last_obs, agent._last_episode_starts = loop.observations, loop.starts
         agent._n_updates += n_updates
-        if loop.refused is not None:
-            raise FloatingPointError(_REFUSALS[loop.refused].format(worker=self._shared.worker))
+        if not loop.is_finite:
+            error = loop.refusal(order.first_step)
+            raise type(error)(f"In worker {self._shared.worker}: {error}")
         infos: dict[int, list[dict[str, Any]]] = {}
         returns = []
         for step, copy, episode_return, stated_return, length in loop.episodes:
@@ -113,15 +114,6 @@ class LoopingWorker(Worker):
         if constant:
             found[:] = found[:, :1]
         return found
-
-
-_REFUSALS = {
-    "output": "The policy's outputs are not finite in worker {worker}.",
-    "reward": "A reward is not finite in worker {worker}.",
-    "value": "The value of an episode's last observation is not finite in worker {worker}.",
-    "gradient": "The loss or its gradient is not finite in worker {worker}, so it was not applied. Rewards or "
-    "observations of very large size, or too large a `learning_rate`, are the usual causes.",
-}
 
 
 class Threads:

@@ -24,7 +24,7 @@ from pg_agents.contract import Batches, Loss, Minibatch, NaturalStep, NotFiniteE
 from pg_agents.logs import deviations
 from pg_agents.objectives import loss as loss_of
 from pg_agents.objectives import mean_kl, normalise, predicted_values, reference_kl
-from pg_agents.policies import environment_actions, unchecked_distributions
+from pg_agents.policies import check_actions, check_parameters, environment_actions, unchecked_distributions
 
 
 def evaluate(
@@ -80,7 +80,11 @@ class AutogradActor:
             actions, values, log_probs = self.policy(tensors)
         drawn = actions.cpu().numpy()
         self._observations, self._drawn, self._outputs = observations, drawn, (tensors, values, log_probs)
-        return drawn, self._to_environment(drawn)
+        sent = self._to_environment(drawn)
+        check_actions(drawn)  # clipping hides an infinite one
+        if sent is not drawn:
+            check_actions(sent)
+        return drawn, sent
 
     def outputs(self) -> tuple[Any, th.Tensor, th.Tensor]:
         """See `pg_agents.contract.Actor`."""
@@ -167,6 +171,7 @@ class AutogradEngine:
         moved: Sequence[th.Tensor] | None,
         on_epoch: Callable[[], None] | None = None,
     ) -> Summary:
+        check_parameters(policy)
         policy.set_training_mode(True)
         means: dict[str, list[float]] = defaultdict(list)
         metrics: dict[str, Any] = {}
@@ -218,6 +223,7 @@ class AutogradEngine:
         depend on a parameter, V has no say in it. The conjugate gradients start from a small random vector of torch's
         generator.
         """
+        check_parameters(policy)
         policy.set_training_mode(True)
         (samples,) = buffer.get()
         with unchecked_distributions():

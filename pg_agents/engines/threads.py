@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +10,10 @@ from contextvars import ContextVar
 import torch as th
 
 SMALL_LAYER = 2**18  # numbers; larger layers gain from several threads
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of the threads that torch's OpenMP would wait for, for ever.
+    os.register_at_fork(after_in_child=lambda: th.set_num_threads(1))
 
 _available = ContextVar("available", default=1)
 

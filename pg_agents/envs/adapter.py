@@ -492,12 +492,13 @@ def _autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 
 def _steps_copies(env: VectorEnv[Any, Any, Any]) -> bool:
     """Whether the class that offers copies still has the say: none below it, nor the object, has another step."""
-    if {"step", "reset"} & vars(env).keys():
+    if "step" in vars(env) or "reset" in vars(env):
         return False
     for cls in type(env).__mro__:
-        if "offers_copies" in vars(cls):
-            return bool(cls.offers_copies)  # type: ignore[attr-defined] # it has it
-        if {"step", "reset"} & vars(cls).keys():
+        own = vars(cls)
+        if "offers_copies" in own:
+            return bool(own["offers_copies"])
+        if "step" in own or "reset" in own:
             return False
     return False
 

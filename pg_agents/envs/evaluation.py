@@ -24,6 +24,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped, sync_envs_normalization
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.stepping import stepper
 from pg_agents.files.saving import save_model
 from pg_agents.files.writing import write
@@ -82,6 +83,7 @@ def evaluate_policy(
 
     Raises:
         AssertionError: The mean return does not exceed `reward_threshold`.
+        ValueError: An observation or a reward is not finite, and would spoil the statistics of a `VecNormalize`.
     """
     given = _for_sb3(locals(), "env")
     vec_env: VecEnv = given["env"] if isinstance(given["env"], VecEnv) else DummyVecEnv([lambda: given["env"]])
@@ -111,20 +113,23 @@ def _episodes(
     played = None if roll is None else roll(env, left, deterministic=deterministic)
     if played is not None:
         return [round(float(found), 6) for found, _ in played], [length for _, length in played]
-    observations = env.reset()
+    statistics = Statistics(env)
+    observations = statistics.watched(env.reset)()
+    statistics.check(0)
     states, episode_starts, counted = None, np.ones(env.num_envs, dtype=bool), left > 0
     for n_steps in itertools.count():
         if not counted.any():
             break
         if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
-            step = stepper(env)
+            step = statistics.watched(stepper(env))
         actions, states = model.predict(
-            observations,  # type: ignore[arg-type] # of no environment a tuple
+            observations,
             state=states,
             episode_start=episode_starts,
             deterministic=deterministic,
         )
         observations, _, dones, infos = step(actions)
+        statistics.check((n_steps + 1) * env.num_envs)
         np.copyto(episode_starts, dones, where=counted)
         if dones.any():
             for index in np.flatnonzero(dones & counted):

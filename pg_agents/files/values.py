@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch as th
-from safetensors import SafetensorError
 
 from pg_agents.files.allowed import NotAllowedError, find
 
@@ -49,6 +47,8 @@ def write(tree: Any, folder: Path, name: str) -> None:
     Raises:
         NotPlainError: A value of the tree is of another type.
     """
+    import safetensors.numpy  # here, because it takes time and SB3 does not import it
+
     writer = _Writer()
     content = writer.encoded(tree, name)
     text = json.dumps({"schema": SCHEMA, "version": VERSION, "content": content}, allow_nan=False)
@@ -67,6 +67,8 @@ def read(folder: Path, name: str) -> Any:
         DamagedFileError: A file is missing, damaged, too large, or of a later version.
         NotAllowedError: It names a class that is not on the allow-list.
     """
+    import safetensors.numpy  # as above
+
     path, numbers = folder / f"{name}.json", folder / f"{name}.safetensors"
     try:
         for file in (path, numbers):
@@ -74,7 +76,7 @@ def read(folder: Path, name: str) -> Any:
                 raise DamagedFileError(f"{file} has {file.stat().st_size} bytes, but {LARGEST} is the limit.")
         written = json.loads(path.read_text(encoding="utf-8"))
         arrays = safetensors.numpy.load(numbers.read_bytes())
-    except (OSError, ValueError, RecursionError, SafetensorError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError, KeyError, TypeError) as error:
         if isinstance(error, DamagedFileError):
             raise
         raise DamagedFileError(f"{folder / name} cannot be read: {error}") from error

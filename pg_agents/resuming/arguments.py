@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
 from pg_agents.arguments import constructor_arguments
 from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer
-from pg_agents.files.allowed import NotAllowedError, find
+from pg_agents.files.allowed import NotAllowedError, find, is_data
 from pg_agents.policies import STATE_DEPENDENT_STD
 
 _NOT_STORED = {"env", "device", "_init_setup_model", "monitor_wrapper", "reference"}  # made by other means
@@ -21,9 +21,6 @@ _NOT_STORED = {"env", "device", "_init_setup_model", "monitor_wrapper", "referen
 _GIVEN_AGAIN = {"prior": "the policy `prior` has no place of its own in a checkpoint"}
 _OTHER_NAMES = {"stats_window_size": "_stats_window_size", "policy": "policy_class"}
 _BUFFERS_BY_DEFAULT = {*OURS, *OURS.values(), EpisodeBuffer, DictEpisodeBuffer}
-_SCHEDULES: dict[str, type] = {
-    f"{cls.__module__}:{cls.__qualname__}": cls for cls in (ConstantSchedule, FloatSchedule, LinearSchedule)
-}
 
 
 class NotHeldError(ValueError):
@@ -65,12 +62,13 @@ def made(described: Any) -> Any:
         return described
     if "items" in described:
         return {key: made(item) for key, item in described["items"].items()}
-    named = described["schedule"]
-    module, _, name = named.partition(":")
-    cls: Any = _SCHEDULES[named] if named in _SCHEDULES else find(module, name)
-    schedule = cls.__new__(cls)
-    vars(schedule).update({key: made(item) for key, item in described["attributes"].items()})
-    return schedule
+    module, _, name = described["object"].partition(":")
+    cls = find(module, name)
+    if not is_data(cls):
+        raise NotAllowedError(f"Objects of {module}.{name} are not among those that a file may have.")
+    found = cls.__new__(cls)
+    vars(found).update({key: made(item) for key, item in described["attributes"].items()})
+    return found
 
 
 def _described(agent: OnPolicyAlgorithm, name: str, value: Any) -> Any:
@@ -111,7 +109,7 @@ def _policy_kwargs(agent: OnPolicyAlgorithm, stored: Mapping[str, Any]) -> Any:
 
 
 def _plain(value: Any, place: str) -> Any:
-    """A value as a file can hold it; dictionaries are wrapped, so that they differ from schedules."""
+    """A value as a file can hold it; dictionaries are wrapped, so that they differ from objects such as schedules."""
     if value is None or isinstance(value, (bool, int, float, str, np.generic, th.Tensor)):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
@@ -125,14 +123,13 @@ def _plain(value: Any, place: str) -> Any:
     if isinstance(value, type):
         _check_name(value, place)
         return value
-    if callable(value) and not isinstance(value, (th.nn.Module, FunctionType)) and hasattr(value, "__dict__"):
-        named = f"{type(value).__module__}:{type(value).__qualname__}"
-        if named not in _SCHEDULES:
-            _check_name(type(value), place)
-        return {
-            "schedule": named,
-            "attributes": {name: _plain(item, f"{place}.{name}") for name, item in vars(value).items()},
-        }
+    if hasattr(value, "__dict__") and not isinstance(value, (th.nn.Module, FunctionType)):
+        cls = type(value)
+        _check_name(cls, place)
+        if not is_data(cls):
+            return _no(value, place)
+        attributes = {name: _plain(item, f"{place}.{name}") for name, item in vars(value).items()}
+        return {"object": f"{cls.__module__}:{cls.__qualname__}", "attributes": attributes}
     return _no(value, place)
 
 

@@ -16,7 +16,7 @@ from pg_agents.files import values
 from pg_agents.resuming import agents, callbacks
 from pg_agents.resuming.arguments import arguments_of
 from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
-from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished
+from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
 from pg_agents.resuming.logging import pending_values
 from pg_agents.resuming.randomness import global_generators
 from pg_agents.resuming.rebuilding import NotDescribableError, describe
@@ -99,23 +99,20 @@ class Checkpoint(BaseCallback):
         if self._goes_on:
             self._goes_on = False
             return
-        there = checkpoints(self.folder)
-        if there and (self.overwrite or self.model.num_timesteps == 0):
+        there, steps = checkpoints(self.folder), self.model.num_timesteps
+        if there and (self.overwrite or steps == 0 or steps_of(there[0]) > steps):
             if not self.overwrite:
                 raise ValueError(
                     f"{self.folder} has checkpoints of another run, the newest of which is {there[0].name}. "
                     f"`{type(self.model).__name__}.resume({str(self.folder)!r})` goes on with it; "
                     "`overwrite=True` removes them; or give another `folder`."
                 )
-            self._remove(there)
+            for checkpoint in there:
+                shutil.rmtree(checkpoint)
         remove_unfinished(self.folder)
         seed = self.model.seed
-        self._generator = np.random.default_rng(None if seed is None else [seed, _STREAM, self.model.num_timesteps])
-        self.keeper, self._next = None, self.model.num_timesteps
-
-    def _remove(self, there: list[Path]) -> None:
-        for checkpoint in there:
-            shutil.rmtree(checkpoint)
+        self._generator = np.random.default_rng(None if seed is None else [seed, _STREAM, steps])
+        self.keeper, self._next = None, steps
 
     def on_boundary(self) -> None:
         """Take a checkpoint, if one is due."""

@@ -117,7 +117,7 @@ def _played(env: VecEnv, begins: bool) -> list[Any]:
     """The results of a few steps, and of steps after a reset."""
     space = deepcopy(env.action_space)
     space.seed(0)
-    results: list[Any] = [env.reset()] if begins else []
+    results: list[Any] = [deepcopy(env.reset())] if begins else []
 
     def step() -> None:
         # Wrappers change what they have returned.

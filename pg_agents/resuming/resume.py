@@ -151,8 +151,8 @@ def _put_back(
     keeper.put_back(agent.env, state["environment"])
     for file, (_, size) in zip(writers_of(agent.env), state["files"], strict=False):
         shorten(file, size)
-    names = {*given, *({"lr_schedule"} if "learning_rate" in given else ())}
-    agents.put_state_back(agent, state["agent"], names)
+    changed = given.keys() - parts["given_again"].keys()
+    agents.put_state_back(agent, state["agent"], changed | ({"lr_schedule"} if "learning_rate" in changed else set()))
     if keeper.reason is not None:
         generator = np.random.default_rng()
         generator.bit_generator.state = own["generator before"]

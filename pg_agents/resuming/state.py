@@ -99,6 +99,7 @@ _LEFT_ALONE: tuple[tuple[type, frozenset[str]], ...] = (
     (BaseCallback, frozenset({"model", "training_env", "logger", "locals", "globals", "parent"})),
 )
 _SEQUENCES = (list, tuple, deque, set, frozenset)
+_MANY = 16
 
 
 def _is_of_the_program(value: Any) -> bool:
@@ -110,7 +111,9 @@ def _is_of_the_program(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return type(value) in _PLAIN or isinstance(value, np.generic)
+    return (
+        type(value) in _PLAIN or isinstance(value, np.generic) or (type(value) is tuple and all(map(_is_plain, value)))
+    )
 
 
 def _module_of(value: Any) -> str:
@@ -168,7 +171,8 @@ class _Capture:
         if kind == "own":
             return {"state": value.checkpoint_state()}
         if kind == "array":
-            return {"array": np.array(value)}
+            # Convolutions round by the order in memory, which files do not keep.
+            return {"array": np.array(value, order="C"), "strides": _dense_strides(value)}
         if kind == "objects":
             return {"shape": value.shape, "items": [self.of(item, place) for item in value.ravel()]}
         if kind == "tensor":
@@ -193,6 +197,8 @@ class _Capture:
             pairs = [[_key(key, place), self.of(item, f"{place}[{key!r}]")] for key, item in value.items()]
             return {"items": pairs}
         if kind == "sequence":
+            if type(value) is list and len(value) >= _MANY and all(type(item) is float for item in value):
+                return {"type": "list", "maxlen": None, "items": np.array(value)}  # such as the returns of all episodes
             items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
             return {
                 "type": next(cls.__name__ for cls in _SEQUENCES if isinstance(value, cls)),
@@ -239,7 +245,7 @@ _KINDS: dict[str, Any] = {
 
 
 def _key(key: Any, place: str) -> Any:
-    if _is_plain(key) or (isinstance(key, tuple) and all(map(_is_plain, key))):
+    if _is_plain(key):
         return key
     raise NotStorableError(f"{place} has the key {key!r}, which is not a plain value.")
 
@@ -291,7 +297,7 @@ class _PutBack:
 
     def _restored(self, kind: str, current: Any, state: dict[str, Any], place: str) -> Any:
         if kind == "array":
-            return _array_into(current, state["array"])
+            return _array_into(current, state["array"], state["strides"])
         if kind == "sequence":
             return self._sequence(current, state, place)
         if kind == "mapping":
@@ -361,6 +367,8 @@ class _PutBack:
 
     def _sequence(self, current: Any, state: dict[str, Any], place: str) -> Any:
         cls = {sequence.__name__: sequence for sequence in _SEQUENCES}[state["type"]]
+        if isinstance(state["items"], np.ndarray):
+            state = {**state, "items": state["items"].tolist()}
         there = list(current) if isinstance(current, cls) and not issubclass(cls, (set, frozenset)) else []
         items = [
             self.into(there[i] if i < len(there) else None, item, f"{place}[{i}]")
@@ -386,15 +394,35 @@ class _PutBack:
         return there
 
 
-def _array_into(current: Any, array: np.ndarray) -> np.ndarray:
+def _dense_strides(array: np.ndarray) -> tuple[int, ...] | None:
+    """The bytes from one number to the next along each axis; None for those of a new array."""
+    of_a_new_one = np.empty(array.shape, array.dtype).strides
+    return array.strides if array.strides != of_a_new_one and _are_dense(array.strides, array) else None
+
+
+def _are_dense(strides: tuple[int, ...], array: np.ndarray) -> bool:
+    """Whether an array with these strides takes no more memory than its numbers need."""
+    if len(strides) != array.ndim or array.size == 0 or not all(type(one) is int and one > 0 for one in strides):
+        return False
+    extent = array.itemsize + sum((n - 1) * stride for n, stride in zip(array.shape, strides, strict=True))
+    return bool(extent == array.nbytes)
+
+
+def _array_into(current: Any, array: np.ndarray, strides: tuple[int, ...] | None) -> np.ndarray:
     """The array's numbers in the memory that is there, if it fits."""
     if isinstance(current, np.ndarray) and current.shape == array.shape and current.dtype == array.dtype:
-        if current.flags.writeable:
+        if current.flags.writeable and (strides is None or current.strides == strides):
             current[...] = array
             return current
-        if np.array_equal(current, array, equal_nan=array.dtype.kind in "fc"):
+        if not current.flags.writeable and np.array_equal(current, array, equal_nan=array.dtype.kind in "fc"):
             return current
-    return np.array(array)  # the state may be put back once more
+    copy = np.empty_like(array)  # the state may be put back once more
+    if strides is not None:
+        if not _are_dense(strides, array):  # which would reach into other memory
+            raise NotFittingError(f"The strides {strides} do not belong to an array of shape {array.shape}.")
+        copy = np.lib.stride_tricks.as_strided(copy, strides=strides)
+    copy[...] = array
+    return copy
 
 
 _BIT_GENERATORS = {

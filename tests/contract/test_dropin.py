@@ -418,9 +418,8 @@ def test_a_subclass_of_sb3s_policy_is_accepted(cls, tmp_path):
             super().__init__(*args, net_arch=[4], **kwargs)
 
     agent = short(cls, policy=Narrow).learn(16)
-    assert_same_agent(
-        reloaded(agent, tmp_path, trust=True), agent
-    )  # of a class within a function, there is only the code
+    # Of a class within a function, the file has the code.
+    assert_same_agent(reloaded(agent, tmp_path, trust=True), agent)
 
 
 def test_a_subclass_with_arguments_of_its_own_is_constructed_and_loaded(tmp_path):

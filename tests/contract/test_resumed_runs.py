@@ -225,7 +225,7 @@ def test_what_cannot_be_resumed_is_said_in_one_line(
     interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "must be the folder of a run" in error_line(capsys, ["--resume", "nowhere"])
-    assert "must be the folder of a run" in error_line(capsys, ["--resume", ""])
+    assert "--resume: must not be empty" in error_line(capsys, ["--resume", ""])
     assert "is not the folder of a run" in error_line(capsys, ["--resume", "logs"])
     shutil.copytree(interrupted, "other")
     shutil.rmtree("other/checkpoints")

@@ -104,6 +104,7 @@ def test_a_file_that_cannot_be_written_further_leaves_the_old_one(agent, theirs,
     write()
     old = contents(tmp_path)
     name, size = min(((name, len(data)) for name, data in old.items()), key=lambda found: found[1])
+    assert size >= N_STOPS
     for stop in range(N_STOPS):
         with room_for(size * stop // N_STOPS), pytest.raises(OSError, match="too large") as caught:
             write()

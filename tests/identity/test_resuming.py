@@ -39,8 +39,10 @@ from pg_agents import (
     ReinforceBaseline,
     make_vec,
 )
+from pg_agents.files import values
 from pg_agents.resuming import agents
-from pg_agents.resuming.state import capture
+from pg_agents.resuming.folders import checkpoints, manifest_of, new_checkpoint
+from pg_agents.resuming.state import NotFittingError, capture
 
 SMALL = {"net_arch": [4]}
 
@@ -209,7 +211,8 @@ ENVIRONMENTS: dict[str, Callable[[Path], Any]] = {
     "monitored": lambda folder: VecMonitor(make_vec_env("CartPole-v1", 2, seed=5)),
     "wrapped": lambda folder: cartpole(wrapper_class=gym.wrappers.NormalizeObservation),
     "stacked and normalised": lambda folder: VecFrameStack(VecNormalize(cartpole()), 2),
-    "taxi": lambda folder: make_vec_env("Taxi-v4", 2, seed=5),
+    "an id": lambda folder: "CartPole-v1",
+    "frozen lake": lambda folder: make_vec_env("FrozenLake-v1", 2, seed=5),
     "lake": lambda folder: make_vec_env("FrozenLake-v1", 2, seed=5, env_kwargs={"is_slippery": True}),
 }
 
@@ -261,6 +264,11 @@ VARIANTS: dict[str, Callable[[], PolicyGradient]] = {
     "deviation": lambda: small_ppo(
         make_vec_env("Pendulum-v1", 2, seed=5), policy_kwargs={"net_arch": [4], "state_dependent_std": True}
     ),
+    "baseline": lambda: REINFORCE("MlpPolicy", cartpole(), seed=0, n_episodes=1, baseline="time", policy_kwargs=SMALL),
+    "near a prior": lambda: small_ppo(cartpole(), prior=small_ppo(cartpole(), seed=7)),
+    "groups in worlds": lambda: GRPO(
+        "MlpPolicy", make_vec("CartPole-v1", 2, world=True), group_size=2, seed=0, policy_kwargs=SMALL
+    ),
     "rms prop": lambda: A2C(
         "MlpPolicy", cartpole(), seed=0, use_rms_prop=False, rms_prop_eps=1e-4, policy_kwargs=SMALL
     ),
@@ -273,7 +281,8 @@ def test_every_variant_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
         seed_globally(3)
         return VARIANTS[name]()
 
-    compare(make, tmp_path, total=300, every=50, kill_at=230)
+    again = {"prior": small_ppo(cartpole())} if "prior" in name else {}
+    compare(make, tmp_path, total=300, every=50, kill_at=230, **again)
 
 
 # Environments that cannot be made again from an id
@@ -330,6 +339,22 @@ class Deceiving(Counting):
         return {**observation, "kind": self.count() % 3}, float(action[1]), *rest
 
 
+class Pictures(gym.Env[Any, Any]):
+    """Draws its own number of steps."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 1), dtype=np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.picture = self.np_random.integers(255, size=(36, 36, 1), dtype=np.uint8)
+        return self.picture, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.picture = np.roll(self.picture, int(action) + 1)
+        return self.picture, float(self.picture[0, 0, 0] > 100), bool(self.np_random.random() < 0.1), False, {}
+
+
 def vec(cls: type[gym.Env[Any, Any]], n_envs: int = 2, **kwargs: Any) -> Any:
     return make_vec_env(cls, n_envs, seed=5, **kwargs)
 
@@ -338,12 +363,20 @@ def test_an_environment_of_ones_own_goes_on_where_it_is_given_again(tmp_path: Pa
     compare(lambda: small_ppo(vec(Counting)), tmp_path, total=300, every=50, kill_at=230, env=lambda: vec(Counting))
 
 
+def test_convolutions_round_alike_after_a_resumption(tmp_path: Path) -> None:
+    def make() -> PPO:
+        return PPO("CnnPolicy", vec(Pictures), n_steps=8, batch_size=16, n_epochs=1, seed=0)
+
+    compare(make, tmp_path, total=64, every=16, kill_at=50, env=lambda: vec(Pictures))
+
+
 @pytest.mark.filterwarnings("ignore:.*checkpoints cut episodes")
 @pytest.mark.parametrize(
     "env",
     [
         lambda: vec(Hidden),
         lambda: vec(Deceiving),
+        lambda: make_vec("CartPole-v1", 2, seed=5, vectorization_mode="async"),
         lambda: VecNormalize(vec(Hidden), norm_obs_keys=["count"]),
         lambda: vec(Hidden, wrapper_class=gym.wrappers.NormalizeReward),
     ],
@@ -699,3 +732,63 @@ def test_on_boundary_is_called_between_updates_and_rollouts() -> None:
     small_ppo(cartpole()).learn(64, callback=[EveryNTimesteps(10, Look()), Look()])
     expected = [f"boundary {32 * n} {n}" for n in range(3) for _ in range(2)]
     assert told == [*expected[:2], "rollout", *expected[2:4], "rollout", *expected[4:]]
+
+
+# Files from other people
+
+
+def altered(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change what the newest checkpoint says, checksums included."""
+    newest = checkpoints(folder)[0]
+    manifest, made, state = manifest_of(newest), values.read(newest, "made"), values.read(newest, "state")
+    change(made, state)
+    with new_checkpoint(folder, manifest["n_steps"], {"algorithm": manifest["algorithm"]}, 2) as beside:
+        values.write(made, beside, "made")
+        values.write(state, beside, "state")
+
+
+def test_no_module_is_imported_because_a_checkpoint_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_run(tmp_path / "run")
+    (tmp_path / "evil.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        made["environment"]["envs"][0]["id"] = "evil:CartPole-v1"
+
+    altered(tmp_path / "run", change)
+    with pytest.raises(ValueError, match=r"'evil:CartPole-v1' is not registered"):
+        PPO.resume(tmp_path / "run")
+
+
+def test_no_class_is_made_that_is_not_on_the_allow_list(tmp_path: Path) -> None:
+    interrupted_run(tmp_path)
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        made["arguments"]["learning_rate"] = {"object": "subprocess:Popen", "attributes": {"args": "true"}}
+
+    altered(tmp_path, change)
+    with pytest.raises(ValueError, match=r"subprocess.Popen"):
+        PPO.resume(tmp_path)
+
+
+def test_no_file_but_those_of_monitors_is_cut(tmp_path: Path) -> None:
+    interrupted_run(tmp_path / "run")
+    (tmp_path / "other.txt").write_text("something")
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        state["files"] = [(str(tmp_path / "other.txt"), 0)]
+
+    altered(tmp_path / "run", change)
+    PPO.resume(tmp_path / "run")
+    assert (tmp_path / "other.txt").read_text() == "something"
+
+
+def test_strides_that_reach_into_other_memory_are_refused(tmp_path: Path) -> None:
+    interrupted_run(tmp_path)
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        state["agent"]["attributes"]["_last_obs"]["strides"] = (10**9, 4)
+
+    altered(tmp_path, change)
+    with pytest.raises(NotFittingError, match="strides"):
+        PPO.resume(tmp_path)

@@ -17,7 +17,7 @@ KNOWN: dict[str, set] = {
     # A file, and the private name that it takes from another.
     "private": set(),
     # Files that look into sys.modules.
-    "sys.modules": {"pg_zoo.recipes.trust", "pg_zoo.runs.settings"},
+    "sys.modules": {"pg_zoo.recipes.trust"},
 }
 
 

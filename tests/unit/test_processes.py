@@ -157,6 +157,11 @@ def test_processes_end_with_their_parent_however_it_ends(end, tmp_path):
     wait_for(lambda: not Path(f"/proc/{child}").exists())
 
 
+def test_a_process_that_nobody_knows_of_does_not_keep_its_parent_from_ending(tmp_path):
+    code = f"import sys, test_processes as t; t.start(t.tell_and_sleep, 1, {str(tmp_path)!r}); sys.exit(3)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, timeout=120).returncode == 3
+
+
 def test_the_process_that_starts_others_still_gets_interrupts():
     start(crash, 0).join()
     with pytest.raises(KeyboardInterrupt):

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+_LONGEST = 1500  # characters of a message
 
 
 class UserError(Exception):
     """A mistake that a user can mend; the command line shows the message, on one line, and no traceback."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line_of(message))
+
+
+def one_line_of(text: str) -> str:
+    """Text on one line for a terminal: control characters as escapes, and no middle where there is too much of it."""
+    if len(text) > 2 * _LONGEST:
+        text = text[:_LONGEST] + text[-_LONGEST:]
+    line = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in " ".join(text.split())
+    )
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} [...] {line[-half:]}"
+
+
+def say(message: str) -> None:
+    """One line on stderr; nothing where nobody can read it."""
+    with suppress(OSError):
+        print(f"pg-zoo: {one_line_of(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
     """One line on stderr."""
-    print(f"pg-zoo: warning: {' '.join(message.split())}", file=sys.stderr)
+    say(f"warning: {message}")
 
 
 @contextmanager

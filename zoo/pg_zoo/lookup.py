@@ -56,9 +56,15 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
     Raises:
         UserError: There is no such id, or a package cannot be imported.
     """
-    with one_line(Exception, verbose=verbose):
-        for package in gym_packages:
+    for package in gym_packages:
+        try:
             importlib.import_module(package)
+        except (Exception, SystemExit) as error:
+            if verbose > 1:
+                raise
+            raise UserError(
+                f"--gym-packages: {package!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
     with plugin_warnings(), one_line(registry.PluginError, verbose=verbose):
         registry.register_envs()
     import pettingzoo
@@ -77,10 +83,12 @@ def find_device(name: str) -> str:
     Raises:
         UserError: This machine lacks the device; Stable-Baselines3 would silently use the CPU.
     """
-    with one_line(RuntimeError):
+    try:
         found, asked = get_device(name), None if name == "auto" else th.device(name)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--device {name!r} is no torch device: {str(error).partition(chr(10))[0]}") from error
     if asked is not None and found.type != asked.type:
-        raise UserError(f"--device {name}: torch finds no such device on this machine.")
+        raise UserError(f"--device {name!r}: torch finds no such device on this machine.")
     return str(found)
 
 

@@ -53,6 +53,13 @@ class _StoreDict(argparse.Action):
         setattr(namespace, self.dest, stored)
 
 
+def _path(text: str) -> str:
+    """A file or folder, which an empty name is none of: of shell variables that are not set, it is what is left."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of a command, as the user has given them or by default."""
@@ -244,7 +251,10 @@ def parse(argv: Sequence[str] | None = None) -> Options | None:
     Raises:
         UserError: The command line cannot be parsed.
     """
-    parser = _make_parser()
+    argv = sys.argv[1:] if argv is None else argv
+    if no_text := [text for text in argv if "\0" in text]:
+        raise UserError(f"A NUL character can be in no argument, but is in {no_text[0]!r}.")
+    parser = make_parser()
     parsed, unknown = parser.parse_known_args(argv)
     if unknown:
         command = f"pg-zoo {parsed.subcommand}" if parsed.subcommand else "pg-zoo"
@@ -253,7 +263,7 @@ def parse(argv: Sequence[str] | None = None) -> Options | None:
         parser.print_help()
         return None
     if parsed.subcommand == "train" and parsed.resume is not None:
-        return ResumeOptions("train", parsed.resume, _given(sys.argv[1:] if argv is None else argv))
+        return ResumeOptions("train", parsed.resume, _given(argv))
     kind = KINDS[parsed.subcommand]
     return kind(**{field.name: getattr(parsed, field.name) for field in fields(kind)})
 
@@ -270,7 +280,8 @@ def _given(argv: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "resume" and value is not _NOT_GIVEN}
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `pg-zoo`, with one for each command."""
     parser = _Parser(prog="pg-zoo", description="Train and replay policy-gradient agents.")
     parser.add_argument("--version", action="version", version=f"pg-agents {version('pg-agents')}")
     commands = parser.add_subparsers(dest="subcommand", metavar="command")
@@ -318,14 +329,19 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         action=_StoreDict,
         help="hyperparameters, name:value ...; lin_0.01 falls to 0",
     )
-    add("-conf", "--conf-file", help="hyperparameter file (YAML or Python) or module, instead of those installed")
+    add(
+        "-conf",
+        "--conf-file",
+        type=_path,
+        help="hyperparameter file (YAML or Python) or module, instead of those installed",
+    )
     add(
         "--trust",
         action="store_true",
         help="let hyperparameter files and the agent of -i run code: Python files, expressions, any function as "
         "wrapper, callback or schedule",
     )
-    add("-f", "--log-folder", default="logs", help="folder of all runs")
+    add("-f", "--log-folder", type=_path, default="logs", help="folder of all runs")
     add("-tb", "--tensorboard-log", default="", help="TensorBoard folder; none is written by default")
     add("-i", "--trained-agent", default="", help="saved agent (.zip) to train on")
     add("--eval-freq", type=int, default=25000, help="evaluate every so many steps; negative: never")
@@ -342,6 +358,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--resume",
+        type=_path,
         metavar="FOLDER",
         help="go on with the run in this folder, which had --checkpoint, as if nothing had stopped it; of the other "
         "options, only -n may differ from the run's, to extend it, and --device, --num-threads, --trust, --verbose, -P",
@@ -377,6 +394,7 @@ def _add_enjoy(parser: argparse.ArgumentParser) -> None:
     add(
         "-f",
         "--folder",
+        type=_path,
         help="folder of all runs (default: logs, and where it has no such run, the agents that come with pg-agents)",
     )
     add("-n", "--n-timesteps", type=int, default=1000, help="steps in each environment")
@@ -422,18 +440,25 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, help="trainings at a time; by default, one for each core (of the Ray cluster)")
     add("--backend", choices=["local", "ray"], default="local", help="run on this machine or on a Ray cluster")
     add("--ray-address", help="of the Ray cluster; by default RAY_ADDRESS, or a new one on this machine")
-    add("-o", "--output", required=True, metavar="FOLDER", help="results; a second start goes on with what is missing")
+    add(
+        "-o",
+        "--output",
+        type=_path,
+        required=True,
+        metavar="FOLDER",
+        help="results; a second start goes on with what is missing",
+    )
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", help="results of `pg-zoo benchmark`, finished or not")
+    add("folder", type=_path, help="results of `pg-zoo benchmark`, finished or not")
     add(
         "--baseline",
         metavar="ALGO",
         help="compare all others with this one; by default, each with its own in SB3, where there is one",
     )
-    add("-o", "--output", metavar="FOLDER", help="where the report goes; by default into the results")
+    add("-o", "--output", type=_path, metavar="FOLDER", help="where the report goes; by default into the results")
     add("--verbose", type=int, default=1, help="0, 1, or 2, which shows tracebacks of errors")
 
 
@@ -441,7 +466,14 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--algo", default="ppo", help="algorithm; `pg-zoo list` shows all")
     add("--env", default="CartPole-v1", help="Gymnasium environment id")
-    add("-o", "--output", required=True, metavar="FOLDER", help="folder of the search; an unfinished one goes on")
+    add(
+        "-o",
+        "--output",
+        type=_path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of the search; an unfinished one goes on",
+    )
     add("-n", "--n-timesteps", type=int, help="steps of each training; by default as the entry says")
     add("--trials", type=int, default=50, help="trials in all, those included that the folder has")
     add("--seeds", type=int, default=2, help="trainings of each trial")
@@ -453,7 +485,7 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, help="trainings at a time")
     add("--seed", type=int, default=0, help="random seed of the search")
     add("--device", default="cpu", help="torch device")
-    add("--write", metavar="FOLDER", help="folder of <algo>.yml files that gets the entry if it is better")
+    add("--write", type=_path, metavar="FOLDER", help="folder of <algo>.yml files that gets the entry if it is better")
     add(
         "--replace",
         action="store_true",
@@ -463,15 +495,26 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
 
 def _add_evidence(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("results", nargs="?", help="results of `pg-zoo benchmark --first-seed 1000`, to be stored beside the entries")
-    add("--zoo", metavar="FOLDER", help="folder of <algo>.yml files; by default all that are installed")
+    add(
+        "results",
+        type=_path,
+        nargs="?",
+        help="results of `pg-zoo benchmark --first-seed 1000`, to be stored beside the entries",
+    )
+    add("--zoo", type=_path, metavar="FOLDER", help="folder of <algo>.yml files; by default all that are installed")
     add(
         "--same-seeds",
         action="store_true",
         help="replace evidence of other hyperparameters even by results with the same seeds: the score then is not of "
         "fresh seeds, which the table says",
     )
-    add("-o", "--output", metavar="FILE", help="write the table into this file; without results, it is printed")
+    add(
+        "-o",
+        "--output",
+        type=_path,
+        metavar="FILE",
+        help="write the table into this file; without results, it is printed",
+    )
 
 
 def _add_crosscheck(parser: argparse.ArgumentParser) -> None:
@@ -495,5 +538,11 @@ def _add_crosscheck(parser: argparse.ArgumentParser) -> None:
         help="differences of scores below this part of the range from random actions to the best known do not matter",
     )
     add("--jobs", type=int, help="trainings at a time; by default, as many as there are cores")
-    add("-o", "--output", default="runs/crosscheck", help="folder of the results; the command goes on where it stopped")
-    add("--write", metavar="FILE", help="write the table into this file instead of the results folder")
+    add(
+        "-o",
+        "--output",
+        type=_path,
+        default="runs/crosscheck",
+        help="folder of the results; the command goes on where it stopped",
+    )
+    add("--write", type=_path, metavar="FILE", help="write the table into this file instead of the results folder")

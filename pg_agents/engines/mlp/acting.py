@@ -11,8 +11,9 @@ from gymnasium import spaces
 
 from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import NotFiniteError, Step
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
-from pg_agents.policies import environment_actions
+from pg_agents.policies import check_actions, environment_actions
 
 
 class MLPActor:
@@ -25,7 +26,7 @@ class MLPActor:
         to_environment: Turns drawn actions into the environment's; None for the usual clipping.
 
     Attributes:
-        step: The table of `kernels.act`.
+        step: The table of `kernels.act`, one row.
         inputs: `(T, N, n)` float32 observations, as the kernels read them.
         env_inputs: `(T, N, n)` actions, as a compiled environment reads them.
         drawn: `(T, N, n)` actions as the policy draws them, int64 for categorical ones and else float32.
@@ -44,8 +45,8 @@ class MLPActor:
         self._usual = to_environment is None
         self._to_environment = to_environment or (lambda actions: environment_actions(policy, actions))
         self.checks = isinstance(self._observation_space, spaces.Box)
-        self._act = program.kernels.act
         self.step = np.zeros(1, dtype=program.kernels.STEP)
+        self._step = address(self.step)
         self._values: np.ndarray | None = None
         self.bind()
 
@@ -86,12 +87,12 @@ class MLPActor:
             low, high = (bound.astype(np.float32).ravel() for bound in (space.low, space.high))
         step["n_envs"] = n_envs
         for name, array in (("observations", self.inputs), ("actions", actions), ("clipped", clipped)):
-            step[name] = array.ctypes.data
+            step[name] = address(array)
             kept.append(array)
         # The first rows are drawn already.
-        step["noise"] = noise.ctypes.data - used
-        step["low"], step["high"] = low.ctypes.data, high.ctypes.data
-        step["values"], step["log_probs"] = buffer.values.ctypes.data, buffer.log_probs.ctypes.data
+        step["noise"] = address(noise) - used
+        step["low"], step["high"] = address(low), address(high)
+        step["values"], step["log_probs"] = address(buffer.values), address(buffer.log_probs)
         self._kept = [*kept, noise, low, high]
         self.drawn, self.env_inputs = actions, clipped
         self._actions: list[np.ndarray] = []
@@ -122,9 +123,16 @@ class MLPActor:
             self._converted[t] = observations.reshape(self._row_shape)
             with np.errstate(over="ignore"):  # it is refused as infinite
                 self.inputs[t] = observations.reshape(self._row_shape)
-        if not self._act(program.policies, program.towers, program.layers, self.step, t):
-            raise NotFiniteError("The policy's outputs are not finite")
-        return self.actions(t)
+        if not program.act(self._step, t):
+            raise self.not_finite(t)
+        drawn, sent = self.actions(t)
+        if not self._usual:
+            check_actions(sent)
+        return drawn, sent
+
+    def not_finite(self, t: int) -> NotFiniteError:
+        """The error for what the policy has made of a row."""
+        return NotFiniteError("The policy's outputs are not finite", actions=self.drawn[t])
 
     def actions(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """The actions of a row, as drawn and as the environment takes them."""

@@ -15,6 +15,7 @@ from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, Summa
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Stored, Update
 from pg_agents.engines.mlp.loops import Loop
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.natural import NaturalGradient
 from pg_agents.engines.mlp.predicting import MLPPredictor
 from pg_agents.engines.mlp.rolls import Roll
@@ -93,6 +94,7 @@ class MLPEngine:
         n_envs = len(n_episodes)
         buffer = RolloutBuffer(_ROWS, policy.observation_space, policy.action_space, n_envs=n_envs)
         finished: list[tuple[float, int]] = []
+        n_steps = 0
         roll, starts = Roll(self._program, env, buffer), np.ones(n_envs, np.bool_)
         roll.wait_after(n_episodes)
         try:
@@ -102,8 +104,9 @@ class MLPEngine:
                 actor.step["deterministic"] = deterministic
                 roll.begin(actor, np.zeros(n_envs), 1.0, False)
                 roll.run(observations, starts, _ROWS, False)
+                n_steps += roll.n_transitions
                 if not roll.is_finite:
-                    raise NotFiniteError("An observation, a reward or the policy's output is not finite")
+                    raise NotFiniteError(f"In the evaluation: {roll.refusal(n_steps)}")
                 observations, starts = roll.observations, roll.starts
                 finished += [(episode_return, length) for _, _, episode_return, _, length in roll.episodes]
         finally:
@@ -121,8 +124,8 @@ class MLPEngine:
         values = np.zeros(len(rows), np.float32)
         step = np.zeros(1, program.kernels.STEP)
         step["n_envs"], step["values_only"] = len(rows), True
-        step["observations"], step["values"] = rows.ctypes.data, values.ctypes.data
-        program.kernels.act(program.policies, program.towers, program.layers, step, 0)
+        step["observations"], step["values"] = address(rows), address(values)
+        program.act(address(step), 0)
         return th.from_numpy(values)
 
     def final_values(self, policy: ActorCriticPolicy, observations: list[Any]) -> th.Tensor:

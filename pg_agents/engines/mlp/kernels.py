@@ -11,12 +11,12 @@ addresses, so that all see the same memory. `mlp.py` fills the tables that hold 
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numba
 import numpy as np
 from numba import njit, types
 
+from pg_agents.engines.mlp.memory import callable_from_python
 from pg_agents.engines.mlp.simd import (
     LANES,
     call_weight,
@@ -316,12 +316,28 @@ def lanes_of(rows):
     return LANES if rows <= LANES else BLOCK
 
 
+# Numba compiles a function anew for each literal number that it is given, and for these once.
+_ZERO, _ONE, _BLOCK = np.int64(0), np.int64(1), np.int64(BLOCK)
+
+
 @njit(**compiled)
 def forward(layers, tower, lanes):
     """Outputs and derivatives of all layers, given the tower's `input`."""
     for index in range(tower.first_layer, tower.first_layer + tower.n_hidden + tower.n_heads):
         layer = layers[index]
-        product(layer.weight, layer.n_in, 1, layer.input, BLOCK, layer.output, BLOCK, layer.n_out, lanes, layer.n_in, 0)
+        product(
+            layer.weight,
+            layer.n_in,
+            _ONE,
+            layer.input,
+            _BLOCK,
+            layer.output,
+            _BLOCK,
+            layer.n_out,
+            lanes,
+            layer.n_in,
+            _ZERO,
+        )
         _activate(layer, layer.output, layer.derivative, floats(layer.bias), layer.n_out, lanes)
 
 
@@ -349,7 +365,8 @@ def _forward_row(layers, tower, row):
         for j in range(layer.n_out):
             y[j * stride] = biases[j] + _dot(floats(layer.weight + 4 * j * layer.n_in), inputs, layer.n_in)
         if index <= last_hidden:
-            _activate(layer, outputs, layer.derivative, floats(layer.zero), 1, layer.n_out)
+            # No literal 1, for which Numba would compile it anew.
+            _activate(layer, outputs, layer.derivative, floats(layer.zero), np.int64(1), layer.n_out)
 
 
 @njit(**compiled)
@@ -393,7 +410,7 @@ def _evaluate(policy, layers, tower, observations, start, rows):
             _forward_row(layers, tower, row)
     else:
         transpose(
-            tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes_of(rows), policy.n_features
+            tower.input_rows, rounded_up(policy.n_features), tower.input, _BLOCK, lanes_of(rows), policy.n_features
         )
         forward(layers, tower, lanes_of(rows))
 
@@ -423,16 +440,18 @@ def backward(layers, tower, rows, lanes):
         # Going down, the last head is the first to ask; they share their input.
         first_head = index == last_hidden + tower.n_heads
         if index > tower.first_layer and (first_head or index <= last_hidden):
-            transpose(layer.input, BLOCK, layer.input_rows, width, layer.n_in, lanes)
-        product(layer.delta, BLOCK, 1, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, 1)
+            transpose(layer.input, _BLOCK, layer.input_rows, width, layer.n_in, lanes)
+        product(
+            layer.delta, _BLOCK, _ONE, layer.input_rows, width, layer.weight_grad, width, layer.n_out, width, rows, _ONE
+        )
         bias_grad = floats(layer.bias_grad)
         for j in range(layer.n_out):
             bias_grad[j] += sum_of(floats(layer.delta + 4 * j * BLOCK), rows)
         below = index - 1 if index <= last_hidden else last_hidden
         if below >= tower.first_layer:
             product(
-                layer.weight, 1, layer.n_in, layer.delta, BLOCK, layers[below].delta, BLOCK,
-                layer.n_in, lanes, layer.n_out, 0 if first_head or index <= last_hidden else 1,
+                layer.weight, _ONE, layer.n_in, layer.delta, _BLOCK, layers[below].delta, _BLOCK,
+                layer.n_in, lanes, layer.n_out, _ZERO if first_head or index <= last_hidden else _ONE,
             )  # fmt: skip
 
 
@@ -668,22 +687,39 @@ def _sum_of_zeros(numbers, size):
     return total
 
 
-_layers = numba.from_dtype(LAYER)[::1]
-_towers = numba.from_dtype(TOWER)[::1]
-_tensors = numba.from_dtype(TENSOR)[::1]
-_policies = numba.from_dtype(POLICY)[::1]
-_steps = numba.from_dtype(STEP)[::1]
-_updates = numba.from_dtype(UPDATE)[::1]
+_layers, _towers, _tensors, _policies, _steps, _updates = (
+    types.CPointer(numba.from_dtype(dtype)) for dtype in (LAYER, TOWER, TENSOR, POLICY, STEP, UPDATE)
+)
+ANY = 1 << 20  # rows: more than a table has
 
 
-@njit(numba.boolean(_policies, _towers, _layers, _steps, numba.int64), **kept)
-def act(policies, towers, layers, steps, t):
+@njit(numba.boolean(numba.from_dtype(TENSOR)[::1]), **kept)
+def are_finite(tensors):
+    """Whether all parameters are finite."""
+    total = np.float32(0)
+    for number in range(len(tensors)):
+        tensor = tensors[number]
+        total += _sum_of_zeros(floats(tensor.value), tensor.rows * tensor.columns)
+    return total == 0
+
+
+# A C function, which compiled rollouts call through its address as well.
+@numba.cfunc(numba.int64(_policies, _towers, _layers, _steps, numba.int64), **kept)
+def act(policies_at, towers_at, layers_at, steps_at, t):
     """Draw step t's actions, and write them, their log π, and V.
+
+    Args:
+        policies_at: Address of one row of `POLICY`.
+        towers_at: Of two rows of `TOWER`.
+        layers_at: Of the rows of `LAYER`.
+        steps_at: Of one row of `STEP`.
+        t: The step.
 
     Returns:
         Whether the observations, and all that came of them, are finite.
     """
-    policy, step = policies[0], steps[0]
+    policy, step = numba.carray(policies_at, 1)[0], numba.carray(steps_at, 1)[0]
+    towers, layers = numba.carray(towers_at, 2), numba.carray(layers_at, ANY)
     n_envs = step.n_envs
     head = layers[towers[0].first_layer + towers[0].n_hidden]
     std_head = layers[towers[0].first_layer + towers[0].n_hidden + towers[0].n_heads - 1]
@@ -720,6 +756,7 @@ def act(policies, towers, layers, steps, t):
                         drawn_integers[place] = np.int64(action)
                     else:
                         drawn_floats[place] = action
+                        check += action * np.float32(0)
                         if policy.distribution == GAUSSIAN:
                             clipped[place] = min(max(action, low[j]), high[j])
         if policy.has_critic:
@@ -729,20 +766,6 @@ def act(policies, towers, layers, steps, t):
                 values[start + row] = value[row]
                 check += value[row] * np.float32(0)
     return check == 0
-
-
-_pointers = [types.CPointer(numba.from_dtype(dtype)) for dtype in (POLICY, TOWER, LAYER, STEP)]
-ANY = 1 << 20  # rows: more than a table has
-
-
-def _act_by_address(policies, towers, layers, steps, t):
-    return act(numba.carray(policies, 1), numba.carray(towers, 2), numba.carray(layers, ANY), numba.carray(steps, 1), t)
-
-
-@cache
-def act_by_address():
-    """`act` as a C function of the tables' addresses; compiled when compiled rollouts first ask for it."""
-    return numba.cfunc(numba.int64(*_pointers, numba.int64), nogil=True, cache=True)(_act_by_address)
 
 
 # Learning
@@ -847,7 +870,7 @@ def evaluate_samples(policy, tower, layers, update, first, rows):
         load_features(policy, tower, observations, row, place)
         for j in range(policy.n_actions):
             actions[j * BLOCK + row] = taken[place * policy.n_actions + j]
-    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+    transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, _BLOCK, lanes, policy.n_features)
     forward(layers, tower, lanes)
     read_distribution(policy, head, std_head, lanes)
     log_prob_and_entropy(policy, head, rows)
@@ -929,7 +952,7 @@ def _critic_gradient(policy, tower, layers, update, first, count):
         lanes = lanes_of(rows)
         for row in range(rows):
             load_features(policy, tower, observations, row, _stored(update, samples[start + row]))
-        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, BLOCK, lanes, policy.n_features)
+        transpose(tower.input_rows, rounded_up(policy.n_features), tower.input, _BLOCK, lanes, policy.n_features)
         forward(layers, tower, lanes)
         for row in range(rows):
             place = _stored(update, samples[start + row])
@@ -1010,26 +1033,28 @@ def _wait(progress, other, minibatch):
     return True
 
 
-@njit(numba.int64(_policies, _towers, _layers, _tensors, _updates, numba.int64, numba.int64), **kept)
-def train(policies, towers, layers, tensors, updates, first_tower, last_tower):
+@numba.cfunc(numba.int64(_policies, _towers, _layers, _tensors, _updates, numba.int64, numba.int64), **kept)
+def train(policies_at, towers_at, layers_at, tensors_at, updates_at, first_tower, last_tower):
     """All epochs of an update: for each minibatch the gradient, its norm, and a step of the optimiser.
 
     Two threads may share the work, one with the actor (tower 0) and one with the critic (tower 1). They meet once per
     minibatch, to add up the norm, and do the same arithmetic as one thread with both.
 
     Args:
-        policies: One row, as for `updates`; the tables are described above.
-        towers: Actor and critic.
-        layers: Of both.
-        tensors: Parameters of both.
-        updates: What to learn from, and how.
+        policies_at: Address of one row, as for `updates_at`; the tables are described above.
+        towers_at: Of actor and critic.
+        layers_at: Of the layers of both.
+        tensors_at: Of the parameters of both.
+        updates_at: Of what to learn from, and how.
         first_tower: Of this thread.
         last_tower: And one beyond.
 
     Returns:
         DONE, NOT_FINITE, STOPPED (by `max_kl`) or ABORTED. The minibatches begun are in `progress[3]`.
     """
-    policy, update = policies[0], updates[0]
+    policy, update = numba.carray(policies_at, 1)[0], numba.carray(updates_at, 1)[0]
+    towers, layers = numba.carray(towers_at, 2), numba.carray(layers_at, ANY)
+    tensors = numba.carray(tensors_at, ANY)
     progress, norms, squares = integers(update.progress), doubles(update.norms), doubles(update.squares)
     n_towers = 2 if update.trains_critic else 1
     shared = last_tower - first_tower < n_towers
@@ -1074,17 +1099,4 @@ def train(policies, towers, layers, tensors, updates, first_tower, last_tower):
     return DONE
 
 
-_of_training = [types.CPointer(numba.from_dtype(dtype)) for dtype in (POLICY, TOWER, LAYER, TENSOR, UPDATE)]
-
-
-def _train_by_address(policies, towers, layers, tensors, updates, first_tower, last_tower):
-    return train(
-        numba.carray(policies, 1), numba.carray(towers, 2), numba.carray(layers, ANY), numba.carray(tensors, ANY),
-        numba.carray(updates, 1), first_tower, last_tower,
-    )  # fmt: skip
-
-
-@cache
-def train_by_address():
-    """`train` as a C function of the tables' addresses; compiled when asynchronous training first asks for it."""
-    return numba.cfunc(numba.int64(*_of_training, numba.int64, numba.int64), nogil=True, cache=True)(_train_by_address)
+call_act, call_train = callable_from_python(act, 5), callable_from_python(train, 7)

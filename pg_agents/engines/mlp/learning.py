@@ -17,6 +17,7 @@ from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import Loss, Minibatch, NotFiniteError, Penalty, Summary
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import not_finite
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.served import OPTIMIZERS, PENALTIES
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.logs import deviations
@@ -181,7 +182,7 @@ class Update:
             row["kl_coef"] = loss.penalty.kl_coef
             self.reference = self._reference(loss.penalty)
         written = np.zeros((len(_BY_SAMPLE), n_epochs * n_samples), np.float32)
-        first, stride = written.ctypes.data, written.strides[0]
+        first, stride = address(written), written.strides[0]
         for number, name in enumerate(_BY_SAMPLE):
             setattr(self, name, written[number])
             row[name] = first + number * stride
@@ -190,9 +191,9 @@ class Update:
         self.progress[0] = self.actor_begins_at
         for owner, names in ((stored, _STORED), (self, _ARRAYS)):
             for name in names:
-                row[name] = getattr(owner, name).ctypes.data
+                row[name] = address(getattr(owner, name))
         # All at once: one by one, its numbers take ten times as long.
-        self.table = np.array([tuple([row[name] for name in kernels.UPDATE.names])], kernels.UPDATE)
+        self.table = np.array([tuple(map(row.__getitem__, kernels.UPDATE.names))], kernels.UPDATE)
 
     def run(self, on_epoch: Callable[[], None] | None = None) -> Summary:
         """Update the parameters.
@@ -201,9 +202,10 @@ class Update:
             on_epoch: Called before each epoch.
 
         Raises:
-            NotFiniteError: A gradient was not finite.
+            NotFiniteError: A parameter or a gradient was not finite.
         """
         program, kernels = self.program, self.program.kernels
+        program.check_parameters()
         program.bind_optimizer(0, 1 + self.trains_critic)
         if on_epoch is None:
             code, n_begun = self._run_epochs(len(self.samples))
@@ -228,7 +230,7 @@ class Update:
             on_epoch()
             for name in _BY_EPOCH:
                 of_epochs = getattr(self, name).reshape(len(self.samples), -1)
-                self.table[name] = of_epochs[epoch].ctypes.data
+                self.table[name] = address(of_epochs[epoch])
             self.progress[:] = 0
             code, n_begun_now = self._run_epochs(1)
             n_begun += n_begun_now
@@ -249,9 +251,7 @@ class Update:
         return code, int(self.progress[3])
 
     def _run(self, first_tower: int, last_tower: int) -> int:
-        program = self.program
-        tables = program.policies, program.towers, program.layers, program.tensors, self.table
-        return int(program.kernels.train(*tables, first_tower, last_tower))
+        return self.program.train(address(self.table), first_tower, last_tower)
 
     def _run_on_two_threads(self) -> int:
         critic = threading.Thread(target=self._run, args=(1, 2), name="pg_agents critic")

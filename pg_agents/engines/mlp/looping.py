@@ -25,7 +25,7 @@ from pg_agents.engines.mlp.simd import (
 # As in kernels.py: makes Numba compile this file again when simd.py has changed.
 SIMD = "22decbbaa0bb"
 
-DONE, STOPPED, NOT_FINITE = range(3)
+DONE, STOPPED, NOT_FINITE_PARAMETER, NOT_FINITE_GRADIENT = range(4)
 _integer, _address, _number = np.int64, np.int64, np.float64
 
 LOOP = np.dtype(
@@ -108,11 +108,15 @@ def _version(loop):
 
 @njit(**_compiled)
 def _pull(loop):
+    """Copy the shared parameters; whether they are finite."""
     own, shared, sizes = integers(loop.own), integers(loop.shared), integers(loop.sizes)
+    check = np.float32(0)
     for number in range(loop.n_tensors):
         to, source = floats(own[number]), floats(shared[number])
         for i in range(sizes[number]):
             to[i] = source[i]
+            check += to[i] * np.float32(0)
+    return check == 0
 
 
 @njit(**_compiled)
@@ -184,8 +188,8 @@ def run(loops, learning_rates):
         learning_rates: The learning rate of each tensor, which `train` reads.
 
     Returns:
-        DONE, STOPPED, NOT_FINITE where the gradient is not, or `roll`'s code below 0 where it has refused a number. The
-        number of updates made is the last of `staleness`.
+        DONE, STOPPED, NOT_FINITE_PARAMETER, NOT_FINITE_GRADIENT, or `roll`'s code below 0 where it has refused a
+        number. The number of updates made is the last of `staleness`.
     """
     loop = loops[0]
     staleness, progress, counts = integers(loop.staleness), integers(loop.progress), integers(loop.counts)
@@ -195,7 +199,8 @@ def run(loops, learning_rates):
         if observe(loop.stop) != 0:
             return STOPPED
         version = _version(loop)
-        _pull(loop)
+        if not _pull(loop):
+            return NOT_FINITE_PARAMETER
         _clear(loop)
         integers(loop.noise_of_step)[0] = loop.noise + update * loop.noise_bytes
         first_event = progress[1]
@@ -213,7 +218,7 @@ def run(loops, learning_rates):
         if _call_train(
             loop.train, loop.policies, loop.towers, loop.layers, loop.tensors, loop.update, 0, loop.n_towers
         ) != 0:  # fmt: skip
-            return NOT_FINITE
+            return NOT_FINITE_GRADIENT
         stale = _version(loop) - version
         staleness[0] += stale
         staleness[1] = max(staleness[1], stale)

@@ -8,12 +8,13 @@ import numpy as np
 import torch as th
 
 from pg_agents.buffers import EstimatorMixin
-from pg_agents.contract import Loss
+from pg_agents.contract import Loss, NotFiniteError
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Stored, Update
 from pg_agents.engines.mlp.rolls import Roll
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.envs.compiled import CompiledEnv
+from pg_agents.policies import check_parameters
 
 
 class Loop:
@@ -32,7 +33,6 @@ class Loop:
     rewards: np.ndarray
     dones: np.ndarray
     truncated: np.ndarray
-    refused: str | None = None
 
     def __init__(
         self,
@@ -55,12 +55,7 @@ class Loop:
         self._update = update = Update(program, Pace(), stored, samples, None, loss, weight)
         self._roll = Roll(program, env, buffer)
         self._gamma = gamma
-        self._reasons = {
-            looping.NOT_FINITE: "gradient",
-            -rolling.NOT_FINITE_OUTPUT: "output",
-            -rolling.NOT_FINITE_REWARD: "reward",
-            -rolling.NOT_FINITE_VALUE: "value",
-        }
+        self._code, self._n_made = looping.DONE, 0
         n_steps, n_envs = buffer.values.shape
         self._rows, self._n_actions = (n_steps, n_envs), program.n_actions
         self.table = table = np.zeros(1, looping.LOOP)
@@ -80,9 +75,9 @@ class Loop:
             ("n_towers", 1 + update.trains_critic),
             ("gamma", gamma),
             ("decay", gamma * gae_lambda),
-            ("roll", rolling.roll_by_address().address),
-            ("act", program.kernels.act_by_address().address),
-            ("train", program.kernels.train_by_address().address),
+            ("roll", rolling.roll.address),
+            ("act", program.kernels.act.address),
+            ("train", program.kernels.train.address),
             ("n_tensors", len(self._own)),
         ):
             table[name] = value
@@ -149,13 +144,35 @@ class Loop:
             roll.begin(self._actor, running, self._gamma, True)
             table["events"], table["progress"] = roll.prepare(observations, starts, size)
             self._value_step["observations"] = roll.current.ctypes.data
-            code = int(self._kernels.run(table, program.tensors["learning_rate"]))
-        n_made = int(self._staleness[2])
+            self._code = int(self._kernels.run(table, program.tensors["learning_rate"]))
+        n_made = self._n_made = int(self._staleness[2])
         program.count_steps(n_made)
-        self.refused = self._reasons.get(code)
+        if self._code < 0:
+            roll.end(-self._code)
         made = slice(n_made * n_steps)
         self.rewards, self.dones, self.truncated = self.rewards[made], self.dones[made], self.truncated[made]
         return n_made
+
+    @property
+    def is_finite(self) -> bool:
+        """See `pg_agents.contract.CompiledLoop`."""
+        return self._code in (self._kernels.DONE, self._kernels.STOPPED)
+
+    def refusal(self, n_steps: int) -> Exception:
+        """See `pg_agents.contract.CompiledLoop`."""
+        n_steps += self._n_made * self._rows[0] * self._rows[1]
+        if self._code < 0:
+            return ValueError(self._roll.refusal(n_steps + self._roll.n_transitions))
+        if self._code == self._kernels.NOT_FINITE_GRADIENT:
+            return FloatingPointError(
+                "The loss or its gradient is not finite, so it was not applied. Rewards or observations of very large "
+                "size, or too large a `learning_rate`, are the usual causes."
+            )
+        try:
+            check_parameters(self._program.policy)
+        except NotFiniteError as error:
+            return FloatingPointError(f"{error} after {n_steps} steps.")
+        raise AssertionError("its own parameters are those that the loop has refused")
 
     def stop(self) -> None:
         """See `pg_agents.contract.CompiledLoop`."""

@@ -118,8 +118,12 @@ class NaturalGradient:
             step: The form of the step.
             critic: Epochs and size of the critic's minibatches.
             weight: Address of the compiled weight.
+
+        Raises:
+            NotFiniteError: A parameter or a gradient is not finite.
         """
         program, stored = self._program, Stored(self._program, buffer)
+        program.check_parameters()
         (everything,) = buffer.draw_order(1, 1)  # as SB3's `get` draws it, even for all at once
         samples = everything[None, :: step.sub_sampling_factor].copy()
         n_blocks = -(-samples.size // program.kernels.BLOCK)

@@ -143,7 +143,7 @@ class MLPPredictor:
             self._inputs[:n] = observations
         if program.is_gaussian:
             self._noise[:n] = noise[0] if noise else 0
-        if not self._kernels.act(program.policies, program.towers, program.layers, self._step, 0):
+        if not program.act(self._step.ctypes.data, 0):
             return None
         if program.is_gaussian:
             drawn: np.ndarray = self._actions[:n].copy()

@@ -1,7 +1,7 @@
 """The compiled rollout: policy and copies of an environment take many steps in one call.
 
 The kernel knows neither networks nor equations. It calls two C functions through their addresses: the policy's
-`kernels.act_by_address`, and the environment's `advance`, which `pg_agents.contract.Copies` describes. Everything else
+`kernels.act`, and the environment's `advance`, which `pg_agents.contract.Copies` describes. Everything else
 is the bookkeeping of `pg_agents.collecting.Collector`, number for number: time limits and their bootstrap, the ends of
 episodes and their statistics, VecNormalize.
 """
@@ -15,12 +15,22 @@ import numba
 import numpy as np
 from numba import njit, types
 
-from pg_agents.engines.mlp.simd import call_environment, call_policy, doubles, flags, floats, inner, integers
+from pg_agents.engines.mlp.memory import callable_from_python
+from pg_agents.engines.mlp.simd import (
+    call_environment,
+    call_policy,
+    doubles,
+    flags,
+    floats,
+    inner,
+    integers,
+    make_function_caller,
+)
 
 # As in kernels.py: Numba compiles this file anew when simd.py has changed.
 SIMD = "22decbbaa0bb"
 
-DONE, NOT_FINITE_OUTPUT, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(5)
+DONE, NOT_FINITE_OUTPUT, NOT_FINITE_OBSERVATION, NOT_FINITE_REWARD, NOT_FINITE_VALUE, EPISODE_ENDED = range(6)
 EVENT = 4  # numbers of an event: copy, return, return of the statistics, whether it counts
 _integer, _address, _number = np.int64, np.int64, np.float64
 
@@ -73,6 +83,8 @@ ROLLOUT = np.dtype(
         ("event_lengths", _address),  # (T N,) int64
         ("progress", _address),  # int64: the next step, events, steps of single environments
         # VecNormalize
+        ("normalize", _address),  # `normalize_function`, and this table; 0 without VecNormalize
+        ("table", _address),
         ("normalizes_observations", _integer),
         ("normalizes_rewards", _integer),
         ("updates_statistics", _integer),
@@ -90,6 +102,10 @@ ROLLOUT = np.dtype(
 )
 
 _compiled = {**inner, "error_model": "numpy"}
+_kept = {"nogil": True, "cache": True, "error_model": "numpy"}
+_rollouts = types.CPointer(numba.from_dtype(ROLLOUT))
+
+_call_normalize = make_function_caller(2)
 
 
 @njit(**_compiled)
@@ -109,9 +125,9 @@ def _normalized(rollout, value, j):
     return np.float32(min(max(scaled, -rollout.clip_observation), rollout.clip_observation))
 
 
-@njit(**_compiled)
-def _normalize(rollout, n_envs):
+def _normalize(rollouts, n_envs):
     """Update VecNormalize's statistics, and write the observations and rewards that the agent sees."""
+    rollout = numba.carray(rollouts, 1)[0]
     raw, current, last = floats(rollout.raw), floats(rollout.current), floats(rollout.last)
     size = rollout.n_observation
     counts = doubles(rollout.counts)
@@ -160,6 +176,13 @@ def _normalize(rollout, n_envs):
         deviation = math.sqrt(moments[1] + rollout.epsilon)
         for i in range(n_envs):
             rewards[i] = np.float32(min(max(rewards[i] / deviation, -rollout.clip_reward), rollout.clip_reward))
+    return 0
+
+
+@cache
+def normalize_function():
+    """`_normalize` as a C function of a table's address; compiled when the first VecNormalize asks for it."""
+    return numba.cfunc(numba.int64(_rollouts, numba.int64), **_kept)(_normalize)
 
 
 @njit(**_compiled)
@@ -191,17 +214,21 @@ def _bootstrap(rollout, t):
     return finite != 0
 
 
-@njit(
-    numba.int64(numba.from_dtype(ROLLOUT)[::1], numba.int64, numba.int64), nogil=True, cache=True, error_model="numpy"
-)
+@numba.cfunc(numba.int64(_rollouts, numba.int64, numba.int64), **_kept)
 def roll(rollouts, t, after):
     """Steps `t` to `after` - 1 of every environment.
 
+    Args:
+        rollouts: Address of one row of `ROLLOUT`.
+        t: The first step.
+        after: The last step, and one beyond.
+
     Returns:
         DONE; EPISODE_ENDED, where that was asked for; or the number that is not finite. `progress` has the step after
-        the last one that was completed, and the number of events.
+        the last one that was completed, the number of events, and the steps of single environments, those of an
+        uncompleted step included.
     """
-    rollout = rollouts[0]
+    rollout = numba.carray(rollouts, 1)[0]
     n_envs, size = rollout.n_envs, rollout.n_observation
     progress, events, event_lengths = (
         integers(rollout.progress),
@@ -212,7 +239,6 @@ def roll(rollouts, t, after):
     raw_rewards, ended, cut = doubles(rollout.raw_rewards), flags(rollout.ended), flags(rollout.cut)
     running, returns, lengths = doubles(rollout.running), doubles(rollout.returns), integers(rollout.lengths)
     starts, held, n_finished = flags(rollout.starts), flags(rollout.held), integers(rollout.n_finished)
-    normalizes = rollout.normalizes_observations or rollout.normalizes_rewards or rollout.updates_statistics
     n_events, code, n_transitions = progress[1], DONE, 0
     while t < after and code == DONE:
         observations = floats(rollout.observations + 4 * t * n_envs * size)
@@ -225,20 +251,29 @@ def roll(rollouts, t, after):
             rollout.advance, rollout.copies, rollout.actions + t * n_envs * rollout.action_bytes,
             rollout.raw_rewards, rollout.ended, rollout.cut, rollout.raw, rollout.last, 1, 0, n_envs,
         )  # fmt: skip
-        finite = True
+        for i in range(n_envs):
+            if not held[i]:
+                n_transitions += 1
+        # Before anything remembers them, VecNormalize's statistics above all.
+        check = np.float32(0)
+        for k in range(n_envs * size):
+            check += raw[k] * np.float32(0)
+        if check != 0:
+            code = NOT_FINITE_OBSERVATION
+            break
         for i in range(n_envs):
             step_rewards[i] = np.float32(raw_rewards[i])
-            finite = finite and abs(step_rewards[i]) < np.float32(np.inf)
+            check += step_rewards[i] * np.float32(0)
+        if check != 0:
+            code = NOT_FINITE_REWARD
+            break
+        for i in range(n_envs):
             returns[i] += raw_rewards[i]
             running[i] += step_rewards[i]
             if not held[i]:
                 lengths[i] += 1
-                n_transitions += 1
-        if not finite:
-            code = NOT_FINITE_REWARD
-            break
-        if normalizes:
-            _normalize(rollout, n_envs)
+        if rollout.normalize != 0:
+            _call_normalize(rollout.normalize, rollout.table, n_envs)
         else:
             for k in range(n_envs * size):
                 current[k] = raw[k]
@@ -283,12 +318,4 @@ def roll(rollouts, t, after):
     return code
 
 
-def _roll_by_address(rollouts, t, after):
-    return roll(numba.carray(rollouts, 1), t, after)
-
-
-@cache
-def roll_by_address():
-    """`roll` as a C function of the table's address; compiled when asynchronous training first asks for it."""
-    rollouts = types.CPointer(numba.from_dtype(ROLLOUT))
-    return numba.cfunc(numba.int64(rollouts, numba.int64, numba.int64), nogil=True, cache=True)(_roll_by_address)
+call_roll = callable_from_python(roll, 3)

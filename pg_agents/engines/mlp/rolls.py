@@ -8,8 +8,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.engines.mlp.acting import MLPActor
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.envs.compiled import CompiledEnv
+from pg_agents.observations import not_finite
+from pg_agents.policies import explained
 
 
 class Roll:
@@ -21,7 +24,6 @@ class Roll:
         buffer: The buffer.
 
     Attributes:
-        rewards: `(N,)` float32 of the last step, before the bootstrap.
         terminated: `(N,)` bool of the last step.
         truncated: `(N,)` bool of the last step; it can be both.
         current: `(N, n)` float32: observations that follow the last step, as the policy reads them.
@@ -33,12 +35,13 @@ class Roll:
     def __init__(self, program: Program, env: CompiledEnv, buffer: EstimatorMixin) -> None:
         from pg_agents.engines.mlp import rolling
 
-        self._env, self._buffer, self._kernels = env, buffer, rolling
+        self._program, self._env, self._buffer, self._kernels = program, env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
         self.table = table = np.zeros(1, rolling.ROLLOUT)
+        self._table = table["table"] = address(table)
         self.current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
-        self.rewards, self._cut_values = np.zeros((2, n), np.float32)
+        self._rewards, self._cut_values = np.zeros((2, n), np.float32)
         self.terminated, self.truncated = env.copies.terminated, env.copies.truncated
         self._starts = np.zeros(n, np.bool_)
         self._progress = np.zeros(3, np.int64)
@@ -48,7 +51,7 @@ class Roll:
         self._value_step["values"] = self._cut_values.ctypes.data
         table["n_envs"], table["n_observation"] = n, size
         table["action_bytes"] = program.n_actions * (8 if program.is_categorical else 4)
-        table["act"], table["advance"] = program.kernels.act_by_address().address, env.copies.address
+        table["act"], table["advance"] = program.kernels.act.address, env.copies.address
         for name, array in (
             ("policies", program.policies),
             ("value_policies", program.policies),
@@ -62,14 +65,17 @@ class Roll:
             ("cut_observations", self._cut_observations),
             ("cut_values", self._cut_values),
             ("raw_rewards", self._raw_rewards),
-            ("step_rewards", self.rewards),
+            ("step_rewards", self._rewards),
             ("ended", self.terminated),
             ("cut", self.truncated),
             ("progress", self._progress),
         ):
-            table[name] = array.ctypes.data
+            table[name] = address(array)
         table["value_count"] = self._value_step["n_envs"].ctypes.data
-        self._normalizer = None if env.normalizer is None else _Normalizer(env.normalizer, table)
+        self._normalizer = None
+        if env.normalizer is not None:
+            self._normalizer = _Normalizer(env.normalizer, table)
+            table["normalize"] = rolling.normalize_function().address
         self._bound: np.ndarray | None = None
         self._running: np.ndarray | None = None
         self._of_env: tuple[np.ndarray | None, ...] = (None,) * 5
@@ -93,26 +99,26 @@ class Roll:
         self._actor = actor
         table = self.table
         if self._running is not running:
-            self._running, table["running"] = running, running.ctypes.data
+            self._running, table["running"] = running, address(running)
         table["gamma"], table["bootstraps"] = gamma, bootstraps
-        table["step"] = actor.step.ctypes.data
+        table["step"] = address(actor.step)
         copies, adapter = self._env.copies, self._env.adapter
         assert copies.table is not None, "copies that have an address have a table"
         of_env = copies.table, copies.held, copies.observed, adapter.episode_returns, adapter.episode_lengths
         if any(mine is not theirs for mine, theirs in zip(self._of_env, of_env, strict=True)):
             self._of_env = of_env
             for name, array in zip(("copies", "held", "raw", "returns", "lengths"), of_env, strict=True):
-                table[name] = array.ctypes.data
+                table[name] = address(array)
         self._bind()
 
     def _bind(self) -> None:
         buffer, table = self._buffer, self.table
         for name in ("rewards", "env_rewards", "episode_starts", "terminated", "truncated", "final_values"):
-            table[name] = getattr(buffer, name).ctypes.data
-        table["observations"], table["actions"] = self._actor.inputs.ctypes.data, self._actor.env_inputs.ctypes.data
+            table[name] = address(getattr(buffer, name))
+        table["observations"], table["actions"] = address(self._actor.inputs), address(self._actor.env_inputs)
         self._make_room_for_events(buffer.values.size)
         if isinstance(buffer, EpisodeMixin):
-            table["n_episodes"], table["n_finished"] = buffer.n_episodes, buffer.n_finished.ctypes.data
+            table["n_episodes"], table["n_finished"] = buffer.n_episodes, address(buffer.n_finished)
         self._bound = buffer.values
 
     def _make_room_for_events(self, size: int) -> None:
@@ -141,6 +147,10 @@ class Roll:
         self._code = self._kernels.DONE
         return int(self.table["events"][0]), int(self.table["progress"][0])
 
+    def end(self, code: int) -> None:
+        """Take the code with which `rolling.roll` has ended elsewhere."""
+        self._code = code
+
     def _set(self, observations: np.ndarray, starts: np.ndarray, first: int) -> None:
         self.current[:] = observations.reshape(self.current.shape)
         self._starts[:] = starts
@@ -157,9 +167,10 @@ class Roll:
         self.table["stops_at_end"] = stops_at_end
         if self._normalizer is not None:
             self._normalizer.read(self.table)
-        self._code = int(self._kernels.roll(self.table, first, min(first + n_steps, len(buffer.values))))
+        self._code = self._kernels.call_roll(self._table, first, min(first + n_steps, len(buffer.values)))
         if self._normalizer is not None:
-            self._normalizer.write(self._env.copies.observed, self._raw_rewards)
+            refused = self._code in (self._kernels.NOT_FINITE_OBSERVATION, self._kernels.NOT_FINITE_REWARD)
+            self._normalizer.write(None if refused else (self._env.copies.observed, self._raw_rewards))
         after = int(self._progress[0])
         actor.complete(first, after)
         return after - first
@@ -174,19 +185,24 @@ class Roll:
         """See `pg_agents.contract.CompiledSteps`."""
         return self._code in (self._kernels.DONE, self._kernels.EPISODE_ENDED)
 
-    @property
-    def refused(self) -> str:
+    def refusal(self, n_steps: int) -> str:
         """See `pg_agents.contract.CompiledSteps`."""
-        return {self._kernels.NOT_FINITE_OUTPUT: "output", self._kernels.NOT_FINITE_REWARD: "reward"}.get(
-            self._code, "value"
-        )
-
-    @property
-    def wrong_value(self) -> tuple[int, float]:
-        """See `pg_agents.contract.CompiledSteps`."""
+        numbers = {
+            self._kernels.NOT_FINITE_OBSERVATION: ("observation", self._raw_observations()),
+            self._kernels.NOT_FINITE_REWARD: ("reward", self._raw_rewards),
+            self._kernels.NOT_FINITE_OUTPUT: ("observation", self.observations),
+        }
+        if self._code in numbers and (said := not_finite(*numbers[self._code])) is not None:
+            return f"{said[0]}, after {n_steps} steps in all: {said[1]}."
+        if self._code == self._kernels.NOT_FINITE_OUTPUT:
+            return explained(self._actor.not_finite(int(self._progress[0])), self._program.policy, n_steps)
         cut = np.flatnonzero(self.truncated & ~self.terminated)
-        wrong = int(np.argmin(np.isfinite(self._cut_values[: len(cut)])))
-        return int(cut[wrong]), float(self._cut_values[wrong])
+        values, last = self._cut_values[: len(cut)], self._as_given(self.last_observations)[cut]
+        wrong = int(np.argmin(np.isfinite(values) & np.isfinite(last).reshape(len(cut), -1).all(axis=1)))
+        return (
+            f"The value of the last observation of environment {cut[wrong]} is {values[wrong]}, after {n_steps} steps "
+            f"in all. The observation: {last[wrong]}"
+        )
 
     @property
     def episodes(self) -> list[tuple[int, int, float, float, int]]:
@@ -209,10 +225,11 @@ class Roll:
         starts: np.ndarray = self._starts.copy()
         return starts
 
-    def last_observation(self, i: int) -> np.ndarray:
-        """See `pg_agents.contract.CompiledSteps`."""
-        found: np.ndarray = self._as_given(self.last_observations)[i]
-        return found
+    def _raw_observations(self) -> np.ndarray:
+        """Those of the last step, as the environment gave them."""
+        shape = self._env.adapter.observation_space.shape or ()
+        observed: np.ndarray = self._env.copies.observed
+        return observed.reshape(len(observed), *shape)
 
     def _as_given(self, flat: np.ndarray) -> np.ndarray:
         space = self._env.adapter.observation_space
@@ -237,7 +254,7 @@ class _Normalizer:
             ("reward_moments", self._moments),
             ("discounted", self._discounted),
         ):
-            table[name] = array.ctypes.data
+            table[name] = address(array)
 
     def read(self, table: np.ndarray) -> None:
         """Take over settings and statistics: a callback may have changed them."""
@@ -253,8 +270,12 @@ class _Normalizer:
         self._moments[:], self._counts[1] = (env.ret_rms.mean, env.ret_rms.var), env.ret_rms.count
         self._discounted[:] = env.returns
 
-    def write(self, observations: np.ndarray, rewards: np.ndarray) -> None:
-        """Give back the statistics, with the last step's observations and rewards as the environment gave them."""
+    def write(self, step: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Give back the statistics, with the last step's observations and rewards as the environment gave them.
+
+        Args:
+            step: These; None if they were refused.
+        """
         env = self._env
         shape = env.observation_space.shape or ()
         if env.norm_obs:
@@ -264,5 +285,8 @@ class _Normalizer:
         env.ret_rms.mean, env.ret_rms.var = np.array(self._moments[0]), np.array(self._moments[1])
         env.ret_rms.count = float(self._counts[1])
         env.returns = self._discounted.copy()
+        if step is None:
+            return
+        observations, rewards = step
         env.old_obs = observations.reshape(env.num_envs, *shape).astype(env.venv.observation_space.dtype)
         env.old_reward = rewards.astype(np.float32)

@@ -172,8 +172,7 @@ def _check_extractor(extractor: nn.Module, observation_space: spaces.Space[Any])
 
 def is_special(parameter: th.Tensor) -> bool:
     """Whether a parameter is frozen or has a hook."""
-    hooks = parameter._backward_hooks or parameter._post_accumulate_grad_hooks
-    return bool(hooks) or not parameter.requires_grad
+    return bool(not parameter.requires_grad or parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def actor_layers(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:

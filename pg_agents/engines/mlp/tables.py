@@ -18,6 +18,7 @@ from torch import nn
 
 from pg_agents import estimators
 from pg_agents.contract import NotServedError
+from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.rows import COPIED, Rows
 from pg_agents.engines.mlp.served import (
     ACTIVATIONS,
@@ -30,6 +31,7 @@ from pg_agents.engines.mlp.served import (
     optimizer_options,
 )
 from pg_agents.engines.state import initial_state
+from pg_agents.policies import check_parameters
 
 
 def kernels_are_loaded() -> bool:
@@ -70,6 +72,7 @@ class Program:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         kernels = self.kernels = load_kernels()
+        self._call_act, self._call_train = kernels.call_act, kernels.call_train
         self.policy = policy
         action_space = policy.action_space
         self._owners: list[Any] = []
@@ -83,6 +86,7 @@ class Program:
         row["n_features"] = rows.n_features
         row["has_critic"] = bool(critic)
         sizes = self.sizes = _sizes(action_space)
+        self._bounds = np.array(sizes, dtype=np.float32)
         kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
         row["distribution"] = getattr(kernels, kind)
         n_outputs = int(policy.action_net.out_features)  # type: ignore[arg-type] # a Linear, as was checked
@@ -115,7 +119,33 @@ class Program:
             self._lay_out(tower, first, pairs, n_heads, extra)
             first += len(pairs)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
+        self._tables = tuple(map(address, (self.policies, self.towers, self.layers, self.tensors)))
         self._remember()
+
+    def act(self, step: int, t: int) -> bool:
+        """Call `kernels.act`.
+
+        Args:
+            step: Address of a row of `STEP`.
+            t: The step.
+
+        Returns:
+            Whether the observations, and all that came of them, are finite.
+        """
+        return bool(self._call_act(*self._tables[:3], step, t))
+
+    def train(self, update: int, first_tower: int, last_tower: int) -> int:
+        """Call `kernels.train`.
+
+        Args:
+            update: Address of a row of `UPDATE`.
+            first_tower: The first tower that is trained.
+            last_tower: The last one, and one beyond.
+
+        Returns:
+            How it ended.
+        """
+        return int(self._call_train(*self._tables, update, first_tower, last_tower))
 
     def padded(self, size: int) -> int:
         """A size in float32 numbers, rounded up to whole vectors."""
@@ -204,11 +234,20 @@ class Program:
             IndexError: An action is outside its space, because an environment or a callback has changed it.
         """
         flat = actions.reshape(-1, self.n_actions)
-        if flat.min() < 0 or (flat.max(axis=0) >= self.sizes).any():
+        if not ((flat >= 0) & (flat < self._bounds)).all():
             raise IndexError(
                 f"A stored action is outside the action space, whose sizes are {self.sizes}: it was changed after it "
                 "was drawn."
             )
+
+    def check_parameters(self) -> None:
+        """Refuse parameters that are not finite.
+
+        Raises:
+            NotFiniteError: The message names one.
+        """
+        if not self.kernels.are_finite(self.tensors):
+            check_parameters(self.policy)
 
     def computes_forward(self) -> bool:
         """Whether the policy's networks are unchanged, apart from values: the part of `fits` that acting depends on."""
@@ -221,9 +260,8 @@ class Program:
         for attributes in self._attributes:
             if "forward" in attributes:
                 return False
-        for parameter, address in zip(self.parameters, self.addresses, strict=True):
-            if parameter.data_ptr() != address:
-                return False
+        if [parameter.data_ptr() for parameter in self.parameters] != self.addresses:
+            return False
         return not any(self._hooks) and vars(self.policy).keys().isdisjoint(REPLACEABLE)
 
     def gradient(self) -> np.ndarray:
@@ -251,7 +289,7 @@ class Program:
             and self.computes_forward()
             and not any(self._optimizer_hooks)
             and "step" not in vars(optimizer)
-            and not any(is_special(parameter) for parameter in self.parameters)
+            and not any(map(is_special, self.parameters))
             and [optimizer_options(group) for group in optimizer.param_groups] == self._options
         )
 
@@ -268,8 +306,8 @@ class Program:
         if (optimizer, trained) != self._bound or not self._state_is_bound(optimizer):
             self._bind_state(optimizer, trained)
             self._bound = optimizer, trained
-        rates = np.array([group["lr"] for group in optimizer.param_groups])
-        self.tensors["learning_rate"] = rates[self._groups] if len(rates) > 1 else rates[0]
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.tensors["learning_rate"] = np.array(rates)[self._groups] if len(rates) > 1 else rates[0]
 
     @contextmanager
     def moving(self, parameters: Sequence[th.Tensor]) -> Iterator[None]:
@@ -286,8 +324,8 @@ class Program:
         """Whether the optimiser's state is where the tables say."""
         if [*map(id, optimizer.state.values())] != self._identities:
             return False
-        for state, name, tensor, address in self._bound_tensors:
-            if state.get(name) is not tensor or tensor.data_ptr() != address:
+        for state, name, tensor, place in self._bound_tensors:
+            if state.get(name) is not tensor or tensor.data_ptr() != place:
                 return False
         return True
 
@@ -323,9 +361,9 @@ class Program:
                 state["step"] += n_steps
 
 
-def _floats(address: int, size: int) -> np.ndarray:
+def _floats(place: int, size: int) -> np.ndarray:
     """The numbers at an address."""
-    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(address))
+    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(place))
 
 
 def _sizes(action_space: spaces.Space[Any]) -> list[int]:

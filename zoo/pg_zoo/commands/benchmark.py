@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,9 +12,10 @@ from typing import Any
 
 from pg_agents import registry
 from pg_agents.checks import check_number
-from pg_zoo.errors import UserError, one_line, warn
+from pg_zoo.errors import UserError, one_line, say, warn
 from pg_zoo.lookup import check_report_packages, find_algorithm, find_device, find_env, plugin_warnings
 from pg_zoo.options import BenchmarkOptions
+from pg_zoo.ranges import MAX_POINTS, MAX_SEEDS, MAX_STEPS, check_options
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.results.storage import (
     RANDOM,
@@ -51,7 +51,7 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
     """Name the cells that failed, and write the report."""
     for cell in failed:
         path = failure_report(cell, folder)
-        print(f"pg-zoo: failed: {cell}: {_last_line(path.read_text(encoding='utf-8'))} ({path})", file=sys.stderr)
+        say(f"failed: {cell}: {_last_line(path.read_text(encoding='utf-8'))} ({path})")
     if len(failed) < len(cells):
         try:
             check_report_packages()
@@ -67,13 +67,13 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
 
 def _cells(args: BenchmarkOptions) -> list[Cell]:
     """The grid, after a look at whether every part of it can be trained."""
+    check_options(args, "seeds", at_least=1, at_most=MAX_SEEDS)
+    check_options(args, "first_seed", at_least=0)
+    check_options(args, "eval_points", at_least=0, at_most=MAX_POINTS)
+    check_options(args, "eval_episodes", "final_episodes", at_least=1)
+    check_options(args, "jobs", at_least=1, optional=True)
+    check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS, optional=True)
     with one_line(ValueError):
-        for name, least in (("seeds", 1), ("first_seed", 0), ("eval_points", 0)):
-            check_number(_option(name), getattr(args, name), at_least=least, integer=True)
-        for name in ("eval_episodes", "final_episodes"):
-            check_number(_option(name), getattr(args, name), at_least=1, integer=True)
-        for name in ("jobs", "n_timesteps"):
-            check_number(_option(name), getattr(args, name), at_least=1, integer=True, optional=True)
         check_number("the last seed", args.first_seed + args.seeds - 1, at_most=MAX_SEED - 1)
     if args.backend == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError("--backend ray needs the package ray: pip install 'pg-agents[ray]'.")
@@ -95,10 +95,6 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     # Seed by seed: an interrupted benchmark covers the whole grid with fewer seeds.
     return [replace(first, seed=seed) for seed in seeds for first in firsts]
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _trained(args: BenchmarkOptions, algo: str, env: str, options: dict[str, Any]) -> Cell:

@@ -20,6 +20,7 @@ from pg_zoo.evidence.entries import Entry, entries
 from pg_zoo.lookup import find_env, plugin_warnings
 from pg_zoo.options import CrosscheckOptions
 from pg_zoo.pages.crosscheck import Row, document, tallies
+from pg_zoo.ranges import MAX_SEEDS, check_options
 from pg_zoo.results.storage import write_whole, writing
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.grid import run_grid
@@ -37,14 +38,12 @@ def crosscheck(args: CrosscheckOptions) -> int:
     Raises:
         UserError: An option is invalid, or a file cannot be written.
     """
+    check_options(args, "updates", "max_steps", "final_episodes", at_least=1)
+    check_options(args, "jobs", at_least=1, optional=True)
+    if args.seeds != 0:
+        check_options(args, "seeds", at_least=2, at_most=MAX_SEEDS)
     with one_line(ValueError):
-        check_number("--updates", args.updates, at_least=1, integer=True)
-        check_number("--max-steps", args.max_steps, at_least=1, integer=True)
-        check_number("--final-episodes", args.final_episodes, at_least=1, integer=True)
         check_number("--margin", args.margin, above=0)
-        check_number("--jobs", args.jobs, at_least=1, integer=True, optional=True)
-        if args.seeds != 0:
-            check_number("--seeds", args.seeds, at_least=2, integer=True)
     selected = _selected(args.algos, args.envs)
     folder, written = Path(args.output), Path(args.write or Path(args.output, "crosscheck.md"))
     for path, option in ((folder, "-o/--output"), (written.parent, "--write")):

@@ -23,8 +23,9 @@ from pg_agents import load_agent, load_normalization
 from pg_agents.envs.text import TextTask, text_task
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
-from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.lookup import find_algorithm, find_device, find_env
 from pg_zoo.options import EnjoyOptions
+from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_STEPS, MAX_THREADS, check_options
 from pg_zoo.recipes.trust import data_only
 from pg_zoo.results.storage import as_name
 from pg_zoo.runs.evaluating import takes_most_probable
@@ -48,6 +49,12 @@ def enjoy(args: EnjoyOptions) -> None:
     args = _with_rendering(args)
     algorithm = find_algorithm(args.algo, args.verbose)
     find_env(args.env, args.gym_packages, args.verbose)
+    check_options(args, "seed", at_least=0, at_most=LARGEST_SEED)
+    check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS)
+    check_options(args, "n_envs", at_least=1, at_most=MAX_ENVS)
+    check_options(args, "num_threads", at_least=-1, at_most=MAX_THREADS)
+    check_options(args, "exp_id", at_least=-1)
+    find_device(args.device)
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     name, model_path, run_folder = _find_model(args)

@@ -21,16 +21,18 @@ from stable_baselines3.common.utils import set_random_seed
 
 from pg_agents.resuming.folders import newest_checkpoint, steps_of
 from pg_zoo.errors import UserError, one_line, warn
-from pg_zoo.lookup import find_algorithm, find_env, plugin_warnings
+from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
 from pg_zoo.options import ResumeOptions, TrainOptions
+from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_STEPS, MAX_THREADS, check_options
 from pg_zoo.recipes.files import find_entry
+from pg_zoo.results.storage import NO_ROOM
 from pg_zoo.runs.folder import Run, set_up
 from pg_zoo.runs.recipe import Recipe, check_resumable, is_atari, resolve
 from pg_zoo.runs.settings import CHECKPOINTS, Interrupted, interrupted_run
 
 # Errors of a disk that takes nothing, and of a folder that this user may not write into.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_CLOSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_FULL = {*NO_ROOM}
+_CLOSED = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 def resume(options: ResumeOptions) -> None:
@@ -71,8 +73,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
     algorithm = find_algorithm(args.algo, args.verbose)
     find_env(args.env, args.gym_packages, args.verbose)
     if args.checkpoint is not None:
-        if args.checkpoint < 1:
-            raise UserError(f"--checkpoint must be at least 1, but is {args.checkpoint}.")
+        check_options(args, "checkpoint", at_least=1, at_most=MAX_STEPS)
         check_resumable(algorithm)
     if (
         interrupted is None
@@ -80,10 +81,19 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
         and not (args.trained_agent.endswith(".zip") and os.path.isfile(args.trained_agent))
     ):
         raise UserError(f"--trained-agent must be an existing .zip file, but is {args.trained_agent!r}.")
-    if args.n_timesteps < 1 and args.n_timesteps != -1:
-        raise UserError(f"--n-timesteps must be at least 1, but is {args.n_timesteps}.")
-    if args.seed < -1:
-        raise UserError(f"--seed must be at least 0, or -1 for a random one, but is {args.seed}.")
+    if args.n_timesteps != -1:
+        check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS)
+    check_options(args, "eval_freq", "save_freq", "log_interval", at_least=-MAX_STEPS, at_most=MAX_STEPS)
+    check_options(args, "seed", at_least=-1, at_most=LARGEST_SEED)
+    check_options(args, "eval_episodes", at_least=1)
+    check_options(args, "n_eval_envs", at_least=1, at_most=MAX_ENVS)
+    check_options(args, "num_threads", at_least=-1, at_most=MAX_THREADS)
+    if args.log_interval < -2 or args.log_interval == 0:
+        raise UserError(
+            f"--log-interval must be at least 1, or -1 for the algorithm's default, or -2 for never, but is "
+            f"{args.log_interval}."
+        )
+    find_device(args.device)
     if args.seed < 0:
         args = replace(args, seed=int(np.random.default_rng().integers(2**32 - 1)))
     if args.num_threads > 0:
@@ -167,11 +177,12 @@ def _train(run: Run) -> None:
         can_go_on = True
         raise
     finally:
-        # What was learnt is kept, whatever has stopped the training.
+        # What was learnt is kept, whatever has stopped the training, and before anything is said: stdout may be closed.
+        if model.num_timesteps > 0:
+            run.save()
         if model.num_timesteps < n_timesteps:
             print(f"Stopped after {model.num_timesteps} of {n_timesteps} steps.")
         if model.num_timesteps > 0:
-            run.save()
             print(f"Model: {run.model_path}")
         if can_go_on and run.args.checkpoint is not None:
             print(f"To go on: {again}")

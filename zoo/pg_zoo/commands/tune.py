@@ -28,16 +28,16 @@ from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
-from pg_agents.checks import check_number
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.entries import Entry, entries, evidence_path
 from pg_zoo.evidence.scored import FIRST_SEED, MIN_SEEDS, Evidence, from_cells, read, succeeding
 from pg_zoo.lookup import find_device, find_env, plugin_warnings
 from pg_zoo.options import TuneOptions
+from pg_zoo.ranges import MAX_POINTS, MAX_STEPS, check_options
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.recipes.writing import with_entry
 from pg_zoo.results import statistics
-from pg_zoo.results.storage import RANDOM, resumable, write_whole
+from pg_zoo.results.storage import RANDOM, resumable, write_whole, writing
 from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.grid import run_grid
 from pg_zoo.runs.training import resolved
@@ -61,7 +61,8 @@ def tune(args: TuneOptions) -> None:
     space, kept = search_space(args.algo)
     find_env(args.env)
     # Of the first run: by now, the entry that there is may be one that this search has written.
-    start = _stored(folder).get("start")
+    with one_line(OSError), writing(folder, "-o/--output"):
+        start = _stored(folder).get("start")
     if start is None:
         start = _start(zoo, args)
     score_seed = start["score_seed"]
@@ -133,13 +134,12 @@ def _drawn(
 def _check(args: TuneOptions) -> None:
     if args.replace and args.write is None:
         raise UserError("--replace is only for use with --write.")
-    with one_line(ValueError):
-        limits = {"trials": 1, "jobs": 1, "seeds": 1, "top": 1, "score_seeds": MIN_SEEDS, "seed": 0}
-        limits |= {"eval_points": 1, "eval_episodes": 1, "final_episodes": 1}
-        for name, least in limits.items():
-            most = {"seeds": CHOICE_SEED, "score_seeds": DECISION_SEED - CHOICE_SEED}.get(name)
-            check_number(f"--{name.replace('_', '-')}", getattr(args, name), at_least=least, at_most=most, integer=True)
-        check_number("--n-timesteps", args.n_timesteps, at_least=1, integer=True, optional=True)
+    check_options(args, "trials", "jobs", "top", "eval_episodes", "final_episodes", at_least=1)
+    check_options(args, "seeds", at_least=1, at_most=CHOICE_SEED)
+    check_options(args, "score_seeds", at_least=MIN_SEEDS, at_most=DECISION_SEED - CHOICE_SEED)
+    check_options(args, "eval_points", at_least=1, at_most=MAX_POINTS)
+    check_options(args, "seed", at_least=0)
+    check_options(args, "n_timesteps", at_least=1, at_most=MAX_STEPS, optional=True)
     if args.write is not None:
         if not Path(args.write).is_dir():
             raise UserError(f"--write must be a folder of <algo>.yml files, but {args.write} is not a folder.")

@@ -85,7 +85,12 @@ def find(algo: str, env: str) -> Agent | None:
 
 
 def ship(
-    results: Path, folder: Path = AGENTS, *, algos: Sequence[str] | None = None, envs: Sequence[str] | None = None
+    results: Path,
+    folder: Path = AGENTS,
+    *,
+    algos: Sequence[str] | None = None,
+    envs: Sequence[str] | None = None,
+    trust: bool = False,
 ) -> Iterator[tuple[Agent, Path]]:
     """Bundle one agent of each algorithm and environment: the one with the median score.
 
@@ -96,6 +101,7 @@ def ship(
         folder: The folder to bundle into; an agent already there is replaced.
         algos: The algorithms; by default all except the references.
         envs: The environments; by default all.
+        trust: Whether the agents' files may run code.
 
     Yields:
         Each agent with the folder of its run.
@@ -114,10 +120,10 @@ def ship(
     for group in chosen.values():
         median = sorted(group, key=lambda cell: cell["score"])[(len(group) - 1) // 2]
         with one_line(OSError):
-            yield _ship(median, results, folder)
+            yield _ship(median, results, folder, trust)
 
 
-def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Path]:
+def _ship(cell: dict[str, Any], results: Path, folder: Path, trust: bool) -> tuple[Agent, Path]:
     from huggingface_sb3 import EnvironmentName
 
     source = results / Cell(cell["algo"], cell["env"], cell["seed"], {}).path
@@ -134,7 +140,7 @@ def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(target) as run:
         (run / name).mkdir()
-        _save_slim(cell["algo"], source / "agent.zip", run / f"{name}.zip")
+        _save_slim(cell["algo"], source / "agent.zip", run / f"{name}.zip", trust)
         if (source / "vecnormalize.pkl").is_file():
             shutil.copy(source / "vecnormalize.pkl", run / name)
         (run / name / "config.yml").write_text(yaml.safe_dump(hyperparams), encoding="utf-8")
@@ -143,9 +149,9 @@ def _ship(cell: dict[str, Any], results: Path, folder: Path) -> tuple[Agent, Pat
     return Agent(**record), target
 
 
-def _save_slim(algo: str, source: Path, target: Path) -> None:
+def _save_slim(algo: str, source: Path, target: Path, trust: bool) -> None:
     """Save an agent that plays as before, with an optimiser that starts anew, which is two thirds of a file."""
-    model = load_agent(registry.algorithm(algo), source, device="cpu")
+    model = load_agent(registry.algorithm(algo), source, trust=trust, device="cpu")
     model.policy.optimizer.state.clear()
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder, "agent.zip")
@@ -168,10 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="results of `pg-zoo benchmark --keep-agents`")
     parser.add_argument("--algos", nargs="+", help="by default, all except the references")
     parser.add_argument("--envs", nargs="+", help="by default, all")
+    parser.add_argument("--trust", action="store_true", help="let the agents' files run code")
     parser.add_argument("-o", "--output", type=Path, default=AGENTS, help="folder of the agents")
     args = parser.parse_args(argv)
     try:
-        for agent, folder in ship(args.results, args.output, algos=args.algos, envs=args.envs):
+        for agent, folder in ship(args.results, args.output, algos=args.algos, envs=args.envs, trust=args.trust):
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             print(f"{folder}: {agent}; {size / 1024:.0f} KiB")
     except UserError as error:

@@ -45,6 +45,8 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
     "figure.constrained_layout.use": True,
+    # Names of algorithms and environments are shown as they are, dollar signs included.
+    "text.parse_math": False,
     # The same ids each time, so that the same numbers give the same file.
     "svg.hashsalt": "pg-zoo",
 }

@@ -18,6 +18,7 @@ import yaml
 
 from pg_agents import registry
 from pg_zoo.errors import UserError
+from pg_zoo.recipes import limits
 from pg_zoo.recipes.trust import TRUST
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class File:
             UserError: The file cannot be read.
         """
         try:
-            entries = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+            entries = limits.load(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{self}: {yaml_problem(error)}.") from error
         return _checked(entries, str(self))
@@ -142,13 +143,16 @@ def _conf_entries(conf_file: str, trust: bool) -> Entries:
     """The entries of a `--conf-file`. As in rl_zoo3: a YAML file, or a Python file or module with `hyperparams`."""
     if conf_file.endswith((".yml", ".yaml")):
         try:
-            return _checked(yaml.safe_load(Path(conf_file).read_text(encoding="utf-8")), conf_file)
+            with open(conf_file, encoding="utf-8") as file:
+                return _checked(limits.load(file), conf_file)
         except yaml.constructor.ConstructorError as error:
             raise UserError(
                 f"--conf-file {conf_file} holds Python objects, as a run's config.yml does. A hyperparameter file is "
                 "plain YAML: a mapping of environment ids to hyperparameters."
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except yaml.composer.ComposerError as error:
+            raise UserError(f"--conf-file {conf_file}, {yaml_problem(error)}.") from error
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"--conf-file {conf_file} is not YAML: {error}") from error
         except OSError as error:
             raise UserError(f"--conf-file {conf_file} cannot be read: {error.strerror}.") from error

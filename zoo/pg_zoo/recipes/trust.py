@@ -8,13 +8,13 @@ import importlib.resources
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from typing import Any
 
-import yaml
-
 from pg_agents import registry
 from pg_zoo.errors import UserError
+from pg_zoo.recipes import limits
 
 # What rl_zoo3 evaluates as Python where it is a string, and the classes that its own files name there.
 _EXPRESSIONS = ("monitor_kwargs", "normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs")
@@ -29,7 +29,7 @@ _KINDS = {
     "policy": "stable_baselines3.common.policies.BasePolicy",
     "vec_env_wrapper": "stable_baselines3.common.vec_env.VecEnvWrapper",
 }
-
+_NAMES_A_PATH = re.compile(r"(path|file|filename|folder|dir|directory|log|logs)$")
 
 # What users of a command are told that can let code run; the others have a text of their own.
 TRUST = "If you trust whoever wrote it, say --trust."
@@ -68,7 +68,25 @@ def data_only(entry: dict[str, Any], origin: str, remedy: str = TRUST) -> dict[s
             name = next(iter(item), None) if isinstance(item, dict) else item
             if name is not None and (key != "policy" or names_a_class(str(name))):
                 _check_class(str(name), kind, f"{origin}: {key}", remedy)
+            if path := next(_paths(item), None) if isinstance(item, dict) else None:
+                raise UserError(
+                    f"{origin}: {key} has the argument {path}, a path, and may write there, outside the run's folder. "
+                    f"{remedy}"
+                )
     return data
+
+
+def _paths(value: Any, name: str = "") -> Iterator[str]:
+    """Arguments that name a file or folder, which a wrapper or callback may write."""
+    match value:
+        case dict():
+            for key, item in value.items():
+                yield from _paths(item, str(key))
+        case list() | tuple():
+            for item in value:
+                yield from _paths(item, name)
+        case str() if value and (re.search(r"[/\\~]|^\.+$", value) or _NAMES_A_PATH.search(name)):
+            yield f"{name}={value!r}"
 
 
 def names_a_class(policy: str) -> bool:
@@ -139,7 +157,7 @@ def parse_value(text: str) -> Any:
     except ValueError:
         # `lin_0.001`, `reward_to_go`, `true`; also a module path such as `my_package.policies.MyPolicy`.
         if re.fullmatch(r"[\w.+/-]+", text):
-            return yaml.safe_load(text)
+            return limits.load(text)
         raise ValueError(
             f"{text!r} is neither a Python literal nor dict(...) of literals, nor a single word."
         ) from None

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pg_zoo.errors import UserError
+from pg_zoo.recipes import limits
 
 
 def with_entry(text: str, env: str, hyperparams: dict[str, Any], path: Path) -> str:
@@ -51,8 +52,8 @@ def with_entry(text: str, env: str, hyperparams: dict[str, Any], path: Path) -> 
 
 def _entries(text: str, path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        found = limits.load(text) or {}
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} must hold a mapping of environment ids to hyperparameters.")

@@ -163,7 +163,11 @@ class Run:
         Raises:
             OSError: They cannot be saved; no part of the file that failed is left.
         """
-        _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
+        try:
+            _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
+        except OSError:
+            self.model_path.unlink(missing_ok=True)  # of an algorithm whose own `save` writes in place
+            raise
 
 
 @contextmanager
@@ -296,7 +300,8 @@ def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> B
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
     write(settings / "config.yml", _as_yaml(recipe.entry))
-    write(settings / "command.txt", " ".join(sys.orig_argv))
+    # A name that is no UTF-8 is written as it came.
+    write(settings / "command.txt", " ".join(sys.orig_argv).encode("utf-8", "surrogateescape"))
     _write_options(recipe, args, folder)
 
 

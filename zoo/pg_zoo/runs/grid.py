@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 from typing_extensions import Self
 
-from pg_zoo.errors import UserError
+from pg_zoo.errors import UserError, one_line
 from pg_zoo.results.storage import (
     FORMAT,
     HIDDEN,
@@ -29,6 +29,7 @@ from pg_zoo.results.storage import (
     read_record,
     resumable,
     write_whole,
+    writing,
 )
 from pg_zoo.runs.backends import BACKENDS, Backend
 from pg_zoo.runs.cell import Cell, defaults
@@ -55,8 +56,9 @@ def run_grid(
     """
     _check_folders(cells)
     run = BACKENDS[backend] if isinstance(backend, str) else backend
-    if (folder / RECORD).exists():
-        read_record(folder)
+    with one_line(OSError), writing(folder, "-o/--output"):
+        if (folder / RECORD).exists():
+            read_record(folder)
     failed = []
     with resumable(folder):
         _check_repetitions(cells, folder)

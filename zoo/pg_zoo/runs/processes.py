@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -14,12 +15,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+from weakref import WeakSet
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 # Loading them takes seconds: processes are forked from one that has.
 _LOADED = ["pg_zoo.runs.backends", "pg_zoo.runs.loaded"]
+_started: WeakSet[BaseProcess] = WeakSet()
 
 
 def prepare() -> None:
@@ -48,7 +51,15 @@ def start(function: Callable[..., object], *args: Any) -> BaseProcess:
     process: BaseProcess = _CONTEXT.Process(target=_run, args=(function, args))
     with _environment(ONE_THREAD), _without_interrupts():
         process.start()
+        _started.add(process)
     return process
+
+
+@atexit.register
+def _end_what_was_started() -> None:
+    """Do not let the end of this process wait for others: Ctrl-C may come before anybody knows of one."""
+    for process in {*multiprocessing.active_children()} & {*_started}:
+        process.kill()
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ from pg_agents.files.agents import load_replay_buffer
 from pg_agents.priors import read_policy
 from pg_agents.resuming.folders import newest_checkpoint
 from pg_zoo.errors import UserError, one_line
+from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
 
 N_TIMESTEPS = 100_000  # without a number in the entry
@@ -246,6 +247,8 @@ class Recipe:
             together = self._together(n_envs, env_kwargs, vec_env)
             together.seed(seed)
             return together
+        if vec_env == "subproc" and n_envs > MAX_PROCESSES:
+            raise UserError(f"--vec-env subproc has room for {MAX_PROCESSES} environments, but n_envs is {n_envs}.")
         # Other processes need not know the id: it may have been registered by a module that only this one imports.
         return make_vec_env(
             gym.spec(self.env).make,
@@ -431,8 +434,8 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not _takes_schedule(algorithm, name):
             raise UserError(f"{name!r} of {algo} cannot be a schedule, but is {value!r}.")
     with one_line(ValueError):
-        check_number("n_timesteps", values["n_timesteps"], at_least=1)
-        check_number("n_envs", values.get("n_envs", 1), at_least=1, integer=True)
+        check_number("n_timesteps", values["n_timesteps"], at_least=1, at_most=MAX_STEPS)
+        check_number("n_envs", values.get("n_envs", 1), at_least=1, at_most=MAX_ENVS, integer=True)
         check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)
     if not isinstance(values["policy"], str):
         names = ", ".join(algorithm.policy_aliases)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-import torch as th
 import yaml
-from stable_baselines3.common.buffers import BaseBuffer
 
+from pg_agents import NotAllowedError
+from pg_agents.files.allowed import find
 from pg_agents.resuming.folders import checkpoints
 from pg_zoo.errors import UserError
 from pg_zoo.options import ResumeOptions, TrainOptions, parse
 from pg_zoo.recipes.files import yaml_problem
+from pg_zoo.recipes.limits import LimitedLoader
 from pg_zoo.recipes.trust import TRUST
 
 CHECKPOINTS = "checkpoints"  # the subfolder of a run from which it can go on
@@ -24,7 +24,7 @@ _PYTHON = "tag:yaml.org,2002:python/"
 _MAY_CHANGE = {"device", "n_timesteps", "num_threads", "progress", "trust", "verbose"}
 
 
-class _RunLoader(yaml.SafeLoader):
+class _RunLoader(LimitedLoader):
     """Knows what runs are written with beside plain YAML: ordered dictionaries, tuples, and names of networks."""
 
     def ordered_dict(self, node: yaml.SequenceNode) -> dict[Any, Any]:
@@ -34,13 +34,13 @@ class _RunLoader(yaml.SafeLoader):
         return tuple(self.construct_sequence(node, deep=True))
 
     def class_(self, name: str, node: yaml.Node) -> type:
-        """`nn.ReLU` and the like, which are there already: nothing is imported."""
+        """`nn.ReLU` and the like."""
         module, _, attribute = name.rpartition(".")
-        if name.partition(".")[0] in ("torch", "stable_baselines3", "sb3_contrib") and module in sys.modules:
-            found = vars(sys.modules[module]).get(attribute)
-            if isinstance(found, type) and issubclass(found, (th.nn.Module, th.optim.Optimizer, BaseBuffer)):
-                return found
-        return self.refuse(node)
+        try:
+            found: type = find(module, attribute)
+        except NotAllowedError:
+            return self.refuse(node)
+        return found
 
     def refuse(self, node: yaml.Node) -> NoReturn:
         problem = f"{node.tag.replace('tag:yaml.org,2002:', '!!')} is not plain data and could run code"
@@ -97,7 +97,7 @@ def interrupted_run(options: ResumeOptions) -> Interrupted:
         UserError: There is no such run, it has no checkpoint, its settings are damaged, or options contradict them.
     """
     folder = Path(options.folder)
-    if not options.folder or not folder.is_dir():
+    if not folder.is_dir():
         raise UserError(
             f"--resume must be the folder of a run, such as logs/ppo/CartPole-v1_1, but is {options.folder!r}."
         )
