@@ -227,6 +227,7 @@ def test_what_cannot_be_resumed_is_said_in_one_line(
     assert "must be the folder of a run" in error_line(capsys, ["--resume", "nowhere"])
     assert "--resume: must not be empty" in error_line(capsys, ["--resume", ""])
     assert "is not the folder of a run" in error_line(capsys, ["--resume", "logs"])
+    assert "File name too long" in error_line(capsys, ["--resume", "x" * 3000])
     shutil.copytree(interrupted, "other")
     shutil.rmtree("other/checkpoints")
     assert "other has no checkpoints" in error_line(capsys, ["--resume", "other"])
@@ -237,7 +238,7 @@ def test_what_cannot_be_resumed_is_said_in_one_line(
     assert "only trainings of a pg_agents.PolicyGradient" in error_line(
         capsys, ["--algo", "sb3/ppo", "--checkpoint", "9"]
     )
-    assert "--checkpoint must be at least 1" in error_line(capsys, ["--checkpoint", "0"])
+    assert "`--checkpoint` must be an integer at least 1" in error_line(capsys, ["--checkpoint", "0"])
     assert "invalid int value" in error_line(capsys, ["--checkpoint", "often"])
     assert "this A3C" in error_line(
         capsys, ["--algo", "a3c", "--checkpoint", "9", "--eval-freq", "-1", "--hyperparams", "n_workers:2"]

@@ -41,8 +41,8 @@ def resume(options: ResumeOptions) -> None:
     Raises:
         UserError: The run cannot go on, or an option contradicts it.
     """
-    run = interrupted_run(options)
-    with one_line(Exception, verbose=run.args.verbose):
+    with one_line(Exception, verbose=options.given.get("verbose", 1)):
+        run = interrupted_run(options)
         n_steps = _finished(run)
     if n_steps is None:
         train(run.args, run)
