@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,37 @@ SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "n_envs": 2, "n_timeste
 FEW = {"eval_points": 4, "eval_episodes": 2, "final_episodes": 3}
 
 
+def simulator() -> Callable[[bool], int]:
+    """Counts steps where nobody sees it."""
+    count = 0
+
+    def step(begins: bool) -> int:
+        nonlocal count
+        count = 0 if begins else count + 1
+        return count
+
+    return step
+
+
 class Outside(gym.Env):
-    """Has a state that cannot be read, as that of a simulator written in C."""
+    """Has a state that cannot be read, or not even seen, as that of a simulator written in C."""
+
+    seen = True
 
     observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
 
     def __init__(self) -> None:
-        self.state = (0.5 for _ in iter(int, 1))
+        self.simulate = simulator()
+        self.process = threading.Thread() if self.seen else None
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self.t = 0
+        self.simulate(True)
         return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
 
     def step(self, action: Any) -> Any:
-        self.t += 1
-        return self.np_random.uniform(-1, 1, 2).astype(np.float32), next(self.state) + action, self.t == 5, False, {}
+        t = self.simulate(False)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), float(t + action), t == 5, False, {}
 
 
 @pytest.fixture(autouse=True)
@@ -128,12 +144,16 @@ def test_a_cell_that_is_stopped_inside_and_goes_on_equals_one_that_was_left_alon
 
 
 @pytest.mark.usefixtures("at_each_update")
-def test_where_environments_cannot_be_stored_a_cell_begins_anew_with_the_same_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seen", [True, False])
+def test_where_environments_cannot_be_stored_a_cell_begins_anew_with_the_same_results(
+    seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outside, "seen", seen)
     cell = cell_of("Outside-v0", keep_agent=True)
     stop(cell, tmp_path / "cell")
     assert not list(tmp_path.iterdir())
     run_cell(cell, tmp_path / "cell")
-    partial.INTERVAL = 600.0  # put back by the fixture
+    monkeypatch.setattr(partial, "INTERVAL", 600.0)
     run_cell(cell, tmp_path / "whole")
     np.testing.assert_equal(results(tmp_path / "cell"), results(tmp_path / "whole"))
 

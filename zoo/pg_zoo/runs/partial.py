@@ -15,7 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.vec_env import VecEnv
+
 from pg_agents import Checkpoint
+from pg_agents.resuming.environments import keeper_of
 from pg_agents.resuming.folders import checkpoints
 from pg_agents.resuming.state import NotStorableError
 from pg_zoo.results.storage import NO_ROOM, partial_folder, write_whole
@@ -67,15 +70,22 @@ class TimedCheckpoint(Checkpoint):
     Args:
         cell: The cell that is trained.
         partial: The folder of its checkpoints.
+        env: Environments of the same kind, which are reset before their next use: a trial shows on them whether their
+            state can be stored. It would change the others where it cannot.
         tensorboard: The folder of its log; None without one.
         paused: A context in which the time of training stands still.
     """
 
     def __init__(
-        self, cell: Cell, partial: Path, tensorboard: Path | None, paused: Callable[[], AbstractContextManager[None]]
+        self,
+        cell: Cell,
+        partial: Path,
+        env: VecEnv,
+        tensorboard: Path | None,
+        paused: Callable[[], AbstractContextManager[None]],
     ) -> None:
         super().__init__(partial, 1, exact=True)
-        self.cell, self.tensorboard, self.paused = cell, tensorboard, paused
+        self.cell, self.env, self.tensorboard, self.paused = cell, env, tensorboard, paused
         self.last, self.changes_nothing = time.monotonic(), True
 
     def on_boundary(self) -> None:
@@ -83,6 +93,11 @@ class TimedCheckpoint(Checkpoint):
         if not self.changes_nothing or time.monotonic() - self.last < INTERVAL:
             return
         with self.paused():
+            if self.keeper is None:
+                self.env.reset()
+                if keeper_of(self.env).reason is not None:
+                    self.changes_nothing = False
+                    return
             write_whole(self.folder / _CELL, json.dumps(_identity(self.cell)))
             if self.tensorboard is not None:
                 shutil.copytree(self.tensorboard, self.folder / "tensorboard", dirs_exist_ok=True)

@@ -221,7 +221,7 @@ def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation 
         if log is not None:
             model.set_logger(_logger(log, partial / "tensorboard", model.num_timesteps))
         if can_be_stored(model):
-            callbacks.append(TimedCheckpoint(cell, partial, log, curve.paused))
+            callbacks.append(TimedCheckpoint(cell, partial, env, log, curve.paused))
         try:
             if training.goes_on:
                 model.learn_on(callback=callbacks)
