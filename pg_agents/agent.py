@@ -36,7 +36,13 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance, safe_mean, update_learning_rate
+from stable_baselines3.common.utils import (
+    FloatSchedule,
+    explained_variance,
+    get_device,
+    safe_mean,
+    update_learning_rate,
+)
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
@@ -66,7 +72,7 @@ from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.estimators import Floats, gae
-from pg_agents.files.archives import read_agent
+from pg_agents.files.archives import check_optimizer, read_agent
 from pg_agents.files.saving import whole
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
@@ -436,6 +442,21 @@ class PolicyGradient(Arguments):
             agent._check_same_policy(policy_kwargs)
         return agent
 
+    def set_parameters(
+        self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """As in SB3.
+
+        Raises:
+            ValueError: The optimiser's state does not fit the parameters, or the file is not an agent's.
+        """
+        given: dict[str, Any] | str = load_path_or_dict
+        if not isinstance(given, dict):
+            given = read_agent(given, data=False).parameters(get_device(device))
+        if "policy.optimizer" in given:
+            check_optimizer(self.policy.optimizer, given["policy.optimizer"])
+        super().set_parameters(given, exact_match, device)
+
     def _check_same_policy(self, policy_kwargs: dict[str, Any]) -> None:
         """SB3's check, of arguments as they were given to the constructor, which may have changed them since."""
         given = dict(policy_kwargs)
@@ -452,6 +473,7 @@ class PolicyGradient(Arguments):
     # The engine, and its random generator
 
     _engine_in_use: Engine | None = None
+    _engine_buffer: SB3RolloutBuffer | None = None  # for which it was made
     _own_generator: np.random.Generator | None = None
 
     @property
@@ -465,11 +487,13 @@ class PolicyGradient(Arguments):
         return self._engine_for(self.loss())
 
     def _engine_for(self, loss: Loss) -> Engine:
-        if self._engine_in_use is None or not self._engine_in_use.fits(self.policy, loss):
-            self._engine_in_use = self._make_engine(loss)
-        return self._engine_in_use
+        engine = self._engine_in_use
+        if engine is None or self.rollout_buffer is not self._engine_buffer or not engine.fits(self.policy, loss):
+            engine = self._engine_in_use = self._make_engine(loss)
+        return engine
 
     def _make_engine(self, loss: Loss) -> Engine:
+        self._engine_buffer = self.rollout_buffer
         return make_engine(self.engine, self.policy, self.rollout_buffer, loss, verbose=self.verbose)
 
     # The predictor in use, if there is one, and the circumstances for which it was chosen.
@@ -1058,7 +1082,8 @@ class PolicyGradient(Arguments):
 
 
 _OF_THIS_PROCESS = (
-    *("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch", "current_run", "interrupted"),
+    *("_engine_in_use", "_engine_buffer", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch", "current_run"),
+    "interrupted",
 )
 
 

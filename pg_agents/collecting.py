@@ -175,7 +175,8 @@ class Collector:
         self._store(rewards, dones, infos)
         agent._last_obs = new_obs
         self._dones = dones
-        if agent.policy is not self._policy or not actor.is_current():  # a callback's doing
+        # Only a callback can have replaced the policy, or what the actor reads and writes.
+        if self._watched and (agent.policy is not self._policy or not actor.is_current()):
             self._get_actor()
         self._after_step()
         return True

@@ -13,6 +13,7 @@ import numpy as np
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.collecting import Collector, EpisodeCollector
 from pg_agents.contract import CompiledSteps
+from pg_agents.envs.compiled import compiled_env
 from pg_agents.interrupts import deferred
 from pg_agents.looking import next_look, skip
 
@@ -49,7 +50,11 @@ class RollingCollector(Collector):
         Raises:
             ValueError: As `Collector.step`.
         """
-        agent, callback, roll = self.agent, self.callback, self._roll
+        agent, callback = self.agent, self.callback
+        assert self._compiled_env is not None, "checked by the agent"
+        # A callback may have replaced the statistics of VecNormalize.
+        is_known = self._compiled_env.normalizer is None or compiled_env(self.env) is not None
+        roll = self._roll if is_known else None
         look = None if roll is None else next_look(callback, self.n_envs)
         if roll is None or look is None or look.steps <= 1:
             return super().step()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from pg_agents.contract import Copies
@@ -47,11 +49,23 @@ def compiled_env(env: VecEnv) -> CompiledEnv | None:
     normalizer = None
     if type(env) is VecNormalize:
         normalizer, env = env, env.venv
-        if isinstance(normalizer.obs_rms if normalizer.norm_obs else None, dict) or not _OF_A_STEP.isdisjoint(
-            vars(normalizer)
-        ):
+        if not _OF_A_STEP.isdisjoint(vars(normalizer)) or not _has_plain_statistics(normalizer):
             return None
     if type(env) is not VectorEnvAdapter or not _OF_A_STEP.isdisjoint(vars(env)):
         return None
     copies = env.copies
     return None if copies is None else CompiledEnv(env, copies, normalizer)
+
+
+def _has_plain_statistics(env: VecNormalize) -> bool:
+    """Whether the statistics are SB3's, of the shapes with which SB3 has made them."""
+    kept: list[tuple[Any, tuple[int, ...] | None]] = [(env.ret_rms, ())]
+    if env.norm_obs:
+        kept.append((env.obs_rms, env.observation_space.shape))
+    for moments, shape in kept:
+        if type(moments) is not RunningMeanStd or "update" in vars(moments):
+            return False
+        arrays = np.asarray(moments.mean), np.asarray(moments.var)
+        if any(array.shape != shape or array.dtype.kind != "f" for array in arrays):
+            return False
+    return np.shape(env.returns) == (env.num_envs,)

@@ -149,6 +149,36 @@ def read_agent(
     return found
 
 
+# Of optimisers, what has a number for each of a parameter.
+_MOMENTS = {"exp_avg", "exp_avg_sq", "grad_avg", "max_exp_avg_sq", "momentum_buffer", "square_avg"}
+
+
+def check_optimizer(optimizer: th.optim.Optimizer, given: Any) -> None:
+    """Refuse a state whose tensors do not have the shapes of the parameters, as compiled code writes into them.
+
+    Args:
+        optimizer: The optimiser.
+        given: Its `state_dict` as a file has it.
+
+    Raises:
+        ValueError: It is such a state.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in given["param_groups"] for number in group["params"]]
+    by_number = dict(zip(numbers, parameters, strict=False))  # PyTorch says so if they are not as many
+    for number, state in given["state"].items():
+        for name, value in state.items():
+            if not isinstance(value, th.Tensor) or number not in by_number:
+                continue
+            shape = by_number[number].shape
+            fits = value.numel() == 1 if name == "step" else value.shape == shape and value.is_contiguous()
+            if name in {"step", *_MOMENTS} and not fits:
+                raise ValueError(
+                    f"The optimiser's {name} must have the shape {tuple(shape)} of its parameter, but has "
+                    f"{tuple(value.shape)} with strides {value.stride()}."
+                )
+
+
 def by_name(classes: Iterable[type]) -> Classes:
     """Classes by module and name, as files name them."""
     return {(cls.__module__, cls.__qualname__): cls for cls in classes}

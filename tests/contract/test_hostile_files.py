@@ -15,7 +15,7 @@ import sys
 import warnings
 import zipfile
 from collections import OrderedDict, deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import cloudpickle
@@ -808,3 +808,29 @@ def test_language_models_are_not_unpacked_elsewhere(name, folder):
     with pytest.raises(UnsafeFileError, match=r"^bad\.zip has"):
         files.load(object, "bad.zip", {})
     assert {path.name for path in folder.iterdir()} == {"bad.zip", "hostile_module.py"}
+
+
+MISFITS = {
+    "short": th.zeros(1),
+    "steps of nothing": th.zeros(1).as_strided((2, 4), (0, 0)),
+    "turned": th.zeros(4, 2).T,
+    "larger": th.zeros(3, 4),
+}
+
+
+@pytest.mark.parametrize("moment", MISFITS.values(), ids=MISFITS)
+def test_states_of_optimisers_that_do_not_fit_are_refused(moment, agent):
+    with zipfile.ZipFile(agent) as archive:
+        parameters = th.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+        state = th.load(io.BytesIO(archive.read("policy.optimizer.pth")), weights_only=True)
+    first = next(iter(parameters.values()))
+    assert first.shape == (2, 4)
+    good = {"step": th.tensor(1.0), "exp_avg": th.zeros(2, 4), "exp_avg_sq": th.zeros(2, 4)}
+    for given, fits in ((good, True), ({**good, "exp_avg": moment}, False)):
+        file = io.BytesIO()
+        th.save({**state, "state": {0: given}}, file)
+        path = changed(agent, "bad.zip", {"policy.optimizer.pth": file.getvalue()})
+        with nullcontext() if fits else pytest.raises(ValueError, match=r"exp_avg must have the shape \(2, 4\)"):
+            PPO.load(path)
+        with nullcontext() if fits else pytest.raises(ValueError, match=r"exp_avg must have the shape \(2, 4\)"):
+            PPO.load(agent).set_parameters(path)

@@ -6,8 +6,10 @@ import torch as th
 from fakes import ScriptedEnv, Spy, TinyEnv, same, short, weights
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import nn
 
 from pg_agents import A2C, PPO, REINFORCE
+from pg_agents.envs.make import make_vec
 
 
 def when(event, act):
@@ -164,3 +166,158 @@ def test_a_rollout_of_nothing_but_resets_teaches_nothing(engine):
     agent = A2C("MlpPolicy", env, n_steps=1, engine=engine, device="cpu", seed=0).learn(6)
     assert agent.num_timesteps == 6
     assert agent._n_updates == 3
+
+
+def set_data(name, change):
+    def act(agent):
+        parameter = dict(agent.policy.named_parameters())[name]
+        parameter.data = change(parameter.data)
+
+    return act
+
+
+def set_array(name, change):
+    def act(agent):
+        setattr(agent.rollout_buffer, name, change(getattr(agent.rollout_buffer, name)))
+
+    return act
+
+
+def set_state(name, change):
+    """Of the optimiser, for each parameter; None deletes it."""
+
+    def act(agent):
+        for state in agent.policy.optimizer.state.values():
+            now = state.pop(name)
+            if change is not None:
+                state[name] = change(now)
+
+    return act
+
+
+def larger_head(agent):
+    agent.policy.action_net = nn.Linear(64, 7)
+
+
+def read_only(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+# What autograd says, or None where it goes on, of what is replaced at these moments.
+REPLACED = {
+    "head of one number, at once": ("training_start", set_data("action_net.weight", lambda w: th.zeros(1, 1)), "mat1"),
+    "head of one number, in a step": ("step", set_data("action_net.weight", lambda w: th.zeros(1, 1)), "mat1"),
+    "head of one number": ("rollout_end", set_data("action_net.weight", lambda w: th.zeros(1, 1)), "mat1"),
+    "part of itself": ("rollout_end", set_data("action_net.weight", lambda w: w[:1]), ""),
+    "transposed": ("rollout_end", set_data("mlp_extractor.policy_net.0.weight", lambda w: w.t()), "mat1"),
+    "with gaps": ("rollout_end", set_data("action_net.weight", lambda w: th.stack([w, w], -1)[..., 0]), None),
+    "of float64": ("rollout_end", set_data("action_net.weight", lambda w: w.double()), "dtype"),
+    "larger head": ("rollout_end", larger_head, None),
+    "fewer actions": ("rollout_start", set_array("actions", lambda a: a[:1].copy()), "out of bounds"),
+    "no actions": ("rollout_start", set_array("actions", lambda a: a[:, :, :0].copy()), ""),
+    "fewer values": ("rollout_start", set_array("values", lambda a: a[:1].copy()), ""),
+    "values of float64": ("rollout_start", set_array("values", lambda a: a.astype(np.float64)), None),
+    "values with gaps": ("rollout_start", set_array("values", lambda a: np.repeat(a, 2, 0)[::2]), None),
+    "values to be read": ("rollout_start", set_array("values", read_only), "read-only"),
+    "actions with gaps": ("rollout_start", set_array("actions", lambda a: np.repeat(a, 2, 0)[::2]), None),
+    "fewer advantages": ("rollout_end", set_array("advantages", lambda a: a[:1].copy()), ""),
+    "returns in a row": ("rollout_end", set_array("returns", lambda a: a.reshape(1, -1)), None),
+    "place below 0": ("rollout_start", lambda agent: setattr(agent.rollout_buffer, "pos", -1), ""),
+    "state with gaps": ("rollout_end", set_state("square_avg", lambda s: th.stack([s, s], -1)[..., 0]), None),
+    "state of one number": ("rollout_end", set_state("square_avg", lambda s: th.zeros(1)), ""),
+    "state of float64": ("rollout_end", set_state("square_avg", lambda s: s.double()), None),
+    "state deleted": ("rollout_end", set_state("square_avg", None), "square_avg"),
+}
+
+
+@pytest.mark.parametrize(("moment", "act", "said"), REPLACED.values(), ids=REPLACED)
+def test_what_is_replaced_by_something_else_is_found_before_compiled_code_gets_its_address(moment, act, said):
+    """As autograd, and nothing is written where it does not belong: some of these have ended the process."""
+    for engine in ("autograd", "auto"):
+        agent = short(A2C, TinyEnv(), engine=engine, seed=0).learn(16)
+        if said is None:
+            agent.learn(16, callback=when(moment, act), reset_num_timesteps=False)
+            assert all(bool(th.isfinite(value).all()) for value in weights(agent).values())
+        else:
+            with pytest.raises((RuntimeError, ValueError, IndexError, KeyError, AssertionError), match=said or None):
+                agent.learn(16, callback=when(moment, act), reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, said) in REPLACED.items() if "head of one" in name])
+def test_the_compiled_engine_alone_refuses_a_parameter_by_name(name):
+    moment, act, _ = REPLACED[name]
+    with pytest.raises(ValueError, match=r"`action_net.weight` has the shape \(1, 1\), but must have \(2, 64\)"):
+        short(A2C, TinyEnv(), engine="mlp").learn(16, callback=when(moment, act))
+
+
+NOTHING = spaces.Box(-1, 1, (0,), np.float32)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(
+    ("env", "kwargs", "said"),
+    [
+        (TinyEnv(), {"policy_kwargs": {"net_arch": [0]}}, "layer without units"),
+        (TinyEnv(), {"policy_kwargs": {"net_arch": [4, 0]}}, "layer without units"),
+        (TinyEnv(action_space=NOTHING), {}, "action of .* has no numbers"),
+    ],
+    ids=["no units", "no units after some", "no action"],
+)
+def test_a_network_of_nothing_is_left_to_autograd(env, kwargs, said):
+    with pytest.raises(ValueError, match=said):
+        short(A2C, env, engine="mlp", **kwargs)
+    assert short(A2C, env, **kwargs).engine_in_use == "autograd"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 0), ("batch_size", -5), ("batch_size", 2.5), ("n_epochs", 0)]
+)
+def test_sizes_that_are_none_any_more_are_refused_by_name(name, value):
+    agent = short(PPO, TinyEnv(), engine="mlp")
+    setattr(agent, name, value)
+    with pytest.raises(ValueError, match=f"`{name}` must be an integer at least 1"):
+        agent.learn(16)
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+def test_more_steps_than_the_buffer_has_rows_are_refused(engine):
+    """In a world, where compiled code takes them, there was no end."""
+    agent = A2C("MlpPolicy", make_vec("pg/CartPole-v1", 2, world=True), engine=engine, device="cpu")
+    agent.n_steps = 9
+    with pytest.raises(IndexError, match=r"pos` is 5|out of bounds"):
+        agent.learn(18)
+
+
+def test_episodes_of_another_number_of_copies_are_refused():
+    agent = A2C("MlpPolicy", make_vec("pg/CartPole-v1", 8, world=True), engine="mlp", device="cpu")
+    with pytest.raises(ValueError, match="has 2 copies, but was to have 64"):
+        agent.roll_episodes(make_vec("pg/CartPole-v1", 2, world=True), np.ones(64, dtype=int))
+
+
+def test_an_update_whose_epochs_begin_with_other_parameters_is_refused():
+    agent = short(PPO, TinyEnv(), engine="mlp")
+    agent.on_epoch = lambda: set_data("action_net.weight", lambda w: th.zeros(1, 1))(agent)
+    with pytest.raises(RuntimeError, match="`on_epoch` has replaced parameters"):
+        agent.learn(32)
+
+
+def test_numbers_that_are_assigned_to_a_worlds_arrays_are_written_into_them():
+    """Compiled code goes on writing to the array that it knows."""
+    env = make_vec("pg/CartPole-v1", 2, world=True)
+    env.reset()
+    copies = env.copies
+    states = copies.states
+    copies.states = np.full((2, 4), 0.01)
+    assert copies.states is states
+    env.step(np.zeros(2, dtype=int))
+    assert not np.array_equal(states, np.full((2, 4), 0.01))
+    with pytest.raises(ValueError, match=r"`observed` of copies must have the shape \(2, 4\), but has \(1, 4\)"):
+        copies.observed = np.zeros((1, 4))
+    with pytest.raises(AttributeError, match="`table` of copies cannot be replaced"):
+        copies.table = np.zeros(1)
+    with pytest.raises(ValueError, match=r"`which` must be bools of shape \(2,\)"):
+        copies.begin(np.ones(1, dtype=bool))
+    with pytest.raises(ValueError, match=r"`seeds` must have the shape \(2, k\)"):
+        copies.plan(np.zeros((1, 3), dtype=int))

@@ -722,12 +722,14 @@ def test_each_part_of_an_observation_meets_its_own_weights():
 
 @pytest.mark.parametrize("observation", [-1.0, 3.0, 1e30, -1e30, np.nan, np.inf])
 def test_a_number_that_is_no_category_is_no_index(observation):
-    """It has no feature, whoever let it through, and leaves its neighbours alone."""
+    """Nothing that comes of it is finite, so that it is refused, as by torch; its neighbours are left alone."""
     agent = make(A2C, spaces.MultiDiscrete([3, 3, 3]), policy_kwargs={"net_arch": []})
     with th.no_grad():
         agent.policy.value_net.weight.copy_(th.tensor([1.0, 2, 3, 10, 20, 30, 100, 200, 300]))
-    given_ = np.array([[1, observation, 2]])
-    assert agent._engine.values(agent.policy, given_).item() == 2 + 300
+    given_ = np.array([[1, observation, 2], [1, 0, 2]])
+    values = agent._engine.values(agent.policy, given_)
+    assert math.isnan(values[0])
+    assert values[1] == 2 + 10 + 300
 
 
 class Constant(Noisy):

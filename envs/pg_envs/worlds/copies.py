@@ -135,7 +135,8 @@ class Copies(AnyCopies):
         randoms: `(n, 6)` int64: the generators.
         n_steps: `(n,)` int64: steps of the running episodes.
         observed: `(n, n_observation)` float32: the last observation of each copy, as the world has written it. Compiled
-            code elsewhere writes here too.
+            code elsewhere writes here too. Numbers that are assigned to this attribute, or to the three before it, are
+            written into the array.
         constants: The world's constants, unless `use_constants` has replaced them.
         table: A row of `kernels.COPIES`, for compiled code; None without a compiler.
         address: Address of the compiled `kernels.advance`; 0 where compiled code elsewhere must not step the copies.
@@ -165,6 +166,26 @@ class Copies(AnyCopies):
         self._low, self._high = _bounds(world)
         self._bind()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write numbers into the arrays that there are, since compiled code knows their addresses.
+
+        Raises:
+            ValueError: They have another shape.
+            AttributeError: It cannot be replaced.
+        """
+        known = vars(self).get(name)
+        if name in _FIXED and known is not None:
+            raise AttributeError(f"`{name}` of copies cannot be replaced: make new copies.")
+        if name == "address" and value not in (0, self.advance_address):
+            raise AttributeError(f"`address` of copies must be 0 or {self.advance_address}, but is {value!r}.")
+        if name in _STATE and known is not None and value is not known:
+            given = np.asarray(value)
+            if given.shape != known.shape:
+                raise ValueError(f"`{name}` of copies must have the shape {known.shape}, but has {given.shape}.")
+            known[...] = given
+            return
+        super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         """Everything but views and addresses."""
         return {name: value for name, value in vars(self).items() if name not in _BOUND}
@@ -185,8 +206,11 @@ class Copies(AnyCopies):
             ValueError: They are of other shapes.
         """
         for name in _STATE:
-            getattr(self, name)[...] = state[name]
-        self._planned = np.ascontiguousarray(state["_planned"])
+            setattr(self, name, state[name])
+        planned = np.ascontiguousarray(state["_planned"], dtype=np.int64)
+        if planned.ndim != 3 or (len(planned), planned.shape[2]) != self.randoms.shape:
+            raise ValueError(f"`_planned` must have the shape ({self.n}, k, {N_RANDOM}), but has {planned.shape}.")
+        self._planned = planned
         self.use_constants(state["constants"])
         if self.table is not None:
             self._fill_plan(self.table)
@@ -197,8 +221,7 @@ class Copies(AnyCopies):
             array.reshape(self.n, *(self.observation_space.shape or ()))
             for array in (self.observed, self._last_observations)
         )
-        self.table = None
-        self.address = self.advance_address = 0
+        vars(self).update(table=None, address=0, advance_address=0)
         if has_compiler():
             self._fill_tables()
         else:
@@ -208,7 +231,7 @@ class Copies(AnyCopies):
         from pg_envs.worlds import kernels
 
         world = self.world
-        table = self.table = np.zeros(1, kernels.COPIES)
+        table = vars(self)["table"] = np.zeros(1, kernels.COPIES)
         table["n_state"], table["n_random"], table["n_action"] = world.n_state, N_RANDOM, world.n_action
         table["action_bytes"] = self.actions.itemsize
         table["n_observation"], table["max_episode_steps"] = world.n_observation, self.max_episode_steps or 0
@@ -222,7 +245,8 @@ class Copies(AnyCopies):
         self._fill_plan(table)
         if self._last_states is not None:
             table["last_states"] = self._last_states.ctypes.data
-        self.address = self.advance_address = kernels.advance.address or 0
+        self.advance_address = kernels.advance.address or 0
+        self.address = self.advance_address
         self._advance, self._begin = kernels.advance.ctypes, kernels.begin.ctypes
         self._step, self._check = kernels.step.ctypes, kernels.check.ctypes
         arrays: tuple[np.ndarray, ...] = (
@@ -259,8 +283,13 @@ class Copies(AnyCopies):
 
         Args:
             seeds: `(n, k)`: the generators of the next k episodes are those that belong to them; None to forget them.
+
+        Raises:
+            ValueError: They have another shape.
         """
-        given = np.zeros((self.n, 0), dtype=np.int64) if seeds is None else seeds
+        given = np.zeros((self.n, 0), dtype=np.int64) if seeds is None else np.asarray(seeds)
+        if given.ndim != 2 or len(given) != self.n:
+            raise ValueError(f"`seeds` must have the shape ({self.n}, k), but has {given.shape}.")
         different, places = np.unique(given, return_inverse=True)
         states = np.array([generator_state(int(seed)) for seed in different], dtype=np.int64).reshape(-1, N_RANDOM)
         self._planned = np.ascontiguousarray(states[places.reshape(given.shape)])
@@ -276,7 +305,15 @@ class Copies(AnyCopies):
 
         Args:
             which: `(n,)` bool.
+
+        Raises:
+            ValueError: It is something else.
         """
+        which = np.ascontiguousarray(which)
+        if which.shape != (self.n,) or which.dtype != np.bool_:
+            raise ValueError(
+                f"`which` must be bools of shape ({self.n},), but is {which.dtype} of the shape {which.shape}."
+            )
         if self.table is not None:
             self._begin(self.table.ctypes.data, which.ctypes.data, self.observed.ctypes.data, self.n)
             return
@@ -406,6 +443,7 @@ _STATE = (
     *("states", "randoms", "n_steps", "held", "_n_begun", "actions", "rewards", "terminated", "truncated"),
     *("observed", "_last_observations"),
 )
+_FIXED = frozenset(("n", "table"))
 _BOUND = frozenset(
     (
         *("_given", "_seen", "_last_seen", "table", "address", "advance_address", "_advance", "_begin", "_step"),

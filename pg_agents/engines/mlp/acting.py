@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch as th
 from gymnasium import spaces
 
 from pg_agents.buffers import EstimatorMixin
-from pg_agents.contract import NotFiniteError, Step
+from pg_agents.contract import NotFiniteError, NotServedError, Step
+from pg_agents.engines.mlp.arrays import arrays_of, row_of
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.policies import check_actions, environment_actions
@@ -47,17 +49,26 @@ class MLPActor:
         self.checks = isinstance(self._observation_space, spaces.Box)
         self.step = np.zeros(1, dtype=program.kernels.STEP)
         self._step = address(self.step)
+        self._is_shown = False
         self._values: np.ndarray | None = None
-        self.bind()
+        self._bind()
 
     def bind(self) -> None:
-        """Point to the buffer's arrays, unless that is done; again after they have grown."""
-        if self.buffer.values is self._values:
-            return
+        """Point to the buffer's arrays, unless that is done; again after they have grown.
+
+        Raises:
+            NotServedError: They have been replaced by others, which do not fit.
+        """
+        if self.buffer.values is not self._values:
+            if misfit := self.program.arrays.misfit(self.buffer):
+                raise NotServedError(misfit)
+            self._bind()
+
+    def _bind(self) -> None:
         program, buffer, step, space = self.program, self.buffer, self.step, self._action_space
         size, n_envs = buffer.values.shape
         kept = [buffer.values, buffer.log_probs]
-        self._values = buffer.values
+        self._values, self._bound, self._size = buffer.values, arrays_of(buffer), buffer.buffer_size
         of_rows = size, n_envs, program.n_observation
         observations: Any = buffer.observations
         # Where each part of an observation belongs: in the buffer, and in the kernels' row.
@@ -108,9 +119,9 @@ class MLPActor:
 
     def act(self, observations: Any, episode_starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `pg_agents.contract.Actor`."""
-        t = self.buffer.pos
         self.bind()
-        program = self.program
+        t = self._t = row_of(self.buffer, self._size)
+        program, self._given = self.program, observations
         if self._parts:
             with np.errstate(over="ignore"):  # it is refused as infinite
                 for key, stored, inputs in self._parts:
@@ -145,6 +156,7 @@ class MLPActor:
 
     def outputs(self) -> tuple[Any, th.Tensor, th.Tensor]:
         """See `pg_agents.contract.Actor`."""
+        self._is_shown = True
         if self._tensors is None:
             # All rows at once: one by one they cost more than acting does.
             values, log_probs = th.from_numpy(self.buffer.values), th.from_numpy(self.buffer.log_probs)
@@ -160,11 +172,22 @@ class MLPActor:
         return th.from_numpy(stored).view(*self.buffer.values.shape, *(space.shape or ())).unbind()
 
     def is_current(self) -> bool:
-        """Whether the parameters are where they were; judged by one of them, because the loop asks in every step."""
-        return self.program.parameters[0].data_ptr() == self.program.addresses[0]
+        """Whether networks and arrays are still the same. Arrays that have grown are the next step's business."""
+        same = self.buffer.buffer_size != self._size or all(map(is_, arrays_of(self.buffer), self._bound))
+        return same and self.program.computes_forward()
+
+    def _is_bound_here(self) -> bool:
+        """Whether the buffer still has the arrays, and stands at the row, that `act` has written."""
+        return self.buffer.pos == self._t and all(map(is_, arrays_of(self.buffer), self._bound))
 
     def store(self, step: Step) -> None:
         """Complete the row of the buffer."""
+        if self._is_shown and not self._is_bound_here():
+            # A callback has put in other arrays, or another place, since the row was written.
+            t, (values, log_probs) = self._t, self._kept[:2]
+            row = self._given, self._actions[t], th.from_numpy(values[t]), th.from_numpy(log_probs[t])
+            self.buffer.record(step, *row)
+            return
         if self._stored_actions is not None:
             # The buffer's type of actions is not that of the kernels.
             t = self.buffer.pos

@@ -11,7 +11,8 @@ from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pg_agents.buffers import EstimatorMixin, RolloutBuffer
-from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, Summary
+from pg_agents.checks import check_number
+from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, NotServedError, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Stored, Update
 from pg_agents.engines.mlp.loops import Loop
@@ -47,7 +48,7 @@ class MLPEngine:
 
     def __init__(self, policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss) -> None:
         check_served(policy, buffer, loss)
-        self._program = Program(policy)
+        self._buffer, self._program = buffer, Program(policy)
         self._pace = Pace()
         self._weight = compiled_weight(loss.objective)
         self._served = _served(loss)
@@ -55,8 +56,10 @@ class MLPEngine:
         self._natural: NaturalGradient | None = None
 
     def fits(self, policy: ActorCriticPolicy, loss: Loss) -> bool:
-        """Whether policy and loss are still those that the engine was made for."""
-        return _served(loss) == self._served and self._program.fits(policy)
+        """Whether policy and loss are still those that the engine was made for, and the buffer's arrays fit them."""
+        program, buffer = self._program, self._buffer
+        same = _served(loss) == self._served and program.fits(policy) and program.arrays.misfit(buffer) is None
+        return same and (not buffer.full or program.can_learn())  # which comes next then
 
     def actor(
         self,
@@ -66,8 +69,18 @@ class MLPEngine:
         to_environment: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> MLPActor:
         """See `pg_agents.contract.Engine`."""
+        return MLPActor(self._program, self._checked(buffer), generator(), to_environment)
+
+    def _checked(self, buffer: SB3RolloutBuffer) -> EstimatorMixin:
+        """A buffer that may be another than the engine was made for.
+
+        Raises:
+            NotServedError: Its arrays do not fit the policy.
+        """
         assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
-        return MLPActor(self._program, buffer, generator(), to_environment)
+        if buffer is not self._buffer and (misfit := self._program.arrays.misfit(buffer)):
+            raise NotServedError(misfit)
+        return buffer
 
     def roll(self, actor: MLPActor, env: CompiledEnv, running: np.ndarray, *, gamma: float, bootstraps: bool) -> Roll:
         """See `pg_agents.contract.Engine`."""
@@ -144,7 +157,8 @@ class MLPEngine:
         on_epoch: Callable[[], None] | None = None,
     ) -> Summary:
         """See `pg_agents.contract.Engine`."""
-        assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
+        _check_batches(batches)
+        buffer = self._checked(buffer)
         stored, samples = Stored(self._program, buffer), buffer.draw_order(batches.batch_size, batches.n_epochs)
         weight = self._weight.address
         return Update(self._program, self._pace, stored, samples, batches.batch_size, loss, weight).run(on_epoch)
@@ -158,10 +172,10 @@ class MLPEngine:
         critic: Batches,
     ) -> Summary:
         """See `pg_agents.contract.FollowsNaturalGradient`."""
-        assert isinstance(buffer, EstimatorMixin), "checked by `check_served`"
+        _check_batches(critic)
         if self._natural is None:
             self._natural = NaturalGradient(self._program)
-        return self._natural.update(buffer, loss, step, critic, self._weight.address)
+        return self._natural.update(self._checked(buffer), loss, step, critic, self._weight.address)
 
     def update_elsewhere(
         self,
@@ -179,3 +193,12 @@ class MLPEngine:
 def _served(loss: Loss) -> tuple[Any, ...]:
     """The properties of a loss that an engine is made for; coefficients may change from update to update."""
     return (*identity(loss.objective.weight), len(loss.objective.coefficients), loss.value_prediction is None)
+
+
+def _check_batches(batches: Batches) -> None:
+    """Refuse sizes that are none: the agent's attributes may have been changed since its arguments were checked."""
+    n_epochs, size = batches.n_epochs, batches.batch_size
+    if type(n_epochs) is int and n_epochs > 0 and (size is None or (type(size) is int and size > 0)):
+        return  # what `check_number` finds too, at a fraction of its price
+    check_number("n_epochs", batches.n_epochs, at_least=1, integer=True)
+    check_number("batch_size", batches.batch_size, at_least=1, integer=True, optional=True)

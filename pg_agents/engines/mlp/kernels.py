@@ -379,9 +379,11 @@ def _expand(n_observation, categories, observations, features, place, index):
             features[place] = number
             place += 1
         else:
-            # A NaN, or a number outside the space, is no index.
+            # A NaN, or a number outside the space, is no index: what it leads to is not finite, and is refused.
             if number >= 0 and number < size:
                 features[place + np.int64(number)] = 1
+            else:
+                features[place] = np.nan
             place += size
 
 

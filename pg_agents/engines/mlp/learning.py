@@ -225,16 +225,21 @@ class Update:
 
     def _run_epoch_by_epoch(self, on_epoch: Callable[[], None]) -> tuple[int, int]:
         """As `_run_epochs` with all of them, which one call after the other adds up to, bit for bit."""
-        n_begun = 0
+        n_begun, program = 0, self.program
         for epoch in range(len(self.samples)):
             on_epoch()
+            if not (program.fits(program.policy) and program.can_learn()):
+                raise RuntimeError(
+                    "`on_epoch` has replaced parameters, modules or the optimiser's state in the middle of an update, "
+                    "which the compiled engine does not follow: engine='autograd' does."
+                )
             for name in _BY_EPOCH:
                 of_epochs = getattr(self, name).reshape(len(self.samples), -1)
                 self.table[name] = address(of_epochs[epoch])
             self.progress[:] = 0
             code, n_begun_now = self._run_epochs(1)
             n_begun += n_begun_now
-            if code != self.program.kernels.DONE:
+            if code != program.kernels.DONE:
                 break
         return code, n_begun
 
@@ -314,6 +319,12 @@ class Update:
                 found = th.cat([pi.mean, pi.stddev.log()], dim=1)
             else:
                 found = th.cat([part.logits for part in pi], dim=1) if isinstance(pi, list) else pi.logits
+        width = 1 if penalty.estimator != "exact" else self.program.n_outputs * (1 + self.program.is_gaussian)
+        if found.numel() != everything.size * width:
+            raise ValueError(
+                f"The reference policy gives {found.numel()} numbers for {everything.size} samples, but must give "
+                f"{width} for each, as the policy does."
+            )
         return np.ascontiguousarray(found.numpy(), dtype=np.float32)
 
     def _start(self, minibatch: int) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from operator import is_
+from typing import Any
+
 import numpy as np
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.engines.mlp.acting import MLPActor
+from pg_agents.engines.mlp.arrays import row_of
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.envs.compiled import CompiledEnv
@@ -37,12 +42,12 @@ class Roll:
 
         self._program, self._env, self._buffer, self._kernels = program, env, buffer, rolling
         n, size = buffer.n_envs, program.n_observation
+        _check_env(env, program.policy, n)
         self.table = table = np.zeros(1, rolling.ROLLOUT)
         self._table = table["table"] = address(table)
-        self.current, self.last_observations, self._cut_observations = np.zeros((3, n, size), np.float32)
+        self.current, self.last_observations, self._cut_observations = (np.zeros((n, size), np.float32) for _ in "123")
         self._raw_rewards, self._n_finished = np.zeros(n), np.zeros(n, np.int64)
-        self._rewards, self._cut_values = np.zeros((2, n), np.float32)
-        self.terminated, self.truncated = env.copies.terminated, env.copies.truncated
+        self._rewards, self._cut_values = (np.zeros(n, np.float32) for _ in "12")
         self._starts = np.zeros(n, np.bool_)
         self._progress = np.zeros(3, np.int64)
         self._value_step = np.zeros(1, program.kernels.STEP)
@@ -51,7 +56,7 @@ class Roll:
         self._value_step["values"] = self._cut_values.ctypes.data
         table["n_envs"], table["n_observation"] = n, size
         table["action_bytes"] = program.n_actions * (8 if program.is_categorical else 4)
-        table["act"], table["advance"] = program.kernels.act.address, env.copies.address
+        table["act"] = program.kernels.act.address
         for name, array in (
             ("policies", program.policies),
             ("value_policies", program.policies),
@@ -66,8 +71,6 @@ class Roll:
             ("cut_values", self._cut_values),
             ("raw_rewards", self._raw_rewards),
             ("step_rewards", self._rewards),
-            ("ended", self.terminated),
-            ("cut", self.truncated),
             ("progress", self._progress),
         ):
             table[name] = address(array)
@@ -78,7 +81,7 @@ class Roll:
             table["normalize"] = rolling.normalize_function().address
         self._bound: np.ndarray | None = None
         self._running: np.ndarray | None = None
-        self._of_env: tuple[np.ndarray | None, ...] = (None,) * 5
+        self._of_env: tuple[np.ndarray | None, ...] = (None,) * 7
         self._events, self._event_lengths = np.empty((0, rolling.EVENT)), np.empty(0, np.int64)
 
     def fits(self, env: CompiledEnv, buffer: EstimatorMixin) -> bool:
@@ -99,16 +102,25 @@ class Roll:
         self._actor = actor
         table = self.table
         if self._running is not running:
+            _check_array("episode_statistics.running", running, np.float64, self._raw_rewards.shape)
             self._running, table["running"] = running, address(running)
         table["gamma"], table["bootstraps"] = gamma, bootstraps
         table["step"] = address(actor.step)
         copies, adapter = self._env.copies, self._env.adapter
         assert copies.table is not None, "copies that have an address have a table"
-        of_env = copies.table, copies.held, copies.observed, adapter.episode_returns, adapter.episode_lengths
-        if any(mine is not theirs for mine, theirs in zip(self._of_env, of_env, strict=True)):
+        self.terminated, self.truncated = copies.terminated, copies.truncated
+        of_env = (
+            *(copies.held, copies.observed, adapter.episode_returns, adapter.episode_lengths),
+            *(self.terminated, self.truncated, copies.table),
+        )
+        if not all(map(is_, self._of_env, of_env)):
+            rows, rows_of_numbers = self._rewards.shape, self.current.shape
+            for (name, column, dtype), array in zip(_OF_ENV, of_env, strict=False):
+                _check_array(name, array, dtype, rows_of_numbers if column == "raw" else rows)
+                table[column] = address(array)
+            table["copies"] = address(copies.table)
             self._of_env = of_env
-            for name, array in zip(("copies", "held", "raw", "returns", "lengths"), of_env, strict=True):
-                table[name] = address(array)
+        table["advance"] = copies.address
         self._bind()
 
     def _bind(self) -> None:
@@ -162,7 +174,7 @@ class Roll:
         actor.bind()
         if self._bound is not buffer.values:
             self._bind()
-        first = buffer.pos
+        first = row_of(buffer, len(buffer.values))
         self._set(observations, starts, first)
         self.table["stops_at_end"] = stops_at_end
         if self._normalizer is not None:
@@ -237,6 +249,45 @@ class Roll:
         dtype = np.float32 if normalizer is not None and normalizer.norm_obs else space.dtype
         given: np.ndarray = flat.reshape(len(flat), *(space.shape or ())).astype(dtype)
         return given
+
+
+# Arrays of an environment that the kernels read and write: their names, columns of the table, and types.
+_OF_ENV = (
+    ("copies.held", "held", np.bool_),
+    ("copies.observed", "raw", np.float32),
+    ("episode_returns", "returns", np.float64),
+    ("episode_lengths", "lengths", np.int64),
+    ("copies.terminated", "ended", np.bool_),
+    ("copies.truncated", "cut", np.bool_),
+)
+
+
+def _check_env(env: CompiledEnv, policy: ActorCriticPolicy, n_envs: int) -> None:
+    """Refuse an environment for which policy and buffer were not made.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    adapter = env.adapter
+    if adapter.num_envs != n_envs or len(env.copies.held) != n_envs:
+        raise ValueError(f"The environment has {len(env.copies.held)} copies, but was to have {n_envs}: see `set_env`.")
+    given, known = adapter.action_space, policy.action_space
+    if given != known:
+        raise ValueError(f"The environment's actions are {given}, but the policy's are {known}: see `set_env`.")
+
+
+def _check_array(name: str, array: Any, dtype: Any, shape: tuple[int, ...]) -> None:
+    """Refuse an array whose address compiled code must not be given.
+
+    Raises:
+        ValueError: With what is allowed.
+    """
+    plain = isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.carray
+    if not plain or array.shape != shape:
+        given = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(
+            f"`{name}` must be an array of {np.dtype(dtype)} with the shape {shape}, without gaps, but is {given}."
+        )
 
 
 class _Normalizer:

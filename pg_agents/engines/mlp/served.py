@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
@@ -16,6 +18,7 @@ from torch import nn
 
 from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, EpisodeMixin, RolloutBuffer
 from pg_agents.contract import Loss, NotServedError
+from pg_agents.engines.mlp.arrays import OF_A_BUFFER, Arrays
 from pg_agents.engines.mlp.rows import Rows
 from pg_agents.policies import (
     ActorMultiInputPolicy,
@@ -47,6 +50,12 @@ ACTIVATIONS = {
     nn.GELU: "GELU",
 }
 OPTIMIZERS = {th.optim.Adam: "ADAM", th.optim.RMSprop: "RMSPROP", RMSpropTFLike: "RMSPROP_TF"}
+# Arrays that an optimiser keeps of each parameter, beside the number of steps.
+STATES = {
+    th.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    th.optim.RMSprop: ("square_avg",),
+    RMSpropTFLike: ("square_avg",),
+}
 PENALTIES = {"k1": "K1", "k2": "K2", "k3": "K3", "exact": "EXACT"}
 _CHANGE_THE_FORMULA = (
     "weight_decay",
@@ -89,9 +98,11 @@ def check_served(policy: ActorCriticPolicy, buffer: SB3RolloutBuffer, loss: Loss
         known = DictEpisodeBuffer if is_dict else EpisodeBuffer
     else:
         known = DictRolloutBuffer if is_dict else RolloutBuffer
-    for name in ("get", "add", "_get_samples"):
-        if getattr(type(buffer), name) is not getattr(known, name):
+    for name in OF_A_BUFFER:
+        if getattr(type(buffer), name, None) is not getattr(known, name):
             raise NotServedError(f"the buffer {type(buffer).__name__} has its own `{name}`")
+    if misfit := Arrays(policy).misfit(buffer):
+        raise NotServedError(misfit)
     _check_optimizer(policy)
 
 
@@ -120,6 +131,8 @@ def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spa
             raise NotServedError(f"observations are {observation_space}")
     if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim > 1:
         raise NotServedError(f"actions are {action_space}")
+    if 0 in (action_space.shape or ()):
+        raise NotServedError(f"an action of {action_space} has no numbers")
 
 
 def _counts_from_0(space: spaces.Space[Any]) -> bool:
@@ -143,20 +156,54 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
     if any(GLOBAL_HOOKS):
         raise NotServedError("there is a hook of all modules")
     actor, critic = actor_layers(policy), critic_layers(policy)
-    n_features = Rows(policy.observation_space).n_features
-    if any(layers[0][0].in_features != n_features for layers in (actor, critic) if layers):
-        raise NotServedError(f"a network does not take the {n_features} features of an observation")
     known = [parameter for linear, _ in (*actor, *critic) for parameter in (linear.weight, linear.bias)]
     known += [policy.log_std] if isinstance(getattr(policy, "log_std", None), nn.Parameter) else []
     if {id(parameter) for parameter in known} != {id(parameter) for parameter in policy.parameters()}:
         raise NotServedError("the policy has parameters beyond those of its layers")
     if len({id(parameter) for parameter in known}) != len(known):
         raise NotServedError("layers share parameters")
-    for parameter in known:
-        if parameter.dtype != th.float32 or not parameter.is_contiguous() or parameter.device.type != "cpu":
-            raise NotServedError("a parameter is no plain array of float32 on the CPU")
+    for name, parameter in policy.named_parameters():
+        if not is_plain(parameter):
+            raise NotServedError(f"the parameter `{name}` is no plain array of float32 on the CPU")
         if is_special(parameter):
-            raise NotServedError("a parameter is frozen or has a hook")
+            raise NotServedError(f"the parameter `{name}` is frozen or has a hook")
+    _check_shapes(policy)
+    if overlap(known):
+        raise NotServedError("parameters share their memory")
+
+
+def _check_shapes(policy: ActorCriticPolicy) -> None:
+    """Each layer must take the outputs of the last one, and the heads must give what distribution and value need."""
+    n_outputs = outputs_of(policy.action_space)
+    towers = [(policy.mlp_extractor.policy_net, actor_heads(policy), n_outputs)]
+    if not isinstance(policy.value_net, ZeroValue):
+        towers.append((policy.mlp_extractor.value_net, _pairs([policy.value_net]), 1))
+    shapes: dict[int, tuple[int, ...]] = {}
+    for hidden, heads, n_given in towers:
+        n_in = Rows(policy.observation_space).n_features
+        for linear, _ in _pairs(hidden):
+            n_out = len(linear.weight)
+            if n_out == 0:
+                raise NotServedError("the networks have a layer without units")
+            shapes[id(linear.weight)], shapes[id(linear.bias)] = (n_out, n_in), (n_out,)
+            n_in = n_out
+        for linear, _ in heads:
+            shapes[id(linear.weight)], shapes[id(linear.bias)] = (n_given, n_in), (n_given,)
+    shapes[id(getattr(policy, "log_std", None))] = (n_outputs,)
+    for name, parameter in policy.named_parameters():
+        if tuple(parameter.shape) != shapes[id(parameter)]:
+            raise NotServedError(
+                f"the parameter `{name}` has the shape {tuple(parameter.shape)}, but must have {shapes[id(parameter)]}"
+            )
+
+
+def outputs_of(action_space: spaces.Space[Any]) -> int:
+    """How many numbers the actor's head gives."""
+    if isinstance(action_space, spaces.Discrete):
+        return int(action_space.n)
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return int(action_space.nvec.sum())
+    return int(np.prod(action_space.shape or (), dtype=int))
 
 
 def _check_extractor(extractor: nn.Module, observation_space: spaces.Space[Any]) -> None:
@@ -170,6 +217,18 @@ def _check_extractor(extractor: nn.Module, observation_space: spaces.Space[Any])
             raise NotServedError("the features extractor does more than flatten the parts of an observation")
 
 
+def is_plain(tensor: th.Tensor) -> bool:
+    """Whether a tensor is an array of float32 without gaps, in memory that the kernels reach."""
+    plain = tensor.layout == th.strided and tensor.dtype == th.float32 and tensor.device.type == "cpu"
+    return plain and tensor.is_contiguous()
+
+
+def overlap(tensors: Iterable[th.Tensor]) -> bool:
+    """Whether some of these arrays without gaps share memory."""
+    ranges = sorted((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in tensors)
+    return any(first[1] > second[0] for first, second in pairwise(ranges))
+
+
 def is_special(parameter: th.Tensor) -> bool:
     """Whether a parameter is frozen or has a hook."""
     return bool(not parameter.requires_grad or parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
@@ -177,9 +236,13 @@ def is_special(parameter: th.Tensor) -> bool:
 
 def actor_layers(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
     """The actor's linear layers, each with its activation; the heads come last."""
+    return _pairs(policy.mlp_extractor.policy_net) + actor_heads(policy)
+
+
+def actor_heads(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
+    """The actor's last layers: one that gives the outputs, and one for σ where a network gives it."""
     std_net = getattr(policy, "log_std_net", None)
-    heads = _pairs([policy.action_net]) + ([] if std_net is None else _pairs([std_net]))
-    return _pairs(policy.mlp_extractor.policy_net) + heads
+    return _pairs([policy.action_net]) + ([] if std_net is None else _pairs([std_net]))
 
 
 def critic_layers(policy: ActorCriticPolicy) -> list[tuple[nn.Linear, nn.Module]]:
@@ -226,3 +289,38 @@ def _check_optimizer(policy: ActorCriticPolicy) -> None:
                 raise NotServedError(f"the optimiser's `{option}` is {group[option]}")
         if any(group.get(name) != first.get(name) for name in ("betas", "alpha", "eps")):
             raise NotServedError("the optimiser's groups differ in more than their learning rate")
+    check_state(optimizer, held)
+
+
+def check_state(optimizer: th.optim.Optimizer, parameters: Iterable[th.Tensor]) -> None:
+    """Look at the state that an optimiser keeps of some parameters. A parameter without any gets it in the first step.
+
+    Raises:
+        NotServedError: With the reason.
+    """
+    arrays = []
+    for parameter in parameters:
+        state = optimizer.state.get(parameter)
+        if not state:
+            continue
+        for name in (*STATES[type(optimizer)], "step"):
+            if name not in state:
+                raise NotServedError(f"the optimiser's state has no `{name}`")
+        for name in STATES[type(optimizer)]:
+            tensor = state[name]
+            if not isinstance(tensor, th.Tensor) or not is_plain(tensor) or tensor.shape != parameter.shape:
+                raise NotServedError(
+                    f"the optimiser's `{name}` of a parameter of shape {tuple(parameter.shape)} is no plain array of "
+                    "float32 of this shape"
+                )
+            arrays.append(tensor)
+        step = state["step"]
+        if isinstance(optimizer, RMSpropTFLike):
+            if type(step) is not int:
+                raise NotServedError(f"the optimiser's `step` is a {type(step).__name__}")
+        elif not isinstance(step, th.Tensor) or not is_plain(step) or step.shape != ():
+            raise NotServedError("the optimiser's `step` is no single number of float32")
+        else:
+            arrays.append(step)
+    if overlap([*arrays, *parameters]):
+        raise NotServedError("the optimiser's state shares its memory")

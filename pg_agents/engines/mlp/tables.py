@@ -7,6 +7,8 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import nn
 
 from pg_agents import estimators
 from pg_agents.contract import NotServedError
+from pg_agents.engines.mlp.arrays import Arrays
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.rows import COPIED, Rows
 from pg_agents.engines.mlp.served import (
@@ -25,13 +28,21 @@ from pg_agents.engines.mlp.served import (
     GLOBAL_HOOKS,
     HOOKS,
     REPLACEABLE,
+    STATES,
     actor_layers,
+    check_state,
     critic_layers,
-    is_special,
+    is_plain,
     optimizer_options,
+    outputs_of,
 )
 from pg_agents.engines.state import initial_state
 from pg_agents.policies import check_parameters
+
+# One call of C for each parameter: they are looked at in every update.
+_data_ptr, _is_contiguous = th.Tensor.data_ptr, th.Tensor.is_contiguous
+_requires_grad = attrgetter("requires_grad")
+_hooks, _later_hooks = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
 
 
 def kernels_are_loaded() -> bool:
@@ -75,9 +86,11 @@ class Program:
         self._call_act, self._call_train = kernels.call_act, kernels.call_train
         self.policy = policy
         action_space = policy.action_space
+        self.arrays = Arrays(policy)
         self._owners: list[Any] = []
         self._zero = self._zeros(1)
         self._bound: tuple[Any, ...] | None = None
+        self._state_was_bound = False  # when `can_learn` looked, just before an update
         actor, critic = actor_layers(policy), critic_layers(policy)
         row = self.policies = self._table(kernels.POLICY, 1)
         rows = self.rows = Rows(policy.observation_space)
@@ -89,7 +102,7 @@ class Program:
         self._bounds = np.array(sizes, dtype=np.float32)
         kind = "GAUSSIAN" if isinstance(action_space, spaces.Box) else "CATEGORICAL" if sizes else "BERNOULLI"
         row["distribution"] = getattr(kernels, kind)
-        n_outputs = int(policy.action_net.out_features)  # type: ignore[arg-type] # a Linear, as was checked
+        n_outputs = self.n_outputs = outputs_of(action_space)
         self.n_actions = len(sizes) or n_outputs
         self.is_gaussian, self.is_categorical = kind == "GAUSSIAN", kind == "CATEGORICAL"
         row["n_actions"], row["n_outputs"] = self.n_actions, n_outputs
@@ -176,14 +189,15 @@ class Program:
         block, n_hidden = self.kernels.BLOCK, len(pairs) - n_heads
         tower["first_layer"], tower["n_hidden"], tower["n_heads"] = first, n_hidden, n_heads
         tower["first_tensor"] = len(self.parameters)
-        size = sum(linear.out_features * (self.padded(linear.in_features) + 1) for linear, _ in pairs)
+        size = sum(len(linear.weight) * (self.padded(linear.weight.shape[1]) + 1) for linear, _ in pairs)
         size += 0 if extra is None else extra.numel()
         gradient = tower["gradient"] = self._zeros(size)
         tower["gradient_size"] = size
         input_, input_rows = tower["input"], tower["input_rows"]
         for index, (linear, activation) in enumerate(pairs, first):
             layer = self.layers[index]
-            n_in, n_out, width = linear.in_features, linear.out_features, self.padded(linear.in_features)
+            n_out, n_in = linear.weight.shape  # its own fields may be out of date
+            width = self.padded(n_in)
             layer["n_in"], layer["n_out"] = n_in, n_out
             layer["activation"] = getattr(self.kernels, ACTIVATIONS[type(activation)])
             layer["slope_below_0"] = getattr(activation, "alpha", getattr(activation, "negative_slope", 0))
@@ -214,10 +228,9 @@ class Program:
         """Store the state that `fits` compares; `check_served` would cost as much as a short rollout."""
         policy, optimizer = self.policy, self.policy.optimizer
         modules = list(policy.modules())
-        self._children = [(module._modules, list(module._modules.values())) for module in modules if module._modules]
-        self._held = [
-            (module._parameters, [*map(id, module._parameters.values())]) for module in modules if module._parameters
-        ]
+        self._parts = [view for module in modules for view in (module._modules.values(), module._parameters.values())]
+        self._known_parts = [*chain.from_iterable(self._parts)]
+        self._identities_of_parts = [*map(id, self._known_parts)]
         self._attributes = [vars(module) for module in modules]
         self._hooks = [getattr(module, name) for module in modules for name in HOOKS] + [*GLOBAL_HOOKS]
         self._optimizer_hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
@@ -226,6 +239,7 @@ class Program:
         self.addresses = [parameter.data_ptr() for parameter in self.parameters]
         # Keeps the addresses valid after a parameter is given other memory.
         self._memory = [parameter.detach() for parameter in self.parameters]
+        self._shapes = [parameter.shape for parameter in self.parameters]
 
     def check_actions(self, actions: np.ndarray) -> None:
         """Refuse stored actions outside their space before the kernels use them as indices.
@@ -251,18 +265,20 @@ class Program:
 
     def computes_forward(self) -> bool:
         """Whether the policy's networks are unchanged, apart from values: the part of `fits` that acting depends on."""
-        for children, before in self._children:
-            if list(children.values()) != before:
-                return False
-        for held, identities in self._held:
-            if [*map(id, held.values())] != identities:
-                return False
+        if [*map(id, chain.from_iterable(self._parts))] != self._identities_of_parts:
+            return False
         for attributes in self._attributes:
             if "forward" in attributes:
                 return False
-        if [parameter.data_ptr() for parameter in self.parameters] != self.addresses:
+        if not self.is_in_place() or [parameter.shape for parameter in self.parameters] != self._shapes:
+            return False
+        if not all(map(_is_contiguous, self.parameters)):
             return False
         return not any(self._hooks) and vars(self.policy).keys().isdisjoint(REPLACEABLE)
+
+    def is_in_place(self) -> bool:
+        """Whether the parameters are where they were."""
+        return [*map(_data_ptr, self.parameters)] == self.addresses
 
     def gradient(self) -> np.ndarray:
         """The memory of the actor's gradient, as the kernels lay it out: each row of a weight begins a new vector."""
@@ -281,17 +297,33 @@ class Program:
         return outputs.reshape(shape), computed.reshape(shape)
 
     def fits(self, policy: ActorCriticPolicy) -> bool:
-        """Whether the policy is unchanged, apart from values, since the tables were made."""
-        optimizer = policy.optimizer
+        """Whether the policy is unchanged, apart from values, since the tables were made, as far as it acts."""
+        return policy is self.policy and policy.optimizer is self._optimizer and self.computes_forward()
+
+    def can_learn(self) -> bool:
+        """Whether the rest that an update depends on is unchanged, apart from values."""
+        optimizer = self._optimizer
         return (
-            policy is self.policy
-            and optimizer is self._optimizer
-            and self.computes_forward()
-            and not any(self._optimizer_hooks)
+            not any(self._optimizer_hooks)
             and "step" not in vars(optimizer)
-            and not any(map(is_special, self.parameters))
+            and all(map(_requires_grad, self.parameters))
+            and not any(map(_hooks, self.parameters))
+            and not any(map(_later_hooks, self.parameters))
             and [optimizer_options(group) for group in optimizer.param_groups] == self._options
+            and self._state_fits()
         )
+
+    def _state_fits(self) -> bool:
+        """Whether the optimiser's state is where the tables say, or its place could be written down there."""
+        optimizer = self.policy.optimizer
+        self._state_was_bound = self._bound is not None and self._state_is_bound(optimizer)
+        if self._state_was_bound:
+            return True
+        try:
+            check_state(optimizer, self.parameters)
+        except NotServedError:
+            return False
+        return True
 
     def bind_optimizer(self, first_tower: int, last_tower: int) -> None:
         """Write learning rates and the addresses of the optimiser's state, which is created if it does not exist.
@@ -303,7 +335,8 @@ class Program:
         optimizer = self.policy.optimizer
         first, last = self.towers[first_tower], self.towers[last_tower - 1]
         trained = slice(int(first["first_tensor"]), int(last["first_tensor"] + last["n_tensors"]))
-        if (optimizer, trained) != self._bound or not self._state_is_bound(optimizer):
+        known, self._state_was_bound = self._state_was_bound, False  # it counts once
+        if (optimizer, trained) != self._bound or not (known or self._state_is_bound(optimizer)):
             self._bind_state(optimizer, trained)
             self._bound = optimizer, trained
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -313,6 +346,12 @@ class Program:
     def moving(self, parameters: Sequence[th.Tensor]) -> Iterator[None]:
         """Apply steps to these parameters, in the policy's order, while gradients are taken at the policy's own."""
         moved = dict(zip(map(id, self.policy.parameters()), parameters, strict=True))
+        for own, other in zip(self.policy.parameters(), parameters, strict=True):
+            if other.shape != own.shape or not is_plain(other):
+                raise ValueError(
+                    f"A parameter to be moved is an array of {other.dtype} with the shape {tuple(other.shape)}, but "
+                    f"the policy's own is one of {own.dtype} with the shape {tuple(own.shape)}."
+                )
         addresses = [moved[id(parameter)].data_ptr() for parameter in self.parameters]
         self.tensors["value"] = addresses
         try:
@@ -324,10 +363,13 @@ class Program:
         """Whether the optimiser's state is where the tables say."""
         if [*map(id, optimizer.state.values())] != self._identities:
             return False
-        for state, name, tensor, place in self._bound_tensors:
-            if state.get(name) is not tensor or tensor.data_ptr() != place:
-                return False
-        return True
+        if [state.get(name) is tensor for state, name, tensor in self._bound_tensors].count(False):
+            return False
+        return (
+            [*map(_data_ptr, self._state_tensors)] == self._state_addresses
+            and [tensor.shape for tensor in self._state_arrays] == self._state_shapes
+            and all(map(_is_contiguous, self._state_arrays))
+        )
 
     def _bind_state(self, optimizer: th.optim.Optimizer, trained: slice) -> None:
         group_of = {
@@ -337,22 +379,27 @@ class Program:
         }
         self._groups = np.array([group_of[id(parameter)] for parameter in self.parameters])
         self._states = [optimizer.state[parameter] for parameter in self.parameters[trained]]
-        self._bound_tensors: list[tuple[dict[str, Any], str, th.Tensor, int]] = []
-        adam = isinstance(optimizer, th.optim.Adam)
-        names = {"mean": "exp_avg", "square": "exp_avg_sq"} if adam else {"square": "square_avg"}
-        tensors = self.tensors[trained], self.parameters[trained], self._states
-        for row, parameter, state in zip(*tensors, strict=True):
+        self._bound_tensors: list[tuple[dict[str, Any], str, th.Tensor]] = []
+        kept = STATES[type(optimizer)]
+        names = dict(zip(("square", "mean"), reversed(kept), strict=False))
+        for parameter, state in zip(self.parameters[trained], self._states, strict=True):
             if not state:
                 state.update(initial_state(optimizer, parameter))
+        check_state(optimizer, self.parameters[trained])
+        for row, state in zip(self.tensors[trained], self._states, strict=True):
             row["step"] = 0
             for column, name in {**names, "step": "step"}.items():
                 tensor = state[name]
                 if isinstance(tensor, th.Tensor):
                     row[column] = tensor.data_ptr()
-                    self._bound_tensors.append((state, name, tensor, tensor.data_ptr()))
+                    self._bound_tensors.append((state, name, tensor))
         # As long as `_states` holds them, no other object has their identities.
         self._identities = [*map(id, optimizer.state.values())]
-        self._state_memory = [tensor.detach() for _, _, tensor, _ in self._bound_tensors]
+        tensors = self._state_tensors = [tensor for _, _, tensor in self._bound_tensors]
+        self._state_addresses = [*map(_data_ptr, tensors)]
+        self._state_arrays = [tensor for _, name, tensor in self._bound_tensors if name in kept]
+        self._state_shapes = [tensor.shape for tensor in self._state_arrays]
+        self._state_memory = [tensor.detach() for tensor in tensors]
 
     def count_steps(self, n_steps: int) -> None:
         """Add to the optimiser's count of steps if it is a Python number, which the kernels cannot reach."""
