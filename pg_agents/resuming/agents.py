@@ -21,8 +21,12 @@ _OF_OTHERS = frozenset(
 )
 
 
-def state_of(agent: OnPolicyAlgorithm) -> dict[str, State]:
+def state_of(agent: OnPolicyAlgorithm, exact: bool = False) -> dict[str, State]:
     """The state of an agent at a boundary between an update and the next rollout.
+
+    Args:
+        agent: The agent.
+        exact: Raise a `NotStorableError` where an attribute cannot be read.
 
     Warns:
         UserWarning: An attribute cannot be read, and is left out.
@@ -34,6 +38,8 @@ def state_of(agent: OnPolicyAlgorithm) -> dict[str, State]:
         try:
             attributes[name] = capture(value, f"agent.{name}")
         except NotStorableError as reason:
+            if exact:
+                raise
             warnings.warn(f"An attribute of the agent is left out of checkpoints: {reason}", stacklevel=2)
     return {
         "attributes": attributes,

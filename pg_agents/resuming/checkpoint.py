@@ -43,6 +43,8 @@ class Checkpoint(BaseCallback):
         every: Steps between checkpoints, over all environments.
         keep: Number of the newest checkpoints that stay.
         overwrite: Remove the checkpoints of another run that are in the folder.
+        exact: Take checkpoints only where they change nothing and hold everything. `take` raises a `NotStorableError`
+            elsewhere, and the training is as before.
         verbose: 1 to print a line for each checkpoint.
 
     Attributes:
@@ -56,12 +58,20 @@ class Checkpoint(BaseCallback):
     is_last_at_boundary = True
 
     def __init__(
-        self, folder: str | Path, every: int, *, keep: int = 2, overwrite: bool = False, verbose: int = 0
+        self,
+        folder: str | Path,
+        every: int,
+        *,
+        keep: int = 2,
+        overwrite: bool = False,
+        exact: bool = False,
+        verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
         check_number("every", every, at_least=1, integer=True)
         check_number("keep", keep, at_least=1, integer=True)
         self.folder, self.every, self.keep, self.overwrite = Path(folder), every, keep, overwrite
+        self.exact = exact
         self.keeper: Keeper | None = None
         self._keepers_of_callbacks: list[Keeper] = []
         self._settings: list[dict[str, Any]] = []  # of other callbacks
@@ -78,7 +88,7 @@ class Checkpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         model: Any = self.model
-        if not getattr(model, "collects_itself", False) or getattr(model, "delay", None):
+        if not can_be_stored(model):
             raise ValueError(
                 f"A `Checkpoint` is for agents of this package that train in this process alone, and this "
                 f"{type(model).__name__} is none, has workers, or simulates stale gradients."
@@ -112,7 +122,11 @@ class Checkpoint(BaseCallback):
             self.take()
 
     def take(self) -> None:
-        """Take a checkpoint now; only between an update and the next rollout."""
+        """Take a checkpoint now; only between an update and the next rollout.
+
+        Raises:
+            NotStorableError: With `exact`, a part of the training cannot be stored.
+        """
         model: Any = self.model
         steps, run = model.num_timesteps, model.current_run
         others = self._others(run.callback)
@@ -124,7 +138,7 @@ class Checkpoint(BaseCallback):
         before_cut = self._generator.bit_generator.state
         environment = self._state_of_environment()
         state = {
-            "agent": agents.state_of(model),
+            "agent": agents.state_of(model, self.exact),
             "environment": environment,
             "callbacks": [callbacks.state_of(*pair) for pair in zip(others, self._settings, strict=True)],
             "environments of callbacks": [self._state_of_another(i, env) for i, env in enumerate(envs)],
@@ -177,6 +191,8 @@ class Checkpoint(BaseCallback):
                 self._say_that_it_seeds(env, keeper)
 
     def _say_that_it_cuts(self, keeper: Keeper) -> None:
+        if self.exact:
+            raise NotStorableError(keeper.reason)
         warnings.warn(
             f"The state of {name_of(self.training_env)} cannot be stored ({keeper.reason}), so checkpoints cut "
             f"episodes: at each of them, every {self.every} steps, all environments are reset with new seeds, whether "
@@ -185,6 +201,8 @@ class Checkpoint(BaseCallback):
         )
 
     def _say_that_it_seeds(self, env: VecEnv, keeper: Keeper) -> None:
+        if self.exact:
+            raise NotStorableError(keeper.reason)
         warnings.warn(
             f"The state of {name_of(env)}, in which a callback evaluates, cannot be stored ({keeper.reason}), so it "
             f"gets new seeds at each checkpoint, every {self.every} steps.",
@@ -241,6 +259,11 @@ class Checkpoint(BaseCallback):
         self._generator.bit_generator.state = state["generator"]
         self.keeper = Keeper(**state["keeper"])
         self._keepers_of_callbacks = [Keeper(**keeper) for keeper in state["keepers of callbacks"]]
+
+
+def can_be_stored(agent: Any) -> bool:
+    """Whether trainings of an agent can be stored: one of this package, in this process alone, with fresh gradients."""
+    return bool(getattr(agent, "collects_itself", False)) and not getattr(agent, "delay", None)
 
 
 def class_name(cls: type) -> str:

@@ -291,7 +291,7 @@ def _is_allowed(path, here, argv):
     if str(path).startswith("subprocess.Popen"):
         return "('ff" in str(path) or "ffmpeg" in str(path)  # of a video
     found = Path(os.path.normpath(here / os.fsdecode(path)))
-    found = found.with_name(re.sub(r"^\.(.+)\.\w{32}$", r"\1", found.name))  # written beside, then renamed
+    found = found.with_name(re.sub(r"^\.(.+)\.\w{32}(\.unfinished)?$", r"\1", found.name))  # written beside, then renamed
     place = here.parents[1]
     if not found.is_relative_to(place):  # caches, and what libraries have in the temporary folder
         return found == Path(os.devnull) or found.is_relative_to(place.parent) or "__pycache__" in found.parts

@@ -42,7 +42,7 @@ from pg_agents import (
 from pg_agents.files import values
 from pg_agents.resuming import agents
 from pg_agents.resuming.folders import checkpoints, manifest_of, new_checkpoint
-from pg_agents.resuming.state import NotFittingError, capture
+from pg_agents.resuming.state import NotFittingError, NotStorableError, capture
 
 SMALL = {"net_arch": [4]}
 
@@ -405,6 +405,12 @@ def test_simulators_are_cut(env_id: str, module: str, tmp_path: Path) -> None:
 def test_a_warning_says_that_episodes_are_cut_and_how_often(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"Hidden.*cannot be stored.*every 50 steps, all environments are reset"):
         small_ppo(vec(Hidden)).learn(32, callback=Checkpoint(tmp_path, 50))
+
+
+def test_an_exact_checkpoint_cuts_nothing_but_refuses(tmp_path: Path) -> None:
+    with pytest.raises(NotStorableError):
+        small_ppo(vec(Hidden)).learn(100, callback=Checkpoint(tmp_path, 50, exact=True))
+    assert not list(tmp_path.iterdir())
 
 
 def test_cut_episodes_start_anew_and_the_agent_knows(tmp_path: Path) -> None:

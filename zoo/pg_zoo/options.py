@@ -40,7 +40,8 @@ class _StoreDict(argparse.Action):
     ) -> None:
         from pg_zoo.recipes.trust import parse_value
 
-        stored = dict(getattr(namespace, self.dest) or {})
+        before = getattr(namespace, self.dest)
+        stored = dict(before) if isinstance(before, dict) else {}
         for text in values or ():
             name, colon, value = text.partition(":")
             if not colon:
@@ -106,10 +107,24 @@ class TrainOptions(CommonOptions):
     deterministic: bool
     stochastic: bool
     save_freq: int
+    checkpoint: int | None
     log_interval: int
     vec_env: Literal["dummy", "subproc", "native", "world", "envpool"]
     progress: bool
     uuid: bool
+
+
+@dataclass(frozen=True)
+class ResumeOptions(Options):
+    """The options of `pg-zoo train --resume`.
+
+    Attributes:
+        folder: The folder of the run.
+        given: The other options that were given.
+    """
+
+    folder: str
+    given: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -247,8 +262,22 @@ def parse(argv: Sequence[str] | None = None) -> Options | None:
     if parsed.subcommand is None:
         parser.print_help()
         return None
+    if parsed.subcommand == "train" and parsed.resume is not None:
+        return ResumeOptions("train", parsed.resume, _given(argv))
     kind = KINDS[parsed.subcommand]
     return kind(**{field.name: getattr(parsed, field.name) for field in fields(kind)})
+
+
+_NOT_GIVEN = object()
+
+
+def _given(argv: Sequence[str]) -> dict[str, Any]:
+    """The options of `pg-zoo train --resume` that are on the command line, beside `--resume`."""
+    parser = _Parser(prog="pg-zoo train")
+    _add_train(parser)
+    parser.set_defaults(**dict.fromkeys((field.name for field in fields(TrainOptions)), _NOT_GIVEN))
+    found = vars(parser.parse_args(argv[argv.index("train") + 1 :]))
+    return {name: value for name, value in found.items() if name != "resume" and value is not _NOT_GIVEN}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -320,7 +349,20 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--n-eval-envs", type=int, default=1, help="environments of an evaluation")
     add("--eval-env-kwargs", nargs="+", action=_StoreDict, help="as --env-kwargs, for evaluation")
     _add_actions(parser)
-    add("--save-freq", type=int, default=-1, help="save a checkpoint every so many steps; negative: never")
+    add("--save-freq", type=int, default=-1, help="save the model every so many steps; negative: never")
+    add(
+        "--checkpoint",
+        type=int,
+        metavar="STEPS",
+        help="store the whole training every so many steps, so that --resume goes on exactly after whatever stops it",
+    )
+    add(
+        "--resume",
+        type=_path,
+        metavar="FOLDER",
+        help="go on with the run in this folder, which had --checkpoint, as if nothing had stopped it; of the other "
+        "options, only -n may differ from the run's, to extend it, and --device, --num-threads, --trust, --verbose, -P",
+    )
     add(
         "--log-interval", type=int, default=-1, help="log every so many updates; -1: the algorithm's default, -2: never"
     )
