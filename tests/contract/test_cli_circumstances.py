@@ -226,6 +226,7 @@ def test_a_report_shows_names_as_they_are(here, capsys):
 # Signals
 
 SUBPROC = ["--vec-env", "subproc"]
+CROSSCHECK = ["crosscheck", "--algos", "ppo", "-o", "out"]
 # What is endless, what it has printed when it has begun, and the processes that it has then: with the trackers and
 # servers of multiprocessing.
 ENDLESS = {
@@ -234,6 +235,11 @@ ENDLESS = {
     "enjoy": (["enjoy", "--no-render", "-n", "1000000000"], "Episode 1:", 1),
     "benchmark": (["benchmark", "--algos", "ppo", "--envs", "CartPole-v1", *LONG, "-o", "out"], "cells", 4),
     "tune": (["tune", *LONG, "--jobs", "1", "-o", "out"], "0 of", 4),
+    "crosscheck": (
+        [*CROSSCHECK, "--envs", "CartPole-v1", "Acrobot-v1", "--updates", "1000000", "--jobs", "2"],
+        "Parameters",
+        5,
+    ),
 }
 
 
@@ -246,27 +252,30 @@ def _until(condition):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
-    ("name", "end"),
+    ("name", "end", "to_all"),  # Ctrl-C and many schedulers' signals come to all processes
     # Each command with one signal, each signal with one command, and what ends nobody's cleaning up with all that start
     # processes.
     [
-        ("train", signal.SIGHUP),
-        ("train, subproc", signal.SIGTERM),
-        ("train, subproc", signal.SIGKILL),
-        ("enjoy", signal.SIGHUP),
-        ("benchmark", signal.SIGINT),
-        ("benchmark", signal.SIGKILL),
-        ("tune", signal.SIGHUP),
-        ("tune", signal.SIGKILL),
+        ("train", signal.SIGHUP, False),
+        ("train, subproc", signal.SIGTERM, False),
+        ("train, subproc", signal.SIGKILL, False),
+        ("enjoy", signal.SIGHUP, False),
+        ("benchmark", signal.SIGINT, False),
+        ("benchmark", signal.SIGKILL, False),
+        ("tune", signal.SIGHUP, False),
+        ("tune", signal.SIGKILL, False),
+        ("crosscheck", signal.SIGINT, True),
+        ("crosscheck", signal.SIGTERM, True),
+        ("crosscheck", signal.SIGKILL, False),
     ],
 )
-def test_no_process_outlives_a_signal(name, end, warm):
+def test_no_process_outlives_a_signal(name, end, to_all, warm):
     argv, begun, n_processes = ENDLESS[name]
     unbuffered = "import sys; sys.stdout.reconfigure(write_through=True)"
     Path("out.txt").touch()
     with warm.begun(*argv, before=unbuffered) as command:
         _until(lambda: begun in Path("out.txt").read_text() and len(command.processes()) >= n_processes)
-        os.kill(command.id, end)
+        (os.killpg if to_all else os.kill)(command.id, end)
         status = command.wait()
         _until(lambda: not command.processes())
     errors = Path("err.txt").read_text()

@@ -37,7 +37,7 @@ from pg_zoo.recipes import limits
 from pg_zoo.runs import backends
 from pg_zoo.runs.processes import Died
 
-N_LINES = int(os.environ.get("PG_ZOO_FUZZ", "200"))
+N_LINES = int(os.environ.get("PG_ZOO_FUZZ", "150"))
 
 # Grammar: commands, their options, and values of each
 
