@@ -23,6 +23,7 @@ from pg_zoo.recipes import limits
 PROGRAM = [sys.executable, "-c", "import sys; from pg_zoo.cli import main; sys.exit(main())"]
 SHORT = ["train", "-n", "64", "--eval-freq", "-1", "--hyperparams", "n_envs:1", "n_steps:32", "batch_size:32"]
 LONG = ["-n", "10000000"]
+CROSSCHECK = ["crosscheck", "--algos", "ppo", "-o", "out"]
 BELOW_A_FILE = "file/below"  # which not even root can make
 
 
@@ -147,6 +148,22 @@ def test_a_terminal_of_one_column_is_enough(command, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_streams_and_devices_are_written_to_and_not_replaced(here, warm):
+    (here / "zoo").mkdir()
+    (here / "zoo/ppo.yml").write_text("CartPole-v1:\n  n_timesteps: 64\n")
+    table = ["evidence", "--zoo", "zoo", "-o"]
+    (here / "out.txt").touch()
+    before = (here / "out.txt").stat().st_ino
+    status, out, errors = warm.run(*table, "/dev/stdout")
+    assert (status, errors) == (0, "")
+    assert "|" in out
+    assert (here / "out.txt").stat().st_ino == before
+    status, out, errors = warm.run(*table, "/dev/full", out="out")
+    assert (status, out) == (2, "")
+    assert says(errors, "-o/--output", "/dev/full")
+    assert Path("/dev/full").is_char_device()
+
+
 # Files of others
 
 
@@ -223,10 +240,43 @@ def test_a_report_shows_names_as_they_are(here, capsys):
     assert capsys.readouterr().err == ""
 
 
+# Modules that register environments
+
+MY_ENVS = """
+import os
+from pathlib import Path
+import gymnasium as gym
+gym.register("My/Pole-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=20)
+Path(f"imported by {os.getpid()}").touch()
+"""
+ONE = ["-n", "64", "--seeds", "1", "--eval-points", "1", "--eval-episodes", "1", "--final-episodes", "1", "--jobs", "1"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "n_processes"),
+    [
+        (["train", "--env", "My/Pole-v0", "--gym-packages", "my_envs", *SHORT[1:]], 1),
+        (["benchmark", "--algos", "ppo", "--envs", "my_envs:My/Pole-v0", "CartPole-v1", *ONE, "-o", "out"], 3),
+        (["tune", "--env", "my_envs:My/Pole-v0", *ONE, "--trials", "1", "--score-seeds", "5", "-o", "out"], 17),
+        ([*CROSSCHECK, "--envs", "CartPole-v1", "--gym-packages", "my_envs", "--updates", "1", "--seeds", "0"], 2),
+    ],
+    ids=["train", "benchmark", "tune", "crosscheck"],
+)
+def test_each_process_of_a_command_imports_the_modules_of_its_environments(argv, n_processes, here, warm):
+    (here / "my_envs.py").write_text(MY_ENVS)
+    # The others are forked from a process that knows no such modules.
+    before = "import sys; sys.path.insert(0, '.'); from pg_zoo.runs.processes import prepare; prepare()"
+    status, _, errors = warm.run(*argv, before=before)
+    assert (status, errors) == (0, "")
+    assert len(list(here.glob("imported by *"))) == n_processes
+    if argv[0] == "train":
+        replay = warm.run("enjoy", "--env", "my_envs:My/Pole-v0", "--no-render", "-n", "30", before=before)
+        assert replay[::2] == (0, "")
+
+
 # Signals
 
 SUBPROC = ["--vec-env", "subproc"]
-CROSSCHECK = ["crosscheck", "--algos", "ppo", "-o", "out"]
 # What is endless, what it has printed when it has begun, and the processes that it has then: with the trackers and
 # servers of multiprocessing.
 ENDLESS = {

@@ -79,7 +79,7 @@ BEGINNINGS = {
 }
 FOLDERS = {"log_folder", "tensorboard_log", "folder", "video", "output", "results", "zoo", "write"}
 ALGOS = ["ppo", "a2c", "reinforce", "sb3/ppo", "sb3/dqn", "contrib/trpo", "random"]
-ENVS = ["CartPole-v1", "Pendulum-v1", "pg/ShortCorridor-v0"]
+ENVS = ["CartPole-v1", "Pendulum-v1", "pg/ShortCorridor-v0", "json:CartPole-v1"]
 VALID = {
     **dict.fromkeys(("algo", "algos", "same_hyperparams", "baseline"), ALGOS),
     **dict.fromkeys(("env", "envs"), ENVS),

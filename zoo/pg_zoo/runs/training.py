@@ -47,7 +47,7 @@ def resolved(cell: Cell) -> Cell:
     Raises:
         UserError: The algorithm or environment is unknown or needs a missing package, or a hyperparameter is wrong.
     """
-    _register(cell.env)
+    _register(cell)
     with _quiet(), _named(cell):
         if cell.algo == RANDOM:
             random_env(cell).close()
@@ -59,9 +59,9 @@ def resolved(cell: Cell) -> Cell:
     return replace(cell, hyperparams=stored)
 
 
-def _register(env: str) -> None:
-    if env not in gym.registry:  # so that a failing plugin causes only one warning
-        find_env(env)
+def _register(cell: Cell) -> None:
+    if cell.env not in gym.registry:  # so that a failing plugin causes only one warning
+        find_env(cell.env, cell.gym_packages)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def run_cell(
         UserError: The folder exists, or the algorithm or environment is unknown.
     """
     memory = AddedMemory()
-    _register(cell.env)
+    _register(cell)
     with new_folder(folder) as unfinished:
         with _quiet():
             run = _act_randomly(cell) if cell.algo == RANDOM else _train(cell, unfinished, on_evaluation)
