@@ -257,7 +257,7 @@ class Recipe:
             monitor_dir=monitor_dir,
             wrapper_class=self.env_wrapper,
             env_kwargs=env_kwargs,
-            vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
+            vec_env_cls=ProcessesVecEnv if vec_env == "subproc" else DummyVecEnv,
             monitor_kwargs={**(self.monitor_kwargs or {}), "override_existing": False}
             if goes_on
             else self.monitor_kwargs,
@@ -389,6 +389,30 @@ def closing_envs(env: VecEnv) -> Iterator[VecEnv]:
         # Ctrl-C reaches environments in other processes too: they may be gone.
         with suppress(EOFError, OSError):
             env.close()
+
+
+class ProcessesVecEnv(SubprocVecEnv):
+    """SB3's, which can also be closed where an interrupt came in the middle of a step or of an answer.
+
+    Otherwise, `close` waits for all answers to a step, those included that have been read.
+    """
+
+    def close(self) -> None:
+        """End the processes, whatever they have been asked."""
+        if self.closed:
+            return
+        for remote in self.remotes:
+            with suppress(OSError):  # it is gone
+                remote.send(("close", None))
+        for remote in self.remotes:
+            with suppress(EOFError, OSError):
+                while True:  # until the other side is closed
+                    remote.recv_bytes()
+        for process in self.processes:
+            process.join()
+        for remote in self.remotes:
+            remote.close()
+        self.waiting, self.closed = False, True
 
 
 def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> str:

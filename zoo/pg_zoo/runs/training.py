@@ -53,7 +53,7 @@ def resolved(cell: Cell) -> Cell:
     Raises:
         UserError: The algorithm or environment is unknown or needs a missing package, or a hyperparameter is wrong.
     """
-    _register(cell.env)
+    _register(cell)
     with _quiet(), _named(cell):
         if cell.algo == RANDOM:
             random_env(cell).close()
@@ -65,9 +65,9 @@ def resolved(cell: Cell) -> Cell:
     return replace(cell, hyperparams=stored)
 
 
-def _register(env: str) -> None:
-    if env not in gym.registry:  # so that a failing plugin causes only one warning
-        find_env(env)
+def _register(cell: Cell) -> None:
+    if cell.env not in gym.registry:  # so that a failing plugin causes only one warning
+        find_env(cell.env, cell.gym_packages)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def run_cell(
         UserError: The folder exists, or the algorithm or environment is unknown.
     """
     memory = AddedMemory()
-    _register(cell.env)
+    _register(cell)
     with partial_results(cell, folder) as partial, new_folder(folder) as unfinished:
         with _quiet():
             if cell.algo == RANDOM:
