@@ -196,7 +196,7 @@ def prepared(
         progress_bar: As for `learn`.
 
     Raises:
-        ValueError: The end is before the one that it had, or callbacks are missing.
+        ValueError: The end is before the one that it had, callbacks are missing, or `Checkpoint` has another folder.
     """
     state = interrupted.state
     before = state["run"]["total_timesteps"]
@@ -246,6 +246,8 @@ def _with_checkpoint(interrupted: Interrupted, callback: MaybeCallback) -> Callb
     if not known:
         known = [Checkpoint(interrupted.folder, own["every"], keep=own["keep"])]
         all_given.callbacks += known
+    elif known[0].folder.resolve() != interrupted.folder.resolve():
+        raise ValueError(f"The `Checkpoint` must go on in {interrupted.folder}, but its folder is {known[0].folder}.")
     known[0].go_on(own)
     return all_given
 

@@ -651,6 +651,17 @@ def test_checkpoints_of_another_run_are_not_overwritten(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_000000000", "step_000000032"]
 
 
+def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    interrupted_run(run)
+    interrupted_run(other)
+    before = names(other)
+    with pytest.raises(ValueError, match=r"must go on in .*run, but its folder is .*other"):
+        PPO.resume(run).learn_on(200, callback=Checkpoint(other, 32, keep=1))
+    assert names(other) == before
+    assert PPO.resume(run).learn_on(200, callback=Checkpoint(str(run), 50)).num_timesteps >= 200
+
+
 def test_learn_on_needs_a_run_to_go_on_with(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="what `resume` has read"):
         small_ppo(cartpole()).learn_on()
