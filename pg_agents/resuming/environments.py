@@ -1,7 +1,7 @@
 """How the state of environments is kept: exactly, where that can be done, and else by cutting episodes.
 
 A trial decides. It stores the state, takes steps, puts the state back and takes the same steps again. Where the results
-are equal, every checkpoint stores the environments. Where they are not, or where there is nothing to be read (a
+are equal, and the state put back is the state stored, every checkpoint stores the environments. Where they are not, or where there is nothing to be read (a
 simulator written in C, another process), every checkpoint resets all environments with seeds from a stream of its own,
 whether or not anything is interrupted, so that the runs remain equal. What wrappers keep is stored there too.
 """
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -22,10 +23,22 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.files import values
 from pg_agents.resuming.randomness import global_generators, restore_global_generators
-from pg_agents.resuming.state import NotFittingError, NotStorableError, State, capture, put_back
+from pg_agents.resuming.state import (
+    NotFittingError,
+    NotStorableError,
+    Snapshot,
+    State,
+    capture,
+    is_same,
+    missing_part,
+    put_back,
+    snapshot,
+)
 
-_STEPS, _STEPS_AFTER_RESET = 3, 2  # of a trial
+_STEPS, _STEPS_AFTER_RESET = 20, 5  # of a trial
+_STEPS_KEPT = 3, 2  # of those that a checkpoint stores
 
 
 class AnotherEnvironmentError(ValueError):
@@ -39,14 +52,26 @@ class Keeper:
     Attributes:
         reason: Why the state cannot be stored, so that episodes are cut; None where it can.
         trial: Of an environment that can be stored: a state, and the results of the steps after it.
+        parts: The parts of the environment after a reset, as in a `Snapshot`.
     """
 
     reason: str | None
     trial: dict[str, Any] | None = None
+    parts: dict[str, str] | None = None
 
     def state(self, env: VecEnv) -> State:
-        """The state of the environment, or as much of it as can be read."""
-        return capture(env) if self.reason is None else _layers(env)
+        """The state of the environment, or as much of it as can be read.
+
+        Raises:
+            NotStorableError: It has parts that another environment of its kind would not have.
+        """
+        if self.reason is not None:
+            return _layers(env)
+        found = snapshot(env)
+        missing = missing_part(found.parts, self.parts or {})
+        if missing is not None:
+            raise NotStorableError(missing)
+        return found.state
 
     def put_back(self, env: VecEnv, state: State) -> None:
         """Write a state into an environment.
@@ -69,11 +94,13 @@ class Keeper:
             return
         with untouched_files(env):
             try:
+                if all(_may_be_reset(env)):
+                    env.reset()  # makes what an episode consists of
                 put_back(env, self.trial["state"])
             except NotFittingError as error:
                 raise AnotherEnvironmentError(f"The environment {name_of(env)} is another one: {error}") from error
             restore_global_generators(self.trial["generators"])
-            results = _played(env, self.trial["begins"])
+            results = _played(env, self.trial["begins"], *_STEPS_KEPT)
         if not _equal(results, self.trial["results"]):
             raise AnotherEnvironmentError(
                 f"The environment {name_of(env)} does not go on as the one of the checkpoint did: the same steps from "
@@ -82,39 +109,71 @@ class Keeper:
 
 
 def keeper_of(env: VecEnv, *, begins: bool = False) -> Keeper:
-    """Find out by a trial how the state of an environment can be kept. The environment is as before afterwards.
+    """Find out by a trial how the state of an environment can be kept.
+
+    The environment is as before afterwards, but for a state that cannot be read.
 
     Args:
         env: The environment.
-        begins: It is reset first, because nobody needs to have done so yet.
+        begins: It is reset first, because nobody needs to have done so yet. Where it has no generator yet, it is as
+            after a reset afterwards.
     """
+    found = _tried(env, begins)
+    if found.reason is not None and begins:
+        try:
+            env.reset()  # environments without seeds get their generators then
+        except Exception as error:
+            return Keeper(f"a reset raised {type(error).__name__}: {error}")
+        found = _tried(env, begins)
+    return found
+
+
+def _tried(env: VecEnv, begins: bool) -> Keeper:
     generators = global_generators()
+    snapshots: list[Snapshot] = []
     try:
-        state = capture(env)
+        with untouched_files(env), TemporaryDirectory() as folder:
+            try:
+                return _trial(env, begins, snapshots, generators, Path(folder))
+            finally:
+                for one in reversed(snapshots):  # objects that a state was written into, too
+                    put_back(env, one.state, objects=one.objects)
     except NotStorableError as reason:
         return Keeper(str(reason))
+    except NotFittingError as reason:
+        return Keeper(f"its state cannot be put back: {reason}")
+    except Exception as error:  # whatever the environment raises in steps that nobody asked for
+        return Keeper(f"a trial of it raised {type(error).__name__}: {error}")
+    finally:
+        restore_global_generators(generators)
+
+
+def _trial(env: VecEnv, begins: bool, snapshots: list[Snapshot], generators: Any, folder: Path) -> Keeper:
+    """Take the same steps twice, with a few others in between; the states before each are appended."""
+    snapshots.append(snapshot(env))
+    values.write(snapshots[0].state, folder, "state")
+    state = values.read(folder, "state")
+    parts: dict[str, str] = {}
     results = []
-    with untouched_files(env):
-        try:
-            for _ in range(2):
-                restore_global_generators(generators)
-                results.append(_played(env, begins))
-                capture(env)  # more may be there than before
-                put_back(env, state)
-        except NotFittingError as reason:
-            return Keeper(f"its state cannot be put back: {reason}")
-        except NotStorableError as reason:
-            put_back(env, state)
-            return Keeper(str(reason))
-        finally:
-            restore_global_generators(generators)
-    if not _equal(*results):
-        return Keeper("the same step from the same stored state had two different results")
-    return Keeper(None, {"state": state, "begins": begins, "results": results[0], "generators": generators})
+    for steps in ((_STEPS, _STEPS_AFTER_RESET), (_STEPS // 4, 0), (_STEPS, _STEPS_AFTER_RESET), _STEPS_KEPT):
+        restore_global_generators(generators)
+        results.append(_played(env, begins, *steps, parts=parts))
+        snapshots.append(snapshot(env))
+        put_back(env, state)
+        if not is_same(capture(env), snapshots[0].state):
+            return Keeper("its state is another one after it was put back")
+    if not _equal(results[0], results[2]):
+        return Keeper("the same steps from the same stored state had two different results")
+    missing = missing_part(snapshots[0].parts, parts)
+    if missing is not None:
+        return Keeper(missing)
+    trial = {"state": state, "begins": begins, "results": results[3], "generators": generators}
+    values.write(trial, folder, "trial")
+    return Keeper(None, trial, parts)
 
 
-def _played(env: VecEnv, begins: bool) -> list[Any]:
-    """The results of a few steps, and of steps after a reset."""
+def _played(env: VecEnv, begins: bool, n: int, n_after_reset: int, parts: dict[str, str] | None = None) -> list[Any]:
+    """The results of a few steps, and of steps after a reset, whose parts are noted."""
     space = deepcopy(env.action_space)
     space.seed(0)
     results: list[Any] = [deepcopy(env.reset())] if begins else []
@@ -124,11 +183,18 @@ def _played(env: VecEnv, begins: bool) -> list[Any]:
         observations, rewards, dones, _ = env.step(np.array([space.sample() for _ in range(env.num_envs)]))
         results.append(deepcopy((observations, np.array(rewards), np.array(dones))))
 
-    for _ in range(_STEPS):
+    note = parts is not None and not parts
+    if note and begins:
+        parts.update(snapshot(env).parts)
+    elif note and not all(_may_be_reset(env)):
+        parts.update(snapshot(env).parts)
+    for _ in range(n):
         step()
-    if all(_may_be_reset(env)):
+    if n_after_reset and all(_may_be_reset(env)):
         results.append(deepcopy(env.reset()))
-        for _ in range(_STEPS_AFTER_RESET):
+        if note and not begins:
+            parts.update(snapshot(env).parts)
+        for _ in range(n_after_reset):
             step()
     return results
 
@@ -158,6 +224,10 @@ def cut(env: VecEnv, generator: np.random.Generator) -> Any:
         The first observations.
     """
     env.seed(int(generator.integers(2**31 - env.num_envs)))
+    for layers in singles_of(env):
+        for layer in layers:
+            if isinstance(layer, Monitor):
+                layer.needs_reset = True  # a cut is no early reset of the user's, which a Monitor can refuse
     return env.reset()
 
 

@@ -1,9 +1,11 @@
 """The state of an object and of all that belongs to it, as a tree of plain values that can be put back in place.
 
-`capture` walks through attributes, containers and wrapped objects and keeps what is data: numbers, texts, arrays,
-tensors, random generators. Functions, classes, loggers, files and pictures count as parts of the program, which do not
-change. `put_back` writes the data into an object of the same structure, such as an environment that was made anew:
-arrays keep their memory, generators and containers their identity, and nothing is made from what a file says.
+`capture` walks through attributes, containers, wrapped objects and the variables of functions, and keeps what is data:
+numbers, texts, arrays, tensors, random generators. Functions, classes, loggers, files and pictures count as parts of
+the program, which do not change. `put_back` writes the data into an object of the same structure, such as an
+environment that was made anew: arrays keep their memory, generators and containers their identity. What changes by
+being replaced, such as dates and frozen dataclasses, is replaced. An object that is not there is made, without a call
+of its constructor, if its class is defined in the module of an object on the way to it; no module is imported.
 
 An object can say itself what its state is:
 
@@ -15,20 +17,29 @@ An environment that drives a simulator becomes one that can be stored by these t
 
 from __future__ import annotations
 
+import ctypes
 import enum
+import inspect
 import io
 import multiprocessing.connection
 import multiprocessing.process
+import operator
 import random
 import socket
 import subprocess
 import threading
 import types
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -36,7 +47,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 State: TypeAlias = Any
 """A tree of plain values, which `pg_agents.files.values` can write."""
@@ -50,8 +61,23 @@ class NotFittingError(ValueError):
     """A state that does not fit the object into which it is put back; the message names the part."""
 
 
-def capture(anything: Any, name: str = "") -> State:
-    """The state of an object, as a copy.
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of an object, and what is known about its parts.
+
+    Attributes:
+        state: The state.
+        objects: Its parts, in the order of the walk. `put_back` restores these very objects if it is given them.
+        parts: What is at each place, for all that cannot be made from the state: classes and names of functions.
+    """
+
+    state: State
+    objects: list[Any]
+    parts: dict[str, str]
+
+
+def snapshot(anything: Any, name: str = "") -> Snapshot:
+    """The state of an object, as a copy, and its parts.
 
     Args:
         anything: The object.
@@ -61,16 +87,24 @@ def capture(anything: Any, name: str = "") -> State:
         NotStorableError: A part of it is neither data nor a part of the program: an object of compiled code, a
             process, a thread.
     """
-    return _Capture().of(anything, name or type(anything).__name__)
+    walk = _Capture()
+    state = walk.of(anything, name or type(anything).__name__)
+    return Snapshot(state, [value for _, value in walk.met.values()], walk.parts)
 
 
-def put_back(anything: Any, state: State, name: str = "") -> Any:
+def capture(anything: Any, name: str = "") -> State:
+    """The state of an object, as `snapshot` gives it."""
+    return snapshot(anything, name).state
+
+
+def put_back(anything: Any, state: State, name: str = "", objects: list[Any] | None = None) -> Any:
     """Write a state into an object of the structure that it was captured from.
 
     Args:
         anything: The object.
         state: Of `capture`.
         name: Its name in messages; by default its class's.
+        objects: Of the `Snapshot`, to restore the very objects that it consisted of.
 
     Returns:
         The object; or, where it is a plain value, the one that takes its place.
@@ -78,16 +112,56 @@ def put_back(anything: Any, state: State, name: str = "") -> Any:
     Raises:
         NotFittingError: The object has another structure.
     """
-    return _PutBack().into(anything, state, name or type(anything).__name__)
+    name = name or type(anything).__name__
+    try:
+        return _PutBack(objects).into(anything, state, name)
+    except NotFittingError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise NotFittingError(f"A state does not fit {name}: {type(error).__name__}: {error}") from error
+
+
+def missing_part(parts: dict[str, str], there: dict[str, str]) -> str | None:
+    """The first part that could not be put back into an object with other parts.
+
+    Args:
+        parts: Of a `Snapshot`.
+        there: Of a `Snapshot` of the other object.
+    """
+    for place, what in parts.items():
+        if there.get(place) != what and not (what == _PROGRAM and place.rpartition(".")[0] in there):
+            return f"{place} is a {what}, and was none after a reset"
+    return None
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two states are equal, bit for bit but for the kinds of NaN."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(is_same(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return isinstance(other, (list, tuple)) and len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, th.Tensor):
+        return (
+            isinstance(other, th.Tensor)
+            and one.dtype == other.dtype
+            and th.equal(one.isnan(), other.isnan())
+            and (th.equal(one.nan_to_num(), other.nan_to_num()) if one.is_floating_point() else th.equal(one, other))
+        )
+    if isinstance(one, np.ndarray):
+        same = isinstance(other, np.ndarray) and one.dtype == other.dtype
+        return same and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
+    return bool(type(one) is type(other) and (one == other or one != one))
 
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _OF_THE_PROGRAM = (
-    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, partial),
+    *(types.ModuleType, type, operator.itemgetter, operator.attrgetter, operator.methodcaller),
     *(io.IOBase, EnvSpec, BaseAlgorithm, Logger, np.dtype, th.dtype, th.device, np.ufunc),
-    *(type(threading.Lock()), type(threading.RLock())),
+    *(type(threading.Lock()), type(threading.RLock()), types.WrapperDescriptorType, types.MethodDescriptorType),
 )
 _MODULES_OF_THE_PROGRAM = ("numba", "pygame", "_csv", "matplotlib", "ctypes", "_ctypes", "logging", "re", "google")
+_PROGRAM = "part of the program"
+_C_DATA = ctypes.c_int.__mro__[-2]
 _OF_OTHERS = (
     *(threading.Thread, multiprocessing.process.BaseProcess, subprocess.Popen),
     *(multiprocessing.connection.Connection, socket.socket, types.GeneratorType),
@@ -99,21 +173,127 @@ _LEFT_ALONE: tuple[tuple[type, frozenset[str]], ...] = (
     (BaseCallback, frozenset({"model", "training_env", "logger", "locals", "globals", "parent"})),
 )
 _SEQUENCES = (list, tuple, deque, set, frozenset)
+_MAPPINGS: dict[str, type] = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in (dict, OrderedDict, Counter)}
 _MANY = 16
+_DEEPEST = 60  # objects and containers in each other: files are read up to a depth
 
 
 def _is_of_the_program(value: Any) -> bool:
     if isinstance(value, _OF_THE_PROGRAM):
         return True
-    if isinstance(value, np.ndarray):
-        return value.dtype.names is not None  # a table of addresses
-    return _module_of(value).split(".")[0] in _MODULES_OF_THE_PROGRAM
+    module = _module_of(value)
+    return module.split(".")[0] in _MODULES_OF_THE_PROGRAM and module != "pygame.sprite" and not _is_row(value)
+
+
+def _is_row(value: Any) -> bool:
+    """Pygame's rectangles and vectors."""
+    return _module_of(value) in ("pygame.rect", "pygame.math", "pygame.color") and hasattr(value, "__setitem__")
 
 
 def _is_plain(value: Any) -> bool:
-    return (
-        type(value) in _PLAIN or isinstance(value, np.generic) or (type(value) is tuple and all(map(_is_plain, value)))
-    )
+    if isinstance(value, np.generic):
+        return value.dtype.kind in _NUMBERS and value.dtype.itemsize <= _itemsize_of(value.dtype)
+    return type(value) in _PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
+
+
+_NUMBERS = "biufcUS"
+
+
+def _itemsize_of(dtype: np.dtype) -> float:
+    """The largest number of bytes that files hold of a type's numbers."""
+    return {"f": 8, "c": 16}.get(dtype.kind, np.inf)
+
+
+# Immutable values: their types, the plain values that they consist of, and the way back.
+_VALUES: dict[str, tuple[type, Any, Any]] = {
+    "range": (range, lambda one: [one.start, one.stop, one.step], range),
+    "slice": (slice, lambda one: [one.start, one.stop, one.step], slice),
+    "datetime": (
+        datetime,
+        lambda one: [one.isoformat(), one.fold],
+        lambda text, fold: datetime.fromisoformat(text).replace(fold=fold),
+    ),
+    "date": (date, lambda one: [one.isoformat()], date.fromisoformat),
+    "time": (time, lambda one: [one.isoformat()], time.fromisoformat),
+    "timedelta": (timedelta, lambda one: [one.days, one.seconds, one.microseconds], timedelta),
+    "timezone": (timezone, lambda one: [one.utcoffset(None).total_seconds()], lambda s: timezone(timedelta(seconds=s))),
+    "Decimal": (Decimal, lambda one: [str(one)], Decimal),
+    "Fraction": (Fraction, lambda one: [one.numerator, one.denominator], Fraction),
+    "datetime64": (
+        np.datetime64,
+        lambda one: [int(one.astype(np.int64)), str(one.dtype)],
+        lambda number, dtype: np.array(number).view(dtype)[()],
+    ),
+    "timedelta64": (
+        np.timedelta64,
+        lambda one: [int(one.astype(np.int64)), str(one.dtype)],
+        lambda number, dtype: np.array(number).view(dtype)[()],
+    ),
+    **{cls.__name__: (cls, lambda one: [str(one)], cls) for cls in (PurePath, type(Path()), type(PurePath()))},
+}
+
+
+def _value_of(value: Any, place: str) -> dict[str, Any] | None:
+    for name, (cls, parts_of, _) in _VALUES.items():
+        if type(value) is cls:
+            parts = parts_of(value)
+            if not all(map(_is_plain, parts)) or not isinstance(getattr(value, "tzinfo", None), (timezone, type(None))):
+                raise NotStorableError(f"{place} is {value!r}, which does not consist of plain values.")
+            return {"kind": "value", "type": name, "parts": parts}
+    return None
+
+
+def _name_of_function(value: Any) -> str:
+    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', '?')}"
+
+
+def _cells(function: types.FunctionType) -> list[Any]:
+    return [cell for cell in function.__closure__ or () if not _is_empty(cell)]
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - it raises the error that is asked for
+    except ValueError:
+        return True
+    return False
+
+
+def _is_frozen(value: Any) -> bool:
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
+
+
+class _Known:
+    """Classes of the objects met so far, and those defined beside them, of which objects can be made."""
+
+    def __init__(self) -> None:
+        self.classes: dict[str, type] = {}
+        self.seen: set[type] = set()
+
+    def add(self, value: Any) -> None:
+        for cls in type(value).__mro__[:-1]:
+            if cls in self.seen:
+                continue
+            self.seen.add(cls)
+            module = None if cls.__module__.split(".")[0] in _MADE_BY_THEMSELVES else inspect.getmodule(cls)
+            beside = vars(module).values() if module is not None and module.__name__ != "builtins" else ()
+            for one in (cls, *beside):
+                if isinstance(one, type) and one.__module__ == cls.__module__ and _can_be_made(one):
+                    self.classes[f"{one.__module__}.{one.__qualname__}"] = one
+
+    def find(self, name: str) -> type | None:
+        return self.classes.get(name)
+
+
+_MADE_BY_THEMSELVES = ("gymnasium", "stable_baselines3", "torch", "numpy", "collections", "abc", "typing")
+
+
+def _can_be_made(cls: type) -> bool:
+    if issubclass(cls, enum.Enum):
+        return True
+    ordinary = cls.__new__ is object.__new__ and not hasattr(cls, "__del__")
+    return ordinary and not issubclass(cls, (gym.Env, gym.vector.VectorEnv, VecEnv, type, th.nn.Module))
 
 
 def _module_of(value: Any) -> str:
@@ -151,20 +331,49 @@ class _Capture:
 
     def __init__(self) -> None:
         self.met: dict[int, tuple[int, Any]] = {}
+        self.parts: dict[str, str] = {}
+        self.known = _Known()
+        self.depth = 0
 
     def of(self, value: Any, place: str) -> State:
         if _is_plain(value):
             return value
+        if (immutable := _value_of(value, place)) is not None:
+            return immutable
         if isinstance(value, enum.Enum):
-            return {"kind": "enum", "name": value.name}
+            self._note(value, place)
+            return {"kind": "enum", "class": _class_of(value), "member": _member_of(value)}
+        if isinstance(value, _C_DATA) and not callable(value):
+            raise NotStorableError(f"{place} is a {_class_of(value)}, whose memory belongs to compiled code.")
         if _is_of_the_program(value):
+            self.parts[place] = _PROGRAM
             return {"kind": "program"}
         if isinstance(value, _OF_OTHERS):
             raise NotStorableError(f"{place} is a {_class_of(value)}, whose state lies outside this program.")
         if id(value) in self.met:
             return {"kind": "again", "number": self.met[id(value)][0]}
+        kind = _kind(value, place)
         self.met[id(value)] = len(self.met), value  # the value too, lest its id be given to another
-        return {"kind": _kind(value, place), **self._content(value, place)}
+        self._note(value, place)
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise NotStorableError(f"{place} lies in more than {_DEEPEST} objects and containers in each other.")
+        state = {"kind": kind, **self._content(value, place)}
+        self.depth -= 1
+        return state
+
+    def _note(self, value: Any, place: str) -> None:
+        """Keep what could not be made from a state."""
+        if isinstance(value, _CALLABLE):
+            self.parts[place] = f"function {_name_of_function(value)}"
+        elif isinstance(value, dict):
+            if type(value) not in _MAPPINGS.values():
+                self.parts[place] = _class_of(value)
+        elif not isinstance(value, _MADE):
+            name = _class_of(value)
+            self.known.add(value) if not isinstance(value, enum.Enum) else None
+            if self.known.find(name) is not type(value):
+                self.parts[place] = name
 
     def _content(self, value: Any, place: str) -> dict[str, Any]:
         kind = _kind(value, place)
@@ -172,13 +381,47 @@ class _Capture:
             return {"state": value.checkpoint_state()}
         if kind == "array":
             # Convolutions round by the order in memory, which files do not keep.
-            return {"array": np.array(value, order="C"), "strides": _dense_strides(value)}
+            dtype = value.dtype
+            numbers = np.array(value, order="C", subok=False)
+            if dtype.kind in _TIMES:
+                return {"array": numbers.view(np.int64), "strides": _dense_strides(value), "dtype": str(dtype)}
+            return {"array": numbers, "strides": _dense_strides(value)}
         if kind == "objects":
             return {"shape": value.shape, "items": [self.of(item, place) for item in value.ravel()]}
         if kind == "tensor":
             return {"tensor": value.detach().clone()}
-        if kind in ("module", "optimizer"):
-            return {"state": _cloned(value.state_dict()), "training": getattr(value, "training", False)}
+        if kind == "optimizer":
+            return {"state": _cloned(value.state_dict())}
+        if kind == "module":
+            return {
+                "state": _cloned(value.state_dict()),
+                "training": [part.training for part in value.modules()],
+                "learns": [parameter.requires_grad for parameter in value.parameters()],
+                "attributes": [
+                    [self.of(item, f"{place}.{name}") for name, item in _data_of(part).items()]
+                    for part in value.modules()
+                ],
+                "names": [list(_data_of(part)) for part in value.modules()],
+            }
+        if kind == "row":
+            return {"items": [float(item) if isinstance(item, float) else int(item) for item in value]}
+        if kind == "function":
+            return {
+                "cells": [self.of(one.cell_contents, f"{place}.<{i}>") for i, one in enumerate(_cells(value))],
+                "defaults": [self.of(one, f"{place}.<default {i}>") for i, one in enumerate(value.__defaults__ or ())],
+                "attributes": {name: self.of(item, f"{place}.{name}") for name, item in vars(value).items()},
+            }
+        if kind == "method":
+            return {"of": self.of(value.__self__, f"{place}.__self__")}
+        if kind == "partial":
+            return {
+                "parts": [
+                    self.of(part, f"{place}.{name}")
+                    for name, part in (("func", value.func), ("args", list(value.args)), ("keywords", value.keywords))
+                ]
+            }
+        if kind == "bit generator":
+            return {"name": type(value).__name__, "state": value.state}
         if kind == "generator":
             return {"name": type(value.bit_generator).__name__, "state": value.bit_generator.state}
         if kind == "legacy generator":
@@ -195,11 +438,13 @@ class _Capture:
             }
         if kind == "mapping":
             pairs = [[_key(key, place), self.of(item, f"{place}[{key!r}]")] for key, item in value.items()]
-            return {"items": pairs}
+            return {"class": _class_of(value), "items": pairs}
         if kind == "sequence":
             if type(value) is list and len(value) >= _MANY and all(type(item) is float for item in value):
                 return {"type": "list", "maxlen": None, "items": np.array(value)}  # such as the returns of all episodes
-            items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+            items = list(value)  # of sets, too: programs can depend on their order
+            if isinstance(value, (set, frozenset)) and any(type(item).__hash__ is object.__hash__ for item in items):
+                raise NotStorableError(f"{place} is a set of objects, whose order depends on their places in memory.")
             return {
                 "type": next(cls.__name__ for cls in _SEQUENCES if isinstance(value, cls)),
                 "maxlen": value.maxlen if isinstance(value, deque) else None,
@@ -216,12 +461,14 @@ class _Capture:
 def _kind(value: Any, place: str) -> str:
     if hasattr(type(value), "checkpoint_state") and hasattr(type(value), "restore_checkpoint_state"):
         return "own"
+    if _is_row(value):
+        return "row"
     for kind, classes in _KINDS.items():
         if isinstance(value, classes):
-            if kind == "array" and value.dtype.kind not in "biufcUS":
-                return "objects"
-            return kind
-    if _attributes(value) is None:
+            if kind in ("array", "mapping", "sequence") and getattr(value, "__dict__", None):
+                raise NotStorableError(f"{place} is a {_class_of(value)}, a container with attributes of its own.")
+            return _kind_of_array(value, place) if kind == "array" else kind
+    if _attributes(value) is None or isinstance(value, _PLAIN[1:]):
         raise NotStorableError(
             f"{place} is a {_class_of(value)}, whose state cannot be read: it has no attributes in Python. Methods "
             "`checkpoint_state` and `restore_checkpoint_state` of the object that holds it would tell it."
@@ -229,7 +476,50 @@ def _kind(value: Any, place: str) -> str:
     return "object"
 
 
+def _kind_of_array(array: np.ndarray, place: str) -> str:
+    if array.dtype.kind == "O":
+        return "objects"
+    if array.dtype.kind in _TIMES or (array.dtype.kind in _NUMBERS and array.itemsize <= _itemsize_of(array.dtype)):
+        return "array"
+    raise NotStorableError(f"{place} is an array of {array.dtype}, which a file cannot hold.")
+
+
+_TIMES = "mM"
+
+
+def _member_of(member: enum.Enum) -> Any:
+    return member.value if isinstance(member, enum.Flag) else member.name
+
+
+def _data_of(module: th.nn.Module) -> dict[str, Any]:
+    """The attributes of a module, without its parts, that are data and can change.
+
+    Sizes and switches of the modules of libraries belong to their arguments; their real numbers, as of a dropout, can
+    be changed by callbacks.
+    """
+    of_a_library = _module_of(module).split(".")[0] in ("torch", "stable_baselines3", "pg_agents")
+    found = {name: value for name, value in vars(module).items() if name != "training" and not name.startswith("_")}
+    return {
+        name: value for name, value in found.items() if _is_data(value) and (type(value) is float or not of_a_library)
+    }
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in _NUMBERS
+    if isinstance(value, (list, deque, set)):
+        return all(map(_is_data, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value)) and all(map(_is_data, value.values()))
+    return _is_plain(value) or isinstance(value, (th.Tensor, np.random.Generator))
+
+
+_CALLABLE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, partial)
 _KINDS: dict[str, Any] = {
+    "function": types.FunctionType,
+    "method": (types.MethodType, types.BuiltinFunctionType),
+    "partial": partial,
+    "bit generator": np.random.BitGenerator,
     "array": np.ndarray,
     "module": th.nn.Module,
     "tensor": th.Tensor,
@@ -242,6 +532,16 @@ _KINDS: dict[str, Any] = {
     "mapping": dict,
     "sequence": _SEQUENCES,
 }
+_NEW: dict[str, Any] = {
+    "legacy generator": np.random.RandomState,
+    "python generator": random.Random,
+    "torch generator": th.Generator,
+}
+# All that is made where it is not there.
+_MADE = (
+    *(np.ndarray, th.Tensor, np.random.Generator, np.random.BitGenerator, np.random.RandomState, th.Generator),
+    *_SEQUENCES,
+)
 
 
 def _key(key: Any, place: str) -> Any:
@@ -269,9 +569,11 @@ def _cloned(state: Any) -> Any:
 class _PutBack:
     """One walk, in the order of the walk that captured."""
 
-    def __init__(self) -> None:
+    def __init__(self, objects: list[Any] | None) -> None:
+        self.objects = objects
         self.met: list[Any] = []
         self.filled: dict[int, Any] = {}  # what has its state already, by id
+        self.known = _Known()
 
     def into(self, current: Any, state: State, place: str) -> Any:
         """Put a state back into what is there; what takes its place."""
@@ -281,12 +583,18 @@ class _PutBack:
         if kind == "program":
             return current
         if kind == "enum":
-            if not isinstance(current, enum.Enum):
-                raise NotFittingError(f"{place} must be a member of an Enum, but is {current!r}.")
-            return type(current)[state["name"]]
+            cls = type(current) if _class_of(current) == state["class"] else self.known.find(state["class"])
+            if cls is None or not issubclass(cls, enum.Enum):
+                raise NotFittingError(f"{place} must be a {state['class']}, but is {current!r}.")
+            return cls(state["member"]) if issubclass(cls, enum.Flag) else cls[state["member"]]
+        if kind == "value":
+            value = _VALUES[state["type"]][2](*state["parts"])
+            return current if type(current) is type(value) and current == value else value
         if kind == "again":
             return self.met[state["number"]]
-        if id(current) in self.filled and kind in ("array", "objects", "sequence", "mapping"):
+        if self.objects is not None:
+            current = self.objects[len(self.met)]
+        elif id(current) in self.filled and kind not in _CALLABLE_KINDS:
             current = None  # one object here was two when the state was captured
         self.filled[id(current)] = current
         number = len(self.met)
@@ -297,7 +605,9 @@ class _PutBack:
 
     def _restored(self, kind: str, current: Any, state: dict[str, Any], place: str) -> Any:
         if kind == "array":
-            return _array_into(current, state["array"], state["strides"])
+            return _array_into(current, _numbers(state), state["strides"])
+        if kind in _CALLABLE_KINDS:
+            return self._callable(kind, current, state, place)
         if kind == "sequence":
             return self._sequence(current, state, place)
         if kind == "mapping":
@@ -305,17 +615,29 @@ class _PutBack:
         if kind == "generator":
             if not isinstance(current, np.random.Generator) or type(current.bit_generator).__name__ != state["name"]:
                 current = np.random.Generator(_BIT_GENERATORS[state["name"]]())
-                self.met[-1] = current
             current.bit_generator.state = state["state"]
+            return current
+        if kind == "bit generator":
+            if type(current).__name__ != state["name"]:
+                current = _BIT_GENERATORS[state["name"]]()
+            current.state = state["state"]
             return current
         if kind == "objects":
             items = current.ravel().tolist() if isinstance(current, np.ndarray) else []
             restored = np.empty(len(state["items"]), dtype=object)
             for i, item in enumerate(state["items"]):
                 restored[i] = self.into(items[i] if i < len(items) else None, item, f"{place}[{i}]")
-            return restored.reshape(tuple(state["shape"]))
+            restored = restored.reshape(tuple(state["shape"]))
+            if not isinstance(current, np.ndarray) or current.dtype != object or current.shape != restored.shape:
+                return restored
+            current[...] = restored
+            return current
         if kind == "tensor" and not isinstance(current, th.Tensor):
             return state["tensor"].clone()
+        if current is None and kind in _NEW:
+            current = _NEW[kind]()
+        if kind == "object":
+            return self._object(current, state, place)
         if current is None:
             raise NotFittingError(f"{place} is None, but there is a state of a {state.get('class', kind)} for it.")
         self._in_place(kind, current, state, place)
@@ -332,8 +654,9 @@ class _PutBack:
                     state["tensor"]
                 )
         elif kind == "module":
-            current.load_state_dict(state["state"])
-            current.train(state["training"])
+            self._module(current, state, place)
+        elif kind == "row":
+            current[:] = state["items"]
         elif kind == "optimizer":
             current.load_state_dict(state["state"])
         elif kind == "legacy generator":
@@ -349,33 +672,113 @@ class _PutBack:
             for part, part_state in zip(_parts_of(current), state["parts"], strict=True):
                 self.into(part, part_state, place)
         else:
-            self._object(current, state, place)
+            raise NotFittingError(f"{place} has a state of an unknown kind, {kind!r}.")
 
-    def _object(self, current: Any, state: dict[str, Any], place: str) -> None:
-        if _class_of(current) != state["class"]:
-            raise NotFittingError(f"{place} must be a {state['class']}, but is a {_class_of(current)}.")
+    def _module(self, current: th.nn.Module, state: dict[str, Any], place: str) -> None:
+        current.load_state_dict(state["state"])
+        parts = list(current.modules())
+        for part, training, names, items in zip(
+            parts, state["training"], state["names"], state["attributes"], strict=True
+        ):
+            part.training = training
+            there = _data_of(part)
+            for name, item in zip(names, items, strict=True):
+                before = there.get(name)
+                after = self.into(before, item, f"{place}.{name}")
+                if after is not before and (name in there or not hasattr(part, name)):
+                    setattr(part, name, after)
+        for parameter, learns in zip(current.parameters(), state["learns"], strict=True):
+            parameter.requires_grad_(learns)
+
+    def _callable(self, kind: str, current: Any, state: dict[str, Any], place: str) -> Any:
+        """The data in a function; the function itself is a part of the program."""
+        if kind == "function":
+            cells = _cells(current) if isinstance(current, types.FunctionType) else []
+            if len(cells) != len(state["cells"]):
+                cells = [None] * len(state["cells"])
+            for i, (cell, item) in enumerate(zip(cells, state["cells"], strict=True)):
+                before = None if cell is None else cell.cell_contents
+                after = self.into(before, item, f"{place}.<{i}>")
+                if cell is not None and after is not before:
+                    cell.cell_contents = after
+            defaults = (getattr(current, "__defaults__", None) or ()) + (None,) * len(state["defaults"])
+            for i, item in enumerate(state["defaults"]):
+                self.into(defaults[i], item, f"{place}.<default {i}>")
+            there = vars(current) if isinstance(current, types.FunctionType) else {}
+            for name, item in state["attributes"].items():
+                there[name] = self.into(there.get(name), item, f"{place}.{name}")
+        elif kind == "method":
+            self.into(getattr(current, "__self__", None), state["of"], f"{place}.__self__")
+        else:
+            is_partial = isinstance(current, partial)
+            parts = [current.func, list(current.args), current.keywords] if is_partial else [None] * 3
+            for part, item in zip(parts, state["parts"], strict=True):
+                self.into(part, item, place)
+        return current
+
+    def _object(self, current: Any, state: dict[str, Any], place: str) -> Any:
+        if current is None or _class_of(current) != state["class"]:
+            cls = self.known.find(state["class"])
+            if cls is None or issubclass(cls, enum.Enum):
+                given = "None" if current is None else f"a {_class_of(current)}"
+                raise NotFittingError(f"{place} is {given}, but there is a state of a {state['class']} for it.")
+            current = self.met[-1] = object.__new__(cls)
+        elif _kind(current, place) != "object":
+            raise NotFittingError(f"{place} must not tell its state itself, but is a {_class_of(current)}.")
+        elif self.objects is None and _is_frozen(current):
+            return self._replaced(current, state, place)
+        self.known.add(current)
         attributes = _attributes(current) or {}
+        has_fixed_arrays = _module_of(current).split(".")[0] in _WITH_FIXED_ARRAYS
         for name, item in state["attributes"].items():
             # A part of the program that is not there yet will be made when it is needed.
             if name not in attributes and isinstance(item, dict) and item["kind"] == "program":
                 continue
             before = attributes.get(name)
             after = self.into(before, item, f"{place}.{name}")
+            if has_fixed_arrays and isinstance(before, np.ndarray) and before.ndim:
+                _check_like(before, after, f"{place}.{name}")
             if after is not before or name not in attributes:
                 object.__setattr__(current, name, after)
         for name in attributes.keys() - state["attributes"].keys():
             if hasattr(current, "__dict__"):
                 object.__getattribute__(current, "__dict__").pop(name, None)
+        return current
+
+    def _replaced(self, current: Any, state: dict[str, Any], place: str) -> Any:
+        """A frozen object, which others may hold, too: it stays as it is, and one with another state replaces it."""
+        self.known.add(current)
+        attributes = _attributes(current) or {}
+        new = self.met[-1] = object.__new__(type(current))
+        same = True
+        for name, item in state["attributes"].items():
+            before = attributes.get(name)
+            is_container = isinstance(item, dict) and item["kind"] in ("array", "objects", "sequence", "mapping", "row")
+            after = self.into(None if is_container else before, item, f"{place}.{name}")
+            object.__setattr__(new, name, after)
+            same = same and (after is before or is_same(capture(before), capture(after)))
+        return current if same and attributes.keys() == state["attributes"].keys() else new
 
     def _sequence(self, current: Any, state: dict[str, Any], place: str) -> Any:
         cls = {sequence.__name__: sequence for sequence in _SEQUENCES}[state["type"]]
         if isinstance(state["items"], np.ndarray):
             state = {**state, "items": state["items"].tolist()}
-        there = list(current) if isinstance(current, cls) and not issubclass(cls, (set, frozenset)) else []
+        is_set = issubclass(cls, (set, frozenset))
+        there = list(current) if isinstance(current, cls) and not is_set else []
         items = [
             self.into(there[i] if i < len(there) else None, item, f"{place}[{i}]")
             for i, item in enumerate(state["items"])
         ]
+        if is_set and isinstance(current, cls):
+            if list(current) == items:
+                return current
+            if cls is set:
+                current.clear()
+                current.update(items)
+                return current
+        is_tuple = cls is tuple and isinstance(current, tuple) and len(current) == len(items)
+        if is_tuple and all(map(operator.is_, current, items)):
+            return current
         if isinstance(current, tuple) and hasattr(current, "_fields"):
             return type(current)(*items)
         if isinstance(current, list) and cls is list:
@@ -388,12 +791,39 @@ class _PutBack:
         return deque(items, maxlen=state["maxlen"]) if cls is deque else cls(items)
 
     def _mapping(self, current: Any, state: dict[str, Any], place: str) -> Any:
-        there = current if isinstance(current, dict) else {}
+        there = current
+        if not isinstance(current, dict) or _class_of(current) != state["class"]:
+            if state["class"] not in _MAPPINGS:
+                raise NotFittingError(f"{place} must be a {state['class']}, but is a {_class_of(current)}.")
+            there = _MAPPINGS[state["class"]]()
         before = dict(there)
         items = [(key, self.into(before.get(key), item, f"{place}[{key!r}]")) for key, item in state["items"]]
         there.clear()
         there.update(items)
         return there
+
+
+_CALLABLE_KINDS = ("function", "method", "partial")
+_WITH_FIXED_ARRAYS = ("pg_agents", "pg_envs", "stable_baselines3")  # compiled code may know their addresses
+
+
+def _check_like(before: np.ndarray, after: Any, place: str) -> None:
+    """Refuse another shape or type than that of the array that was there, unless one of them was yet to come."""
+    if not isinstance(after, np.ndarray) or (
+        before.size and after.size and (after.shape, after.dtype) != (before.shape, before.dtype)
+    ):
+        what = f"{after.dtype} of shape {after.shape}" if isinstance(after, np.ndarray) else repr(after)
+        raise NotFittingError(f"{place} must be an array of {before.dtype} with shape {before.shape}, but is {what}.")
+
+
+def _numbers(state: dict[str, Any]) -> np.ndarray:
+    array: np.ndarray = state["array"]
+    if "dtype" not in state:
+        return array
+    dtype = np.dtype(state["dtype"])
+    if dtype.kind not in _TIMES or array.dtype != np.int64:
+        raise NotFittingError(f"A state has {array.dtype} as {dtype}, but must have int64 as dates or times.")
+    return array.view(dtype)
 
 
 def _dense_strides(array: np.ndarray) -> tuple[int, ...] | None:

@@ -203,13 +203,20 @@ class Copies(AnyCopies):
         """Put these arrays back, into the memory that compiled code knows.
 
         Raises:
-            ValueError: They are of other shapes.
+            ValueError: They are of other shapes or types, or counters are negative.
         """
+        for name in (*_STATE, "constants"):
+            _check_like(name, state[name], getattr(self, name))
+        planned = state["_planned"]
+        fits = isinstance(planned, np.ndarray) and planned.ndim == 3 and planned.dtype == np.int64
+        if not fits or (len(planned), planned.shape[2]) != self.randoms.shape:
+            given = f"{planned.dtype} of shape {planned.shape}" if isinstance(planned, np.ndarray) else repr(planned)
+            raise ValueError(f"`_planned` must be int64 of the shape ({self.n}, k, {N_RANDOM}), but is {given}.")
+        if (state["_n_begun"] < 0).any():
+            raise ValueError(f"`_n_begun` must not be negative, but is {state['_n_begun']}.")
         for name in _STATE:
-            setattr(self, name, state[name])
-        planned = np.ascontiguousarray(state["_planned"], dtype=np.int64)
-        if planned.ndim != 3 or (len(planned), planned.shape[2]) != self.randoms.shape:
-            raise ValueError(f"`_planned` must have the shape ({self.n}, k, {N_RANDOM}), but has {planned.shape}.")
+            getattr(self, name)[...] = state[name]
+        planned = np.ascontiguousarray(planned)
         self._planned = planned
         self.use_constants(state["constants"])
         if self.table is not None:
@@ -439,6 +446,14 @@ WORTH = 2e-4  # seconds of a step that may gain from two threads: starting one t
 TRY_AGAIN = 256  # steps
 
 _PARAMETERS = {"start": 2, "step": 3, "observe": 2}  # without the constants
+
+
+def _check_like(name: str, given: Any, known: np.ndarray) -> None:
+    if not isinstance(given, np.ndarray) or (given.dtype, given.shape) != (known.dtype, known.shape):
+        what = f"{given.dtype} of shape {given.shape}" if isinstance(given, np.ndarray) else repr(given)
+        raise ValueError(f"`{name}` must be {known.dtype} of the shape {known.shape}, but is {what}.")
+
+
 _STATE = (
     *("states", "randoms", "n_steps", "held", "_n_begun", "actions", "rewards", "terminated", "truncated"),
     *("observed", "_last_observations"),
