@@ -1,9 +1,10 @@
 """How the state of environments is kept: exactly, where that can be done, and else by cutting episodes.
 
 A trial decides. It stores the state, takes steps, puts the state back and takes the same steps again. Where the results
-are equal, and the state put back is the state stored, every checkpoint stores the environments. Where they are not, or where there is nothing to be read (a
-simulator written in C, another process), every checkpoint resets all environments with seeds from a stream of its own,
-whether or not anything is interrupted, so that the runs remain equal. What wrappers keep is stored there too.
+are equal, and so are the states, every checkpoint stores the environments. Where they are not, or where there is
+nothing to be read (a simulator written in C, another process), every checkpoint resets all environments with seeds from
+a stream of its own, whether or not anything is interrupted, so that the runs remain equal. What wrappers keep is stored
+there too.
 """
 
 from __future__ import annotations
@@ -183,17 +184,17 @@ def _played(env: VecEnv, begins: bool, n: int, n_after_reset: int, parts: dict[s
         observations, rewards, dones, _ = env.step(np.array([space.sample() for _ in range(env.num_envs)]))
         results.append(deepcopy((observations, np.array(rewards), np.array(dones))))
 
-    note = parts is not None and not parts
-    if note and begins:
-        parts.update(snapshot(env).parts)
-    elif note and not all(_may_be_reset(env)):
-        parts.update(snapshot(env).parts)
+    def note() -> None:
+        if parts is not None and not parts:
+            parts.update(snapshot(env).parts)
+
+    if begins or not all(_may_be_reset(env)):
+        note()
     for _ in range(n):
         step()
     if n_after_reset and all(_may_be_reset(env)):
         results.append(deepcopy(env.reset()))
-        if note and not begins:
-            parts.update(snapshot(env).parts)
+        note()
         for _ in range(n_after_reset):
             step()
     return results

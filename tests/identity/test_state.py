@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStac
 
 from pg_agents import make_vec
 from pg_agents.files import values
-from pg_agents.resuming.state import NotFittingError, NotStorableError, capture, put_back
+from pg_agents.resuming.state import NotFittingError, NotStorableError, capture, put_back, snapshot
 
 ENVS: dict[str, Callable[[], VecEnv]] = {
     "DummyVecEnv": lambda: VecNormalize(make_vec_env("CartPole-v1", 3)),
@@ -177,3 +183,198 @@ def test_another_structure_is_refused_by_its_place() -> None:
     state = capture(make_vec_env("CartPole-v1", 1))
     with pytest.raises(NotFittingError, match=r"envs\[0\]"):
         put_back(make_vec_env("Pendulum-v1", 1), state)
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    speeds: tuple[float, ...]
+
+
+@dataclass
+class Enemy:
+    x: float
+    phase: Phase | None = None
+
+
+class Holder:
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+def test_the_order_of_a_set_stays() -> None:
+    numbers = {8, 0}
+    holder = Holder(numbers=numbers)
+    put_back(holder, capture(holder))
+    assert list(holder.numbers) == [8, 0]  # type: ignore[attr-defined]
+    assert holder.numbers is numbers  # type: ignore[attr-defined]
+    state = capture(holder)
+    numbers.clear(), numbers.update([0, 8])
+    put_back(holder, state)
+    assert list(numbers) == [8, 0]
+
+
+def test_sets_whose_order_depends_on_memory_are_refused() -> None:
+    with pytest.raises(NotStorableError, match="places in memory"):
+        capture({Holder(), Holder()})
+
+
+def test_frozen_objects_are_replaced() -> None:
+    phases = Phase("slow", (1.0,)), Phase("fast", (2.0,))
+    holder = Holder(phase=phases[0])
+    state = capture(holder)
+    put_back(holder, state)
+    assert holder.phase is phases[0]  # type: ignore[attr-defined]
+    holder.phase = phases[1]  # type: ignore[attr-defined]
+    put_back(holder, state)
+    assert holder.phase == Phase("slow", (1.0,))  # type: ignore[attr-defined]
+    assert phases == (Phase("slow", (1.0,)), Phase("fast", (2.0,)))
+
+
+def test_the_very_objects_can_be_restored() -> None:
+    enemies = Enemy(1.0), Enemy(2.0)
+    holder = Holder(enemy=enemies[0])
+    before = snapshot(holder)
+    holder.enemy = enemies[1]  # type: ignore[attr-defined]
+    put_back(holder, before.state, objects=before.objects)
+    assert holder.enemy is enemies[0]  # type: ignore[attr-defined]
+    assert enemies == (Enemy(1.0), Enemy(2.0))
+
+
+def test_objects_of_known_modules_are_made() -> None:
+    fresh = Holder(enemies=[])
+    put_back(fresh, capture(Holder(enemies=[Enemy(0.5, Phase("slow", (1.0,)))])))
+    assert fresh.enemies == [Enemy(0.5, Phase("slow", (1.0,)))]  # type: ignore[attr-defined]
+
+
+def test_no_object_of_another_module_is_made() -> None:
+    state = capture(Holder(enemy=Enemy(0.5)))
+    state["attributes"]["enemy"]["class"] = "subprocess.Popen"
+    with pytest.raises(NotFittingError, match=r"enemy.*subprocess\.Popen"):
+        put_back(Holder(enemy=None), state)
+
+
+IMMUTABLE = [
+    *(range(1, 9, 2), slice(1, None), datetime(2020, 1, 2, 3, tzinfo=timezone.utc), date(2020, 1, 2), timedelta(days=1)),
+    *(Decimal("1.50"), Fraction(1, 3), Path("a") / "b", np.datetime64("2020-01-01"), np.timedelta64(3, "s")),
+]
+
+
+@pytest.mark.parametrize("value", IMMUTABLE, ids=[type(value).__name__ for value in IMMUTABLE])
+def test_immutable_values_are_kept(value: Any, tmp_path: Path) -> None:
+    values.write(capture(Holder(value=value)), tmp_path, "state")
+    state = values.read(tmp_path, "state")
+    for before in (None, value):
+        fresh = Holder(value=before)
+        put_back(fresh, state)
+        assert fresh.value == value  # type: ignore[attr-defined]
+        assert type(fresh.value) is type(value)  # type: ignore[attr-defined]
+
+
+def test_dates_in_arrays_are_kept(tmp_path: Path) -> None:
+    days = np.array(["2020-01-01", "NaT"], "datetime64[D]")
+    values.write(capture(Holder(days=days)), tmp_path, "state")
+    fresh = Holder(days=None)
+    put_back(fresh, values.read(tmp_path, "state"))
+    np.testing.assert_array_equal(fresh.days, days)  # type: ignore[attr-defined]
+    assert fresh.days.dtype == days.dtype  # type: ignore[attr-defined]
+
+
+def counter(seen: list[int], n: int = 0) -> Callable[[], int]:
+    def count() -> int:
+        nonlocal n
+        n += 1
+        seen.append(n)
+        return n
+
+    return count
+
+
+class Ticking:
+    def __init__(self) -> None:
+        self.inner = Enemy(0.0)
+        self.count, self.tick, self.add = counter([]), self.inner.__repr__, partial([].append, [0])
+
+
+def test_what_functions_hold_is_kept() -> None:
+    one, other = Ticking(), Ticking()
+    one.count(), one.count(), one.add.args[0].append(3)
+    one.inner.x = 2.0
+    put_back(other, capture(one))
+    assert other.count() == 3
+    assert other.add.args[0] == [0, 3]
+    assert other.inner == Enemy(2.0)
+
+
+def test_bare_generators_are_kept() -> None:
+    one, other = Holder(bits=np.random.PCG64(1)), Holder(bits=np.random.PCG64(2))
+    put_back(other, capture(one))
+    assert other.bits.random_raw() == one.bits.random_raw()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.zeros(1, dtype=[("n", int)]),
+        np.zeros(1, dtype=np.longdouble),
+        ctypes.c_int(3),
+        type("Power", (int,), {})(3),
+        type("Bag", (dict,), {"__init__": lambda self: setattr(self, "n", 1)})(),
+    ],
+)
+def test_states_that_would_be_lost_are_refused(value: Any) -> None:
+    with pytest.raises(NotStorableError):
+        capture(Holder(value=value))
+
+
+def test_deep_structures_are_refused_because_files_have_limits() -> None:
+    deep: Any = None
+    for _ in range(100):
+        deep = Enemy(0.0, deep)
+    with pytest.raises(NotStorableError, match="in each other"):
+        capture(deep)
+
+
+def test_modules_keep_what_learns_and_what_counts() -> None:
+    class Counting(th.nn.Linear):
+        n = 0
+
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.n = 0
+
+    one, other = Counting(), Counting()
+    one.weight.requires_grad_(False)
+    one.n = 5
+    put_back(other, capture(one))
+    assert (other.weight.requires_grad, other.bias.requires_grad, other.n) == (False, True, 5)
+
+
+def test_arrays_that_compiled_code_knows_keep_their_shapes() -> None:
+    one, other = make_vec("CartPole-v1", 4, world=True), make_vec("CartPole-v1", 4, world=True)
+    one.reset(), other.reset()
+    for name in ("episode_lengths", "episode_returns"):
+        state = capture(one)
+        state["attributes"][name]["array"] = state["attributes"][name]["array"][:1].copy()
+        with pytest.raises(NotFittingError, match=name):
+            put_back(other, state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(states=state["states"][:1]),
+        lambda state: state.update(held=state["held"].astype(np.int64)),
+        lambda state: state.update(constants=state["constants"][:0]),
+        lambda state: state.update(_planned=state["_planned"].astype(np.float64)),
+        lambda state: state.update(_planned=np.zeros((1, 9, 6), np.int64)),
+        lambda state: state["_n_begun"].fill(-9),
+        lambda state: state.pop("observed"),
+    ],
+)
+def test_copies_refuse_arrays_of_another_kind(change: Callable[[dict[str, Any]], None]) -> None:
+    copies = make_vec("CartPole-v1", 4, world=True).env.unwrapped.copies
+    state = {"kind": "own", "state": copies.checkpoint_state()}
+    change(state["state"])
+    with pytest.raises(NotFittingError):
+        put_back(copies, state)
