@@ -21,8 +21,9 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pg_agents import (
     A2C,
@@ -41,6 +42,7 @@ from pg_agents import (
 )
 from pg_agents.files import values
 from pg_agents.resuming import agents
+from pg_agents.resuming.environments import keeper_of
 from pg_agents.resuming.folders import checkpoints, manifest_of, new_checkpoint
 from pg_agents.resuming.state import NotFittingError, NotStorableError, capture
 
@@ -320,23 +322,21 @@ class Hidden(Counting):
         return observation, float(action[1] == next(self.steps) % 3), *rest
 
 
+OUTSIDE: dict[int, int] = {}
+
+
 class Deceiving(Counting):
     """As `Counting`, with a state that a capture does not find."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         answer = super().reset(seed=seed)
-        state = [int(self.np_random.integers(3))]
-
-        def count() -> int:
-            state[0] += 1
-            return state[0]
-
-        self.count = count
+        OUTSIDE[id(self)] = int(self.np_random.integers(3))
         return answer
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, _, *rest = super().step(action)
-        return {**observation, "kind": self.count() % 3}, float(action[1]), *rest
+        OUTSIDE[id(self)] += 1
+        return {**observation, "kind": OUTSIDE[id(self)] % 3}, float(action[1]), *rest
 
 
 class Pictures(gym.Env[Any, Any]):
@@ -400,6 +400,153 @@ def test_environments_in_other_processes_are_cut(tmp_path: Path) -> None:
 def test_simulators_are_cut(env_id: str, module: str, tmp_path: Path) -> None:
     pytest.importorskip(module)
     compare(lambda: small_ppo(make_vec_env(env_id, 2, seed=5)), tmp_path, total=200, every=50, kill_at=130, cuts=True)
+
+
+class Simple(gym.Env[Any, Any]):
+    """Counts to 20."""
+
+    observation_space = spaces.Box(-10, 10, (2,))
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observation(), {}
+
+    def _observation(self) -> np.ndarray:
+        return np.array([self.t / 10, self._extra()], dtype=np.float32)
+
+    def _extra(self) -> float:
+        return 0.0
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self._observation(), 1.0, self.t >= 20, False, {}
+
+
+class Enemy:
+    def __init__(self, x: float) -> None:
+        self.x = x
+
+
+class Appending(Simple):
+    """An object comes in the middle of an episode; of a class of this module, or of one that nobody finds."""
+
+    def __init__(self, cls: type = Enemy) -> None:
+        self.cls = cls
+        self.enemies: list[Any] = []
+
+    def _extra(self) -> float:
+        if self.t == 0:
+            self.enemies = []
+        if self.t == 13:
+            self.enemies.append(self.cls(0.5))
+        return float(sum(enemy.x for enemy in self.enemies))
+
+
+class Speed:
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+
+
+SPEEDS = [Speed(1.0), Speed(2.0)]
+
+
+class Choosing(Simple):
+    """Holds one of two objects that others hold, too."""
+
+    def _extra(self) -> float:
+        self.at = SPEEDS[self.t // 4 % 2]
+        return self.at.speed
+
+
+class Strict(Simple):
+    """Refuses actions that only an agent that knows better never takes."""
+
+    def __init__(self) -> None:
+        self.strict = False
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.strict and action == 0:
+            raise ValueError("illegal")
+        return super().step(action)
+
+
+def test_objects_that_come_in_the_middle_of_episodes_go_on(tmp_path: Path) -> None:
+    compare(lambda: small_ppo(vec(Appending)), tmp_path, total=300, every=30, kill_at=290, env=lambda: vec(Appending))
+
+
+def test_objects_that_nobody_could_make_again_are_noticed_when_they_come(tmp_path: Path) -> None:
+    class Local:
+        def __init__(self, x: float) -> None:
+            self.x = x
+
+    def env() -> Any:
+        return vec(Appending, env_kwargs={"cls": Local})
+
+    checkpoint = Checkpoint(tmp_path, 30)
+    with pytest.warns(UserWarning, match=r"enemies\[0\] is a .*Local, and was none after a reset"):
+        small_ppo(env()).learn(100, callback=checkpoint)
+    PPO.resume(tmp_path, env=env())
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpoints cut episodes")
+def test_objects_that_others_hold_stay_as_they_are(tmp_path: Path) -> None:
+    compare(
+        lambda: small_ppo(vec(Choosing)),
+        tmp_path,
+        total=300,
+        every=50,
+        kill_at=230,
+        cuts=True,
+        env=lambda: vec(Choosing),
+    )
+    assert [one.speed for one in SPEEDS] == [1.0, 2.0]
+
+
+def test_a_trial_that_raises_ends_in_cut_episodes_and_leaves_the_environment() -> None:
+    env = vec(Strict)
+    env.reset(), env.step(np.ones(2, dtype=np.int64))
+    env.set_attr("strict", True)
+    before = capture(env)
+    keeper = keeper_of(env)
+    assert keeper.reason is not None
+    assert "ValueError: illegal" in keeper.reason
+    assert_equal(capture(env), before)
+
+
+def test_an_interrupt_in_a_trial_leaves_the_environment() -> None:
+    class Interrupting(Simple):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            if self.t == 3:
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    env = vec(Interrupting)
+    env.reset()
+    with pytest.raises(KeyboardInterrupt):
+        keeper_of(env)
+    assert [one.unwrapped.t for one in env.envs] == [0, 0]
+
+
+def test_an_evaluation_environment_without_a_seed_is_stored() -> None:
+    assert keeper_of(make_vec_env("CartPole-v1", 1), begins=True).reason is None
+
+
+@pytest.mark.filterwarnings("ignore:.*checkpoints cut episodes")
+def test_a_monitor_that_refuses_early_resets_is_cut(tmp_path: Path) -> None:
+    env = DummyVecEnv([lambda: Monitor(Deceiving(), allow_early_resets=False)])
+    small_ppo(env).learn(64, callback=Checkpoint(tmp_path, 20))
+
+
+def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
+    def make() -> PPO:
+        agent = small_ppo(cartpole())
+        agent.policy.mlp_extractor.policy_net[0].weight.requires_grad_(False)
+        return agent
+
+    resumed = compare(make, tmp_path, total=200, every=50, kill_at=130)
+    assert not resumed.policy.mlp_extractor.policy_net[0].weight.requires_grad
 
 
 def test_a_warning_says_that_episodes_are_cut_and_how_often(tmp_path: Path) -> None:

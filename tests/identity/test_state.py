@@ -255,7 +255,8 @@ def test_no_object_of_another_module_is_made() -> None:
 
 
 IMMUTABLE = [
-    *(range(1, 9, 2), slice(1, None), datetime(2020, 1, 2, 3, tzinfo=timezone.utc), date(2020, 1, 2), timedelta(days=1)),
+    *(range(1, 9, 2), slice(1, None), datetime(2020, 1, 2, 3, tzinfo=timezone.utc)),
+    *(date(2020, 1, 2), timedelta(days=1)),
     *(Decimal("1.50"), Fraction(1, 3), Path("a") / "b", np.datetime64("2020-01-01"), np.timedelta64(3, "s")),
 ]
 
