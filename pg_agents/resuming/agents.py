@@ -15,7 +15,16 @@ from pg_agents.resuming.state import NotStorableError, State, capture, put_back
 _OF_OTHERS = frozenset(
     (
         *("policy", "device", "env", "rollout_buffer", "_vec_normalize_env", "_logger", "_custom_logger"),
-        *("_engine_in_use", "_predictor_of", "_prior_on_device", "_unlogged", "current_run", "interrupted", "on_epoch"),
+        *(
+            "_engine_in_use",
+            "_engine_buffer",
+            "_predictor_of",
+            "_prior_on_device",
+            "_unlogged",
+            "current_run",
+            "interrupted",
+            "on_epoch",
+        ),
         *("start_time", "rollout_buffer_class", "policy_class", "reference"),
     )
 )
