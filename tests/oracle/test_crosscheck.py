@@ -198,7 +198,7 @@ def test_an_entry_that_fails_does_not_stop_the_others(check, capsys):
     assert says(out.splitlines()[-2], "Parameters", "equal 1", "different 0", "failed 2")
 
 
-def die(entry, updates):
+def die(entry, updates, gym_packages):
     os._exit(3)
 
 
