@@ -15,7 +15,7 @@ from pg_agents.checks import check_number
 from pg_agents.files import values
 from pg_agents.resuming import agents, callbacks
 from pg_agents.resuming.arguments import arguments_of
-from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
+from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, makers_of, name_of
 from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
 from pg_agents.resuming.logging import pending_values
 from pg_agents.resuming.randomness import global_generators
@@ -168,10 +168,10 @@ class Checkpoint(BaseCallback):
 
     def _find_keepers(self, envs: list[Any]) -> None:
         model: Any = self.model
-        self.keeper = keeper_of(model.env)
+        self.keeper = keeper_of(model.env, makers_of(model.env, model))
         if self.keeper.reason is not None:
             self._say_that_it_cuts(self.keeper)
-        self._keepers_of_callbacks = [keeper_of(env, begins=True) for env in envs]
+        self._keepers_of_callbacks = [keeper_of(env, makers_of(env, model), begins=True) for env in envs]
         for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True):
             if keeper.reason is not None:
                 self._say_that_it_seeds(env, keeper)

@@ -24,6 +24,7 @@ from pg_agents.resuming.environments import (
     AnotherEnvironmentError,
     Keeper,
     cut,
+    makers_of,
     name_of,
     shorten,
     shorten_files,
@@ -147,8 +148,9 @@ def _put_back(
     assert agent.env is not None, "made just now"
     own = state["checkpoint"]
     keeper = Keeper(**own["keeper"])
-    keeper.check(agent.env)
-    keeper.put_back(agent.env, state["environment"])
+    makers = makers_of(agent.env, agent)
+    keeper.check(agent.env, makers)
+    keeper.put_back(agent.env, state["environment"], makers)
     for file, (_, size) in zip(writers_of(agent.env), state["files"], strict=False):
         shorten(file, size)
     changed = given.keys() - parts["given_again"].keys()
@@ -164,7 +166,7 @@ def _put_back(
                 f"The environment {name_of(agent.env)} does not start as the one of {checkpoint} did: a reset with "
                 "the same seed has another first observation."
             )
-        keeper.put_back(agent.env, state["environment"])
+        keeper.put_back(agent.env, state["environment"], makers)
     restore_global_generators(state["generators"])
 
 
@@ -283,5 +285,6 @@ def _put_callbacks_back(agent: Any, others: list[BaseCallback], state: dict[str,
             f"The callbacks of the run had {len(keepers)} environments of their own, but those given have {len(envs)}."
         )
     for env, keeper, its_state in zip(envs, keepers, state["environments of callbacks"], strict=True):
-        keeper.check(env)
-        keeper.put_back(env, its_state)
+        makers = makers_of(env, agent)
+        keeper.check(env, makers)
+        keeper.put_back(env, its_state, makers)
