@@ -85,13 +85,42 @@ def resumed(
         except values.DamagedFileError as reason:
             warnings.warn(f"The checkpoint {checkpoint} is damaged and skipped: {reason}", stacklevel=3)
             continue
-        agent = _made(cls, checkpoint, parts, state, env, device, given)
-        _put_back(agent, checkpoint, parts, state, given)
+        if agents.goes_on_from_file(cls):
+            agent = _loaded(cls, checkpoint, parts, env, device, given)
+            agents.put_state_back(agent, state["agent"])
+            restore_global_generators(state["generators"])
+        else:
+            agent = _made(cls, checkpoint, parts, state, env, device, given)
+            _put_back(agent, checkpoint, parts, state, given)
         return agent, Interrupted(Path(folder), state, parts["callbacks"])
     tried = ", ".join(path.name for path in checkpoints(folder))
     raise NoCheckpointError(
         f"There is no whole checkpoint in {folder}: {f'tried {tried}' if tried else 'it has no folder step_...'}."
     )
+
+
+def _loaded(
+    cls: type[SomeAgent],
+    checkpoint: Path,
+    parts: dict[str, Any],
+    env: Any,
+    device: th.device | str,
+    given: dict[str, Any],
+) -> SomeAgent:
+    """An agent whose file is in the checkpoint; the reward is given again, alone or in an environment."""
+    if env is None and given.get("reward") is None:
+        raise ValueError(
+            f"{checkpoint} does not hold the reward. Give it again, or the environment that states it, as it was: "
+            f"{cls.__name__}.resume({str(checkpoint.parent)!r}, reward=...)."
+        )
+    known = parts["prompts"]
+    agent: Any = cls.load(str(checkpoint / agents.FILE), env=env, device=device, **{"prompts": known, **given})
+    if len(agent.prompts) != len(known):
+        raise ValueError(
+            f"`prompts` must be as they were in {checkpoint}, {len(known)}, but there are {len(agent.prompts)}."
+        )
+    loaded: SomeAgent = agent
+    return loaded
 
 
 def _made(

@@ -337,6 +337,8 @@ class _PutBack:
             for i, item in enumerate(state["items"]):
                 restored[i] = self.into(items[i] if i < len(items) else None, item, f"{place}[{i}]")
             return restored.reshape(tuple(state["shape"]))
+        if current is None and kind == "tensor":
+            return state["tensor"].clone()
         if current is None:
             raise NotFittingError(f"{place} is None, but there is a state of a {state.get('class', kind)} for it.")
         self._in_place(kind, current, state, place)
