@@ -10,7 +10,9 @@ there too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.files import values
 from pg_agents.resuming.randomness import global_generators, restore_global_generators
 from pg_agents.resuming.state import (
+    Makers,
     NotFittingError,
     NotStorableError,
     Snapshot,
@@ -34,6 +37,7 @@ from pg_agents.resuming.state import (
     capture,
     is_same,
     missing_part,
+    name_of_class,
     put_back,
     snapshot,
 )
@@ -54,11 +58,13 @@ class Keeper:
         reason: Why the state cannot be stored, so that episodes are cut; None where it can.
         trial: Of an environment that can be stored: a state, and the results of the steps after it.
         parts: The parts of the environment after a reset, as in a `Snapshot`.
+        made: The classes of which makers make objects.
     """
 
     reason: str | None
     trial: dict[str, Any] | None = None
     parts: dict[str, str] | None = None
+    made: list[str] | None = None
 
     def state(self, env: VecEnv) -> State:
         """The state of the environment, or as much of it as can be read.
@@ -69,24 +75,33 @@ class Keeper:
         if self.reason is not None:
             return _layers(env)
         found = snapshot(env)
-        missing = missing_part(found.parts, self.parts or {})
+        missing = missing_part(found.parts, self.parts or {}, self.made or ())
         if missing is not None:
             raise NotStorableError(missing)
         return found.state
 
-    def put_back(self, env: VecEnv, state: State) -> None:
+    def put_back(self, env: VecEnv, state: State, makers: Makers) -> None:
         """Write a state into an environment.
+
+        Args:
+            env: The environment.
+            state: Of `state`.
+            makers: Of `makers_of`.
 
         Raises:
             NotFittingError: It is another environment.
         """
         if self.reason is None:
-            put_back(env, state)
+            put_back(env, state, makers=makers)
         else:
-            _put_layers_back(env, state)
+            _put_layers_back(env, state, makers)
 
-    def check(self, env: VecEnv) -> None:
+    def check(self, env: VecEnv, makers: Makers) -> None:
         """Repeat the trial on an environment, whose state is another one afterwards.
+
+        Args:
+            env: The environment.
+            makers: Of `makers_of`.
 
         Raises:
             AnotherEnvironmentError: The environment has another structure, or its steps have other results.
@@ -97,7 +112,7 @@ class Keeper:
             try:
                 if all(_may_be_reset(env)):
                     env.reset()  # makes what an episode consists of
-                put_back(env, self.trial["state"])
+                put_back(env, self.trial["state"], makers=makers)
             except NotFittingError as error:
                 raise AnotherEnvironmentError(f"The environment {name_of(env)} is another one: {error}") from error
             restore_global_generators(self.trial["generators"])
@@ -109,33 +124,34 @@ class Keeper:
             )
 
 
-def keeper_of(env: VecEnv, *, begins: bool = False) -> Keeper:
+def keeper_of(env: VecEnv, makers: Makers, *, begins: bool = False) -> Keeper:
     """Find out by a trial how the state of an environment can be kept.
 
     The environment is as before afterwards, but for a state that cannot be read.
 
     Args:
         env: The environment.
+        makers: Of `makers_of`.
         begins: It is reset first, because nobody needs to have done so yet. Where it has no generator yet, it is as
             after a reset afterwards.
     """
-    found = _tried(env, begins)
+    found = _tried(env, makers, begins)
     if found.reason is not None and begins:
         try:
             env.reset()  # environments without seeds get their generators then
         except Exception as error:
             return Keeper(f"a reset raised {type(error).__name__}: {error}")
-        found = _tried(env, begins)
+        found = _tried(env, makers, begins)
     return found
 
 
-def _tried(env: VecEnv, begins: bool) -> Keeper:
+def _tried(env: VecEnv, makers: Makers, begins: bool) -> Keeper:
     generators = global_generators()
     snapshots: list[Snapshot] = []
     try:
         with untouched_files(env), TemporaryDirectory() as folder:
             try:
-                return _trial(env, begins, snapshots, generators, Path(folder))
+                return _trial(env, makers, begins, snapshots, generators, Path(folder))
             finally:
                 for one in reversed(snapshots):  # objects that a state was written into, too
                     put_back(env, one.state, objects=one.objects)
@@ -149,7 +165,9 @@ def _tried(env: VecEnv, begins: bool) -> Keeper:
         restore_global_generators(generators)
 
 
-def _trial(env: VecEnv, begins: bool, snapshots: list[Snapshot], generators: Any, folder: Path) -> Keeper:
+def _trial(
+    env: VecEnv, makers: Makers, begins: bool, snapshots: list[Snapshot], generators: Any, folder: Path
+) -> Keeper:
     """Take the same steps twice, with a few others in between; the states before each are appended."""
     snapshots.append(snapshot(env))
     values.write(snapshots[0].state, folder, "state")
@@ -160,21 +178,37 @@ def _trial(env: VecEnv, begins: bool, snapshots: list[Snapshot], generators: Any
         restore_global_generators(generators)
         results.append(_played(env, begins, *steps, parts=parts))
         snapshots.append(snapshot(env))
-        put_back(env, state)
+        put_back(env, state, makers=makers)
         if not is_same(capture(env), snapshots[0].state):
             return Keeper("its state is another one after it was put back")
     if not _equal(results[0], results[2]):
         return Keeper("the same steps from the same stored state had two different results")
-    missing = missing_part(snapshots[0].parts, parts)
+    missing = missing_part(snapshots[0].parts, parts, list(makers))
     if missing is not None:
         return Keeper(missing)
     trial = {"state": state, "begins": begins, "results": results[3], "generators": generators}
     values.write(trial, folder, "trial")
-    return Keeper(None, trial, parts)
+    return Keeper(None, trial, parts, list(makers))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings: what a trial does to an environment is not what the training does to it."""
+    with _SILENT, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+_SILENT = threading.Lock()  # filters are those of all threads, and must be put back in order
 
 
 def _played(env: VecEnv, begins: bool, n: int, n_after_reset: int, parts: dict[str, str] | None = None) -> list[Any]:
     """The results of a few steps, and of steps after a reset, whose parts are noted."""
+    with _silence():
+        return _results_of_steps(env, begins, n, n_after_reset, parts)
+
+
+def _results_of_steps(env: VecEnv, begins: bool, n: int, n_after_reset: int, parts: dict[str, str] | None) -> list[Any]:
     space = deepcopy(env.action_space)
     space.seed(0)
     results: list[Any] = [deepcopy(env.reset())] if begins else []
@@ -237,7 +271,7 @@ def _layers(env: VecEnv) -> State:
     return [[_attributes(layer) for layer in layers] for layers in _stacks(env)]
 
 
-def _put_layers_back(env: VecEnv, state: State) -> None:
+def _put_layers_back(env: VecEnv, state: State, makers: Makers) -> None:
     stacks = list(_stacks(env))
     if [len(layers) for layers in stacks] != [len(layers) for layers in state]:
         raise NotFittingError(f"{name_of(env)} has other wrappers than the environment of the checkpoint.")
@@ -245,7 +279,9 @@ def _put_layers_back(env: VecEnv, state: State) -> None:
         for layer, attributes in zip(layers, states, strict=True):
             for name, item in attributes.items():
                 before = vars(layer).get(name)
-                after = put_back(before, item, f"{type(layer).__name__}.{name}")
+                if before is None and isinstance(item, dict) and item["kind"] == "object":
+                    continue  # a reset makes it
+                after = put_back(before, item, f"{type(layer).__name__}.{name}", makers)
                 if after is not before:
                     vars(layer)[name] = after
 
@@ -295,6 +331,21 @@ def single_layers(env: Any) -> Iterator[Any]:
         yield env
         env = env.env
     yield env
+
+
+def makers_of(env: VecEnv, agent: Any) -> Makers:
+    """Functions for objects that an environment gets in the course of a training, by the names of their classes.
+
+    Args:
+        env: The environment.
+        agent: The agent that trains in it, or is evaluated there.
+    """
+    found: dict[type, Callable[[], Any]] = {}
+    for layers in _stacks(env):
+        for layer in layers:
+            if hasattr(type(layer), "checkpoint_makers"):
+                found |= layer.checkpoint_makers(agent)
+    return {name_of_class(cls): make for cls, make in found.items()}
 
 
 def name_of(env: VecEnv) -> str:

@@ -12,7 +12,11 @@ An object can say itself what its state is:
     def checkpoint_state(self) -> Any: ...            # a tree of plain values
     def restore_checkpoint_state(self, state) -> None: ...
 
-An environment that drives a simulator becomes one that can be stored by these two methods.
+An environment that drives a simulator becomes one that can be stored by these two methods. Attributes that are named in
+`checkpoint_attributes`, a tuple of texts, are walked through beside that state, and put back before it. An environment
+that gets objects in the course of a training, such as copies of the agent, says how a new one comes by them:
+
+    def checkpoint_makers(self, agent) -> dict[type, Callable[[], Any]]: ...    # makes objects of these classes
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ import subprocess
 import threading
 import types
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -51,6 +55,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 State: TypeAlias = Any
 """A tree of plain values, which `pg_agents.files.values` can write."""
+
+Makers: TypeAlias = Mapping[str, Callable[[], Any]]
+"""Functions that make objects which are not there yet, by the `name_of_class`."""
 
 
 class NotStorableError(TypeError):
@@ -97,13 +104,16 @@ def capture(anything: Any, name: str = "") -> State:
     return snapshot(anything, name).state
 
 
-def put_back(anything: Any, state: State, name: str = "", objects: list[Any] | None = None) -> Any:
+def put_back(
+    anything: Any, state: State, name: str = "", makers: Makers | None = None, objects: list[Any] | None = None
+) -> Any:
     """Write a state into an object of the structure that it was captured from.
 
     Args:
         anything: The object.
         state: Of `capture`.
         name: Its name in messages; by default its class's.
+        makers: They make what the state has and the object lacks.
         objects: Of the `Snapshot`, to restore the very objects that it consisted of.
 
     Returns:
@@ -114,21 +124,25 @@ def put_back(anything: Any, state: State, name: str = "", objects: list[Any] | N
     """
     name = name or type(anything).__name__
     try:
-        return _PutBack(objects).into(anything, state, name)
+        return _PutBack(makers or {}, objects).into(anything, state, name)
     except NotFittingError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise NotFittingError(f"A state does not fit {name}: {type(error).__name__}: {error}") from error
 
 
-def missing_part(parts: dict[str, str], there: dict[str, str]) -> str | None:
+def missing_part(parts: dict[str, str], there: dict[str, str], made: Collection[str] = ()) -> str | None:
     """The first part that could not be put back into an object with other parts.
 
     Args:
         parts: Of a `Snapshot`.
         there: Of a `Snapshot` of the other object.
+        made: Classes of which makers make objects.
     """
+    places = tuple(place for place, what in parts.items() if what in made)
     for place, what in parts.items():
+        if place.startswith(places):
+            continue
         if there.get(place) != what and not (what == _PROGRAM and place.rpartition(".")[0] in there):
             return f"{place} is a {what}, and was none after a reset"
     return None
@@ -181,13 +195,13 @@ _DEEPEST = 60  # objects and containers in each other: files are read up to a de
 def _is_of_the_program(value: Any) -> bool:
     if isinstance(value, _OF_THE_PROGRAM):
         return True
-    module = _module_of(value)
+    module = _module_of(type(value))
     return module.split(".")[0] in _MODULES_OF_THE_PROGRAM and module != "pygame.sprite" and not _is_row(value)
 
 
 def _is_row(value: Any) -> bool:
     """Pygame's rectangles and vectors."""
-    return _module_of(value) in ("pygame.rect", "pygame.math", "pygame.color") and hasattr(value, "__setitem__")
+    return _module_of(type(value)) in ("pygame.rect", "pygame.math", "pygame.color") and hasattr(value, "__setitem__")
 
 
 def _is_plain(value: Any) -> bool:
@@ -296,12 +310,17 @@ def _can_be_made(cls: type) -> bool:
     return ordinary and not issubclass(cls, (gym.Env, gym.vector.VectorEnv, VecEnv, type, th.nn.Module))
 
 
-def _module_of(value: Any) -> str:
-    return str(getattr(type(value), "__module__", "?"))  # types of C code may have none
+def _module_of(cls: type) -> str:
+    return str(getattr(cls, "__module__", "?"))  # types of C code may have none
 
 
 def _class_of(value: Any) -> str:
-    return f"{_module_of(value)}.{type(value).__qualname__}"
+    return name_of_class(type(value))
+
+
+def name_of_class(cls: type) -> str:
+    """The name of a class in states and messages."""
+    return f"{_module_of(cls)}.{cls.__qualname__}"
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
@@ -371,14 +390,16 @@ class _Capture:
                 self.parts[place] = _class_of(value)
         elif not isinstance(value, _MADE):
             name = _class_of(value)
-            self.known.add(value) if not isinstance(value, enum.Enum) else None
-            if self.known.find(name) is not type(value):
+            if self.known.find(name) is not type(value) or hasattr(type(value), "checkpoint_state"):
                 self.parts[place] = name
+            if not isinstance(value, enum.Enum):
+                self.known.add(value)
 
     def _content(self, value: Any, place: str) -> dict[str, Any]:
         kind = _kind(value, place)
         if kind == "own":
-            return {"state": value.checkpoint_state()}
+            walked = {name: self.of(getattr(value, name), f"{place}.{name}") for name in _walked_through(value)}
+            return {"class": _class_of(value), "attributes": walked, "state": value.checkpoint_state()}
         if kind == "array":
             # Convolutions round by the order in memory, which files do not keep.
             dtype = value.dtype
@@ -476,6 +497,10 @@ def _kind(value: Any, place: str) -> str:
     return "object"
 
 
+def _walked_through(value: Any) -> tuple[str, ...]:
+    return getattr(type(value), "checkpoint_attributes", ())
+
+
 def _kind_of_array(array: np.ndarray, place: str) -> str:
     if array.dtype.kind == "O":
         return "objects"
@@ -497,7 +522,7 @@ def _data_of(module: th.nn.Module) -> dict[str, Any]:
     Sizes and switches of the modules of libraries belong to their arguments; their real numbers, as of a dropout, can
     be changed by callbacks.
     """
-    of_a_library = _module_of(module).split(".")[0] in ("torch", "stable_baselines3", "pg_agents")
+    of_a_library = _module_of(type(module)).split(".")[0] in ("torch", "stable_baselines3", "pg_agents")
     found = {name: value for name, value in vars(module).items() if name != "training" and not name.startswith("_")}
     return {
         name: value for name, value in found.items() if _is_data(value) and (type(value) is float or not of_a_library)
@@ -569,7 +594,8 @@ def _cloned(state: Any) -> Any:
 class _PutBack:
     """One walk, in the order of the walk that captured."""
 
-    def __init__(self, objects: list[Any] | None) -> None:
+    def __init__(self, makers: Makers, objects: list[Any] | None) -> None:
+        self.makers = makers
         self.objects = objects
         self.met: list[Any] = []
         self.filled: dict[int, Any] = {}  # what has its state already, by id
@@ -596,6 +622,9 @@ class _PutBack:
             current = self.objects[len(self.met)]
         elif id(current) in self.filled and kind not in _CALLABLE_KINDS:
             current = None  # one object here was two when the state was captured
+        make = self.makers.get(state.get("class", "")) if self.objects is None else None
+        if make is not None and (current is None or _class_of(current) != state["class"]):
+            current = make()
         self.filled[id(current)] = current
         number = len(self.met)
         self.met.append(current)
@@ -644,9 +673,15 @@ class _PutBack:
         return current
 
     def _in_place(self, kind: str, current: Any, state: dict[str, Any], place: str) -> None:
+        self.known.add(current)
         if (found := _kind(current, place)) != kind:
             raise NotFittingError(f"{place} must be a {kind}, but is a {found} ({_class_of(current)}).")
         if kind == "own":
+            for name, item in state["attributes"].items():
+                before = getattr(current, name)
+                after = self.into(before, item, f"{place}.{name}")
+                if after is not before:
+                    setattr(current, name, after)
             current.restore_checkpoint_state(state["state"])
         elif kind == "tensor":
             with th.no_grad():
@@ -729,7 +764,7 @@ class _PutBack:
             return self._replaced(current, state, place)
         self.known.add(current)
         attributes = _attributes(current) or {}
-        has_fixed_arrays = _module_of(current).split(".")[0] in _WITH_FIXED_ARRAYS
+        has_fixed_arrays = _module_of(type(current)).split(".")[0] in _WITH_FIXED_ARRAYS
         for name, item in state["attributes"].items():
             # A part of the program that is not there yet will be made when it is needed.
             if name not in attributes and isinstance(item, dict) and item["kind"] == "program":

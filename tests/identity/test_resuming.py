@@ -507,9 +507,10 @@ def test_objects_that_others_hold_stay_as_they_are(tmp_path: Path) -> None:
 def test_a_trial_that_raises_ends_in_cut_episodes_and_leaves_the_environment() -> None:
     env = vec(Strict)
     env.reset(), env.step(np.ones(2, dtype=np.int64))
-    env.set_attr("strict", True)
+    for one in env.envs:
+        one.unwrapped.strict = True
     before = capture(env)
-    keeper = keeper_of(env)
+    keeper = keeper_of(env, {})
     assert keeper.reason is not None
     assert "ValueError: illegal" in keeper.reason
     assert_equal(capture(env), before)
@@ -525,12 +526,12 @@ def test_an_interrupt_in_a_trial_leaves_the_environment() -> None:
     env = vec(Interrupting)
     env.reset()
     with pytest.raises(KeyboardInterrupt):
-        keeper_of(env)
+        keeper_of(env, {})
     assert [one.unwrapped.t for one in env.envs] == [0, 0]
 
 
 def test_an_evaluation_environment_without_a_seed_is_stored() -> None:
-    assert keeper_of(make_vec_env("CartPole-v1", 1), begins=True).reason is None
+    assert keeper_of(make_vec_env("CartPole-v1", 1), {}, begins=True).reason is None
 
 
 @pytest.mark.filterwarnings("ignore:.*checkpoints cut episodes")

@@ -375,7 +375,7 @@ def test_arrays_that_compiled_code_knows_keep_their_shapes() -> None:
 )
 def test_copies_refuse_arrays_of_another_kind(change: Callable[[dict[str, Any]], None]) -> None:
     copies = make_vec("CartPole-v1", 4, world=True).env.unwrapped.copies
-    state = {"kind": "own", "state": copies.checkpoint_state()}
+    state = capture(copies)
     change(state["state"])
     with pytest.raises(NotFittingError):
         put_back(copies, state)
