@@ -34,7 +34,7 @@ import subprocess
 import threading
 import types
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -306,7 +306,8 @@ _MADE_BY_THEMSELVES = ("gymnasium", "stable_baselines3", "torch", "numpy", "coll
 def _can_be_made(cls: type) -> bool:
     if issubclass(cls, enum.Enum):
         return True
-    ordinary = cls.__new__ is object.__new__ and not hasattr(cls, "__del__")
+    new: Any = cls.__new__
+    ordinary = new is object.__new__ and not hasattr(cls, "__del__")
     return ordinary and not issubclass(cls, (gym.Env, gym.vector.VectorEnv, VecEnv, type, th.nn.Module))
 
 
@@ -348,8 +349,9 @@ def _slots(cls: type) -> Iterator[str]:
 class _Capture:
     """One walk. Objects that are met again are numbered, in the order in which they were met first."""
 
-    def __init__(self) -> None:
-        self.met: dict[int, tuple[int, Any]] = {}
+    def __init__(self, met: Sequence[Any] = ()) -> None:
+        self.met: dict[int, tuple[int, Any]] = {id(value): (i, value) for i, value in enumerate(met)}
+        self.count = len(met)
         self.parts: dict[str, str] = {}
         self.known = _Known()
         self.depth = 0
@@ -372,7 +374,8 @@ class _Capture:
         if id(value) in self.met:
             return {"kind": "again", "number": self.met[id(value)][0]}
         kind = _kind(value, place)
-        self.met[id(value)] = len(self.met), value  # the value too, lest its id be given to another
+        self.met[id(value)] = self.count, value  # the value too, lest its id be given to another
+        self.count += 1
         self._note(value, place)
         self.depth += 1
         if self.depth > _DEEPEST:
@@ -760,7 +763,7 @@ class _PutBack:
             current = self.met[-1] = object.__new__(cls)
         elif _kind(current, place) != "object":
             raise NotFittingError(f"{place} must not tell its state itself, but is a {_class_of(current)}.")
-        elif self.objects is None and _is_frozen(current):
+        elif self.objects is None and _is_frozen(current) and not self._has(current, state, place):
             return self._replaced(current, state, place)
         self.known.add(current)
         attributes = _attributes(current) or {}
@@ -780,22 +783,24 @@ class _PutBack:
                 object.__getattribute__(current, "__dict__").pop(name, None)
         return current
 
+    def _has(self, current: Any, state: dict[str, Any], place: str) -> bool:
+        """Whether an object has a state already."""
+        try:
+            return is_same(_Capture(self.met[:-1]).of(current, place), state)
+        except NotStorableError:
+            return False
+
     def _replaced(self, current: Any, state: dict[str, Any], place: str) -> Any:
-        """A frozen object, which others may hold, too: it stays as it is, and one with another state replaces it."""
+        """One with another state in the place of a frozen object, which others may hold, too."""
         self.known.add(current)
         attributes = _attributes(current) or {}
         new = self.met[-1] = object.__new__(type(current))
-        same = True
         for name, item in state["attributes"].items():
-            before = attributes.get(name)
-            is_container = isinstance(item, dict) and item["kind"] in ("array", "objects", "sequence", "mapping", "row")
-            after = self.into(None if is_container else before, item, f"{place}.{name}")
-            object.__setattr__(new, name, after)
-            same = same and (after is before or is_same(capture(before), capture(after)))
-        return current if same and attributes.keys() == state["attributes"].keys() else new
+            object.__setattr__(new, name, self.into(_unshared(attributes.get(name)), item, f"{place}.{name}"))
+        return new
 
     def _sequence(self, current: Any, state: dict[str, Any], place: str) -> Any:
-        cls = {sequence.__name__: sequence for sequence in _SEQUENCES}[state["type"]]
+        cls: Any = {sequence.__name__: sequence for sequence in _SEQUENCES}[state["type"]]
         if isinstance(state["items"], np.ndarray):
             state = {**state, "items": state["items"].tolist()}
         is_set = issubclass(cls, (set, frozenset))
@@ -807,7 +812,7 @@ class _PutBack:
         if is_set and isinstance(current, cls):
             if list(current) == items:
                 return current
-            if cls is set:
+            if isinstance(current, set):
                 current.clear()
                 current.update(items)
                 return current
@@ -836,6 +841,15 @@ class _PutBack:
         there.clear()
         there.update(items)
         return there
+
+
+def _unshared(value: Any) -> Any:
+    """Containers and arrays as copies."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_unshared, value))
+    return {key: _unshared(item) for key, item in value.items()} if type(value) is dict else value
 
 
 _CALLABLE_KINDS = ("function", "method", "partial")
