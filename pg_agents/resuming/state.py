@@ -467,7 +467,8 @@ class _Capture:
             if type(value) is list and len(value) >= _MANY and all(type(item) is float for item in value):
                 return {"type": "list", "maxlen": None, "items": np.array(value)}  # such as the returns of all episodes
             items = list(value)  # of sets, too: programs can depend on their order
-            if isinstance(value, (set, frozenset)) and any(type(item).__hash__ is object.__hash__ for item in items):
+            by_identity: Any = object.__hash__
+            if isinstance(value, (set, frozenset)) and any(type(item).__hash__ is by_identity for item in items):
                 raise NotStorableError(f"{place} is a set of objects, whose order depends on their places in memory.")
             return {
                 "type": next(cls.__name__ for cls in _SEQUENCES if isinstance(value, cls)),
