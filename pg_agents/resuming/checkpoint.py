@@ -17,7 +17,7 @@ from pg_agents.resuming import agents, callbacks
 from pg_agents.resuming.arguments import arguments_of
 from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
 from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
-from pg_agents.resuming.logging import pending_values
+from pg_agents.resuming.log import pending_values
 from pg_agents.resuming.randomness import global_generators
 from pg_agents.resuming.rebuilding import NotDescribableError, describe
 from pg_agents.resuming.run import callbacks_in
@@ -78,6 +78,7 @@ class Checkpoint(BaseCallback):
         self._generator = np.random.default_rng()
         self._next = 0  # steps at which the next one is due
         self._goes_on = False
+        self._told: set[str] = set()  # of which parts warnings have said that they cannot be made again
 
     def next_look(self) -> int | None:
         """Never: it has nothing to do in a step."""
@@ -137,8 +138,10 @@ class Checkpoint(BaseCallback):
         self._next = (steps // self.every + 1) * self.every
         before_cut = self._generator.bit_generator.state
         environment = self._state_of_environment()
+        agent = agents.state_of(model, self.exact)
+        agents.warn_of_what_cannot_be_made(model, agent, self._told)
         state = {
-            "agent": agents.state_of(model, self.exact),
+            "agent": agent,
             "environment": environment,
             "callbacks": [callbacks.state_of(*pair) for pair in zip(others, self._settings, strict=True)],
             "environments of callbacks": [self._state_of_another(i, env) for i, env in enumerate(envs)],
