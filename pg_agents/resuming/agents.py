@@ -155,8 +155,8 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
     layouts = _layouts(agent)
     if layouts != state["layouts"]:
         raise NotFittingError(
-            f"The policy has the optimisers {_shown(layouts)}, but the checkpoint's had {_shown(state['layouts'])}. Give "
-            "`policy_kwargs` again with their `optimizer_class`, or resume with the class that makes them."
+            f"The policy has the optimisers {_shown(layouts)}, but the checkpoint's had {_shown(state['layouts'])}. "
+            "Give `policy_kwargs` again with their `optimizer_class`, or resume with the class that makes them."
         )
     for name, optimizer in _optimizers(agent).items():
         put_back(optimizer, state["optimizers"][name], f"agent.policy.{name}")
