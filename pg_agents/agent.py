@@ -438,7 +438,10 @@ class PolicyGradient(Arguments):
         policy_kwargs = kwargs.pop("policy_kwargs", None)
         if not trust:
             known = cls.policy_aliases.values()
-            file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known)
+            instead = {} if policy_kwargs is None else {"policy_kwargs": policy_kwargs}
+            file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known, instead=instead)
+            if file.data is not None and policy_kwargs is not None and file.data.get("policy_kwargs") is policy_kwargs:
+                file.data["policy_kwargs"] = cls._completed(policy_kwargs, file.data)
             path, custom_objects = file.without_pickles(), file.data
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if policy_kwargs is not None:
@@ -460,6 +463,14 @@ class PolicyGradient(Arguments):
         if "policy.optimizer" in given:
             check_optimizer(self.policy.optimizer, given["policy.optimizer"])
         super().set_parameters(given, exact_match, device)
+
+    @classmethod
+    def _completed(cls, policy_kwargs: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The policy's keyword arguments as an agent with these attributes stores them."""
+        bare = cls.__new__(cls)
+        vars(bare).update(data)
+        given = {name: value for name, value in policy_kwargs.items() if name != "state_dependent_std"}
+        return bare.complete_policy_kwargs(given)
 
     def _check_same_policy(self, policy_kwargs: dict[str, Any]) -> None:
         """SB3's check, of arguments as they were given to the constructor, which may have changed them since."""

@@ -81,12 +81,23 @@ class _Machine:
         # By their ids, objects that have been made and not been given attributes yet.
         self._unfinished: dict[int, Any] = {}
         self._to_check: list[Any] = []  # once their parts are finished
+        # How many parts of classes are open. A class of a script comes with its bases and its body, code included.
+        # Where the caller gives the class, they are passed over: what is not allowed there becomes a `_PassedOver`.
+        self._bodies = 0
+        self._in_bodies: set[int] = set()  # places in the memo
 
     def run(self, data: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 break
-            self._step(opcode.name, argument)
+            if self._bodies:
+                self._pass_over(opcode.name, argument)
+            else:
+                self._step(opcode.name, argument)
+            if opcode.name in _PUSH_GLOBALS and any(self._stack[-1] is one for one in (_skeleton, _body)):
+                self._bodies += 1
+        if self._bodies:
+            raise NotAllowedError("holds a class as code")
         if any(isinstance(one, tuple(_SCHEDULES.values())) and not vars(one) for one in self._unfinished.values()):
             raise NotAllowedError("holds a function as code")
         for one in self._to_check:
@@ -117,6 +128,8 @@ class _Machine:
             case "MEMOIZE":
                 self._memo[len(self._memo)] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
+                if argument in self._in_bodies:
+                    _check_shared(self._memo[argument])
                 push(self._memo[argument])
             case "TUPLE":
                 push(tuple(self._items()))
@@ -161,6 +174,62 @@ class _Machine:
             case _:
                 raise NotAllowedError(f"has the opcode {name}")
 
+    def _pass_over(self, name: str, argument: Any) -> None:
+        """A step in the body of a class, which makes and changes nothing."""
+        stack = self._stack
+        match name:
+            case "GLOBAL" | "STACK_GLOBAL":
+                try:
+                    self._step(name, argument)
+                except NotAllowedError:
+                    stack.append(_PassedOver())
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                if function is _body:
+                    self._bodies -= 1
+                    stack.append(arguments[0])
+                elif function is _skeleton:
+                    self._bodies -= 1
+                    stack.append(self._given_class(*arguments, needed=not self._bodies))
+                else:
+                    stack.append(_PassedOver())
+            case "NEWOBJ":
+                del stack[-2:]
+                stack.append(_PassedOver())
+            case "BUILD" | "APPEND":
+                stack.pop()
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                if type(key) is str and key == "__module__" and type(value) is str and type(stack[-1]) is dict:
+                    stack[-1][key] = value  # of a class
+            case "SETITEMS" | "APPENDS" | "ADDITEMS":
+                self._items()
+            case "DICT" | "FROZENSET":
+                self._items()
+                stack.append(_PassedOver())
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self._in_bodies.add(len(self._memo) if name == "MEMOIZE" else argument)
+                self._step(name, argument)
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "DUP" | "BINPERSID":
+                raise NotAllowedError(f"has the opcode {name} in a class")
+            case _:
+                self._step(name, argument)
+
+    def _given_class(
+        self, _kind: Any, name: Any, _bases: Any, about: Any, *_rest: Any, needed: bool = True
+    ) -> type | _PassedOver:
+        """The class of the caller's that has the name of a class whose code is in the file."""
+        module = about.get("__module__", "__main__") if type(about) is dict else "__main__"
+        exact = [cls for (place, known), cls in self._classes.items() if (place, known) == (module, name)]
+        scripts = [cls for (_, known), cls in self._classes.items() if known.rpartition(".")[2] == name]
+        if exact or (scripts and module == "__main__"):
+            return (exact or scripts)[0]
+        if needed:
+            raise NotAllowedError(f"holds the class {module}.{name} as code")
+        return _PassedOver()
+
     def _items(self) -> list[Any]:
         """What stands above the last mark, taken off the stack."""
         mark = self._marks.pop()
@@ -189,8 +258,35 @@ class _Machine:
         return one
 
 
+class _PassedOver:
+    """Stands for what the body of a class has."""
+
+
+def _check_shared(one: Any) -> None:
+    """Refuse what a body has made outside of it: texts, numbers and classes are all that may be shared."""
+    parts = one if type(one) is tuple else (one,)
+    functions = _FUNCTIONS.values()
+    if not all(
+        isinstance(part, type) or type(part) in _ATOMS or (type(part) is FunctionType and part in functions)
+        for part in parts
+    ):
+        raise NotAllowedError("shares objects with a class whose code it holds")
+
+
+def _skeleton(*_arguments: Any) -> Any:
+    """A class whose code is in the file; see `_Machine._given_class`."""
+    raise NotAllowedError("holds a class as code")
+
+
+def _body(*_arguments: Any) -> Any:
+    """The body of such a class; see `_Machine._pass_over`."""
+    raise NotAllowedError("holds a class as code")
+
+
 # Opcodes
 
+_ATOMS = (str, int, float, bool, bytes, type(None))
+_PUSH_GLOBALS = {"GLOBAL", "STACK_GLOBAL", "GET", "BINGET", "LONG_BINGET"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
@@ -211,8 +307,7 @@ def _exactly(one: Any, *types: type) -> Any:
 
 def _key(one: Any) -> Any:
     """What may be hashed: deeply nested tuples end the process."""
-    plain = (str, int, float, bool, bytes, type(None))
-    if type(one) in plain or (type(one) is tuple and all(type(part) in plain for part in one)):
+    if type(one) in _ATOMS or (type(one) is tuple and all(type(part) in _ATOMS for part in one)):
         return one
     raise NotAllowedError(f"has {_name(one)} as a key")
 
@@ -671,12 +766,14 @@ for _core in ("numpy.core", "numpy._core"):
     _FUNCTIONS[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 for _module in ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast"):
     _FUNCTIONS[_module, "_builtin_type"] = _builtin_type
+    _FUNCTIONS[_module, "_class_setstate"] = _body
     _FUNCTIONS[_module, "_fill_function"] = _fill
     _FUNCTIONS[_module, "_function_setstate"] = _fill
     _FUNCTIONS[_module, "_make_cell"] = _cell
     _FUNCTIONS[_module, "_make_empty_cell"] = _cell
     _FUNCTIONS[_module, "_make_function"] = _function
     _FUNCTIONS[_module, "_make_skel_func"] = _function
+    _FUNCTIONS[_module, "_make_skeleton_class"] = _skeleton
 
 _CONSTRUCTORS: dict[type, Callable[..., Any]] = {
     OrderedDict: _ordered,

@@ -171,7 +171,7 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
         try:
             after = put_back(before, item, f"agent.{name}")
         except NotFittingError:
-            if before is not None:
+            if before is not None or item["kind"] == "array":
                 raise
             warnings.warn(
                 f"agent.{name}, a {_kind(item)}, is left out: the agent had it when the checkpoint was taken, but "
