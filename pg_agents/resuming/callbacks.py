@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
+from pathlib import PurePath
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.resuming.run import callbacks_in
-from pg_agents.resuming.state import NotFittingError, State, capture, put_back
+from pg_agents.resuming.state import NotFittingError, NotStorableError, State, capture, put_back
 
 _OF_OTHERS = frozenset({"model", "locals", "globals", "parent", "logger"})
 
@@ -61,6 +63,32 @@ def state_of(callback: BaseCallback, settings: dict[str, Any]) -> State:
             if name not in _OF_OTHERS and _is_data(value) and not (name in settings and settings[name] == value)
         }
     }
+
+
+def dropped_by(callback: BaseCallback) -> list[str]:
+    """The attributes of a callback that a checkpoint leaves out, but for parts of the program."""
+    if hasattr(callback, "checkpoint_state"):
+        return []
+    return [
+        name
+        for name, value in vars(callback).items()
+        if name not in _OF_OTHERS and not _is_data(value) and not _is_of_the_program(value)
+    ]
+
+
+def _is_of_the_program(value: Any) -> bool:
+    """Functions, environments, loggers, paths and the like, which are given again."""
+    if isinstance(value, (BaseCallback, VecEnv, gym.Env, PurePath)):
+        return True
+    if isinstance(value, (list, tuple)):
+        return all(_is_data(item) or _is_of_the_program(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, (str, int)) for key in value) and _is_of_the_program([*value.values()])
+    try:
+        kept = capture(value)
+    except NotStorableError:
+        return False
+    return isinstance(kept, dict) and kept["kind"] == "program"
 
 
 def put_state_back(callback: BaseCallback, state: State) -> None:

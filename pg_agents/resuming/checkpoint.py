@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pg_agents.checks import check_number
 from pg_agents.files import values
 from pg_agents.resuming import agents, callbacks
-from pg_agents.resuming.arguments import arguments_of
+from pg_agents.resuming.arguments import arguments_of, warn_of_buffer
 from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
 from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
 from pg_agents.resuming.log import pending_values
@@ -134,6 +134,8 @@ class Checkpoint(BaseCallback):
         envs = callbacks.envs_of(others, model.env)
         if self.keeper is None:
             self._find_keepers(envs)
+            warn_of_buffer(model)
+        self._warn_of_callbacks(others)
         assert self.keeper is not None, "found just now"
         self._next = (steps // self.every + 1) * self.every
         before_cut = self._generator.bit_generator.state
@@ -182,6 +184,18 @@ class Checkpoint(BaseCallback):
             "spaces": [str(model.observation_space), str(model.action_space)],
             "callbacks": callbacks.names_of(others),
         }
+
+    def _warn_of_callbacks(self, others: list[BaseCallback]) -> None:
+        for i, one in enumerate(others):
+            for name in callbacks.dropped_by(one):
+                place = f"{type(one).__name__}.{name}"
+                if f"{i} {place}" not in self._told:
+                    self._told.add(f"{i} {place}")
+                    warnings.warn(
+                        f"{place}, a {type(getattr(one, name)).__name__}, is left out of checkpoints. If the callback "
+                        "needs it again, it must say so by `checkpoint_state` and `restore_checkpoint_state`.",
+                        stacklevel=2,
+                    )
 
     def _find_keepers(self, envs: list[Any]) -> None:
         model: Any = self.model
