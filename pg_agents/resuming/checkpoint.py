@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.checks import check_number
 from pg_agents.files import values
+from pg_agents.files.writing import replacing_folder
 from pg_agents.resuming import agents, callbacks
 from pg_agents.resuming.arguments import arguments_of, warn_of_buffer
 from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
-from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
+from pg_agents.resuming.folders import BEST, checkpoints, new_checkpoint, remove_unfinished, steps_of
 from pg_agents.resuming.log import pending_values
 from pg_agents.resuming.randomness import global_generators
 from pg_agents.resuming.rebuilding import NotDescribableError, describe
@@ -32,6 +33,10 @@ class Checkpoint(BaseCallback):
     A checkpoint is taken between an update and the next rollout: at the beginning of `learn`, at the first such
     boundary after every `every` steps, and at the end. It is a folder `step_000050000`, which appears when it is
     complete. Callbacks, the environments in which they evaluate, and the log are part of it.
+
+    With an `EvalCallback` in the training, the folder `best` has the model with the best evaluation so far, `model.zip`,
+    and where there is a `VecNormalize`, `vecnormalize.pkl`, its statistics at the end of that rollout. Of several
+    `EvalCallback`s, the first decides.
 
     Environments whose state cannot be stored, such as simulators written in C or those in other processes, are found
     out at the beginning. There, all of them are reset at each checkpoint, whether or not the training is ever
@@ -78,6 +83,7 @@ class Checkpoint(BaseCallback):
         self._generator = np.random.default_rng()
         self._next = 0  # steps at which the next one is due
         self._goes_on = False
+        self._best = -np.inf  # mean return of the model in `best`
         self._told: set[str] = set()  # of which parts warnings have said that they cannot be made again
 
     def next_look(self) -> int | None:
@@ -86,6 +92,25 @@ class Checkpoint(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_rollout_end(self) -> None:
+        self._keep_best()  # before the update, so with the parameters that were evaluated
+
+    def _on_training_end(self) -> None:
+        self._keep_best()  # of a rollout that a callback has ended
+
+    def _keep_best(self) -> None:
+        model: Any = self.model
+        evaluations = (one for one in callbacks_in(self.locals["callback"]) if isinstance(one, EvalCallback))
+        first = next(evaluations, None)
+        if first is None or not first.best_mean_reward > self._best:
+            return
+        self._best = float(first.best_mean_reward)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(self.folder / BEST) as beside:
+            model.save(beside / "model.zip")
+            if model.get_vec_normalize_env() is not None:
+                model.get_vec_normalize_env().save(str(beside / "vecnormalize.pkl"))
 
     def _on_training_start(self) -> None:
         model: Any = self.model
@@ -110,10 +135,12 @@ class Checkpoint(BaseCallback):
                 )
             for checkpoint in there:
                 shutil.rmtree(checkpoint)
+            shutil.rmtree(self.folder / BEST, ignore_errors=True)
         remove_unfinished(self.folder)
         seed = self.model.seed
         self._generator = np.random.default_rng(None if seed is None else [seed, _STREAM, steps])
         self.keeper, self._next = None, steps
+        self._best = -np.inf
 
     def on_boundary(self) -> None:
         """Take a checkpoint, if one is due."""
@@ -265,6 +292,7 @@ class Checkpoint(BaseCallback):
             "every": self.every,
             "keep": self.keep,
             "next": self._next,
+            "best": self._best,
             "generator": self._generator.bit_generator.state,
             "keeper": vars(self.keeper),
             "keepers of callbacks": [vars(keeper) for keeper in self._keepers_of_callbacks],
@@ -272,7 +300,7 @@ class Checkpoint(BaseCallback):
 
     def go_on(self, state: dict[str, Any]) -> None:
         """Go on as the callback that has stored a state; called before the beginning of the training."""
-        self._next, self._goes_on = state["next"], True
+        self._next, self._best, self._goes_on = state["next"], state["best"], True
         self._generator.bit_generator.state = state["generator"]
         self.keeper = Keeper(**state["keeper"])
         self._keepers_of_callbacks = [Keeper(**keeper) for keeper in state["keepers of callbacks"]]
