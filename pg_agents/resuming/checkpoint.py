@@ -34,9 +34,9 @@ class Checkpoint(BaseCallback):
     boundary after every `every` steps, and at the end. It is a folder `step_000050000`, which appears when it is
     complete. Callbacks, the environments in which they evaluate, and the log are part of it.
 
-    With an `EvalCallback` in the training, the folder `best` has the model with the best evaluation so far, `model.zip`,
-    and where there is a `VecNormalize`, `vecnormalize.pkl`, its statistics at the end of that rollout. Of several
-    `EvalCallback`s, the first decides.
+    With an `EvalCallback` in the training, the folder `best` has the model with the best evaluation so far,
+    `model.zip`, and where there is a `VecNormalize`, `vecnormalize.pkl`, its statistics at the end of that rollout. Of
+    several `EvalCallback`s, the first decides.
 
     Environments whose state cannot be stored, such as simulators written in C or those in other processes, are found
     out at the beginning. There, all of them are reset at each checkpoint, whether or not the training is ever
