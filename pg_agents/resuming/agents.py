@@ -17,6 +17,7 @@ from pg_agents.resuming.state import NotFittingError, NotStorableError, State, c
 Layout: TypeAlias = dict[str, Any]
 """The class of an optimiser and the names of its parameters by group."""
 
+_NOT_IN_A_FILE = ("_num_timesteps_at_start",)
 # Of SB3's, those rebuilt, or kept by others.
 _OF_OTHERS = frozenset(
     (
@@ -104,6 +105,17 @@ def _kind(item: State) -> str:
     return str(item.get("class", item["kind"])) if isinstance(item, dict) else type(item).__name__
 
 
+FILE = "agent.zip"  # of an agent from whose own file training goes on
+
+
+def goes_on_from_file(agent_or_class: Any) -> bool:
+    """Whether training goes on, bit for bit, from what `save` writes, as language models do.
+
+    Such an agent makes its environment itself, and takes no steps there.
+    """
+    return getattr(agent_or_class, "goes_on_from_file", False)
+
+
 def state_of(agent: OnPolicyAlgorithm, exact: bool = False) -> dict[str, State]:
     """The state of an agent at a boundary between an update and the next rollout.
 
@@ -114,6 +126,9 @@ def state_of(agent: OnPolicyAlgorithm, exact: bool = False) -> dict[str, State]:
     Warns:
         UserWarning: An attribute cannot be read, and is left out.
     """
+    if goes_on_from_file(agent):
+        attributes = {name: capture(getattr(agent, name)) for name in _NOT_IN_A_FILE}
+        return {"attributes": attributes, "elapsed": time.time_ns() - agent.start_time}
     attributes = {}
     left_out = _left_out(agent)
     for name, value in vars(agent).items():
@@ -148,6 +163,10 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
     Warns:
         UserWarning: An attribute was not made by the constructor, and cannot be made from a file.
     """
+    if goes_on_from_file(agent):
+        vars(agent).update({name: state["attributes"][name] for name in _NOT_IN_A_FILE})
+        agent.start_time = time.time_ns() - state["elapsed"]
+        return
     make_parts = getattr(agent, "make_parts", None)
     if make_parts is not None:
         make_parts(state["attributes"])

@@ -16,7 +16,7 @@ from pg_agents.files import values
 from pg_agents.files.writing import replacing_folder
 from pg_agents.resuming import agents, callbacks
 from pg_agents.resuming.arguments import arguments_of, warn_of_buffer
-from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
+from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, makers_of, name_of
 from pg_agents.resuming.folders import BEST, checkpoints, new_checkpoint, remove_unfinished, steps_of
 from pg_agents.resuming.log import pending_values
 from pg_agents.resuming.randomness import global_generators
@@ -41,7 +41,8 @@ class Checkpoint(BaseCallback):
     Environments whose state cannot be stored, such as simulators written in C or those in other processes, are found
     out at the beginning. There, all of them are reset at each checkpoint, whether or not the training is ever
     interrupted, with seeds from a random stream of its own; a warning says so. The resumed training is then equal to
-    one with the same checkpoints that was not interrupted.
+    one with the same checkpoints that was not interrupted. That of an agent with workers, such as `A3C`, is not:
+    parameters and counts go on, but workers begin new episodes.
 
     Args:
         folder: Folder of the run.
@@ -57,7 +58,7 @@ class Checkpoint(BaseCallback):
 
     Raises:
         ValueError: An argument is out of range; or, at the beginning of `learn`, the folder has checkpoints of another
-            run, or the agent trains in other processes.
+            run, or the agent is not of this package.
     """
 
     is_last_at_boundary = True
@@ -114,11 +115,8 @@ class Checkpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         model: Any = self.model
-        if not can_be_stored(model):
-            raise ValueError(
-                f"A `Checkpoint` is for agents of this package that train in this process alone, and this "
-                f"{type(model).__name__} is none, has workers, or simulates stale gradients."
-            )
+        if not hasattr(model, "current_run"):
+            raise ValueError(f"A `Checkpoint` is for agents of this package, and {type(model).__name__} is none.")
         if sum(isinstance(one, Checkpoint) for one in callbacks_in(self.locals["callback"])) > 1:
             raise ValueError("One training can have one `Checkpoint`, but there are several among its callbacks.")
         self._settings = [callbacks.settings_of(one) for one in self._others(self.locals["callback"])]
@@ -161,7 +159,6 @@ class Checkpoint(BaseCallback):
         envs = callbacks.envs_of(others, model.env)
         if self.keeper is None:
             self._find_keepers(envs)
-            warn_of_buffer(model)
         self._warn_of_callbacks(others)
         assert self.keeper is not None, "found just now"
         self._next = (steps // self.every + 1) * self.every
@@ -187,6 +184,8 @@ class Checkpoint(BaseCallback):
         with new_checkpoint(self.folder, steps, {"algorithm": class_name(type(model))}, self.keep) as beside:
             values.write(self._made(others), beside, "made")
             values.write(state, beside, "state")
+            if agents.goes_on_from_file(model):
+                model.save(beside / agents.FILE)
         if self.verbose:
             print(f"Checkpoint after {steps} steps: {self.folder}")
 
@@ -194,8 +193,10 @@ class Checkpoint(BaseCallback):
         return [one for one in callbacks.kept_callbacks(root) if one is not self]
 
     def _made(self, others: list[BaseCallback]) -> dict[str, Any]:
-        """All that does not change in a run, from which the parts are made again."""
+        """All that does not change in a run, and from which the parts are made again."""
         model: Any = self.model
+        if agents.goes_on_from_file(model):
+            return {"prompts": model.prompts, "callbacks": callbacks.names_of(others)}
         held, given_again = arguments_of(model)
         try:
             described, reason = describe(model.env), ""
@@ -226,10 +227,22 @@ class Checkpoint(BaseCallback):
 
     def _find_keepers(self, envs: list[Any]) -> None:
         model: Any = self.model
-        self.keeper = keeper_of(model.env)
-        if self.keeper.reason is not None:
-            self._say_that_it_cuts(self.keeper)
-        self._keepers_of_callbacks = [keeper_of(env, begins=True) for env in envs]
+        if agents.goes_on_from_file(model):
+            self.keeper = Keeper(None)
+        elif not model.collects_itself:
+            self.keeper = Keeper("its workers have environments of their own")
+            warnings.warn(
+                "Checkpoints keep parameters, the optimiser's state and counts of workers' trainings, but neither the "
+                "workers' environments nor the order of their updates: a resumed training begins new episodes, and "
+                "does not equal one that was not interrupted.",
+                stacklevel=2,
+            )
+        else:
+            warn_of_buffer(model)
+            self.keeper = keeper_of(model.env, makers_of(model.env, model))
+            if self.keeper.reason is not None:
+                self._say_that_it_cuts(self.keeper)
+        self._keepers_of_callbacks = [keeper_of(env, makers_of(env, model), begins=True) for env in envs]
         for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True):
             if keeper.reason is not None:
                 self._say_that_it_seeds(env, keeper)
@@ -257,6 +270,8 @@ class Checkpoint(BaseCallback):
         """The state of the environments, which are cut before if need be."""
         model: Any = self.model
         assert self.keeper is not None, "found before"
+        if agents.goes_on_from_file(model):
+            return None
         if self.keeper.reason is None:
             try:
                 return self.keeper.state(model.env)

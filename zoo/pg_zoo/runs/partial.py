@@ -18,7 +18,7 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents import Checkpoint
-from pg_agents.resuming.environments import keeper_of
+from pg_agents.resuming.environments import keeper_of, makers_of
 from pg_agents.resuming.folders import checkpoints
 from pg_agents.resuming.state import NotStorableError
 from pg_zoo.results.storage import NO_ROOM, partial_folder, write_whole
@@ -95,7 +95,7 @@ class TimedCheckpoint(Checkpoint):
         with self.paused():
             if self.keeper is None:
                 self.env.reset()
-                if keeper_of(self.env).reason is not None:
+                if keeper_of(self.env, makers_of(self.env, self.model)).reason is not None:
                     self.changes_nothing = False
                     return
             write_whole(self.folder / _CELL, json.dumps(_identity(self.cell)))
