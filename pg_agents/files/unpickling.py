@@ -406,7 +406,7 @@ def _fits(space: spaces.Space[Any]) -> bool:
         return shape == () and _is_whole(about.get("n")) and about["n"] > 0 and _is_whole(start)
     if isinstance(space, spaces.MultiBinary):
         n = about.get("n")
-        return (n,) == shape if _is_whole(n) else type(n) in (tuple, list) and tuple(n) == shape
+        return (n,) == shape if _is_whole(n) else isinstance(n, (tuple, list)) and tuple(n) == shape
     counts = [about.get("nvec"), *([about["start"]] if about.get("start") is not None else [])]
     whole = [one for one in counts if isinstance(one, np.ndarray) and one.shape == shape and one.dtype.kind in "iu"]
     return len(whole) == len(counts) and bool((counts[0] > 0).all())
