@@ -440,9 +440,9 @@ class PolicyGradient(Arguments):
             known = cls.policy_aliases.values()
             instead = {} if policy_kwargs is None else {"policy_kwargs": policy_kwargs}
             file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known, instead=instead)
-            unread = policy_kwargs is not None and file.data and file.data.get("policy_kwargs") is policy_kwargs
-            if file.data is not None and policy_kwargs is not None and unread:
-                file.data["policy_kwargs"] = cls._completed(policy_kwargs, file.data)
+            data = file.data or {}
+            if policy_kwargs is not None and data.get("policy_kwargs") is policy_kwargs:  # in the place of the file's
+                data["policy_kwargs"] = cls._completed(policy_kwargs, data)
             path, custom_objects = file.without_pickles(), file.data
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if policy_kwargs is not None:
