@@ -88,6 +88,7 @@ from pg_agents.policies import (
     with_state_dependent_std,
 )
 from pg_agents.priors import check_prior, frozen_policy
+from pg_agents.resuming.agents import AsMade, as_made
 from pg_agents.resuming.resume import Interrupted, prepared, resumed
 from pg_agents.resuming.run import Run, go_through, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
@@ -242,6 +243,7 @@ class PolicyGradient(Arguments):
         self.on_epoch: Callable[[], None] | None = None
         self.current_run: Run | None = None  # the last `learn`, with its callbacks
         self.interrupted: Interrupted | None = None  # what `resume` has read, for `learn_on`
+        self.as_made: AsMade | None = None
         self._in_mid_episode = False
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
@@ -265,6 +267,7 @@ class PolicyGradient(Arguments):
             if self.prior is None and name in arguments and values[name] != defaults[name]:
                 warnings.warn(f"`{name}` has no effect, because there is no `prior`.", stacklevel=3)
         self.warn_of_arguments()
+        self.as_made = as_made(self)
 
     # Setting up
 
@@ -365,14 +368,14 @@ class PolicyGradient(Arguments):
 
     def _excluded_save_params(self) -> list[str]:
         of_groups = [] if self.group_size is None else ["n_episodes"]  # their number may change on loading
-        return [*super()._excluded_save_params(), *_OF_THIS_PROCESS, *of_groups, "_own_generator", "episode_statistics"]
+        return [*super()._excluded_save_params(), *self.made_anew, *of_groups, "_own_generator", "episode_statistics"]
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `copy` and `pickle`: without the engine, which holds addresses, and without watchers."""
         if hasattr(self, "_logger"):
             self._lazy_log.write(self._logger)
-        kept = {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
-        return kept | {"on_epoch": None, "current_run": None, "interrupted": None}
+        kept = {name: value for name, value in vars(self).items() if name not in self.made_anew}
+        return kept | {"on_epoch": None, "current_run": None, "interrupted": None, "as_made": None}
 
     def save(
         self,
@@ -435,11 +438,16 @@ class PolicyGradient(Arguments):
         policy_kwargs = kwargs.pop("policy_kwargs", None)
         if not trust:
             known = cls.policy_aliases.values()
-            file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known)
+            instead = {} if policy_kwargs is None else {"policy_kwargs": policy_kwargs}
+            file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known, instead=instead)
+            data = file.data or {}
+            if policy_kwargs is not None and data.get("policy_kwargs") is policy_kwargs:  # in the place of the file's
+                data["policy_kwargs"] = cls._completed(policy_kwargs, data)
             path, custom_objects = file.without_pickles(), file.data
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if policy_kwargs is not None:
             agent._check_same_policy(policy_kwargs)
+        agent.as_made = as_made(agent)
         return agent
 
     def set_parameters(
@@ -456,6 +464,14 @@ class PolicyGradient(Arguments):
         if "policy.optimizer" in given:
             check_optimizer(self.policy.optimizer, given["policy.optimizer"])
         super().set_parameters(given, exact_match, device)
+
+    @classmethod
+    def _completed(cls, policy_kwargs: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The policy's keyword arguments as an agent with these attributes stores them."""
+        bare = cls.__new__(cls)
+        vars(bare).update(data)
+        given = {name: value for name, value in policy_kwargs.items() if name != "state_dependent_std"}
+        return bare.complete_policy_kwargs(given)
 
     def _check_same_policy(self, policy_kwargs: dict[str, Any]) -> None:
         """SB3's check, of arguments as they were given to the constructor, which may have changed them since."""
@@ -657,9 +673,13 @@ class PolicyGradient(Arguments):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         callback.on_training_start(locals(), globals())
-        self.current_run = Run(total_timesteps, log_interval, callback, iteration)
-        tell_of_boundary(callback)
-        self._updates(self.current_run)
+        run, outer, self.interrupted = Run(total_timesteps, log_interval, callback, iteration), self.current_run, None
+        self.current_run = run
+        try:
+            tell_of_boundary(callback)
+            self._updates(run)
+        finally:
+            self.current_run = outer
 
     def _updates(self, run: Run) -> None:
         """Rollouts and updates until all steps are taken.
@@ -740,9 +760,20 @@ class PolicyGradient(Arguments):
             self.interrupted = None
             if interrupted.state["log"]["hparams"]:
                 record_hyperparameters(self, constructor_arguments(type(self)))
-            self._updates(run)
+            try:
+                self._updates(run)
+            finally:
+                self.current_run = None
         self._lazy_log.write(self._logger)
         return self
+
+    made_anew: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("_engine_in_use", "_engine_buffer", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch"),
+            *("current_run", "interrupted", "as_made"),
+        )
+    )
+    """Attributes that are made anew when they are needed, so that no file and no checkpoint has them."""
 
     @property
     def collects_itself(self) -> bool:
@@ -1067,12 +1098,6 @@ class PolicyGradient(Arguments):
             rate = FloatSchedule(self.value_learning_rate)(max(self._current_progress_remaining, 0.0))
             self.policy.optimizer.param_groups[1]["lr"] = rate
             self._logger.record("train/value_learning_rate", rate)
-
-
-_OF_THIS_PROCESS = (
-    *("_engine_in_use", "_engine_buffer", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch", "current_run"),
-    "interrupted",
-)
 
 
 def _has_samples(buffer: SB3RolloutBuffer) -> bool:

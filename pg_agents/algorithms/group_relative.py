@@ -226,6 +226,8 @@ class GroupRelative(PolicyGradient):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "reference", "_reference"]
 
+    made_anew = PolicyGradient.made_anew | {"reference"}
+
     def make_parts(self, stored: Mapping[str, Any]) -> None:
         """Make the reference policy, if a checkpoint has one."""
         if stored.get("_reference") is not None:

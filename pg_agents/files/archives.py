@@ -106,6 +106,7 @@ def read_agent(
     arguments: dict[str, Any] | None = None,
     classes: Iterable[type] = (),
     data: bool = True,
+    instead: dict[str, Any] | None = None,
 ) -> AgentFile:
     """Read an agent's file.
 
@@ -116,6 +117,7 @@ def read_agent(
         arguments: Of `load`, which replace values in the file too.
         classes: Further classes that the file may name.
         data: Whether to read the agent's attributes.
+        instead: Values that take the place of those that are not allowed.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -143,7 +145,9 @@ def read_agent(
             raise ValueError(f"Error: the file {source} wasn't a zip-file that can be read: {error}") from error
     written = members.pop("data", None)
     known = [*classes, *(value for value in given.values() if isinstance(value, type))]
-    attributes = _attributes(written, source, given, by_name(known)) if written is not None and data else None
+    attributes = None
+    if written is not None and data:
+        attributes = _attributes(written, source, given, by_name(known), instead or {})
     found = AgentFile(source, attributes, members)
     found.check()
     return found
@@ -261,7 +265,9 @@ def check_members(archive: zipfile.ZipFile, source: str, size: int, *, largest: 
             raise UnsafeFileError(f"{source} has the member {member.filename!r}, which is a link.")
 
 
-def _attributes(written: bytes, source: str, given: dict[str, Any], classes: Classes) -> dict[str, Any]:
+def _attributes(
+    written: bytes, source: str, given: dict[str, Any], classes: Classes, instead: dict[str, Any]
+) -> dict[str, Any]:
     if len(written) > LARGEST_DATA:
         raise UnsafeFileError(
             f"{source} has {len(written):,} bytes of `data`; {LARGEST_DATA:,} is the limit. {_TRUST}."
@@ -272,7 +278,14 @@ def _attributes(written: bytes, source: str, given: dict[str, Any], classes: Cla
         raise ValueError(f"{source} (data) is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{source} (data) must hold an agent's attributes by name.")
-    data = {key: given[key] if key in given else _value(key, one, source, classes) for key, one in found.items()}
+    data = {}
+    for key, one in found.items():
+        try:
+            data[key] = given[key] if key in given else _value(key, one, source, classes)
+        except NotAllowedError:
+            if key not in instead:
+                raise
+            data[key] = instead[key]
     if data.get("env") is not None and "env" not in given:
         # SB3 would make it, and import the module that its id names.
         raise NotAllowedError(f"{source} (data: env) names an environment, which could run code. {_TRUST}.")

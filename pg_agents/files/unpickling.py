@@ -80,14 +80,28 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         # By their ids, objects that have been made and not been given attributes yet.
         self._unfinished: dict[int, Any] = {}
+        self._to_check: list[Any] = []  # once their parts are finished
+        # How many parts of classes are open. A class of a script comes with its bases and its body, code included.
+        # Where the caller gives the class, they are passed over: what is not allowed there becomes a `_PassedOver`.
+        self._bodies = 0
+        self._in_bodies: set[int] = set()  # places in the memo
 
     def run(self, data: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 break
-            self._step(opcode.name, argument)
+            if self._bodies:
+                self._pass_over(opcode.name, argument)
+            else:
+                self._step(opcode.name, argument)
+            if opcode.name in _PUSH_GLOBALS and any(self._stack[-1] is one for one in (_skeleton, _body)):
+                self._bodies += 1
+        if self._bodies:
+            raise NotAllowedError("holds a class as code")
         if any(isinstance(one, tuple(_SCHEDULES.values())) and not vars(one) for one in self._unfinished.values()):
             raise NotAllowedError("holds a function as code")
+        for one in self._to_check:
+            _check_space(one) if isinstance(one, spaces.Space) else _check_module(one)
         return self._stack.pop()
 
     def _step(self, name: str, argument: Any) -> None:
@@ -114,6 +128,8 @@ class _Machine:
             case "MEMOIZE":
                 self._memo[len(self._memo)] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
+                if argument in self._in_bodies:
+                    _check_shared(self._memo[argument])
                 push(self._memo[argument])
             case "TUPLE":
                 push(tuple(self._items()))
@@ -158,6 +174,62 @@ class _Machine:
             case _:
                 raise NotAllowedError(f"has the opcode {name}")
 
+    def _pass_over(self, name: str, argument: Any) -> None:
+        """A step in the body of a class, which makes and changes nothing."""
+        stack = self._stack
+        match name:
+            case "GLOBAL" | "STACK_GLOBAL":
+                try:
+                    self._step(name, argument)
+                except NotAllowedError:
+                    stack.append(_PassedOver())
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                if function is _body:
+                    self._bodies -= 1
+                    stack.append(arguments[0])
+                elif function is _skeleton:
+                    self._bodies -= 1
+                    stack.append(self._given_class(*arguments, needed=not self._bodies))
+                else:
+                    stack.append(_PassedOver())
+            case "NEWOBJ":
+                del stack[-2:]
+                stack.append(_PassedOver())
+            case "BUILD" | "APPEND":
+                stack.pop()
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                if type(key) is str and key == "__module__" and type(value) is str and type(stack[-1]) is dict:
+                    stack[-1][key] = value  # of a class
+            case "SETITEMS" | "APPENDS" | "ADDITEMS":
+                self._items()
+            case "DICT" | "FROZENSET":
+                self._items()
+                stack.append(_PassedOver())
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self._in_bodies.add(len(self._memo) if name == "MEMOIZE" else argument)
+                self._step(name, argument)
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "DUP" | "BINPERSID":
+                raise NotAllowedError(f"has the opcode {name} in a class")
+            case _:
+                self._step(name, argument)
+
+    def _given_class(
+        self, _kind: Any, name: Any, _bases: Any, about: Any, *_rest: Any, needed: bool = True
+    ) -> type | _PassedOver:
+        """The class of the caller's that has the name of a class whose code is in the file."""
+        module = about.get("__module__", "__main__") if type(about) is dict else "__main__"
+        exact = [cls for (place, known), cls in self._classes.items() if (place, known) == (module, name)]
+        scripts = [cls for (_, known), cls in self._classes.items() if known.rpartition(".")[2] == name]
+        if exact or (scripts and module == "__main__"):
+            return (exact or scripts)[0]
+        if needed:
+            raise NotAllowedError(f"holds the class {module}.{name} as code")
+        return _PassedOver()
+
     def _items(self) -> list[Any]:
         """What stands above the last mark, taken off the stack."""
         mark = self._marks.pop()
@@ -181,11 +253,40 @@ class _Machine:
 
     def _made(self, one: Any) -> Any:
         self._unfinished[id(one)] = one
+        if isinstance(one, (spaces.Space, th.nn.Module)):
+            self._to_check.append(one)
         return one
+
+
+class _PassedOver:
+    """Stands for what the body of a class has."""
+
+
+def _check_shared(one: Any) -> None:
+    """Refuse what a body has made outside of it: texts, numbers and classes are all that may be shared."""
+    parts = one if type(one) is tuple else (one,)
+    functions = _FUNCTIONS.values()
+    if not all(
+        isinstance(part, type) or type(part) in _ATOMS or (type(part) is FunctionType and part in functions)
+        for part in parts
+    ):
+        raise NotAllowedError("shares objects with a class whose code it holds")
+
+
+def _skeleton(*_arguments: Any) -> Any:
+    """A class whose code is in the file; see `_Machine._given_class`."""
+    raise NotAllowedError("holds a class as code")
+
+
+def _body(*_arguments: Any) -> Any:
+    """The body of such a class; see `_Machine._pass_over`."""
+    raise NotAllowedError("holds a class as code")
 
 
 # Opcodes
 
+_ATOMS = (str, int, float, bool, bytes, type(None))
+_PUSH_GLOBALS = {"GLOBAL", "STACK_GLOBAL", "GET", "BINGET", "LONG_BINGET"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
@@ -206,8 +307,7 @@ def _exactly(one: Any, *types: type) -> Any:
 
 def _key(one: Any) -> Any:
     """What may be hashed: deeply nested tuples end the process."""
-    plain = (str, int, float, bool, bytes, type(None))
-    if type(one) in plain or (type(one) is tuple and all(type(part) in plain for part in one)):
+    if type(one) in _ATOMS or (type(one) is tuple and all(type(part) in _ATOMS for part in one)):
         return one
     raise NotAllowedError(f"has {_name(one)} as a key")
 
@@ -253,14 +353,80 @@ def _build(one: Any, state: Any) -> None:
     for name in _exactly(state, dict):
         if type(name) is not str or name.startswith("__"):
             raise NotAllowedError(f"gives {_name(one)} the attribute {name!r}")
-    # Spaces of old days have a generator of a kind that spaces do not use any more, or none.
-    state = {name: None if type(value) is _Dropped else value for name, value in state.items()}
+    if isinstance(one, spaces.Space):
+        # Those of old days have generators of a kind that spaces do not use any more, or none.
+        state = {name: None if _is_old_generator(value) else value for name, value in state.items()}
     if hasattr(one, "__setstate__"):
         one.__setstate__(state)
     else:
         vars(one).update({sys.intern(name): value for name, value in state.items()})
     if isinstance(one, spaces.Space):
         vars(one).setdefault("_np_random", None)
+
+
+def _is_old_generator(value: Any) -> bool:
+    return type(value) in (np.random.RandomState, np.random.MT19937) or (
+        type(value) is np.random.Generator and type(value.bit_generator) is np.random.MT19937
+    )
+
+
+# What compiled code and PyTorch take for granted
+
+
+def _check_space(space: spaces.Space[Any]) -> None:
+    """Refuse a space whose arrays do not have the shape and the type that it says."""
+    if not _fits(space):
+        raise ValueError(f"{_name(space)} has arrays or numbers of other shapes or types than it says")
+
+
+def _fits(space: spaces.Space[Any]) -> bool:
+    about = vars(space)
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = about.get("spaces")
+        inner = parts.values() if isinstance(parts, dict) else parts
+        return isinstance(inner, (list, tuple, type({}.values()))) and all(isinstance(p, spaces.Space) for p in inner)
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)):
+        return True
+    shape, dtype = about.get("_shape"), about.get("dtype")
+    if type(shape) is not tuple or not all(_is_whole(n) and n >= 0 for n in shape):
+        return False
+    if not (isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, (np.generic, int, float)))):
+        return False
+    number = np.dtype(dtype)
+    if isinstance(space, spaces.Box):
+        masks = [about[name] for name in ("bounded_below", "bounded_above") if about.get(name) is not None]
+        bounds = [about.get("low"), about.get("high")]
+        return all(_is_array(one, shape, number) for one in bounds) and all(
+            _is_array(one, shape, np.dtype(bool)) for one in masks
+        )
+    if number.kind not in "iu":
+        return False
+    if isinstance(space, spaces.Discrete):
+        start = about.get("start", 0)
+        return shape == () and _is_whole(about.get("n")) and about["n"] > 0 and _is_whole(start)
+    if isinstance(space, spaces.MultiBinary):
+        n = about.get("n")
+        return (n,) == shape if _is_whole(n) else isinstance(n, (tuple, list)) and tuple(n) == shape
+    counts = [about.get("nvec"), *([about["start"]] if about.get("start") is not None else [])]
+    whole = [one for one in counts if isinstance(one, np.ndarray) and one.shape == shape and one.dtype.kind in "iu"]
+    return len(whole) == len(counts) and bool((counts[0] > 0).all())
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
+def _is_array(one: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return isinstance(one, np.ndarray) and one.shape == shape and one.dtype == dtype
+
+
+def _check_module(module: th.nn.Module) -> None:
+    """Refuse a layer or a policy without the tables that each has."""
+    about = vars(module)
+    for name, kind in (("_modules", th.nn.Module), ("_parameters", th.Tensor), ("_buffers", th.Tensor)):
+        table = about.get(name)
+        if not isinstance(table, dict) or not all(one is None or isinstance(one, kind) for one in table.values()):
+            raise ValueError(f"{_name(module)} does not have its {name}")
 
 
 # Python's containers
@@ -300,10 +466,6 @@ def _encode(text: str, encoding: str) -> bytes:
 # NumPy's arrays and generators
 
 _NUMBERS = "biufc"
-
-
-class _Dropped:
-    """Stands for what nobody needs any more."""
 
 
 def _dtype(code: Any, _align: Any = False, _copy: Any = False) -> np.dtype[Any]:
@@ -364,13 +526,15 @@ def _bit_generator(kind: Any = "MT19937") -> Any:
     if kind is np.random.PCG64 or (type(kind) is str and kind == "PCG64"):
         return np.random.PCG64(0)
     if kind is np.random.MT19937 or (type(kind) is str and kind == "MT19937"):
-        return _Dropped()  # that of old spaces, which use another one today
+        return np.random.MT19937(0)
     raise NotAllowedError(f"has the random generator {kind if type(kind) is str else _name(kind)}")
 
 
 def _generator(bits: Any = "MT19937", _function: Any = None) -> Any:
-    made = bits if type(bits) in (np.random.PCG64, _Dropped) else _bit_generator(bits)
-    return np.random.Generator(made) if type(made) is np.random.PCG64 else made
+    return np.random.Generator(bits if type(bits) in _BIT_GENERATORS else _bit_generator(bits))
+
+
+_BIT_GENERATORS = (np.random.PCG64, np.random.MT19937)
 
 
 def _set_generator(one: np.random.Generator, state: Any) -> None:
@@ -388,13 +552,39 @@ def _set_bit_generator(one: Any, state: Any) -> None:
 
 
 def _check_bits(state: Any) -> None:
-    numbers = [*_exactly(state, dict)["state"].values(), state["has_uint32"], state["uinteger"]]
+    if _exactly(state, dict)["bit_generator"] == "MT19937":
+        _check_twister(_exactly(state["state"], dict))
+        return
+    numbers = [*state["state"].values(), state["has_uint32"], state["uinteger"]]
     if state["bit_generator"] != "PCG64" or not all(type(number) is int for number in numbers):
         raise NotAllowedError("has a random generator in an unknown state")
 
 
-def _random_state(*_arguments: Any) -> _Dropped:
-    return _Dropped()
+def _check_twister(state: dict[str, Any]) -> None:
+    """With another position, the generator would read beyond its numbers."""
+    key, position = state["key"], state["pos"]
+    if not isinstance(key, np.ndarray) or key.dtype.kind != "u" or key.shape != (624,):
+        raise NotAllowedError("has a random generator in an unknown state")
+    if type(position) is not int or not 0 <= position <= 624:
+        raise NotAllowedError("has a random generator in an unknown state")
+
+
+def _random_state(bits: Any = "MT19937", _function: Any = None) -> np.random.RandomState:
+    made = bits if type(bits) is np.random.MT19937 else _bit_generator(bits)
+    if type(made) is not np.random.MT19937:
+        raise NotAllowedError(f"has the random generator {_name(made)}")
+    return np.random.RandomState(made)
+
+
+def _set_random_state(one: np.random.RandomState, state: Any) -> None:
+    if type(state) is tuple and len(state) == 5:
+        state = dict(zip(("bit_generator", "key", "pos", "has_gauss", "gauss"), state, strict=True))
+        state["state"] = {"key": state.pop("key"), "pos": state.pop("pos")}
+    _check_twister(_exactly(_exactly(state, dict)["state"], dict))
+    has_gauss, gauss = state["has_gauss"], state["gauss"]
+    if state["bit_generator"] != "MT19937" or type(has_gauss) is not int or type(gauss) is not float:
+        raise NotAllowedError("has a random generator in an unknown state")
+    one.set_state(state)
 
 
 def _seeds(cls: Any, _checksum: Any, _state: Any) -> Any:
@@ -576,12 +766,14 @@ for _core in ("numpy.core", "numpy._core"):
     _FUNCTIONS[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 for _module in ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast"):
     _FUNCTIONS[_module, "_builtin_type"] = _builtin_type
+    _FUNCTIONS[_module, "_class_setstate"] = _body
     _FUNCTIONS[_module, "_fill_function"] = _fill
     _FUNCTIONS[_module, "_function_setstate"] = _fill
     _FUNCTIONS[_module, "_make_cell"] = _cell
     _FUNCTIONS[_module, "_make_empty_cell"] = _cell
     _FUNCTIONS[_module, "_make_function"] = _function
     _FUNCTIONS[_module, "_make_skel_func"] = _function
+    _FUNCTIONS[_module, "_make_skeleton_class"] = _skeleton
 
 _CONSTRUCTORS: dict[type, Callable[..., Any]] = {
     OrderedDict: _ordered,
@@ -594,10 +786,11 @@ _CONSTRUCTORS: dict[type, Callable[..., Any]] = {
 }
 _BUILDERS: dict[type, Callable[[Any, Any], None]] = {
     OrderedDict: _set_metadata,
-    _Dropped: lambda _one, _state: None,
     np.dtype: _set_dtype,
     np.ndarray: _set_array,
     np.random.Generator: _set_generator,
+    np.random.MT19937: _set_bit_generator,
     np.random.PCG64: _set_bit_generator,
+    np.random.RandomState: _set_random_state,
     np.random.SeedSequence: _set_seeds,
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
@@ -20,6 +22,7 @@ _NOT_STORED = {"env", "device", "_init_setup_model", "monitor_wrapper", "referen
 # A path as `prior` would be read; the agent's own is a policy.
 _GIVEN_AGAIN = {"prior": "the policy `prior` has no place of its own in a checkpoint"}
 _OTHER_NAMES = {"stats_window_size": "_stats_window_size", "policy": "policy_class"}
+_BUFFERS_OF_SB3 = (RolloutBuffer, DictRolloutBuffer)
 _BUFFERS_BY_DEFAULT = {*OURS, *OURS.values(), EpisodeBuffer, DictEpisodeBuffer}
 
 
@@ -39,7 +42,10 @@ def arguments_of(agent: OnPolicyAlgorithm) -> tuple[dict[str, Any], dict[str, st
     held, given_again = {}, {}
     for name in constructor_arguments(type(agent)):
         attribute = _OTHER_NAMES.get(name, name)
-        if name in _NOT_STORED or not hasattr(agent, attribute):
+        if name in _NOT_STORED:
+            continue
+        if not hasattr(agent, attribute):
+            given_again[name] = f"the agent has no attribute {attribute!r}, which would tell `{name}`"
             continue
         if name in _GIVEN_AGAIN:
             if getattr(agent, attribute) is not None:
@@ -50,6 +56,26 @@ def arguments_of(agent: OnPolicyAlgorithm) -> tuple[dict[str, Any], dict[str, st
         except NotHeldError as reason:
             given_again[name] = str(reason)
     return held, given_again
+
+
+def warn_of_buffer(agent: OnPolicyAlgorithm) -> None:
+    """Say which attributes of a rollout buffer of one's own are not stored.
+
+    Warns:
+        UserWarning: There are such.
+    """
+    buffer = agent.rollout_buffer
+    known = next(cls for cls in type(buffer).__mro__ if cls in _BUFFERS_BY_DEFAULT or cls in _BUFFERS_OF_SB3)
+    if known is type(buffer):
+        return
+    usual = vars(known(1, agent.observation_space, agent.action_space)).keys()
+    own = vars(buffer).keys() - usual - {"estimator", "n_episodes", "trained_on"}
+    if own:
+        warnings.warn(
+            f"Attributes of the rollout buffer, a {type(buffer).__name__}, are left out of checkpoints: "
+            f"{', '.join(sorted(own))}. They are as after construction when the training is resumed.",
+            stacklevel=2,
+        )
 
 
 def made(described: Any) -> Any:

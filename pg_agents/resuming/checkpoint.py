@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.checks import check_number
 from pg_agents.files import values
+from pg_agents.files.writing import replacing_folder
 from pg_agents.resuming import agents, callbacks
-from pg_agents.resuming.arguments import arguments_of
+from pg_agents.resuming.arguments import arguments_of, warn_of_buffer
 from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, makers_of, name_of
-from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
-from pg_agents.resuming.logging import pending_values
+from pg_agents.resuming.folders import BEST, checkpoints, new_checkpoint, remove_unfinished, steps_of
+from pg_agents.resuming.log import pending_values
 from pg_agents.resuming.randomness import global_generators
 from pg_agents.resuming.rebuilding import NotDescribableError, describe
 from pg_agents.resuming.run import callbacks_in
@@ -32,6 +33,10 @@ class Checkpoint(BaseCallback):
     A checkpoint is taken between an update and the next rollout: at the beginning of `learn`, at the first such
     boundary after every `every` steps, and at the end. It is a folder `step_000050000`, which appears when it is
     complete. Callbacks, the environments in which they evaluate, and the log are part of it.
+
+    With an `EvalCallback` in the training, the folder `best` has the model with the best evaluation so far,
+    `model.zip`, and where there is a `VecNormalize`, `vecnormalize.pkl`, its statistics at the end of that rollout. Of
+    several `EvalCallback`s, the first decides.
 
     Environments whose state cannot be stored, such as simulators written in C or those in other processes, are found
     out at the beginning. There, all of them are reset at each checkpoint, whether or not the training is ever
@@ -79,6 +84,8 @@ class Checkpoint(BaseCallback):
         self._generator = np.random.default_rng()
         self._next = 0  # steps at which the next one is due
         self._goes_on = False
+        self._best = -np.inf  # mean return of the model in `best`
+        self._told: set[str] = set()  # of which parts warnings have said that they cannot be made again
 
     def next_look(self) -> int | None:
         """Never: it has nothing to do in a step."""
@@ -86,6 +93,25 @@ class Checkpoint(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+    def _on_rollout_end(self) -> None:
+        self._keep_best()  # before the update, so with the parameters that were evaluated
+
+    def _on_training_end(self) -> None:
+        self._keep_best()  # of a rollout that a callback has ended
+
+    def _keep_best(self) -> None:
+        model: Any = self.model
+        evaluations = (one for one in callbacks_in(self.locals["callback"]) if isinstance(one, EvalCallback))
+        first = next(evaluations, None)
+        if first is None or not first.best_mean_reward > self._best:
+            return
+        self._best = float(first.best_mean_reward)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(self.folder / BEST) as beside:
+            model.save(beside / "model.zip")
+            if model.get_vec_normalize_env() is not None:
+                model.get_vec_normalize_env().save(str(beside / "vecnormalize.pkl"))
 
     def _on_training_start(self) -> None:
         model: Any = self.model
@@ -107,10 +133,12 @@ class Checkpoint(BaseCallback):
                 )
             for checkpoint in there:
                 shutil.rmtree(checkpoint)
+            shutil.rmtree(self.folder / BEST, ignore_errors=True)
         remove_unfinished(self.folder)
         seed = self.model.seed
         self._generator = np.random.default_rng(None if seed is None else [seed, _STREAM, steps])
         self.keeper, self._next = None, steps
+        self._best = -np.inf
 
     def on_boundary(self) -> None:
         """Take a checkpoint, if one is due."""
@@ -131,12 +159,15 @@ class Checkpoint(BaseCallback):
         envs = callbacks.envs_of(others, model.env)
         if self.keeper is None:
             self._find_keepers(envs)
+        self._warn_of_callbacks(others)
         assert self.keeper is not None, "found just now"
         self._next = (steps // self.every + 1) * self.every
         before_cut = self._generator.bit_generator.state
         environment = self._state_of_environment()
+        agent = agents.state_of(model, self.exact)
+        agents.warn_of_what_cannot_be_made(model, agent, self._told)
         state = {
-            "agent": agents.state_of(model, self.exact),
+            "agent": agent,
             "environment": environment,
             "callbacks": [callbacks.state_of(*pair) for pair in zip(others, self._settings, strict=True)],
             "environments of callbacks": [self._state_of_another(i, env) for i, env in enumerate(envs)],
@@ -182,6 +213,18 @@ class Checkpoint(BaseCallback):
             "callbacks": callbacks.names_of(others),
         }
 
+    def _warn_of_callbacks(self, others: list[BaseCallback]) -> None:
+        for i, one in enumerate(others):
+            for name in callbacks.dropped_by(one):
+                place = f"{type(one).__name__}.{name}"
+                if f"{i} {place}" not in self._told:
+                    self._told.add(f"{i} {place}")
+                    warnings.warn(
+                        f"{place}, a {type(getattr(one, name)).__name__}, is left out of checkpoints. If the callback "
+                        "needs it again, it must say so by `checkpoint_state` and `restore_checkpoint_state`.",
+                        stacklevel=2,
+                    )
+
     def _find_keepers(self, envs: list[Any]) -> None:
         model: Any = self.model
         if agents.goes_on_from_file(model):
@@ -195,6 +238,7 @@ class Checkpoint(BaseCallback):
                 stacklevel=2,
             )
         else:
+            warn_of_buffer(model)
             self.keeper = keeper_of(model.env, makers_of(model.env, model))
             if self.keeper.reason is not None:
                 self._say_that_it_cuts(self.keeper)
@@ -263,6 +307,7 @@ class Checkpoint(BaseCallback):
             "every": self.every,
             "keep": self.keep,
             "next": self._next,
+            "best": self._best,
             "generator": self._generator.bit_generator.state,
             "keeper": vars(self.keeper),
             "keepers of callbacks": [vars(keeper) for keeper in self._keepers_of_callbacks],
@@ -270,7 +315,7 @@ class Checkpoint(BaseCallback):
 
     def go_on(self, state: dict[str, Any]) -> None:
         """Go on as the callback that has stored a state; called before the beginning of the training."""
-        self._next, self._goes_on = state["next"], True
+        self._next, self._best, self._goes_on = state["next"], state["best"], True
         self._generator.bit_generator.state = state["generator"]
         self.keeper = Keeper(**state["keeper"])
         self._keepers_of_callbacks = [Keeper(**keeper) for keeper in state["keepers of callbacks"]]

@@ -22,11 +22,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.files import values
+from pg_agents.resuming.outputs import is_monitor_file
 from pg_agents.resuming.randomness import global_generators, restore_global_generators
 from pg_agents.resuming.state import (
     Makers,
@@ -402,5 +402,5 @@ def shorten_files(files: list[tuple[str, int]]) -> None:
     """Cut closed files to the sizes that they had."""
     for name, size in files:
         path = Path(name)
-        if name.endswith(Monitor.EXT) and path.is_file() and path.stat().st_size > size:
+        if is_monitor_file(path) and path.stat().st_size > size:
             os.truncate(path, size)

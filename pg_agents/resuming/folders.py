@@ -20,6 +20,7 @@ from pg_agents.files.writing import is_unfinished, replacing_folder
 SCHEMA = "pg_agents.checkpoint"
 VERSION = 1
 MANIFEST = "manifest.json"
+BEST = "best"  # the folder of the best model, beside the checkpoints
 _NAME = re.compile(r"step_(\d{9,})")
 
 
@@ -87,7 +88,7 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes have left in a run's folder before it was whole."""
     if folder.is_dir():
         for path in folder.iterdir():
-            if is_unfinished(path) and path.name.startswith(".step_"):
+            if is_unfinished(path) and path.name.startswith((".step_", f".{BEST}")):
                 shutil.rmtree(path, ignore_errors=True)
 
 

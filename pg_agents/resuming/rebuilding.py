@@ -6,7 +6,6 @@ registry and among the wrappers named here; nothing is imported because a file s
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -24,8 +23,22 @@ from stable_baselines3.common.vec_env import (
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.registry import find_env
 from pg_agents.resuming.environments import single_layers
+from pg_agents.resuming.outputs import ForeignFileError, check_monitor_file
 
 Description = dict[str, Any]
+
+
+# Those of `gymnasium.wrappers` that change nothing outside, such as files, and take no functions.
+_WRAPPERS = frozenset(
+    (
+        *("AddRenderObservation", "AddWhiteNoise", "AtariPreprocessing", "Autoreset", "ClipAction", "ClipReward"),
+        *("DelayObservation", "DiscretizeAction", "DiscretizeObservation", "DtypeObservation", "FilterObservation"),
+        *("FlattenObservation", "FrameStackObservation", "GrayscaleObservation", "MaxAndSkipObservation"),
+        *("NormalizeObservation", "NormalizeReward", "ObstructView", "OrderEnforcing", "PassiveEnvChecker"),
+        *("RecordEpisodeStatistics", "RepeatAction", "RescaleAction", "RescaleObservation", "ReshapeObservation"),
+        *("ResizeObservation", "StickyAction", "TimeAwareObservation", "TimeLimit"),
+    )
+)
 
 
 class NotDescribableError(ValueError):
@@ -129,6 +142,7 @@ def _describe_single_monitor(monitor: Monitor) -> Description:
 def _describe_wrapper(wrapper: WrapperSpec) -> Description:
     if wrapper.kwargs is None or not _is_of_gymnasium(wrapper):
         raise NotDescribableError(f"the wrapper {wrapper.name} is not one of gymnasium.wrappers")
+    _known_wrapper(wrapper.name)
     return {"name": wrapper.name, "arguments": _plain(wrapper.kwargs, wrapper.name)}
 
 
@@ -246,8 +260,8 @@ def _check_registered(env_id: str) -> None:
 
 
 def _known_wrapper(name: str) -> str:
-    if name not in gym.wrappers.__all__:
-        raise NotDescribableError(f"{name!r} is not one of gymnasium.wrappers")
+    if name not in _WRAPPERS:
+        raise NotDescribableError(f"a checkpoint cannot ask for the wrapper {name!r}")
     return name
 
 
@@ -258,7 +272,13 @@ def _check_layers(env: Any, description: Description) -> None:
 
 def _writer(path: str | None, keywords: tuple[str, ...]) -> ResultsWriter | None:
     """A file that goes on where it ended."""
-    return None if path is None else ResultsWriter(path, {}, keywords, override_existing=not Path(path).exists())
+    if path is None:
+        return None
+    try:
+        check_monitor_file(path)
+    except ForeignFileError as error:
+        raise NotDescribableError(str(error)) from error
+    return ResultsWriter(path, {}, keywords, override_existing=False)
 
 
 _DESCRIBERS: dict[type, Any] = {

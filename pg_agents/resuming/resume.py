@@ -31,7 +31,8 @@ from pg_agents.resuming.environments import (
     writers_of,
 )
 from pg_agents.resuming.folders import NoCheckpointError, checkpoints, whole_checkpoints
-from pg_agents.resuming.logging import continued_logger, put_pending_values_back
+from pg_agents.resuming.log import continued_logger, put_pending_values_back
+from pg_agents.resuming.outputs import check_log_folder
 from pg_agents.resuming.randomness import restore_global_generators
 from pg_agents.resuming.rebuilding import NotDescribableError, rebuild
 from pg_agents.resuming.run import Run, callbacks_in
@@ -47,11 +48,13 @@ class Interrupted:
         folder: Of the run.
         state: Of the checkpoint.
         callbacks: The classes of the run's callbacks.
+        logs_elsewhere: Whether `tensorboard_log` was given anew.
     """
 
     folder: Path
     state: dict[str, Any]
     callbacks: list[str]
+    logs_elsewhere: bool = False
 
 
 def resumed(
@@ -92,7 +95,7 @@ def resumed(
         else:
             agent = _made(cls, checkpoint, parts, state, env, device, given)
             _put_back(agent, checkpoint, parts, state, given)
-        return agent, Interrupted(Path(folder), state, parts["callbacks"])
+        return agent, Interrupted(Path(folder), state, parts["callbacks"], "tensorboard_log" in given)
     tried = ", ".join(path.name for path in checkpoints(folder))
     raise NoCheckpointError(
         f"There is no whole checkpoint in {folder}: {f'tried {tried}' if tried else 'it has no folder step_...'}."
@@ -228,6 +231,7 @@ def prepared(
 
     Raises:
         ValueError: The end is before the one that it had, callbacks are missing, or `Checkpoint` has another folder.
+        ForeignFileError: The folder of TensorBoard is none.
     """
     state = interrupted.state
     before = state["run"]["total_timesteps"]
@@ -240,9 +244,12 @@ def prepared(
     _check_callbacks(interrupted, callback, root)
     if not agent._custom_logger:
         folder = state["log"]["folder"]
-        if folder is None:
+        if interrupted.logs_elsewhere:
+            agent._logger = configure_logger(agent.verbose, agent.tensorboard_log, type(agent).__name__)
+        elif folder is None:
             agent._logger = configure_logger(agent.verbose)
         else:
+            check_log_folder(folder)
             agent._logger = continued_logger(folder, agent.verbose, agent.num_timesteps)
     agent.start_time, agent._total_timesteps = time.time_ns() - state["agent"]["elapsed"], total_timesteps
     iteration = state["run"]["iteration"]

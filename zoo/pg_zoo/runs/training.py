@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 from pg_agents.envs.evaluation import deterministic_evaluation
 from pg_agents.resuming.checkpoint import can_be_stored
 from pg_agents.resuming.folders import checkpoints
-from pg_agents.resuming.logging import continued_logger
+from pg_agents.resuming.log import continued_logger
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
