@@ -441,7 +441,8 @@ class PolicyGradient(Arguments):
             instead = {} if policy_kwargs is None else {"policy_kwargs": policy_kwargs}
             file = read_agent(path, custom_objects=custom_objects, arguments=kwargs, classes=known, instead=instead)
             data = file.data or {}
-            if policy_kwargs is not None and data.get("policy_kwargs") is policy_kwargs:  # in the place of the file's
+            replaced = data.get("policy_kwargs") is policy_kwargs
+            if policy_kwargs is not None and replaced:
                 data["policy_kwargs"] = cls._completed(policy_kwargs, data)
             path, custom_objects = file.without_pickles(), file.data
         agent = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)

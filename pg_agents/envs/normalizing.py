@@ -58,7 +58,10 @@ class Statistics:
             ValueError: An observation or a reward is not finite, or so large that a variance is not.
         """
         for layer, _ in self._before:
-            given = layer.old_obs if isinstance(layer.old_obs, dict) else {"": layer.old_obs}
+            known = vars(layer)  # not the environment's attribute, to which a wrapper without one would lead
+            if "old_obs" not in known:
+                continue  # nothing was normalised yet
+            given = known["old_obs"] if isinstance(known["old_obs"], dict) else {"": known["old_obs"]}
             parts = [(f"observation {key!r}" if key else "observation", part) for key, part in given.items()]
             parts.append(("reward", layer.old_reward))
             if all(_is_small(part) for _, part in parts):
@@ -105,7 +108,7 @@ def _memory(layer: VecNormalize) -> Callable[[], None]:
     """Remember a wrapper's statistics; the function returned puts them back."""
     # SB3 replaces the arrays of statistics in each step, and does not write to them. It writes to `returns`.
     statistics = [(one, one.mean, one.var, one.count) for one in _statistics(layer)]
-    returns, old_reward, old_obs = copy(layer.returns), layer.old_reward, getattr(layer, "old_obs", None)
+    returns, old_reward, old_obs = copy(layer.returns), layer.old_reward, vars(layer).get("old_obs")
 
     def put_back() -> None:
         for one, mean, variance, count in statistics:

@@ -802,6 +802,8 @@ class LanguageAlgorithm(Arguments):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        *,
+        trust: bool = False,
         **kwargs: Any,
     ) -> Self:
         """Load what `save` has written. Training goes on as it would have, with the same prompts and reward.
@@ -813,6 +815,7 @@ class LanguageAlgorithm(Arguments):
             custom_objects: Arguments that replace those of the file, as `kwargs` do.
             print_system_info: Print what SB3 says of the system.
             force_reset: Of SB3's signature; True, as nothing lasts from one completion to the next.
+            trust: Of the other algorithms' signature; these files hold no code that it could let run.
             **kwargs: `prompts`, `reward`, and constructor arguments to change.
 
         Raises:

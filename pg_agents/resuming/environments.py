@@ -22,6 +22,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pg_agents.envs.adapter import VectorEnvAdapter
@@ -117,7 +118,7 @@ class Keeper:
                 raise AnotherEnvironmentError(f"The environment {name_of(env)} is another one: {error}") from error
             restore_global_generators(self.trial["generators"])
             results = _played(env, self.trial["begins"], *_STEPS_KEPT)
-        if not _equal(results, self.trial["results"]):
+        if not equal(results, self.trial["results"]):
             raise AnotherEnvironmentError(
                 f"The environment {name_of(env)} does not go on as the one of the checkpoint did: the same steps from "
                 "the same state have other results. Its version, its arguments, or those of a wrapper must be others."
@@ -181,7 +182,7 @@ def _trial(
         put_back(env, state, makers=makers)
         if not is_same(capture(env), snapshots[0].state):
             return Keeper("its state is another one after it was put back")
-    if not _equal(results[0], results[2]):
+    if not equal(results[0], results[2]):
         return Keeper("the same steps from the same stored state had two different results")
     missing = missing_part(snapshots[0].parts, parts, list(makers))
     if missing is not None:
@@ -240,11 +241,12 @@ def _may_be_reset(env: VecEnv) -> Iterator[bool]:
         yield all(getattr(layer, "allow_early_resets", True) for layer in layers)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
+    """Whether results of steps are equal, NaN included."""
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+        return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
     if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(equal, one, other))
     first, second = np.asarray(one), np.asarray(other)
     return np.array_equal(first, second, equal_nan=first.dtype.kind in "fc" and second.dtype.kind in "fc")
 

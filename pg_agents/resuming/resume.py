@@ -24,6 +24,7 @@ from pg_agents.resuming.environments import (
     AnotherEnvironmentError,
     Keeper,
     cut,
+    equal,
     makers_of,
     name_of,
     shorten,
@@ -193,19 +194,13 @@ def _put_back(
         first, known = cut(agent.env, generator), agent._last_obs
         if agent._vec_normalize_env is not None:  # whose statistics have this observation already
             first, known = agent._vec_normalize_env.get_original_obs(), agent._last_original_obs
-        if not _equal(first, known):
+        if not equal(first, known):
             raise AnotherEnvironmentError(
                 f"The environment {name_of(agent.env)} does not start as the one of {checkpoint} did: a reset with "
                 "the same seed has another first observation."
             )
         keeper.put_back(agent.env, state["environment"], makers)
     restore_global_generators(state["generators"])
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return all(_equal(one[key], other[key]) for key in one)
-    return np.array_equal(one, other)
 
 
 # Going on

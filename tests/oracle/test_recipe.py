@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
 
 from pg_agents.envs.make import make_vec
 from pg_zoo.errors import UserError
@@ -105,7 +105,8 @@ def layers(env):
     while hasattr(env, "venv"):
         found.append((type(env), settings(env)))
         env = env.venv
-    found.append((type(env), env.num_envs, env._seeds))
+    # Ours mends only the end of SB3's processes.
+    found.append((SubprocVecEnv if isinstance(env, SubprocVecEnv) else type(env), env.num_envs, env._seeds))
     for inner in getattr(env, "envs", ()):
         while isinstance(inner, gym.Wrapper):
             found.append((type(inner), getattr(inner, "info_keywords", None), getattr(inner, "_skip", None)))
