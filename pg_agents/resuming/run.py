@@ -44,6 +44,11 @@ def callbacks_in(callback: BaseCallback) -> Iterator[BaseCallback]:
     return walk(callback)
 
 
+def has_boundaries(callback: BaseCallback) -> bool:
+    """Whether `tell_of_boundary` tells anyone."""
+    return any(hasattr(one, "on_boundary") for one in callbacks_in(callback))
+
+
 def tell_of_boundary(callback: BaseCallback) -> None:
     """Call `on_boundary` of all callbacks that have such a method.
 
