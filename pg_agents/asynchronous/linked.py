@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.asynchronous.contract import Link, Staleness, Start
-from pg_agents.buffers import OURS
+from pg_agents.buffers import OURS, EstimatorMixin
 from pg_agents.contract import CompiledLoop, Loss, Summary
 from pg_agents.envs.compiled import CompiledEnv
 
@@ -114,6 +114,7 @@ class Linked(PolicyGradient):
         if named not in OURS:
             return None
         buffer = OURS[named](self.n_steps, self.observation_space, self.action_space, n_envs=self.n_envs)
+        assert isinstance(buffer, EstimatorMixin), "as all of `OURS`"
         return self.loop_into(buffer, env)
 
     def starts(self, n_workers: int) -> list[Start]:
