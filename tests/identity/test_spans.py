@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from pg_agents import A2C
 from pg_agents import agent as agents
+from pg_agents import spans as spans_module
 from pg_agents.envs.make import make_vec
 
 pytest.importorskip("numba")
@@ -260,18 +261,22 @@ def test_a_step_that_is_too_large_is_refused_as_usual(wrong, spans):
         assert_same(left[name], expected[name])
 
 
-def test_ctrl_c_leaves_whole_updates(spans, monkeypatch):
+def test_ctrl_c_waits_for_the_end_of_a_call(monkeypatch):
     agent, _ = made()
-    counted = agents.advance
+    skip, sent = spans_module.skip, []
 
     def interrupted(*arguments):
-        signal.raise_signal(signal.SIGINT) if agent._n_updates else None
-        return counted(*arguments)
+        if not sent:
+            sent.append(signal.raise_signal(signal.SIGINT))
+        skip(*arguments)
 
-    monkeypatch.setattr(agents, "advance", interrupted)
+    monkeypatch.setattr(spans_module, "skip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         agent.learn(6000)
-    assert agent._n_updates == 100
-    assert agent.num_timesteps == 1500
-    agent.learn(600, reset_num_timesteps=False)
-    assert agent.num_timesteps == 2100
+    other, _ = made()
+    # As many updates, all in the usual way.
+    other.learn(98 * 15, Asked())
+    left, expected = facts(agent), facts(other)
+    for name in ("parameters", "optimiser", "updates", "steps", "generator", "last observations", "episodes", *STORED):
+        assert_same(left[name], expected[name])
+    assert agent.learn(600, reset_num_timesteps=False).num_timesteps == 98 * 15 + 600
