@@ -106,13 +106,12 @@ def advance(agent: OnPolicyAlgorithm, run: Run, parts: Parts, n_updates: int) ->
         for *_, episode_return, stated_return, length in loop.episodes:
             agent.ep_info_buffer.append(parts.env.adapter.episode(episode_return, length))
             parts.statistics.finished.append(stated_return)
-        if loop.refused == "rollout":
-            error = loop.refusal(agent.num_timesteps)
-            agent.num_timesteps += n_made * size + loop.n_transitions
-            raise error
-        agent.num_timesteps += n_rollouts * size
-        agent._update_current_progress_remaining(agent.num_timesteps, run.total_timesteps)
-        if n_made:
+        before, agent.num_timesteps = agent.num_timesteps, agent.num_timesteps + n_rollouts * size
+        if n_rollouts:
+            agent._update_current_progress_remaining(agent.num_timesteps, run.total_timesteps)
             agent._update_learning_rate(agent.policy.optimizer)
-        skip(run.callback, n_rollouts * agent.n_steps, agent.n_envs, len(loop.episodes))
+            skip(run.callback, n_rollouts * agent.n_steps, agent.n_envs, len(loop.episodes))
+        if loop.refused == "rollout":
+            agent.num_timesteps += loop.n_transitions
+            raise loop.refusal(before)
     return loop.refused != "gradient"

@@ -101,12 +101,15 @@ class Spans:
     def __init__(self, monkeypatch):
         self.updates, self.calls, advance = 0, 0, agents.advance
 
-        def counted(agent, *arguments):
+        self.refused = []
+
+        def counted(agent, run, parts, n_updates):
             before = agent._n_updates
             self.calls += 1
             try:
-                return advance(agent, *arguments)
+                return advance(agent, run, parts, n_updates)
             finally:
+                self.refused.append(parts.loop.refused)
                 self.updates += agent._n_updates - before
 
         monkeypatch.setattr(agents, "advance", counted)
@@ -244,21 +247,22 @@ def test_a_patched_method_is_not_passed_over(spans):
     assert spans.calls == 0
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e38])
-def test_a_step_that_is_too_large_is_refused_as_usual(wrong, spans):
-    # Parameters that are not finite, or outputs that overflow; the schedule is wrong from the middle on.
+@pytest.mark.parametrize(
+    ("name", "wrong", "refused"),
+    [("learning_rate", np.nan, "parameter"), ("learning_rate", 1e37, "rollout"), ("vf_coef", np.inf, "gradient")],
+)
+def test_a_number_that_is_not_finite_is_refused_as_usual(name, wrong, refused, spans):
     found = []
     for also in (None, Asked()):
-        agent, _ = made(learning_rate=lambda progress: wrong if progress < 0.5 else 1e-3)
+        agent, _ = made(**{name: lambda progress: wrong if progress < 0.5 else 1e-3})
         with pytest.raises((ValueError, FloatingPointError)) as error:
             agent.learn(1500, also)
-        found.append((agent, str(error.value)))
-    (one, said), (other, expected) = found
-    assert said == expected
-    assert 20 < spans.updates < 100
-    left, expected = facts(one), facts(other)
-    for name in ("parameters", "optimiser", "groups", "updates", "steps", "generator", "progress", "running"):
-        assert_same(left[name], expected[name])
+        found.append((facts(agent), type(error.value), str(error.value)))
+    assert spans.refused == [refused]
+    (left, *said), (expected, *expected_said) = found
+    assert said == expected_said
+    for what in ("parameters", "optimiser", "groups", "updates", "steps", "generator", "progress"):
+        assert_same(left[what], expected[what])
 
 
 def test_ctrl_c_waits_for_the_end_of_a_call(monkeypatch):
