@@ -90,7 +90,7 @@ from pg_agents.policies import (
 )
 from pg_agents.priors import check_prior, frozen_policy
 from pg_agents.resuming.resume import Interrupted, prepared, resumed
-from pg_agents.resuming.run import Run, tell_of_boundary
+from pg_agents.resuming.run import Run, go_through, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
@@ -670,20 +670,7 @@ class PolicyGradient(Arguments):
         Args:
             run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
         """
-        assert self.env is not None, "checked by `learn`"
-        callback = run.callback
-        while self.num_timesteps < run.total_timesteps:
-            self._advance_unwatched(run)
-            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, n_rollout_steps=self.n_steps):
-                break
-            run.iteration += 1
-            self._update_current_progress_remaining(self.num_timesteps, run.total_timesteps)
-            if run.log_interval is not None and run.iteration % run.log_interval == 0:
-                self.dump_logs(run.iteration)
-            self.train()
-            tell_of_boundary(callback)
-        self.current_run = None
-        callback.on_training_end()
+        go_through(self, run, self._advance_unwatched)
 
     def _advance_unwatched(self, run: Run) -> None:
         """Make updates that nobody watches in one compiled call, where that gives the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pg_agents.algorithms.a2c import A2C
@@ -9,7 +10,8 @@ from pg_agents.arguments import argument
 from pg_agents.asynchronous.backends import NAMES
 from pg_agents.asynchronous.linked import Linked
 from pg_agents.asynchronous.links import DelayedLink
-from pg_agents.asynchronous.training import train
+from pg_agents.asynchronous.training import go_on, train
+from pg_agents.resuming.run import Run
 
 
 class A3C(A2C, Linked):
@@ -65,12 +67,26 @@ class A3C(A2C, Linked):
     def _loop(self, *arguments: Any) -> None:
         if not self.collects_itself:
             train(self, self.n_workers, self.backend, *arguments)
+            return
+        self.link = None  # a stored one belongs to `learn_on`
+        super()._loop(*arguments)
+
+    def _updates(self, run: Run) -> None:
+        if not self.collects_itself:
+            go_on(self, self.n_workers, self.backend, run)
         elif self.delay:
-            self.link = link = DelayedLink(self.policy, self.delay)
+            link = self.link if isinstance(self.link, DelayedLink) else DelayedLink(self.policy, self.delay)
+            self.link = link
             try:
-                super()._loop(*arguments)
+                super()._updates(run)
             finally:
                 link.catch_up(self.policy)
                 self.link = None
         else:
-            super()._loop(*arguments)
+            super()._updates(run)
+
+    def make_parts(self, stored: Mapping[str, Any]) -> None:
+        """As the parent's, and the link to parameters of some updates ago."""
+        super().make_parts(stored)
+        if stored["link"] is not None:
+            self.link = DelayedLink(self.policy, self.delay)

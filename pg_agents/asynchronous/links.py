@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -143,6 +144,14 @@ class DelayedLink:
         finally:
             self.catch_up(policy)
         return summary
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a checkpoint of a training keeps: the parameters of the last updates."""
+        return {"past": [[one.clone() for one in parameters] for parameters in self._past]}
+
+    def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Put these parameters back."""
+        self._past = deque(state["past"], maxlen=self._past.maxlen)
 
     def catch_up(self, policy: ActorCriticPolicy) -> None:
         """Make the policy the newest."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from pg_agents.asynchronous.backends import backend_for
@@ -14,6 +15,7 @@ from pg_agents.asynchronous.contract import Backend, Order, Report
 from pg_agents.asynchronous.linked import Linked
 from pg_agents.asynchronous.parcels import Parcel, pack
 from pg_agents.looking import next_look, skip
+from pg_agents.resuming.run import Run, callbacks_in, tell_of_boundary
 
 # Seconds that an order should take: long enough that reporting costs little, short enough for callbacks.
 _SHORT, _LONG = 0.01, 0.04
@@ -27,9 +29,7 @@ class Training:
         agent: The agent, whose policy gets the shared parameters' values before callbacks are called.
         backend: The workers.
         n_workers: Their number.
-        callback: Called for each step that is reported.
-        total_timesteps: At which the training ends.
-        log_interval: In updates; None for no log.
+        run: Its callback is called for each step that is reported, and its iterations are updates.
     """
 
     def __init__(
@@ -37,21 +37,21 @@ class Training:
         agent: Linked,
         backend: Backend,
         n_workers: int,
-        callback: BaseCallback,
-        total_timesteps: int,
-        log_interval: int | None,
+        run: Run,
     ) -> None:
-        self.agent, self.backend, self.n_workers, self.callback = agent, backend, n_workers, callback
-        self.total_timesteps, self.log_interval = total_timesteps, log_interval
+        self.agent, self.backend, self.n_workers = agent, backend, n_workers
+        self.running, self.callback = run, run.callback
+        self.total_timesteps, self.log_interval = run.total_timesteps, run.log_interval
         self._per_update = agent.n_steps * agent.n_envs
         self._ordered = agent.num_timesteps  # steps
-        self._n_ordered, self._n_reported = 0, 0  # updates
+        self._n_ordered = run.iteration  # updates
         self._size = [1] * n_workers
         # A single worker waits for the callbacks, so that they see the same in every run. Of several, each has its
         # next order while the parent looks at the last report.
         self._queue = 1 if n_workers == 1 else 2
         self._waiting: Counter[int] = Counter()
-        self._shown: dict[str, Any] = {"self": agent, "env": agent.env, "callback": callback}
+        self._shown: dict[str, Any] = {"self": agent, "env": agent.env, "callback": run.callback}
+        self._has_boundaries = any(hasattr(one, "on_boundary") for one in callbacks_in(run.callback))
 
     def run(self) -> None:
         """Train until all steps are taken, or a callback stops the training.
@@ -71,6 +71,10 @@ class Training:
                 self._order(worker)
             if not self._tell(worker, report):
                 return
+            # Where the parent looks: elsewhere, other workers may be in the middle of an update.
+            if self._has_boundaries:
+                self.backend.write_back(self.agent.policy)
+                tell_of_boundary(self.callback)
             if self._queue == 1:
                 self._order(worker)
 
@@ -121,10 +125,11 @@ class Training:
         self._shown |= {"worker": worker, "staleness": report.staleness.mean}
         if not self._tell_steps(report):
             return False
-        before, self._n_reported = self._n_reported, self._n_reported + report.n_updates
+        before = self.running.iteration
+        self.running.iteration += report.n_updates
         agent._update_current_progress_remaining(agent.num_timesteps, self.total_timesteps)
-        if self._passes_a_log(before, self._n_reported):
-            agent.dump_logs(self._n_reported)
+        if self._passes_a_log(before, self.running.iteration):
+            agent.dump_logs(self.running.iteration)
         return True
 
     def _passes_a_log(self, before: int, after: int) -> bool:
@@ -186,17 +191,50 @@ def train(
         ValueError: The agent, or its environment, cannot be shared by workers in this way.
         Exception: A worker's error.
     """
-    make = backend_for(agent, backend)
-    content = pack(agent)
-    parcels = [Parcel(content, start, number) for number, start in enumerate(agent.starts(n_workers))]
-    total_timesteps, prepared = agent._setup_learn(
+    make, parcels = backend_for(agent, backend), _parcels(agent, n_workers)
+    total_timesteps, callback = agent._setup_learn(
         total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
     )
     workers = make(agent, parcels)
+    with _closing(workers, agent):
+        callback.on_training_start(locals(), globals())
+        run = agent.current_run = Run(total_timesteps, log_interval, callback)
+        tell_of_boundary(callback)
+        Training(agent, workers, n_workers, run).run()
+    agent.current_run = None
+    callback.on_training_end()
+
+
+def go_on(agent: Linked, n_workers: int, backend: str, run: Run) -> None:
+    """Go on with a training from a checkpoint, with new workers.
+
+    Args:
+        agent: The agent.
+        n_workers: Number of workers.
+        backend: As for `train`.
+        run: The training, whose callback has been told of its beginning.
+
+    Raises:
+        ValueError: As `train`.
+        Exception: A worker's error.
+    """
+    workers = backend_for(agent, backend)(agent, _parcels(agent, n_workers))
+    with _closing(workers, agent):
+        Training(agent, workers, n_workers, run).run()
+    agent.current_run = None
+    run.callback.on_training_end()
+
+
+def _parcels(agent: Linked, n_workers: int) -> list[Parcel]:
+    content = pack(agent)
+    return [Parcel(content, start, number) for number, start in enumerate(agent.starts(n_workers))]
+
+
+@contextmanager
+def _closing(workers: Backend, agent: Linked) -> Iterator[None]:
+    """End the workers, and leave the agent with what they have learnt."""
     try:
-        prepared.on_training_start(locals(), globals())
-        Training(agent, workers, n_workers, prepared, total_timesteps, log_interval).run()
+        yield
     finally:
         workers.close()
         workers.write_back(agent.policy)
-    prepared.on_training_end()

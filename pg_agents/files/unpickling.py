@@ -314,9 +314,9 @@ def _dtype(code: Any, _align: Any = False, _copy: Any = False) -> np.dtype[Any]:
 
 
 def _set_dtype(one: Any, state: Any) -> None:
-    # With other flags, NumPy would take numbers of a file for addresses.
-    flags = 63 if one.hasobject else 0
-    if type(state) is not tuple or state[1:2] not in [(order,) for order in "<>=|"]:
+    # With other flags, NumPy would take numbers of a file for addresses; in another order, addresses for others.
+    flags, orders = (63, "|") if one.hasobject else (0, "<>=|")
+    if type(state) is not tuple or state[1:2] not in [(order,) for order in orders]:
         raise NotAllowedError("has a dtype of an unknown kind")
     if state != (3, state[1], None, None, None, -1, -1, flags):
         raise NotAllowedError("has a dtype of an unknown kind")

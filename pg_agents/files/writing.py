@@ -16,6 +16,7 @@ from pathlib import Path
 from pg_agents.interrupts import held
 
 UNFINISHED = ".unfinished"  # how the names end of files and folders that are being written
+_STREAMS = {Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")}
 _EFFECTIVE = {"effective_ids": os.access in os.supports_effective_ids}
 
 
@@ -40,7 +41,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     It stands in the same folder under a name of its own, which ends in `UNFINISHED`; a process that is killed leaves it
     there. At the end its contents are on the disk before it gets its name. Whatever happens before leaves `path` as it
     was. Ctrl-C and SIGTERM wait for the end. An existing file keeps its permissions, and a symbolic link goes on
-    pointing to the same place, where the new file is then. Devices and pipes cannot be replaced: they are written to.
+    pointing to the same place, where the new file is then. Devices, pipes and the standard streams, whatever file these
+    lead to, cannot be replaced: they are written to.
 
     Args:
         path: The file, in a folder that exists.
@@ -52,7 +54,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: The file cannot be written, or may not be; the error names `path`.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
+    is_special = path.exists() and not path.is_file() and not path.is_dir()
+    if is_special or path.absolute().parent in _STREAMS:
         yield path
         return
     target = Path(os.path.realpath(path))

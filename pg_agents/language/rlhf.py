@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from typing_extensions import Self
 
 from pg_agents import tuning
+from pg_agents.agent import DEFAULT, Default
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.contract import Batches, Loss, NotFiniteError, Objective, Rollout, Summary
 from pg_agents.engines import threads
@@ -43,6 +44,8 @@ from pg_agents.language.texts import Completions, encode_prompts, padded
 from pg_agents.language.updating import TextRollout, update
 from pg_agents.logs import record_hyperparameters
 from pg_agents.objectives import KL_ESTIMATORS
+from pg_agents.resuming.resume import Interrupted, prepared, resumed
+from pg_agents.resuming.run import Run, go_through, tell_of_boundary
 from pg_agents.tuning import LogInteger, PowerOfTwo, ScheduleBetween, SearchSpace
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class LanguageAlgorithm(Arguments):
     engine_in_use: ClassVar[str] = "autograd"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"small_gpt2": LanguagePolicy}
     policy_loss_name: ClassVar[str] = "policy_gradient_loss"
+    goes_on_from_file: ClassVar[bool] = True  # as `pg_agents.resuming.agents` says
+    collects_itself: ClassVar[bool] = True
 
     policy: InitVar[Any] = argument(
         doc="The language model: a `SupervisedFineTuning`, a Hugging Face causal language model, or a folder that "
@@ -205,6 +210,8 @@ class LanguageAlgorithm(Arguments):
         for name in values.keys() - {"policy", "env", "device", "stats_window_size", "_init_setup_model"}:
             setattr(self, name, values[name])
         self._given: Any = material.model
+        self.current_run: Run | None = None  # the last `learn`, with its callbacks
+        self.interrupted: Interrupted | None = None  # what `resume` has read, for `learn_on`
         super().__init__(
             LanguagePolicy,  # type: ignore[arg-type] # a policy of SB3's, without its actor-critic's parts
             self._text_env(),
@@ -447,21 +454,88 @@ class LanguageAlgorithm(Arguments):
         for name in ("prompts", "reward"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` is needed to learn, but is None: give it to `load` or the constructor.")
+        tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
         with threads.for_policy(self.policy), deferrable():
-            return super().learn(
-                total_timesteps,
-                callback,
-                log_interval,  # type: ignore[arg-type] # SB3 takes None
-                type(self).__name__ if tb_log_name is None else tb_log_name,
-                reset_num_timesteps,
-                progress_bar,
+            iteration = 0  # as the next one, a local variable that callbacks may read
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+            callback.on_training_start(locals(), globals())
+            self.current_run = Run(total_timesteps, log_interval, callback, iteration)
+            tell_of_boundary(callback)
+            go_through(self, self.current_run)
+        return self
+
+    @classmethod
+    def resume(
+        cls, folder: str | pathlib.Path, env: Any = None, *, device: th.device | str = "auto", **given: Any
+    ) -> Self:
+        """The agent of a run with a `Checkpoint`, in the state of the newest whole checkpoint; `learn_on` goes on.
+
+        Args:
+            folder: Folder of the run.
+            env: An environment that states a `text_task`, instead of `reward`.
+            device: Torch device of the policy.
+            **given: `reward`, other arguments that are functions, and constructor arguments to change.
+
+        Raises:
+            TypeError: A keyword is not an argument of the constructor.
+            FileNotFoundError: There is no whole checkpoint; the message says what was tried.
+            ValueError: The checkpoint is of another class, or an argument has to be given again.
+
+        Warns:
+            UserWarning: A damaged checkpoint is skipped.
+        """
+        agent, interrupted = resumed(cls, folder, env, device, given)
+        agent.interrupted = interrupted
+        return agent
+
+    def learn_on(
+        self,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int | Default | None = DEFAULT,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Go on with the training that `resume` has read, as if it had not been interrupted.
+
+        Args:
+            total_timesteps: Tokens at which it ends, those before the checkpoint included; by default as in the
+                interrupted `learn`. Schedules end there.
+            callback: The callbacks of that `learn` again, of the same classes in the same order; they get their
+                counters back. The `Checkpoint` is made again. An empty list goes on without the others.
+            log_interval: Log every so many updates; by default as in that `learn`.
+            progress_bar: Show a progress bar.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            ValueError: The agent does not come from `resume`, the end is before that of the interrupted `learn`, or
+                callbacks are missing.
+            FloatingPointError: The loss or its gradient is not finite.
+        """
+        interrupted = self.interrupted
+        if interrupted is None:
+            raise ValueError("`learn_on` goes on with what `resume` has read; otherwise call `learn`.")
+        if isinstance(log_interval, Default):
+            log_interval = interrupted.state["run"]["log_interval"]
+        with threads.for_policy(self.policy), deferrable():
+            run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
+            self.interrupted = None
+            if interrupted.state["log"]["hparams"]:
+                self._record_hyperparameters()
+            go_through(self, run)
+        return self
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        prepared = super()._setup_learn(*args, **kwargs)
+        is_set_up = super()._setup_learn(*args, **kwargs)
+        self._record_hyperparameters()
+        return is_set_up
+
+    def _record_hyperparameters(self) -> None:
         material = {"tokenizer", "prompts", "reward", "lora"}
         record_hyperparameters(self, [name for name in constructor_arguments(type(self)) if name not in material])
-        return prepared
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if progress_bar:

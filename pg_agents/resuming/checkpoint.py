@@ -15,7 +15,7 @@ from pg_agents.checks import check_number
 from pg_agents.files import values
 from pg_agents.resuming import agents, callbacks
 from pg_agents.resuming.arguments import arguments_of
-from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, name_of
+from pg_agents.resuming.environments import Keeper, cut, files_of, keeper_of, makers_of, name_of
 from pg_agents.resuming.folders import checkpoints, new_checkpoint, remove_unfinished, steps_of
 from pg_agents.resuming.logging import pending_values
 from pg_agents.resuming.randomness import global_generators
@@ -36,13 +36,16 @@ class Checkpoint(BaseCallback):
     Environments whose state cannot be stored, such as simulators written in C or those in other processes, are found
     out at the beginning. There, all of them are reset at each checkpoint, whether or not the training is ever
     interrupted, with seeds from a random stream of its own; a warning says so. The resumed training is then equal to
-    one with the same checkpoints that was not interrupted.
+    one with the same checkpoints that was not interrupted. That of an agent with workers, such as `A3C`, is not:
+    parameters and counts go on, but workers begin new episodes.
 
     Args:
         folder: Folder of the run.
         every: Steps between checkpoints, over all environments.
         keep: Number of the newest checkpoints that stay.
         overwrite: Remove the checkpoints of another run that are in the folder.
+        exact: Take checkpoints only where they change nothing and hold everything. `take` raises a `NotStorableError`
+            elsewhere, and the training is as before.
         verbose: 1 to print a line for each checkpoint.
 
     Attributes:
@@ -50,18 +53,26 @@ class Checkpoint(BaseCallback):
 
     Raises:
         ValueError: An argument is out of range; or, at the beginning of `learn`, the folder has checkpoints of another
-            run, or the agent trains in other processes.
+            run, or the agent is not of this package.
     """
 
     is_last_at_boundary = True
 
     def __init__(
-        self, folder: str | Path, every: int, *, keep: int = 2, overwrite: bool = False, verbose: int = 0
+        self,
+        folder: str | Path,
+        every: int,
+        *,
+        keep: int = 2,
+        overwrite: bool = False,
+        exact: bool = False,
+        verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
         check_number("every", every, at_least=1, integer=True)
         check_number("keep", keep, at_least=1, integer=True)
         self.folder, self.every, self.keep, self.overwrite = Path(folder), every, keep, overwrite
+        self.exact = exact
         self.keeper: Keeper | None = None
         self._keepers_of_callbacks: list[Keeper] = []
         self._settings: list[dict[str, Any]] = []  # of other callbacks
@@ -78,11 +89,8 @@ class Checkpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         model: Any = self.model
-        if not getattr(model, "collects_itself", False) or getattr(model, "delay", None):
-            raise ValueError(
-                f"A `Checkpoint` is for agents of this package that train in this process alone, and this "
-                f"{type(model).__name__} is none, has workers, or simulates stale gradients."
-            )
+        if not hasattr(model, "current_run"):
+            raise ValueError(f"A `Checkpoint` is for agents of this package, and {type(model).__name__} is none.")
         if sum(isinstance(one, Checkpoint) for one in callbacks_in(self.locals["callback"])) > 1:
             raise ValueError("One training can have one `Checkpoint`, but there are several among its callbacks.")
         self._settings = [callbacks.settings_of(one) for one in self._others(self.locals["callback"])]
@@ -112,7 +120,11 @@ class Checkpoint(BaseCallback):
             self.take()
 
     def take(self) -> None:
-        """Take a checkpoint now; only between an update and the next rollout."""
+        """Take a checkpoint now; only between an update and the next rollout.
+
+        Raises:
+            NotStorableError: With `exact`, a part of the training cannot be stored.
+        """
         model: Any = self.model
         steps, run = model.num_timesteps, model.current_run
         others = self._others(run.callback)
@@ -124,7 +136,7 @@ class Checkpoint(BaseCallback):
         before_cut = self._generator.bit_generator.state
         environment = self._state_of_environment()
         state = {
-            "agent": agents.state_of(model),
+            "agent": agents.state_of(model, self.exact),
             "environment": environment,
             "callbacks": [callbacks.state_of(*pair) for pair in zip(others, self._settings, strict=True)],
             "environments of callbacks": [self._state_of_another(i, env) for i, env in enumerate(envs)],
@@ -141,6 +153,8 @@ class Checkpoint(BaseCallback):
         with new_checkpoint(self.folder, steps, {"algorithm": class_name(type(model))}, self.keep) as beside:
             values.write(self._made(others), beside, "made")
             values.write(state, beside, "state")
+            if agents.goes_on_from_file(model):
+                model.save(beside / agents.FILE)
         if self.verbose:
             print(f"Checkpoint after {steps} steps: {self.folder}")
 
@@ -148,8 +162,10 @@ class Checkpoint(BaseCallback):
         return [one for one in callbacks.kept_callbacks(root) if one is not self]
 
     def _made(self, others: list[BaseCallback]) -> dict[str, Any]:
-        """All that does not change in a run, from which the parts are made again."""
+        """All that does not change in a run, and from which the parts are made again."""
         model: Any = self.model
+        if agents.goes_on_from_file(model):
+            return {"prompts": model.prompts, "callbacks": callbacks.names_of(others)}
         held, given_again = arguments_of(model)
         try:
             described, reason = describe(model.env), ""
@@ -168,15 +184,28 @@ class Checkpoint(BaseCallback):
 
     def _find_keepers(self, envs: list[Any]) -> None:
         model: Any = self.model
-        self.keeper = keeper_of(model.env)
-        if self.keeper.reason is not None:
-            self._say_that_it_cuts(self.keeper)
-        self._keepers_of_callbacks = [keeper_of(env, begins=True) for env in envs]
+        if agents.goes_on_from_file(model):
+            self.keeper = Keeper(None)
+        elif not model.collects_itself:
+            self.keeper = Keeper("its workers have environments of their own")
+            warnings.warn(
+                "Checkpoints keep parameters, the optimiser's state and counts of workers' trainings, but neither the "
+                "workers' environments nor the order of their updates: a resumed training begins new episodes, and "
+                "does not equal one that was not interrupted.",
+                stacklevel=2,
+            )
+        else:
+            self.keeper = keeper_of(model.env, makers_of(model.env, model))
+            if self.keeper.reason is not None:
+                self._say_that_it_cuts(self.keeper)
+        self._keepers_of_callbacks = [keeper_of(env, makers_of(env, model), begins=True) for env in envs]
         for env, keeper in zip(envs, self._keepers_of_callbacks, strict=True):
             if keeper.reason is not None:
                 self._say_that_it_seeds(env, keeper)
 
     def _say_that_it_cuts(self, keeper: Keeper) -> None:
+        if self.exact:
+            raise NotStorableError(keeper.reason)
         warnings.warn(
             f"The state of {name_of(self.training_env)} cannot be stored ({keeper.reason}), so checkpoints cut "
             f"episodes: at each of them, every {self.every} steps, all environments are reset with new seeds, whether "
@@ -185,6 +214,8 @@ class Checkpoint(BaseCallback):
         )
 
     def _say_that_it_seeds(self, env: VecEnv, keeper: Keeper) -> None:
+        if self.exact:
+            raise NotStorableError(keeper.reason)
         warnings.warn(
             f"The state of {name_of(env)}, in which a callback evaluates, cannot be stored ({keeper.reason}), so it "
             f"gets new seeds at each checkpoint, every {self.every} steps.",
@@ -195,6 +226,8 @@ class Checkpoint(BaseCallback):
         """The state of the environments, which are cut before if need be."""
         model: Any = self.model
         assert self.keeper is not None, "found before"
+        if agents.goes_on_from_file(model):
+            return None
         if self.keeper.reason is None:
             try:
                 return self.keeper.state(model.env)
@@ -241,6 +274,11 @@ class Checkpoint(BaseCallback):
         self._generator.bit_generator.state = state["generator"]
         self.keeper = Keeper(**state["keeper"])
         self._keepers_of_callbacks = [Keeper(**keeper) for keeper in state["keepers of callbacks"]]
+
+
+def can_be_stored(agent: Any) -> bool:
+    """Whether trainings of an agent can be stored: one of this package, in this process alone, with fresh gradients."""
+    return bool(getattr(agent, "collects_itself", False)) and not getattr(agent, "delay", None)
 
 
 def class_name(cls: type) -> str:

@@ -9,7 +9,9 @@ whether or not anything is interrupted, so that the runs remain equal. What wrap
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,7 +25,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.resuming.randomness import global_generators, restore_global_generators
-from pg_agents.resuming.state import NotFittingError, NotStorableError, State, capture, put_back
+from pg_agents.resuming.state import (
+    Makers,
+    NotFittingError,
+    NotStorableError,
+    State,
+    capture,
+    name_of_class,
+    put_back,
+)
 
 _STEPS, _STEPS_AFTER_RESET = 3, 2  # of a trial
 
@@ -48,19 +58,28 @@ class Keeper:
         """The state of the environment, or as much of it as can be read."""
         return capture(env) if self.reason is None else _layers(env)
 
-    def put_back(self, env: VecEnv, state: State) -> None:
+    def put_back(self, env: VecEnv, state: State, makers: Makers) -> None:
         """Write a state into an environment.
+
+        Args:
+            env: The environment.
+            state: Of `state`.
+            makers: Of `makers_of`.
 
         Raises:
             NotFittingError: It is another environment.
         """
         if self.reason is None:
-            put_back(env, state)
+            put_back(env, state, makers=makers)
         else:
-            _put_layers_back(env, state)
+            _put_layers_back(env, state, makers)
 
-    def check(self, env: VecEnv) -> None:
+    def check(self, env: VecEnv, makers: Makers) -> None:
         """Repeat the trial on an environment, whose state is another one afterwards.
+
+        Args:
+            env: The environment.
+            makers: Of `makers_of`.
 
         Raises:
             AnotherEnvironmentError: The environment has another structure, or its steps have other results.
@@ -69,7 +88,7 @@ class Keeper:
             return
         with untouched_files(env):
             try:
-                put_back(env, self.trial["state"])
+                put_back(env, self.trial["state"], makers=makers)
             except NotFittingError as error:
                 raise AnotherEnvironmentError(f"The environment {name_of(env)} is another one: {error}") from error
             restore_global_generators(self.trial["generators"])
@@ -81,11 +100,12 @@ class Keeper:
             )
 
 
-def keeper_of(env: VecEnv, *, begins: bool = False) -> Keeper:
+def keeper_of(env: VecEnv, makers: Makers, *, begins: bool = False) -> Keeper:
     """Find out by a trial how the state of an environment can be kept. The environment is as before afterwards.
 
     Args:
         env: The environment.
+        makers: Of `makers_of`.
         begins: It is reset first, because nobody needs to have done so yet.
     """
     generators = global_generators()
@@ -100,11 +120,11 @@ def keeper_of(env: VecEnv, *, begins: bool = False) -> Keeper:
                 restore_global_generators(generators)
                 results.append(_played(env, begins))
                 capture(env)  # more may be there than before
-                put_back(env, state)
+                put_back(env, state, makers=makers)
         except NotFittingError as reason:
             return Keeper(f"its state cannot be put back: {reason}")
         except NotStorableError as reason:
-            put_back(env, state)
+            put_back(env, state, makers=makers)
             return Keeper(str(reason))
         finally:
             restore_global_generators(generators)
@@ -113,8 +133,24 @@ def keeper_of(env: VecEnv, *, begins: bool = False) -> Keeper:
     return Keeper(None, {"state": state, "begins": begins, "results": results[0], "generators": generators})
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings: what a trial does to an environment is not what the training does to it."""
+    with _SILENT, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+_SILENT = threading.Lock()  # filters are those of all threads, and must be put back in order
+
+
 def _played(env: VecEnv, begins: bool) -> list[Any]:
     """The results of a few steps, and of steps after a reset."""
+    with _silence():
+        return _results_of_steps(env, begins)
+
+
+def _results_of_steps(env: VecEnv, begins: bool) -> list[Any]:
     space = deepcopy(env.action_space)
     space.seed(0)
     results: list[Any] = [deepcopy(env.reset())] if begins else []
@@ -166,7 +202,7 @@ def _layers(env: VecEnv) -> State:
     return [[_attributes(layer) for layer in layers] for layers in _stacks(env)]
 
 
-def _put_layers_back(env: VecEnv, state: State) -> None:
+def _put_layers_back(env: VecEnv, state: State, makers: Makers) -> None:
     stacks = list(_stacks(env))
     if [len(layers) for layers in stacks] != [len(layers) for layers in state]:
         raise NotFittingError(f"{name_of(env)} has other wrappers than the environment of the checkpoint.")
@@ -174,7 +210,7 @@ def _put_layers_back(env: VecEnv, state: State) -> None:
         for layer, attributes in zip(layers, states, strict=True):
             for name, item in attributes.items():
                 before = vars(layer).get(name)
-                after = put_back(before, item, f"{type(layer).__name__}.{name}")
+                after = put_back(before, item, f"{type(layer).__name__}.{name}", makers)
                 if after is not before:
                     vars(layer)[name] = after
 
@@ -224,6 +260,21 @@ def single_layers(env: Any) -> Iterator[Any]:
         yield env
         env = env.env
     yield env
+
+
+def makers_of(env: VecEnv, agent: Any) -> Makers:
+    """Functions for objects that an environment gets in the course of a training, by the names of their classes.
+
+    Args:
+        env: The environment.
+        agent: The agent that trains in it, or is evaluated there.
+    """
+    found: dict[type, Callable[[], Any]] = {}
+    for layers in _stacks(env):
+        for layer in layers:
+            if hasattr(type(layer), "checkpoint_makers"):
+                found |= layer.checkpoint_makers(agent)
+    return {name_of_class(cls): make for cls, make in found.items()}
 
 
 def name_of(env: VecEnv) -> str:

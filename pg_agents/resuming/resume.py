@@ -24,6 +24,7 @@ from pg_agents.resuming.environments import (
     AnotherEnvironmentError,
     Keeper,
     cut,
+    makers_of,
     name_of,
     shorten,
     shorten_files,
@@ -84,13 +85,42 @@ def resumed(
         except values.DamagedFileError as reason:
             warnings.warn(f"The checkpoint {checkpoint} is damaged and skipped: {reason}", stacklevel=3)
             continue
-        agent = _made(cls, checkpoint, parts, state, env, device, given)
-        _put_back(agent, checkpoint, parts, state, given)
+        if agents.goes_on_from_file(cls):
+            agent = _loaded(cls, checkpoint, parts, env, device, given)
+            agents.put_state_back(agent, state["agent"])
+            restore_global_generators(state["generators"])
+        else:
+            agent = _made(cls, checkpoint, parts, state, env, device, given)
+            _put_back(agent, checkpoint, parts, state, given)
         return agent, Interrupted(Path(folder), state, parts["callbacks"])
     tried = ", ".join(path.name for path in checkpoints(folder))
     raise NoCheckpointError(
         f"There is no whole checkpoint in {folder}: {f'tried {tried}' if tried else 'it has no folder step_...'}."
     )
+
+
+def _loaded(
+    cls: type[SomeAgent],
+    checkpoint: Path,
+    parts: dict[str, Any],
+    env: Any,
+    device: th.device | str,
+    given: dict[str, Any],
+) -> SomeAgent:
+    """An agent whose file is in the checkpoint; the reward is given again, alone or in an environment."""
+    if env is None and given.get("reward") is None:
+        raise ValueError(
+            f"{checkpoint} does not hold the reward. Give it again, or the environment that states it, as it was: "
+            f"{cls.__name__}.resume({str(checkpoint.parent)!r}, reward=...)."
+        )
+    known = parts["prompts"]
+    agent: Any = cls.load(str(checkpoint / agents.FILE), env=env, device=device, **{"prompts": known, **given})
+    if len(agent.prompts) != len(known):
+        raise ValueError(
+            f"`prompts` must be as they were in {checkpoint}, {len(known)}, but there are {len(agent.prompts)}."
+        )
+    loaded: SomeAgent = agent
+    return loaded
 
 
 def _made(
@@ -147,8 +177,9 @@ def _put_back(
     assert agent.env is not None, "made just now"
     own = state["checkpoint"]
     keeper = Keeper(**own["keeper"])
-    keeper.check(agent.env)
-    keeper.put_back(agent.env, state["environment"])
+    makers = makers_of(agent.env, agent)
+    keeper.check(agent.env, makers)
+    keeper.put_back(agent.env, state["environment"], makers)
     for file, (_, size) in zip(writers_of(agent.env), state["files"], strict=False):
         shorten(file, size)
     changed = given.keys() - parts["given_again"].keys()
@@ -164,7 +195,7 @@ def _put_back(
                 f"The environment {name_of(agent.env)} does not start as the one of {checkpoint} did: a reset with "
                 "the same seed has another first observation."
             )
-        keeper.put_back(agent.env, state["environment"])
+        keeper.put_back(agent.env, state["environment"], makers)
     restore_global_generators(state["generators"])
 
 
@@ -196,7 +227,7 @@ def prepared(
         progress_bar: As for `learn`.
 
     Raises:
-        ValueError: The end is before the one that it had, or callbacks are missing.
+        ValueError: The end is before the one that it had, callbacks are missing, or `Checkpoint` has another folder.
     """
     state = interrupted.state
     before = state["run"]["total_timesteps"]
@@ -246,6 +277,8 @@ def _with_checkpoint(interrupted: Interrupted, callback: MaybeCallback) -> Callb
     if not known:
         known = [Checkpoint(interrupted.folder, own["every"], keep=own["keep"])]
         all_given.callbacks += known
+    elif known[0].folder.resolve() != interrupted.folder.resolve():
+        raise ValueError(f"The `Checkpoint` must go on in {interrupted.folder}, but its folder is {known[0].folder}.")
     known[0].go_on(own)
     return all_given
 
@@ -283,5 +316,6 @@ def _put_callbacks_back(agent: Any, others: list[BaseCallback], state: dict[str,
             f"The callbacks of the run had {len(keepers)} environments of their own, but those given have {len(envs)}."
         )
     for env, keeper, its_state in zip(envs, keepers, state["environments of callbacks"], strict=True):
-        keeper.check(env)
-        keeper.put_back(env, its_state)
+        makers = makers_of(env, agent)
+        keeper.check(env, makers)
+        keeper.put_back(env, its_state, makers)

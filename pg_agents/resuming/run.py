@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -47,6 +48,29 @@ def callbacks_in(callback: BaseCallback) -> Iterator[BaseCallback]:
 def has_boundaries(callback: BaseCallback) -> bool:
     """Whether `tell_of_boundary` tells anyone."""
     return any(hasattr(one, "on_boundary") for one in callbacks_in(callback))
+
+
+def go_through(agent: Any, run: Run, advance: Callable[[Run], None] = lambda run: None) -> None:
+    """Rollouts and updates until all steps are taken, in the order of events of SB3's `learn`.
+
+    Args:
+        agent: The agent.
+        run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
+        advance: Called before each rollout; may make rollouts and updates of its own, but not the last ones.
+    """
+    callback = run.callback
+    while agent.num_timesteps < run.total_timesteps:
+        advance(run)
+        if not agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, n_rollout_steps=agent.n_steps):
+            break
+        run.iteration += 1
+        agent._update_current_progress_remaining(agent.num_timesteps, run.total_timesteps)
+        if run.log_interval is not None and run.iteration % run.log_interval == 0:
+            agent.dump_logs(run.iteration)
+        agent.train()
+        tell_of_boundary(callback)
+    agent.current_run = None
+    callback.on_training_end()
 
 
 def tell_of_boundary(callback: BaseCallback) -> None:

@@ -10,7 +10,11 @@ An object can say itself what its state is:
     def checkpoint_state(self) -> Any: ...            # a tree of plain values
     def restore_checkpoint_state(self, state) -> None: ...
 
-An environment that drives a simulator becomes one that can be stored by these two methods.
+An environment that drives a simulator becomes one that can be stored by these two methods. Attributes that are named in
+`checkpoint_attributes`, a tuple of texts, are walked through beside that state, and put back before it. An environment
+that gets objects in the course of a training, such as copies of the agent, says how a new one comes by them:
+
+    def checkpoint_makers(self, agent) -> dict[type, Callable[[], Any]]: ...    # makes objects of these classes
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import subprocess
 import threading
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -40,6 +44,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 State: TypeAlias = Any
 """A tree of plain values, which `pg_agents.files.values` can write."""
+
+Makers: TypeAlias = Mapping[str, Callable[[], Any]]
+"""Functions that make objects which are not there yet, by the `name_of_class`."""
 
 
 class NotStorableError(TypeError):
@@ -64,13 +71,14 @@ def capture(anything: Any, name: str = "") -> State:
     return _Capture().of(anything, name or type(anything).__name__)
 
 
-def put_back(anything: Any, state: State, name: str = "") -> Any:
+def put_back(anything: Any, state: State, name: str = "", makers: Makers | None = None) -> Any:
     """Write a state into an object of the structure that it was captured from.
 
     Args:
         anything: The object.
         state: Of `capture`.
         name: Its name in messages; by default its class's.
+        makers: They make what the state has and the object lacks. What is not made by them must be there.
 
     Returns:
         The object; or, where it is a plain value, the one that takes its place.
@@ -78,7 +86,7 @@ def put_back(anything: Any, state: State, name: str = "") -> Any:
     Raises:
         NotFittingError: The object has another structure.
     """
-    return _PutBack().into(anything, state, name or type(anything).__name__)
+    return _PutBack(makers or {}).into(anything, state, name or type(anything).__name__)
 
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -107,7 +115,7 @@ def _is_of_the_program(value: Any) -> bool:
         return True
     if isinstance(value, np.ndarray):
         return value.dtype.names is not None  # a table of addresses
-    return _module_of(value).split(".")[0] in _MODULES_OF_THE_PROGRAM
+    return _module_of(type(value)).split(".")[0] in _MODULES_OF_THE_PROGRAM
 
 
 def _is_plain(value: Any) -> bool:
@@ -116,12 +124,17 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _module_of(value: Any) -> str:
-    return str(getattr(type(value), "__module__", "?"))  # types of C code may have none
+def _module_of(cls: type) -> str:
+    return str(getattr(cls, "__module__", "?"))  # types of C code may have none
 
 
 def _class_of(value: Any) -> str:
-    return f"{_module_of(value)}.{type(value).__qualname__}"
+    return name_of_class(type(value))
+
+
+def name_of_class(cls: type) -> str:
+    """The name of a class in states and messages."""
+    return f"{_module_of(cls)}.{cls.__qualname__}"
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
@@ -169,7 +182,10 @@ class _Capture:
     def _content(self, value: Any, place: str) -> dict[str, Any]:
         kind = _kind(value, place)
         if kind == "own":
-            return {"state": value.checkpoint_state()}
+            walked = {name: self.of(getattr(value, name), f"{place}.{name}") for name in _walked_through(value)}
+            return {"class": _class_of(value), "attributes": walked, "state": value.checkpoint_state()}
+        if kind in _BOUNDS:
+            return {"bounds": [self.of(one, place) for one in (value.start, value.stop, value.step)]}
         if kind == "array":
             # Convolutions round by the order in memory, which files do not keep.
             return {"array": np.array(value, order="C"), "strides": _dense_strides(value)}
@@ -229,7 +245,13 @@ def _kind(value: Any, place: str) -> str:
     return "object"
 
 
+def _walked_through(value: Any) -> tuple[str, ...]:
+    return getattr(type(value), "checkpoint_attributes", ())
+
+
+_BOUNDS = {"slice": slice, "range": range}
 _KINDS: dict[str, Any] = {
+    **_BOUNDS,
     "array": np.ndarray,
     "module": th.nn.Module,
     "tensor": th.Tensor,
@@ -269,7 +291,8 @@ def _cloned(state: Any) -> Any:
 class _PutBack:
     """One walk, in the order of the walk that captured."""
 
-    def __init__(self) -> None:
+    def __init__(self, makers: Makers) -> None:
+        self.makers = makers
         self.met: list[Any] = []
         self.filled: dict[int, Any] = {}  # what has its state already, by id
 
@@ -286,8 +309,11 @@ class _PutBack:
             return type(current)[state["name"]]
         if kind == "again":
             return self.met[state["number"]]
-        if id(current) in self.filled and kind in ("array", "objects", "sequence", "mapping"):
+        if id(current) in self.filled and kind in ("array", "objects", "sequence", "mapping", "generator"):
             current = None  # one object here was two when the state was captured
+        make = self.makers.get(state.get("class", ""))
+        if make is not None and (id(current) in self.filled or _class_of(current) != state["class"]):
+            current = make()
         self.filled[id(current)] = current
         number = len(self.met)
         self.met.append(current)
@@ -296,6 +322,8 @@ class _PutBack:
         return value
 
     def _restored(self, kind: str, current: Any, state: dict[str, Any], place: str) -> Any:
+        if kind in _BOUNDS:
+            return _BOUNDS[kind](*(self.into(None, one, place) for one in state["bounds"]))
         if kind == "array":
             return _array_into(current, state["array"], state["strides"])
         if kind == "sequence":
@@ -314,6 +342,8 @@ class _PutBack:
             for i, item in enumerate(state["items"]):
                 restored[i] = self.into(items[i] if i < len(items) else None, item, f"{place}[{i}]")
             return restored.reshape(tuple(state["shape"]))
+        if kind == "tensor" and not isinstance(current, th.Tensor):
+            return state["tensor"].clone()
         if current is None:
             raise NotFittingError(f"{place} is None, but there is a state of a {state.get('class', kind)} for it.")
         self._in_place(kind, current, state, place)
@@ -323,6 +353,11 @@ class _PutBack:
         if (found := _kind(current, place)) != kind:
             raise NotFittingError(f"{place} must be a {kind}, but is a {found} ({_class_of(current)}).")
         if kind == "own":
+            for name, item in state["attributes"].items():
+                before = getattr(current, name)
+                after = self.into(before, item, f"{place}.{name}")
+                if after is not before:
+                    setattr(current, name, after)
             current.restore_checkpoint_state(state["state"])
         elif kind == "tensor":
             with th.no_grad():

@@ -378,7 +378,7 @@ def test_resolving_names_the_policy_and_the_steps():
     ("algo", "env", "hyperparams", "message"),
     [
         ("ppo", "Constant-v0", {"n_step": 8}, "ppo .*Constant-v0.* 'n_step'.* 'n_steps'"),
-        ("ppo", "Constant-v0", {"n_timesteps": 0}, "`n_timesteps` .*at least 1, .* 0"),
+        ("ppo", "Constant-v0", {"n_timesteps": 0}, "`n_timesteps` .*at least 1 .* is 0"),
         ("ppo", "Constant-v0", {"gamma": 2}, "`gamma` .*at most 1, .* 2"),
         ("ppo", "Constant-v0", {"policy_kwargs": "open('x')"}, "policy_kwargs .* code"),
         ("ppo", "CartPole", {}, "'CartPole'.* 'CartPole-v"),

@@ -411,7 +411,7 @@ def test_persistent_ids_are_refused(content):
 # Memory that is not theirs: a plain reader crashes, or takes numbers of the file for addresses. That is not tried.
 
 
-def array(state, dtype=("O8", 63)):
+def array(state, dtype=("O8", 63), order="|"):
     """An array whose content and type are made by hand."""
     code, flags = dtype
     kind = [
@@ -423,7 +423,7 @@ def array(state, dtype=("O8", 63)):
         pickle.TUPLE,
         pickle.REDUCE,
     ]
-    kind += [pickle.MARK, pickle.BININT1 + b"\x03", text("|"), pickle.NONE * 3, pickle.BININT + b"\xff" * 4]
+    kind += [pickle.MARK, pickle.BININT1 + b"\x03", text(order), pickle.NONE * 3, pickle.BININT + b"\xff" * 4]
     kind += [pickle.BININT + b"\xff" * 4, pickle.BININT1 + bytes([flags]), pickle.TUPLE, pickle.BUILD]
     new = [named("numpy._core.multiarray", "_reconstruct"), pickle.MARK, named("numpy", "ndarray")]
     new += [pickle.BININT1 + b"\x00", pickle.TUPLE1, pickle.SHORT_BINBYTES + b"\x01b", pickle.TUPLE, pickle.REDUCE]
@@ -449,6 +449,7 @@ ONE_SHAPE = ONE + pickle.TUPLE1
 EIGHT = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
 MEMORY = {
     "objects from bytes": array((ONE_SHAPE, EIGHT)),
+    "objects in another byte order": array((ONE_SHAPE, pickle.EMPTY_LIST + ONE + pickle.APPEND), order=">"),
     "objects with the flags of numbers": array((ONE_SHAPE, EIGHT), ("O8", 0)),
     "numbers with the flags of objects": array((ONE_SHAPE, EIGHT), ("i8", 63)),
     "numbers from a list": array((ONE_SHAPE, pickle.EMPTY_LIST), ("i8", 0)),

@@ -42,7 +42,7 @@ from pg_agents import (
 from pg_agents.files import values
 from pg_agents.resuming import agents
 from pg_agents.resuming.folders import checkpoints, manifest_of, new_checkpoint
-from pg_agents.resuming.state import NotFittingError, capture
+from pg_agents.resuming.state import NotFittingError, NotStorableError, capture
 
 SMALL = {"net_arch": [4]}
 
@@ -407,6 +407,12 @@ def test_a_warning_says_that_episodes_are_cut_and_how_often(tmp_path: Path) -> N
         small_ppo(vec(Hidden)).learn(32, callback=Checkpoint(tmp_path, 50))
 
 
+def test_an_exact_checkpoint_cuts_nothing_but_refuses(tmp_path: Path) -> None:
+    with pytest.raises(NotStorableError):
+        small_ppo(vec(Hidden)).learn(100, callback=Checkpoint(tmp_path, 50, exact=True))
+    assert not list(tmp_path.iterdir())
+
+
 def test_cut_episodes_start_anew_and_the_agent_knows(tmp_path: Path) -> None:
     starts = []
 
@@ -643,6 +649,17 @@ def test_checkpoints_of_another_run_are_not_overwritten(tmp_path: Path) -> None:
         interrupted_run(tmp_path)
     small_ppo(cartpole()).learn(32, callback=Checkpoint(tmp_path, 32, overwrite=True))
     assert names(tmp_path) == ["step_000000000", "step_000000032"]
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    interrupted_run(run)
+    interrupted_run(other)
+    before = names(other)
+    with pytest.raises(ValueError, match=r"must go on in .*run, but its folder is .*other"):
+        PPO.resume(run).learn_on(200, callback=Checkpoint(other, 32, keep=1))
+    assert names(other) == before
+    assert PPO.resume(run).learn_on(200, callback=Checkpoint(str(run), 50)).num_timesteps >= 200
 
 
 def test_learn_on_needs_a_run_to_go_on_with(tmp_path: Path) -> None:

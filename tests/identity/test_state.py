@@ -137,6 +137,13 @@ class Simulator:
         self.at = state["at"]
 
 
+def test_tensors_and_arrays_that_were_not_there_come() -> None:
+    numbers: dict[str, Any] = {"tensor": th.arange(3), "array": np.arange(3)}
+    new = put_back(dict.fromkeys(numbers), capture(numbers))
+    assert th.equal(new["tensor"], numbers["tensor"])
+    assert np.array_equal(new["array"], numbers["array"])
+
+
 def test_an_object_can_tell_its_state() -> None:
     one, other = Simulator(), Simulator()
     one.at = 2

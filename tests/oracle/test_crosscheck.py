@@ -21,6 +21,7 @@ from pg_zoo.crosscheck.scores import ScoreCheck, compare_scores
 from pg_zoo.errors import UserError
 from pg_zoo.evidence.entries import Entry
 from pg_zoo.lookup import find_env
+from pg_zoo.options import parse
 from pg_zoo.pages.crosscheck import Row, document, tallies
 from pg_zoo.results import storage
 from pg_zoo.results.statistics import Equivalence
@@ -198,7 +199,7 @@ def test_an_entry_that_fails_does_not_stop_the_others(check, capsys):
     assert says(out.splitlines()[-2], "Parameters", "equal 1", "different 0", "failed 2")
 
 
-def die(entry, updates):
+def die(entry, updates, gym_packages):
     os._exit(3)
 
 
@@ -206,7 +207,8 @@ def test_a_process_that_dies_is_a_row(monkeypatch, tmp_path):
     monkeypatch.setattr(crosscheck, "_examine", die)
     entry = Entry("a2c", "CartPole-v1", A2C, tmp_path)
     failed = parameters.ParameterCheck(reason="**failed**: its process ended with status 3", failed=True)
-    assert list(crosscheck._parameters([entry], 1, 1)) == [(entry, None, failed)]
+    options = parse(["crosscheck", "--updates", "1", "--jobs", "1"])
+    assert list(crosscheck._parameters([entry], options)) == [(entry, None, failed)]
 
 
 def test_scores_are_compared_and_stored(check, capsys):

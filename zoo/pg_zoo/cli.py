@@ -20,6 +20,7 @@ from pg_zoo.options import (
     ListOptions,
     Options,
     ReportOptions,
+    ResumeOptions,
     TrainOptions,
     TuneOptions,
     parse,
@@ -142,6 +143,10 @@ def _run(options: Options) -> int | None:
             from pg_zoo.commands.train import train
 
             train(options)
+        case ResumeOptions():
+            from pg_zoo.commands.train import resume
+
+            resume(options)
         case EnjoyOptions():
             from pg_zoo.commands.enjoy import enjoy
 

@@ -56,15 +56,7 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
     Raises:
         UserError: There is no such id, or a package cannot be imported.
     """
-    for package in gym_packages:
-        try:
-            importlib.import_module(package)
-        except (Exception, SystemExit) as error:
-            if verbose > 1:
-                raise
-            raise UserError(
-                f"--gym-packages: {package!r} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
+    import_packages(gym_packages, verbose)
     with plugin_warnings(), one_line(registry.PluginError, verbose=verbose):
         registry.register_envs()
     import pettingzoo
@@ -75,6 +67,27 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
         if env_id in pettingzoo.parallel_registry or env_id in pettingzoo.aec_registry:
             hint = " It is a PettingZoo game for several agents: train on it in Python with pg_envs.SelfPlayVecEnv."
         raise UserError(f"Unknown environment {env_id!r}.{hint}")
+
+
+def import_packages(packages: Iterable[str], verbose: int = 1) -> None:
+    """Import modules that register environments.
+
+    Args:
+        packages: Names of modules that the user has typed, as `--gym-packages` or in `module:Id-v0`.
+        verbose: As for `one_line`.
+
+    Raises:
+        UserError: One cannot be imported.
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except (Exception, SystemExit) as error:
+            if verbose > 1:
+                raise
+            raise UserError(
+                f"--gym-packages: {package!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
 
 
 def find_device(name: str) -> str:

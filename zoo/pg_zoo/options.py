@@ -40,7 +40,8 @@ class _StoreDict(argparse.Action):
     ) -> None:
         from pg_zoo.recipes.trust import parse_value
 
-        stored = dict(getattr(namespace, self.dest) or {})
+        before = getattr(namespace, self.dest)
+        stored = dict(before) if isinstance(before, dict) else {}
         for text in values or ():
             name, colon, value = text.partition(":")
             if not colon:
@@ -106,10 +107,24 @@ class TrainOptions(CommonOptions):
     deterministic: bool
     stochastic: bool
     save_freq: int
+    checkpoint: int | None
     log_interval: int
     vec_env: Literal["dummy", "subproc", "native", "world", "envpool"]
     progress: bool
     uuid: bool
+
+
+@dataclass(frozen=True)
+class ResumeOptions(Options):
+    """The options of `pg-zoo train --resume`.
+
+    Attributes:
+        folder: The folder of the run.
+        given: The other options that were given.
+    """
+
+    folder: str
+    given: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -138,6 +153,7 @@ class BenchmarkOptions(Options):
 
     algos: list[str]
     envs: list[str]
+    gym_packages: list[str]
     seeds: int
     first_seed: int
     same_hyperparams: str | None
@@ -170,6 +186,7 @@ class TuneOptions(Options):
 
     algo: str
     env: str
+    gym_packages: list[str]
     output: str
     n_timesteps: int | None
     trials: int
@@ -202,6 +219,7 @@ class CrosscheckOptions(Options):
 
     algos: list[str]
     envs: list[str] | None
+    gym_packages: list[str]
     updates: int
     seeds: int
     max_steps: int
@@ -247,8 +265,39 @@ def parse(argv: Sequence[str] | None = None) -> Options | None:
     if parsed.subcommand is None:
         parser.print_help()
         return None
+    if parsed.subcommand == "train" and parsed.resume is not None:
+        return ResumeOptions("train", parsed.resume, _given(argv))
     kind = KINDS[parsed.subcommand]
+    if hasattr(parsed, "gym_packages"):
+        _take_modules_out_of_ids(parsed)
     return kind(**{field.name: getattr(parsed, field.name) for field in fields(kind)})
+
+
+_NOT_GIVEN = object()
+
+
+def _given(argv: Sequence[str]) -> dict[str, Any]:
+    """The options of `pg-zoo train --resume` that are on the command line, beside `--resume`."""
+    parser = _Parser(prog="pg-zoo train")
+    _add_train(parser)
+    parser.set_defaults(**dict.fromkeys((field.name for field in fields(TrainOptions)), _NOT_GIVEN))
+    found = vars(parser.parse_args(argv[argv.index("train") + 1 :]))
+    return {name: value for name, value in found.items() if name != "resume" and value is not _NOT_GIVEN}
+
+
+def _take_modules_out_of_ids(parsed: argparse.Namespace) -> None:
+    """Gymnasium's `module:Id-v0` becomes `Id-v0`, and its module one of those that are imported first."""
+
+    def plain(env: str) -> str:
+        module, colon, name = env.partition(":")
+        if colon:
+            parsed.gym_packages = [*parsed.gym_packages, module]
+        return name if colon else env
+
+    if hasattr(parsed, "env"):
+        parsed.env = plain(parsed.env)
+    elif parsed.envs is not None:
+        parsed.envs = [plain(env) for env in parsed.envs]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -279,8 +328,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="torch device")
     parser.add_argument("--num-threads", type=int, default=-1, help="threads of torch; -1: torch's default")
     parser.add_argument("--verbose", type=int, default=1, help="0, 1, or 2, which shows tracebacks of errors")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="modules to import: they register environments")
+    _add_packages(parser)
     parser.add_argument("--env-kwargs", nargs="+", action=_StoreDict, help="environment arguments, name:value ...")
+
+
+def _add_packages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gym-packages",
+        nargs="+",
+        default=[],
+        help="modules to import: they register environments; module:Id-v0 as an environment does the same",
+    )
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
@@ -320,7 +378,20 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--n-eval-envs", type=int, default=1, help="environments of an evaluation")
     add("--eval-env-kwargs", nargs="+", action=_StoreDict, help="as --env-kwargs, for evaluation")
     _add_actions(parser)
-    add("--save-freq", type=int, default=-1, help="save a checkpoint every so many steps; negative: never")
+    add("--save-freq", type=int, default=-1, help="save the model every so many steps; negative: never")
+    add(
+        "--checkpoint",
+        type=int,
+        metavar="STEPS",
+        help="store the whole training every so many steps, so that --resume goes on exactly after whatever stops it",
+    )
+    add(
+        "--resume",
+        type=_path,
+        metavar="FOLDER",
+        help="go on with the run in this folder, which had --checkpoint, as if nothing had stopped it; of the other "
+        "options, only -n may differ from the run's, to extend it, and --device, --num-threads, --trust, --verbose, -P",
+    )
     add(
         "--log-interval", type=int, default=-1, help="log every so many updates; -1: the algorithm's default, -2: never"
     )
@@ -381,6 +452,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--algos", nargs="+", required=True, metavar="ALGO", help="algorithms; random actions are always added")
     add("--envs", nargs="+", required=True, metavar="ENV", help="Gymnasium environment ids")
+    _add_packages(parser)
     add("--seeds", type=int, default=10, help="number of seeds")
     add("--first-seed", type=int, default=0, help="the first of them")
     add(
@@ -424,6 +496,7 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--algo", default="ppo", help="algorithm; `pg-zoo list` shows all")
     add("--env", default="CartPole-v1", help="Gymnasium environment id")
+    _add_packages(parser)
     add(
         "-o",
         "--output",
@@ -485,6 +558,7 @@ def _add_crosscheck(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--algos", nargs="+", default=["ppo", "a2c", "trpo"], help="algorithms that SB3 or sb3-contrib has too")
     add("--envs", nargs="+", help="environments; by default, all that the hyperparameter files have entries for")
+    _add_packages(parser)
     add("--updates", type=int, default=3, help="updates after which parameters are compared, at least")
     add("--seeds", type=int, default=5, help="seeds that scores are compared over; 0: compare the parameters alone")
     add("--max-steps", type=int, default=100_000, help="steps of each training, if the entry does not say less")

@@ -179,7 +179,16 @@ class SnapshotCallback(BaseCallback):
                 f"space is {self.model.observation_space}: leave out wrappers that change observations."
             )
         self._snapshots = env.snapshots
+        self._before = list(env.snapshots)
         self._take()
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a checkpoint of a training keeps; the environment keeps the versions."""
+        return {"taken_at": self._taken_at}
+
+    def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Go on with the versions that the environment had, without the one that was taken just now."""
+        self._taken_at, self._snapshots[:] = state["taken_at"], self._before
 
     def _on_step(self) -> bool:
         if self.num_timesteps - self._taken_at >= self.every:

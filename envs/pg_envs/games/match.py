@@ -18,7 +18,7 @@ from pg_envs.games.observations import View
 from pg_envs.games.opponents import AnyOpponent, Opponent, Rule, check_play, make_opponent
 from pg_envs.games.payoffs import payoff_matrix
 from pg_envs.games.pictures import IMAGE_SIZE, draw_round, round_text
-from pg_envs.games.players import Policy, action_probabilities, frozen
+from pg_envs.games.players import Policy, Snapshot, action_probabilities, frozen
 from pg_envs.games.repeated import TIE, Match, Memory
 from pg_envs.games.solving import nash
 from pg_envs.references import computed_scores
@@ -216,6 +216,8 @@ class MatchCopies(Copies):
     `RPSMatch` documents the arguments; the rest are those of `Copies`.
     """
 
+    checkpoint_attributes = ("opponent", "_rngs", "_memory")
+
     def __init__(
         self,
         opponent: str | AnyOpponent | Callable[..., Any],
@@ -261,6 +263,11 @@ class MatchCopies(Copies):
         if self.rule is Rule.MIXTURE:
             self.use_constants(_constants(match, self.opponent, self.rule, self.world.n_state))
             self._open_to_compiled_code()
+
+    def restore_checkpoint_state(self, state: dict[str, np.ndarray]) -> None:
+        """As the parent's. The opponent has its state already, and may know more than before."""
+        super().restore_checkpoint_state(state)
+        self._open_to_compiled_code()
 
     def seed(self, i: int, seed: int) -> None:
         """See `AnyCopies.seed`."""
@@ -393,6 +400,10 @@ class RPSMatch(EnvFace):
         """Hand the agent's policy to the opponent: a model, a function of an observation, or probabilities."""
         self.copies.hand_over(policy)
 
+    def checkpoint_makers(self, agent: Any) -> dict[type, Callable[[], Any]]:
+        """Functions that make what the opponent gets in the course of a training, for one that goes on with it."""
+        return {Snapshot: partial(Snapshot, agent)}
+
     def render(self) -> Any:
         """A line of text in the mode `"ansi"`; otherwise as `EnvFace.render`."""
         if self.render_mode != "ansi":
@@ -437,6 +448,10 @@ class RPSMatchVector(VectorFace):
     def hand_over(self, policy: Policy) -> None:
         """Hand the agent's policy to the opponent: a model, a function of an observation, or probabilities."""
         self.copies.hand_over(policy)
+
+    def checkpoint_makers(self, agent: Any) -> dict[type, Callable[[], Any]]:
+        """Functions that make what the opponent gets in the course of a training, for one that goes on with it."""
+        return {Snapshot: partial(Snapshot, agent)}
 
 
 def _scores(state: np.ndarray) -> tuple[float, float]:

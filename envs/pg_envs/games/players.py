@@ -35,6 +35,38 @@ class Snapshot:
         self._normalizer = deepcopy(model.get_vec_normalize_env())
         self._known: dict[bytes, np.ndarray] = {}
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a checkpoint of a training keeps: parameters, noise, statistics, and the number of steps."""
+        return {
+            "num_timesteps": self.num_timesteps,
+            "policy": {name: value.clone() for name, value in self.policy.state_dict().items()},
+            "noise": {name: value.clone() for name, value in self._noise().items()},
+            "statistics": {key: dict(vars(one)) for key, one in self._statistics().items()},
+        }
+
+    def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Put this state back into a copy of the same kind of policy."""
+        self.num_timesteps = state["num_timesteps"]
+        self.policy.load_state_dict(state["policy"])
+        if state["noise"]:
+            vars(self.policy.action_dist).update(state["noise"])
+        for key, one in self._statistics().items():
+            vars(one).update(state["statistics"][key])
+        self._known = {}
+
+    def _noise(self) -> dict[str, Any]:
+        """The tensors of a distribution that draws its noise once for many actions, as gSDE does."""
+        import torch
+
+        distribution = getattr(self.policy, "action_dist", None)
+        held = {} if distribution is None else vars(distribution)
+        return {name: value.detach() for name, value in held.items() if isinstance(value, torch.Tensor)}
+
+    def _statistics(self) -> dict[str, Any]:
+        """Mean and variance of observations, by key; one that is not a dictionary has the key ""."""
+        found = getattr(self._normalizer, "obs_rms", {})
+        return found if isinstance(found, dict) else {"": found}
+
     def predict(self, observation: Any, **kwargs: Any) -> Any:
         """The `predict` of the policy."""
         return self.policy.predict(observation, **kwargs)

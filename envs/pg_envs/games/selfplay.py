@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -28,9 +29,8 @@ _OPPONENT_STREAM = 0x6F70
 
 @dataclass
 class _Board:
-    """One copy of the game, and its state."""
+    """The state of one copy of the game, as far as the players know it."""
 
-    game: Any
     observations: list[Any]
     alive: list[bool]
     truncated: list[bool]
@@ -157,7 +157,7 @@ class SelfPlayVecEnv(VecEnv):
         infos: list[dict[str, Any]] = []
         for k, board in enumerate(self._boards):
             waiting = [not board.alive[seat] for seat in self._seats]
-            won, given = self._play(board, moves[k])
+            won, given = self._play(k, moves[k])
             over = not any(board.alive[seat] for seat in self._seats)
             for seat, waited in zip(self._seats, waiting, strict=True):
                 slot = len(infos)
@@ -198,10 +198,11 @@ class SelfPlayVecEnv(VecEnv):
             raise ValueError("There are no snapshots to play against: learn(..., callback=SnapshotCallback(...)).")
         return self.snapshots[self._rng.integers(len(self.snapshots))]
 
-    def _play(self, board: _Board, moves: list[Any]) -> tuple[list[float], dict[Any, dict[str, Any]]]:
+    def _play(self, k: int, moves: list[Any]) -> tuple[list[float], dict[Any, dict[str, Any]]]:
         """Play a round of one game; returns each seat's reward and the game's infos."""
+        board = self._boards[k]
         live = [seat for seat in (0, 1) if board.alive[seat]]
-        observations, rewards, terminated, truncated, infos = board.game.step(
+        observations, rewards, terminated, truncated, infos = self.games[k].step(
             {self._agents[seat]: moves[seat] for seat in live}
         )
         won = [0.0, 0.0]
@@ -223,9 +224,7 @@ class SelfPlayVecEnv(VecEnv):
             raise ValueError(f"{game} must begin with both agents {self._agents}, but begins with {set(observations)}.")
         for i, seat in enumerate(self._seats):
             self.reset_infos[k * len(self._seats) + i] = dict(infos.get(self._agents[seat], ()))
-        return _Board(
-            game, [observations[agent] for agent in self._agents], [True, True], [False, False], [0.0, 0.0], [0, 0]
-        )
+        return _Board([observations[agent] for agent in self._agents], [True, True], [False, False], [0.0, 0.0], [0, 0])
 
     def _summary(self, board: _Board, seat: int) -> dict[str, Any]:
         """The entries of the infos at the end of a game."""
@@ -267,6 +266,16 @@ class SelfPlayVecEnv(VecEnv):
                     f"{opponent!r}."
                 )
             action_probabilities(opponent, np.zeros(1), int(self._other_space.n))
+
+    # Checkpoints
+
+    def checkpoint_makers(self, agent: Any) -> dict[type, Callable[[], Any]]:
+        """Functions that make what an environment gets in the course of a training, for one that goes on with it.
+
+        Args:
+            agent: The learner, of whose policy snapshots are copies.
+        """
+        return {Snapshot: partial(Snapshot, agent), _Board: partial(_Board, [], [], [], [], [])}
 
     # Closing, pictures, attributes
 

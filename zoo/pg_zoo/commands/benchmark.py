@@ -83,11 +83,11 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     for algo in [*algos, *([args.same_hyperparams] if args.same_hyperparams else [])]:
         find_algorithm(algo)
     for env in args.envs:
-        find_env(env)
+        find_env(env, args.gym_packages)
     options = {name: getattr(args, name) for name in ("eval_points", "eval_episodes", "final_episodes", "tensorboard")}
     # A cluster may have devices that this machine lacks.
     device = find_device(args.device) if args.backend == "local" or args.device == "auto" else args.device
-    options |= {"keep_agent": args.keep_agents, "device": device}
+    options |= {"keep_agent": args.keep_agents, "device": device, "gym_packages": tuple(args.gym_packages)}
     firsts = []
     for env in dict.fromkeys(args.envs):
         trained = [_trained(args, algo, env, options) for algo in algos]

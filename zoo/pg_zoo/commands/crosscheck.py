@@ -17,7 +17,7 @@ from pg_zoo.crosscheck.parameters import SEED, ParameterCheck, compare_parameter
 from pg_zoo.crosscheck.scores import compare_scores, score_cells
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.entries import Entry, entries
-from pg_zoo.lookup import find_env, plugin_warnings
+from pg_zoo.lookup import find_env, import_packages, plugin_warnings
 from pg_zoo.options import CrosscheckOptions
 from pg_zoo.pages.crosscheck import Row, document, tallies
 from pg_zoo.ranges import MAX_SEEDS, check_options
@@ -44,6 +44,7 @@ def crosscheck(args: CrosscheckOptions) -> int:
         check_options(args, "seeds", at_least=2, at_most=MAX_SEEDS)
     with one_line(ValueError):
         check_number("--margin", args.margin, above=0)
+    import_packages(args.gym_packages)
     selected = _selected(args.algos, args.envs)
     folder, written = Path(args.output), Path(args.write or Path(args.output, "crosscheck.md"))
     for path, option in ((folder, "-o/--output"), (written.parent, "--write")):
@@ -51,7 +52,7 @@ def crosscheck(args: CrosscheckOptions) -> int:
             path.mkdir(parents=True, exist_ok=True)
     print(f"Entries: {len(selected)}. Parameters after at least {args.updates} updates:", flush=True)
     rows, cells = [], []
-    for entry, cell, parameters in _parameters(selected, args.updates, args.jobs):
+    for entry, cell, parameters in _parameters(selected, args):
         print(f"{entry.algo} on {entry.env}: {parameters}", flush=True)
         rows.append(Row(entry, parameters))
         cells.append(cell)
@@ -91,21 +92,23 @@ def _selected(algos: Sequence[str], envs: Sequence[str] | None) -> list[Entry]:
 
 
 def _parameters(
-    selected: Sequence[Entry], updates: int, jobs: int | None
+    selected: Sequence[Entry], args: CrosscheckOptions
 ) -> Generator[tuple[Entry, Cell | None, ParameterCheck], None, None]:
     """Compare the parameters of all entries, several at a time, each in a process of its own."""
-    with closing(in_order(_examine, [(entry, updates) for entry in selected], jobs)) as results:
+    tasks = [(entry, args.updates, tuple(args.gym_packages)) for entry in selected]
+    with closing(in_order(_examine, tasks, args.jobs)) as results:
         for entry, result in zip(selected, results, strict=True):
             died = isinstance(result, Died)
             yield entry, *((None, _failed(f"its process ended with status {result.status}")) if died else result)
 
 
-def _examine(entry: Entry, updates: int) -> tuple[Cell | None, ParameterCheck]:
+def _examine(entry: Entry, updates: int, gym_packages: tuple[str, ...]) -> tuple[Cell | None, ParameterCheck]:
     """The training that an entry describes, and the result of `compare_parameters`."""
     try:
         with plugin_warnings():
-            find_env(entry.env)
-        cell = resolved(Cell(entry.algo, entry.env, SEED, entry.hyperparams, f"the zoo's {entry.algo}.yml"))
+            find_env(entry.env, gym_packages)
+        origin = f"the zoo's {entry.algo}.yml"
+        cell = resolved(Cell(entry.algo, entry.env, SEED, entry.hyperparams, origin, gym_packages=gym_packages))
         return cell, compare_parameters(cell, updates)
     except Exception as error:  # of whatever kind: the other entries are still compared
         return None, _failed(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")

@@ -8,11 +8,10 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch as th
-import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import create_test_env, get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,19 +19,17 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecVideoRecorder
 
-from pg_agents import NotAllowedError, load_agent, load_normalization
+from pg_agents import load_agent, load_normalization
 from pg_agents.envs.text import TextTask, text_task
-from pg_agents.files.allowed import find
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
 from pg_zoo.lookup import find_algorithm, find_device, find_env
 from pg_zoo.options import EnjoyOptions
 from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_STEPS, MAX_THREADS, check_options
-from pg_zoo.recipes.files import yaml_problem
-from pg_zoo.recipes.limits import LimitedLoader
-from pg_zoo.recipes.trust import TRUST, data_only
+from pg_zoo.recipes.trust import data_only
 from pg_zoo.results.storage import as_name
 from pg_zoo.runs.evaluating import takes_most_probable
+from pg_zoo.runs.settings import read_settings
 
 FOLDER = "logs"  # of all runs, where the user does not say another
 
@@ -41,8 +38,6 @@ _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 
 # What a replay needs of a run's hyperparameters, beside `env_kwargs`.
 _OF_THE_ENV = ("env_wrapper", "frame_stack", "normalize", "vec_env_wrapper")
-
-_PYTHON = "tag:yaml.org,2002:python/"
 
 
 def enjoy(args: EnjoyOptions) -> None:
@@ -178,59 +173,10 @@ def _what_is_there(args: EnjoyOptions, folder: Path) -> str:
     return f"In {folder} there is {', '.join(map(str, there)) or 'no model at all'}."
 
 
-class _RunLoader(LimitedLoader):
-    """Knows what runs are written with beside plain YAML: ordered dictionaries, tuples, and names of networks."""
-
-    def ordered_dict(self, node: yaml.SequenceNode) -> dict[Any, Any]:
-        return dict(*self.construct_sequence(node, deep=True))
-
-    def tuple_(self, node: yaml.SequenceNode) -> tuple[Any, ...]:
-        return tuple(self.construct_sequence(node, deep=True))
-
-    def class_(self, name: str, node: yaml.Node) -> type:
-        """`nn.ReLU` and the like."""
-        module, _, attribute = name.rpartition(".")
-        try:
-            found: type = find(module, attribute)
-        except NotAllowedError:
-            return self.refuse(node)
-        return found
-
-    def refuse(self, node: yaml.Node) -> NoReturn:
-        problem = f"{node.tag.replace('tag:yaml.org,2002:', '!!')} is not plain data and could run code"
-        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-_RunLoader.add_constructor(f"{_PYTHON}object/apply:collections.OrderedDict", _RunLoader.ordered_dict)
-_RunLoader.add_constructor(f"{_PYTHON}tuple", _RunLoader.tuple_)
-_RunLoader.add_multi_constructor(f"{_PYTHON}name:", _RunLoader.class_)
-_RunLoader.add_constructor(None, _RunLoader.refuse)
-
-
-def _read(path: Path, trust: bool) -> dict[str, Any]:
-    """A file of a run; nothing where there is none.
-
-    Raises:
-        UserError: It cannot be read, or has Python objects that could be code, and is not trusted.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = yaml.load(file, yaml.UnsafeLoader if trust else _RunLoader)
-    except yaml.constructor.ConstructorError as error:
-        raise UserError(f"{path}, {yaml_problem(error)}. {'' if trust else TRUST}") from error
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {yaml_problem(error)}.") from error
-    if not isinstance(found, dict) or not isinstance(found.get("env_kwargs") or {}, dict):
-        raise UserError(f"{path} must hold a mapping, and so must env_kwargs in it.")
-    return found
-
-
 def _make_env(args: EnjoyOptions, run_folder: str) -> VecEnv:
     """The environment as it was in training: same arguments, wrappers, frame stack and normalisation."""
     folder = Path(run_folder, EnvironmentName(args.env))
-    config, options = _read(folder / "config.yml", args.trust), _read(folder / "args.yml", args.trust)
+    config, options = read_settings(folder / "config.yml", args.trust), read_settings(folder / "args.yml", args.trust)
     hyperparams = {name: config[name] for name in _OF_THE_ENV if config.get(name) is not None}
     if not args.trust:
         hyperparams = data_only(hyperparams, str(folder / "config.yml"))

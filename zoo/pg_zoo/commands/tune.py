@@ -59,7 +59,7 @@ def tune(args: TuneOptions) -> None:
     _check(args)
     folder, zoo = Path(args.output), None if args.write is None else Path(args.write)
     space, kept = search_space(args.algo)
-    find_env(args.env)
+    find_env(args.env, args.gym_packages)
     # Of the first run: by now, the entry that there is may be one that this search has written.
     with one_line(OSError), writing(folder, "-o/--output"):
         start = _stored(folder).get("start")
@@ -81,7 +81,8 @@ def tune(args: TuneOptions) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _drawn(optuna.create_study().ask(), args.algo, given, space, spaces)  # errors in the search space, too
     names = ("seeds", "eval_points", "eval_episodes", "final_episodes", "device")
-    task = Task(args.algo, args.env, n_timesteps, **{name: getattr(args, name) for name in names})
+    options = {name: getattr(args, name) for name in names}
+    task = Task(args.algo, args.env, n_timesteps, **options, gym_packages=tuple(args.gym_packages))
 
     with resumable(folder), _interruptible(folder):
         _claim(folder, task, start)
@@ -193,6 +194,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 def _claim(folder: Path, task: Task, start: dict[str, Any]) -> None:
     """Refuse a folder with the search of another task."""
     theirs, ours = _stored(folder), {"format": FORMAT, **asdict(task)}
+    del ours["gym_packages"]  # the task does not depend on how its environment is found
     if not theirs:
         write_whole(folder / RECORD, json.dumps({**ours, "start": start}, indent=1) + "\n")
         return
@@ -292,7 +294,15 @@ def _train(
     print(f"{name} on {_seeds(first_seed, args)}:", flush=True)
     # Evaluated with the defaults of `pg-zoo benchmark`.
     cell = resolved(
-        Cell(args.algo, args.env, first_seed, hyperparams, f"{name} of pg-zoo tune", device=find_device(args.device))
+        Cell(
+            args.algo,
+            args.env,
+            first_seed,
+            hyperparams,
+            f"{name} of pg-zoo tune",
+            device=find_device(args.device),
+            gym_packages=tuple(args.gym_packages),
+        )
     )
     cells = [replace(cell, seed=seed) for seed in range(first_seed, first_seed + args.score_seeds)]
     kwargs = {"env_kwargs": hyperparams["env_kwargs"]} if "env_kwargs" in hyperparams else {}

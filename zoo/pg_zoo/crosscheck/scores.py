@@ -89,7 +89,14 @@ def score_cells(cells: Sequence[Cell], seeds: int, max_steps: int, final_episode
     for cell in cells:
         kwargs = cell.hyperparams.get("env_kwargs")
         # The score of random actions is one end of the margin's range: it takes the default number of episodes.
-        random = Cell(RANDOM, cell.env, SEED, {"env_kwargs": kwargs} if kwargs else {}, "random actions")
+        random = Cell(
+            RANDOM,
+            cell.env,
+            SEED,
+            {"env_kwargs": kwargs} if kwargs else {},
+            "random actions",
+            gym_packages=cell.gym_packages,
+        )
         found[random.path] = random
         cell = replace(cell, hyperparams={**cell.hyperparams, "n_timesteps": min(cell.n_timesteps, max_steps)})
         for seed in range(SEED, SEED + seeds):

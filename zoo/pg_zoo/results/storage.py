@@ -18,6 +18,7 @@ RANDOM = "random"  # the algorithm that acts at random and learns nothing
 RECORD = "benchmark.json"  # what a results folder is of
 COMMIT = "pg-agents commit"  # among versions: the code that ran, where that is of a git checkout
 HIDDEN = "."  # what names of files and folders start with that are no results, as those that are being filled
+_PARTIAL = ".checkpoints"
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -40,6 +41,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder, holds_interrupts=False) as unfinished:
         yield unfinished
+
+
+def partial_folder(folder: Path) -> Path:
+    """The folder of what a training needs to go on, beside the folder of its results."""
+    return folder.with_name(f"{HIDDEN}{folder.name}{_PARTIAL}")
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a hidden file or folder among results is of no use: whatever no unfinished training will go on with."""
+    name = path.name.removeprefix(HIDDEN)
+    return not name.endswith(_PARTIAL) or path.with_name(name.removesuffix(_PARTIAL)).exists()
 
 
 def as_name(name: str) -> str:

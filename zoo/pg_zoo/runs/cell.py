@@ -36,6 +36,7 @@ class Cell:
         tensorboard: Whether to keep a TensorBoard log.
         keep_agent: Whether to keep the trained model, and `vecnormalize.pkl` where observations are normalised.
         device: The torch device.
+        gym_packages: Modules to import first, because they register environments. Results do not hold them.
 
     Raises:
         ValueError: A number is out of range.
@@ -52,6 +53,7 @@ class Cell:
     tensorboard: bool = False
     keep_agent: bool = False
     device: str = "cpu"
+    gym_packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, at_least=0, at_most=MAX_SEED - 1, integer=True)

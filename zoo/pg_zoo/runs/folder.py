@@ -5,7 +5,8 @@
 | `<Env>.zip`                         | the trained model                                          |
 | `best_model.zip`                    | the model with the best evaluation                         |
 | `evaluations.npz`                   | the returns of all evaluations                             |
-| `rl_model_<steps>_steps.zip`        | checkpoints                                                |
+| `rl_model_<steps>_steps.zip`        | the model after so many steps, with `--save-freq`          |
+| `checkpoints/step_<steps>/`         | the whole training, with `--checkpoint`                    |
 | `<number>.monitor.csv`              | the episodes of one training environment                   |
 | `<Env>/config.yml`                  | the hyperparameters                                        |
 | `<Env>/args.yml`                    | the options                                                |
@@ -16,11 +17,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import sys
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +35,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from pg_agents import EvalCallback
+from pg_agents import Checkpoint, EvalCallback
 from pg_agents.files.saving import CheckpointCallback, save_model, save_normalization
 from pg_agents.files.writing import write
 from pg_agents.interrupts import held
+from pg_agents.resuming.folders import checkpoints
+from pg_zoo.errors import UserError
 from pg_zoo.options import TrainOptions
 from pg_zoo.runs.evaluating import takes_most_probable
 from pg_zoo.runs.recipe import Recipe, closing_envs
+from pg_zoo.runs.settings import CHECKPOINTS
 
 
 class _ProgressBar(ProgressBarCallback):
@@ -65,6 +70,39 @@ class _SaveBest(BaseCallback):
         return True
 
 
+class _MonitorFiles(BaseCallback):
+    """Cuts the episodes off that an interrupted training has written after its checkpoint, in any process.
+
+    Args:
+        folder: Folder of the files of `Monitor`.
+
+    Attributes:
+        sizes: Of these files at the checkpoint, in bytes; checkpoints keep it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.sizes: dict[str, int] = {}
+
+    def next_look(self) -> int | None:
+        """Never: it has nothing to do in a step."""
+        return None
+
+    def on_boundary(self) -> None:
+        """Note the sizes."""
+        self.sizes = {path.name: path.stat().st_size for path in self.folder.glob("*.monitor.csv")}
+
+    def _on_rollout_start(self) -> None:
+        for name, size in self.sizes.items():
+            path = self.folder / name
+            if path.is_file() and path.stat().st_size > size:
+                os.truncate(path, size)
+
+    def _on_step(self) -> bool:
+        return True
+
+
 def _save(model: BaseAlgorithm, path: Path, statistics: Path) -> None:
     normalization = model.get_vec_normalize_env()
     with held():
@@ -83,6 +121,7 @@ class Run:
         folder: The folder of the run.
         model: The model.
         callbacks: Callbacks of the training.
+        goes_on: Whether the model comes from a checkpoint.
     """
 
     recipe: Recipe
@@ -90,24 +129,33 @@ class Run:
     folder: Path
     model: BaseAlgorithm
     callbacks: list[BaseCallback]
+    goes_on: bool
 
     @property
     def model_path(self) -> Path:
         """The file of the trained model."""
         return self.folder / f"{EnvironmentName(self.recipe.env)}.zip"
 
-    def learn(self) -> None:
-        """Train; after Ctrl-C, the model stays as it was at that moment."""
+    def learn(self) -> bool:
+        """Train; after Ctrl-C, the model stays as it was at that moment.
+
+        Returns:
+            Whether the training came to its end without Ctrl-C.
+        """
         interval = self.args.log_interval
         options: dict[str, Any] = {} if interval == -1 else {"log_interval": interval if interval >= 0 else None}
+        model: Any = self.model
+        learn = model.learn_on if self.goes_on else model.learn
         try:
-            self.model.learn(self.recipe.n_timesteps, self.callbacks, **options)
+            learn(self.recipe.n_timesteps, self.callbacks, **options)
         except BaseException as error:
             # SB3 tells callbacks of the end only if nothing has stopped the training.
             for callback in self.callbacks:
                 callback.on_training_end()
             if not isinstance(error, KeyboardInterrupt):
                 raise
+            return False
+        return True
 
     def save(self) -> None:
         """Save the model and the statistics of its normalisation.
@@ -123,30 +171,42 @@ class Run:
 
 
 @contextmanager
-def set_up(recipe: Recipe, args: TrainOptions) -> Iterator[Run]:
+def set_up(recipe: Recipe, args: TrainOptions, interrupted: Path | None = None) -> Iterator[Run]:
     """Claim a folder, and make the environments and the model of a training.
 
     Args:
         recipe: The recipe of both.
         args: The options of `pg-zoo train`.
+        interrupted: The folder of the run that goes on from its newest checkpoint; by default a new run begins.
 
     Yields:
-        The training. At the end its environments are closed, and its folder is removed unless it holds a model.
+        The training. At the end its environments are closed, and its folder is removed unless it holds a model or a
+        checkpoint.
+
+    Raises:
+        UserError: Another process trains in the folder.
     """
-    with _new_folder(recipe, args) as folder, ExitStack() as stack:
+    with ExitStack() as stack:
+        folder = interrupted or stack.enter_context(_new_folder(recipe, args))
+        if args.checkpoint is not None:
+            stack.enter_context(_claimed(folder / CHECKPOINTS))
         callbacks = [*recipe.callbacks, *_callbacks(recipe, args, folder)]
         if args.eval_freq > 0:
             # Before the training environments, as in rl_zoo3: making environments may draw from global generators.
             eval_envs = recipe.make_eval_envs(args.n_eval_envs, args.seed, args.vec_env)
             stack.enter_context(closing_envs(eval_envs))
             callbacks.append(_evaluations(recipe, args, folder, eval_envs))
-        envs = recipe.make_envs(args.seed, args.vec_env, monitor_dir=str(folder))
+        envs = recipe.make_envs(args.seed, args.vec_env, monitor_dir=str(folder), goes_on=interrupted is not None)
         stack.enter_context(closing_envs(envs))
         recipe = recipe.settled(envs)
-        log = str(Path(args.tensorboard_log, EnvironmentName(recipe.env))) if args.tensorboard_log else None
-        model = recipe.make_model(envs, args.seed, device=args.device, tensorboard_log=log, verbose=args.verbose)
-        _write_settings(recipe, args, folder)
-        yield Run(recipe, args, folder, model, callbacks)
+        if interrupted is None:
+            log = str(Path(args.tensorboard_log, EnvironmentName(recipe.env))) if args.tensorboard_log else None
+            model = recipe.make_model(envs, args.seed, device=args.device, tensorboard_log=log, verbose=args.verbose)
+            _write_settings(recipe, args, folder)
+        else:
+            model = recipe.resumed_model(folder / CHECKPOINTS, envs, device=args.device, verbose=args.verbose)
+            _write_options(recipe, args, folder)  # the run may have been extended
+        yield Run(recipe, args, folder, model, callbacks, interrupted is not None)
 
 
 @contextmanager
@@ -163,8 +223,31 @@ def _new_folder(recipe: Recipe, args: TrainOptions) -> Iterator[Path]:
         _settings_folder(folder, recipe).mkdir()
         yield folder
     finally:
-        if not any(folder.rglob("*.zip")):
+        if not any(folder.rglob("*.zip")) and not checkpoints(folder / CHECKPOINTS):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Let no other process write checkpoints into a folder, which is made if need be.
+
+    Raises:
+        UserError: Another process does.
+    """
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        with suppress(ImportError, PermissionError):  # Windows
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"Another process trains in {folder.parent} at this moment.") from None
+            except OSError:  # a file system without locks
+                pass
+        yield
 
 
 def _settings_folder(folder: Path, recipe: Recipe) -> Path:
@@ -180,6 +263,9 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
         yield _ProgressBar()
     if args.save_freq > 0:
         yield _every(args.save_freq, recipe, lambda calls: CheckpointCallback(calls, str(folder), verbose=1))
+    if args.checkpoint is not None:
+        yield _MonitorFiles(folder)
+        yield Checkpoint(folder / CHECKPOINTS, args.checkpoint)
 
 
 def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> BaseCallback:
@@ -213,7 +299,15 @@ def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> B
 
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
     settings = _settings_folder(folder, recipe)
-    for name, content in (("config.yml", recipe.entry), ("args.yml", vars(args))):
-        write(settings / name, yaml.dump(OrderedDict(sorted(content.items()))))
+    write(settings / "config.yml", _as_yaml(recipe.entry))
     # A name that is no UTF-8 is written as it came.
     write(settings / "command.txt", " ".join(sys.orig_argv).encode("utf-8", "surrogateescape"))
+    _write_options(recipe, args, folder)
+
+
+def _write_options(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
+    write(_settings_folder(folder, recipe) / "args.yml", _as_yaml(vars(args)))
+
+
+def _as_yaml(content: Mapping[str, Any]) -> str:
+    return yaml.dump(OrderedDict(sorted(content.items())))

@@ -24,6 +24,7 @@ from pg_zoo.results.storage import (
     RECORD,
     asked_for,
     failure_name,
+    is_left_over,
     read_cell,
     read_record,
     resumable,
@@ -63,7 +64,8 @@ def run_grid(
         _check_repetitions(cells, folder)
         missing = [cell for cell in cells if not _is_finished(cell, folder)]
         for unfinished in folder.glob(f"cells/*/*/{HIDDEN}seed_*"):
-            shutil.rmtree(unfinished)
+            if is_left_over(unfinished):
+                shutil.rmtree(unfinished)
         _write_record(cells, folder)
         with _Display(cells, missing, folder) as display, closing(run(missing, folder, jobs)) as outcomes:
             for cell, error in outcomes:

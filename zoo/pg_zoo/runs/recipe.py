@@ -18,6 +18,7 @@ wrappers in the same order, with the same seeds, and a model with the same argum
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -50,8 +51,10 @@ from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import Arguments, constructor_arguments
 from pg_agents.checks import check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
+from pg_agents.files import values
 from pg_agents.files.agents import load_replay_buffer
 from pg_agents.priors import read_policy
+from pg_agents.resuming.folders import newest_checkpoint
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
@@ -113,7 +116,9 @@ class Recipe:
     trained_agent: str
     trust: bool
 
-    def make_envs(self, seed: int, vec_env: VecEnvKind = "dummy", *, monitor_dir: str | None = None) -> VecEnv:
+    def make_envs(
+        self, seed: int, vec_env: VecEnvKind = "dummy", *, monitor_dir: str | None = None, goes_on: bool = False
+    ) -> VecEnv:
         """The training environments.
 
         Args:
@@ -122,11 +127,12 @@ class Recipe:
                 the environment's own vector version (`"native"`), its world (`"world"`), which compiled code steps, or
                 EnvPool's version (`"envpool"`).
             monitor_dir: Folder of the files of `Monitor`; by default none are written.
+            goes_on: Whether these files go on, which are written anew by default.
 
         Raises:
             UserError: Single environments are needed, but `vec_env` has none; or there is no world.
         """
-        env = self._stepped(self.n_envs, self.env_kwargs, seed, vec_env, monitor_dir)
+        env = self._stepped(self.n_envs, self.env_kwargs, seed, vec_env, monitor_dir, goes_on)
         return self._wrapped(env, evaluates=False)
 
     def make_eval_envs(self, n_envs: int, seed: int, vec_env: VecEnvKind = "dummy") -> VecEnv:
@@ -140,7 +146,7 @@ class Recipe:
         Raises:
             UserError: As for `make_envs`.
         """
-        env = self._stepped(n_envs, self.eval_env_kwargs, seed, vec_env, None)
+        env = self._stepped(n_envs, self.eval_env_kwargs, seed, vec_env)
         return self._wrapped(env, evaluates=True)
 
     def make_model(
@@ -172,6 +178,31 @@ class Recipe:
             load_replay_buffer(model, replay_buffer, trust=self.trust)
         return model
 
+    def resumed_model(self, folder: Path, env: VecEnv, *, device: str = "auto", verbose: int = 0) -> PolicyGradient:
+        """The model of an interrupted training, as it was at the newest whole checkpoint.
+
+        Args:
+            folder: Folder of the checkpoints.
+            env: The training environments, made anew.
+            device: The torch device.
+            verbose: As for all SB3 algorithms.
+
+        Raises:
+            UserError: The algorithm cannot be resumed, or as for `settled`.
+            FileNotFoundError: There is no whole checkpoint.
+            ValueError: The checkpoint is of other environments or of another algorithm.
+        """
+        check_resumable(self.algorithm)
+        assert issubclass(self.algorithm, PolicyGradient)
+        arguments = self.settled(env).arguments
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a damaged one, which `resume` gives
+            newest = newest_checkpoint(folder)
+        # Such as the class of a plugin's policy, which a file may not name.
+        given_again = values.read(newest, "made")["given_again"] if newest else ()
+        again = {name: arguments[name] for name in given_again if name in arguments}
+        return self.algorithm.resume(folder, env, device=device, verbose=verbose, **again)
+
     def settled(self, env: VecEnv) -> Recipe:
         """The same recipe with everything that depends on spaces: the policy for `auto`, and the action noise.
 
@@ -202,7 +233,13 @@ class Recipe:
         return not (is_atari(self.env) or _is_from(self.env, "minigrid"))
 
     def _stepped(
-        self, n_envs: int, env_kwargs: dict[str, Any] | None, seed: int, vec_env: VecEnvKind, monitor_dir: str | None
+        self,
+        n_envs: int,
+        env_kwargs: dict[str, Any] | None,
+        seed: int,
+        vec_env: VecEnvKind,
+        monitor_dir: str | None = None,
+        goes_on: bool = False,
     ) -> VecEnv:
         if vec_env in ("native", "world", "envpool"):
             if self.env_wrapper is not None or self.monitor_kwargs:
@@ -220,8 +257,10 @@ class Recipe:
             monitor_dir=monitor_dir,
             wrapper_class=self.env_wrapper,
             env_kwargs=env_kwargs,
-            vec_env_cls=SubprocVecEnv if vec_env == "subproc" else DummyVecEnv,
-            monitor_kwargs=self.monitor_kwargs,
+            vec_env_cls=ProcessesVecEnv if vec_env == "subproc" else DummyVecEnv,
+            monitor_kwargs={**(self.monitor_kwargs or {}), "override_existing": False}
+            if goes_on
+            else self.monitor_kwargs,
         )
 
     def _together(self, n_envs: int, env_kwargs: dict[str, Any] | None, vec_env: VecEnvKind) -> VecEnv:
@@ -328,6 +367,19 @@ def resolve(
     )
 
 
+def check_resumable(algorithm: type[BaseAlgorithm]) -> None:
+    """Check that a training of an algorithm can be stored and resumed.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if not issubclass(algorithm, PolicyGradient):
+        raise UserError(
+            f"--checkpoint: only trainings of a pg_agents.PolicyGradient can be resumed exactly, which "
+            f"{algorithm.__module__}.{algorithm.__name__} is not. --save-freq saves the model alone."
+        )
+
+
 @contextmanager
 def closing_envs(env: VecEnv) -> Iterator[VecEnv]:
     """Close environments at the end."""
@@ -337,6 +389,30 @@ def closing_envs(env: VecEnv) -> Iterator[VecEnv]:
         # Ctrl-C reaches environments in other processes too: they may be gone.
         with suppress(EOFError, OSError):
             env.close()
+
+
+class ProcessesVecEnv(SubprocVecEnv):
+    """SB3's, which can also be closed where an interrupt came in the middle of a step or of an answer.
+
+    Otherwise, `close` waits for all answers to a step, those included that have been read.
+    """
+
+    def close(self) -> None:
+        """End the processes, whatever they have been asked."""
+        if self.closed:
+            return
+        for remote in self.remotes:
+            with suppress(OSError):  # it is gone
+                remote.send(("close", None))
+        for remote in self.remotes:
+            with suppress(EOFError, OSError):
+                while True:  # until the other side is closed
+                    remote.recv_bytes()
+        for process in self.processes:
+            process.join()
+        for remote in self.remotes:
+            remote.close()
+        self.waiting, self.closed = False, True
 
 
 def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> str:

@@ -6,12 +6,14 @@ import itertools
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,16 +21,20 @@ import yaml
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from pg_agents.envs.evaluation import deterministic_evaluation
+from pg_agents.resuming.checkpoint import can_be_stored
+from pg_agents.resuming.folders import checkpoints
+from pg_agents.resuming.logging import continued_logger
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
 from pg_zoo.runs.cell import Cell, defaults
 from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
+from pg_zoo.runs.partial import CannotGoOnError, TimedCheckpoint, partial_results
 from pg_zoo.runs.provenance import AddedMemory, command_line, cpu_model, versions
 from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
 
@@ -47,7 +53,7 @@ def resolved(cell: Cell) -> Cell:
     Raises:
         UserError: The algorithm or environment is unknown or needs a missing package, or a hyperparameter is wrong.
     """
-    _register(cell.env)
+    _register(cell)
     with _quiet(), _named(cell):
         if cell.algo == RANDOM:
             random_env(cell).close()
@@ -59,9 +65,9 @@ def resolved(cell: Cell) -> Cell:
     return replace(cell, hyperparams=stored)
 
 
-def _register(env: str) -> None:
-    if env not in gym.registry:  # so that a failing plugin causes only one warning
-        find_env(env)
+def _register(cell: Cell) -> None:
+    if cell.env not in gym.registry:  # so that a failing plugin causes only one warning
+        find_env(cell.env, cell.gym_packages)
 
 
 @contextmanager
@@ -96,6 +102,9 @@ def run_cell(
     The training equals that of `pg-zoo train` with the same hyperparameters, seed and `--vec-env`. Evaluations neither
     change it nor count towards its time.
 
+    A training that takes longer than ten minutes goes on from a checkpoint after an interruption, if its algorithm and
+    environments can be stored. The results are the same.
+
     Args:
         cell: The cell.
         folder: The folder for the results, which must not exist. It appears once it is complete.
@@ -107,10 +116,17 @@ def run_cell(
         UserError: The folder exists, or the algorithm or environment is unknown.
     """
     memory = AddedMemory()
-    _register(cell.env)
-    with new_folder(folder) as unfinished:
+    _register(cell)
+    with partial_results(cell, folder) as partial, new_folder(folder) as unfinished:
         with _quiet():
-            run = _act_randomly(cell) if cell.algo == RANDOM else _train(cell, unfinished, on_evaluation)
+            if cell.algo == RANDOM:
+                run = _act_randomly(cell)
+            else:
+                try:
+                    run = _train(cell, unfinished, partial, on_evaluation)
+                except CannotGoOnError:
+                    shutil.rmtree(partial)
+                    run = _train(cell, unfinished, partial, on_evaluation)
         _store(cell, run, unfinished, command or command_line(), memory.at_its_peak())
 
 
@@ -123,20 +139,27 @@ class Built:
         model: The model, with the training environments.
         eval_envs: Environments of evaluations.
         vec_env: The kind of all environments: `"dummy"` or `"native"`.
+        goes_on: Whether the model comes from a checkpoint.
     """
 
     recipe: Recipe
     model: BaseAlgorithm
     eval_envs: VecEnv
     vec_env: VecEnvKind
+    goes_on: bool
 
 
 @contextmanager
-def built(cell: Cell) -> Iterator[Built]:
+def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
     """Make the environments and the model of a cell, without writing files, and close the environments at the end.
+
+    Args:
+        cell: The cell.
+        partial: A folder that may have checkpoints, from the newest of which the model comes then.
 
     Raises:
         UserError: The algorithm or environment is unknown, or a hyperparameter is wrong.
+        CannotGoOnError: The checkpoints are of another training.
     """
     remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
     algorithm = find_algorithm(cell.algo)
@@ -148,7 +171,15 @@ def built(cell: Cell) -> Iterator[Built]:
         with own_random_state(cell.seed):
             eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, vec_env)))
         envs = stack.enter_context(closing_envs(recipe.make_envs(cell.seed, vec_env)))
-        yield Built(recipe.settled(envs), recipe.make_model(envs, cell.seed, device=cell.device), eval_envs, vec_env)
+        goes_on = partial is not None and bool(checkpoints(partial))
+        if partial is not None and goes_on:
+            try:
+                model: BaseAlgorithm = recipe.resumed_model(partial, envs, device=cell.device)
+            except Exception as error:
+                raise CannotGoOnError(str(error)) from error
+        else:
+            model = recipe.make_model(envs, cell.seed, device=cell.device)
+        yield Built(recipe.settled(envs), model, eval_envs, vec_env, goes_on)
 
 
 def _vec_env(cell: Cell) -> VecEnvKind:
@@ -174,24 +205,31 @@ class _Run:
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
 
-def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run:
+def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation | None) -> _Run:
     set_random_seed(cell.seed)  # as `pg-zoo train` does
-    with built(cell) as training:
-        model, env, recipe = training.model, training.eval_envs, training.recipe
+    with built(cell, partial) as training:
+        env, recipe = training.eval_envs, training.recipe
+        model: Any = training.model
         deterministic = recipe.deterministic_evaluation and deterministic_evaluation(env)
 
         def evaluate(number: int, n_episodes: int) -> tuple[list[float], list[int]]:
-            sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type] # a model that trains has one
+            sync_envs_normalization(model.get_env(), env)
             return run_evaluation(cell, model, env, number, n_episodes, deterministic)
 
-        curve = _Curve(cell, lambda number: float(np.mean(evaluate(number, cell.eval_episodes)[0])), on_evaluation)
-        if cell.tensorboard:
-            model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
+        curve = _Curve(cell, env, lambda number: float(np.mean(evaluate(number, cell.eval_episodes)[0])), on_evaluation)
+        callbacks, log = [*recipe.callbacks, curve], folder / "tensorboard" if cell.tensorboard else None
+        if log is not None:
+            model.set_logger(_logger(log, partial / "tensorboard", model.num_timesteps))
+        if can_be_stored(model):
+            callbacks.append(TimedCheckpoint(cell, partial, env, log, curve.paused))
         try:
-            model.learn(recipe.n_timesteps, [*recipe.callbacks, curve])
+            if training.goes_on:
+                model.learn_on(callback=callbacks)
+            else:
+                model.learn(recipe.n_timesteps, callbacks)
             curve.end()
         finally:
-            if cell.tensorboard:
+            if log is not None:
                 model.logger.close()
         returns, lengths = evaluate(0, cell.final_episodes)
         if cell.keep_agent:
@@ -212,6 +250,14 @@ def _train(cell: Cell, folder: Path, on_evaluation: OnEvaluation | None) -> _Run
     )
 
 
+def _logger(folder: Path, before: Path, n_steps: int) -> Logger:
+    """The log, which goes on where an interrupted training has left one."""
+    if not before.is_dir():
+        return configure(str(folder), ["tensorboard"])
+    shutil.copytree(before, folder)
+    return continued_logger(str(folder), 0, n_steps)
+
+
 def _engine_name(model: BaseAlgorithm) -> str:
     return str(getattr(model, "engine_in_use", "sb3"))
 
@@ -221,12 +267,16 @@ class _Curve(BaseCallback):
 
     Args:
         cell: The cell, with the number of evaluations.
+        env: The environments of evaluations, whose state checkpoints keep.
         evaluate: Maps the number of an evaluation, from 1 on, to its mean return.
         on_evaluation: Called with timesteps and mean return after each evaluation.
     """
 
-    def __init__(self, cell: Cell, evaluate: Callable[[int], float], on_evaluation: OnEvaluation | None) -> None:
+    def __init__(
+        self, cell: Cell, env: VecEnv, evaluate: Callable[[int], float], on_evaluation: OnEvaluation | None
+    ) -> None:
         super().__init__()
+        self.env = env
         self.evaluate, self.on_evaluation = evaluate, on_evaluation
         # The last evaluation comes after the last update, in `end`.
         self.moments = [cell.n_timesteps * k / cell.eval_points for k in range(1, cell.eval_points)]
@@ -257,14 +307,33 @@ class _Curve(BaseCallback):
             self.wall_time += time.perf_counter() - self.resumed
 
     def _add_row(self) -> None:
+        with self.paused():
+            timesteps, mean_return = self.model.num_timesteps, self.evaluate(len(self.rows) + 1)
+            self.rows.append((timesteps, self.wall_time, mean_return))
+            if self.log:
+                self.logger.record("eval/mean_reward", mean_return)
+                self.logger.dump(timesteps)
+            if self.on_evaluation is not None:
+                self.on_evaluation(timesteps, mean_return)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock of training."""
         self.wall_time += time.perf_counter() - self.resumed
-        timesteps, mean_return = self.model.num_timesteps, self.evaluate(len(self.rows) + 1)
-        self.rows.append((timesteps, self.wall_time, mean_return))
-        if self.log:
-            self.logger.record("eval/mean_reward", mean_return)
-            self.logger.dump(timesteps)
-        if self.on_evaluation is not None:
-            self.on_evaluation(timesteps, mean_return)
+        yield
+        self.resumed = time.perf_counter()
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"rows": [list(row) for row in self.rows], "moments": self.moments, "wall_time": self.wall_time}
+
+    def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """Go on from there; tell of the evaluations again, as whoever hears of them may be another process."""
+        self.rows = [(timesteps, wall_time, value) for timesteps, wall_time, value in state["rows"]]
+        self.moments, self.wall_time = list(state["moments"]), state["wall_time"]
+        for timesteps, _, mean_return in self.rows:
+            if self.on_evaluation is not None:
+                self.on_evaluation(timesteps, mean_return)
         self.resumed = time.perf_counter()
 
 

@@ -80,10 +80,12 @@ class Task:
     eval_episodes: int
     final_episodes: int
     device: str
+    gym_packages: tuple[str, ...] = ()
 
     def cells(self, hyperparams: dict[str, Any], origin: str, seeds: Iterable[int]) -> list[Cell]:
         """The trainings of a trial."""
-        options = {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes", "device")}
+        names = ("eval_points", "eval_episodes", "final_episodes", "device", "gym_packages")
+        options = {name: getattr(self, name) for name in names}
         return [Cell(self.algo, self.env, seed, hyperparams, origin, **options) for seed in seeds]
 
 
