@@ -571,12 +571,17 @@ class CompiledLoop(Protocol):
         dones: `(steps, N)` bool: an episode ended.
         truncated: `(steps, N)` bool: a time limit ended it.
         is_finite: All numbers of the last `run` were finite.
+        refused: The part of the update after those made in the last `run` that was not finite: "parameter", "rollout",
+            "gradient", or None.
+        n_transitions: Steps of single environments in the last rollout, those of a refused step included.
     """
 
     rewards: np.ndarray
     dones: np.ndarray
     truncated: np.ndarray
     is_finite: bool
+    refused: str | None
+    n_transitions: int
 
     def run(
         self,
@@ -595,7 +600,7 @@ class CompiledLoop(Protocol):
             observations: `(N, ...)`: those to act on first.
             starts: `(N,)` bool: they are the first of an episode.
             running: `(N,)`: returns of the running episodes, kept up to date.
-            noise: Random numbers for the actions.
+            noise: Random numbers for the actions. It moves on by those of the rollouts that were begun.
             coefficients: `(3, updates)` float64: learning rate, `ent_coef` and `vf_coef` of each update.
             parameters: The shared parameters, in the order of the policy's.
             counts: `(workers,)` int64: updates that each worker has applied.

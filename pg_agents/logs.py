@@ -73,6 +73,11 @@ def is_unread(logger: Logger) -> bool:
     )
 
 
+def records_unseen(logger: Logger) -> bool:
+    """Whether `logger.record` only keeps the value until the next one of its name: there is no patch."""
+    return type(logger) is Logger and _RECORDING.isdisjoint(vars(logger)) and Logger.record is _RECORD
+
+
 def rollout_metrics(
     advantages: np.ndarray, actions: np.ndarray, trained_on: np.ndarray | None, policy: ActorCriticPolicy
 ) -> dict[str, float]:

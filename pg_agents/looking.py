@@ -61,6 +61,20 @@ def _says_when_it_looks(callback: BaseCallback) -> bool:
     return False
 
 
+_OF_A_ROLLOUT = ("on_rollout_start", "_on_rollout_start", "on_rollout_end", "_on_rollout_end")
+
+
+def sees_rollouts(callback: BaseCallback) -> bool:
+    """Whether a callback that `next_look` knows has methods for the beginning or the end of a rollout."""
+    cls = type(callback)
+    is_list = isinstance(callback, callbacks.CallbackList)
+    for name in _OF_A_ROLLOUT:
+        plain = getattr(callbacks.CallbackList if is_list else BaseCallback, name)
+        if name in vars(callback) or getattr(cls, name) is not plain:
+            return True
+    return isinstance(callback, callbacks.CallbackList) and any(map(sees_rollouts, callback.callbacks))
+
+
 def skip(callback: BaseCallback, n_calls: int, n_envs: int, n_episodes: int) -> None:
     """Count the calls of `on_step` that a callback did not need.
 

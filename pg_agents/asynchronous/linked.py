@@ -18,13 +18,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.asynchronous.contract import Link, Staleness, Start
-from pg_agents.buffers import OURS
+from pg_agents.buffers import OURS, EstimatorMixin
 from pg_agents.contract import CompiledLoop, Loss, Summary
 from pg_agents.envs.compiled import CompiledEnv
 
 _OF_THIS_PROCESS = ("link", "staleness", "_new_seed", "_has_begun")
-# What a compiled loop does in its own way.
-_OF_A_LOOP = ("train", "estimate", "loss", "environment_actions", "value_prediction", "minibatch_metrics")
 
 
 class MadeVecEnv(DummyVecEnv):
@@ -110,19 +108,14 @@ class Linked(PolicyGradient):
         Args:
             env: The agent's environment.
         """
-        own = any(map(self._overrides, _OF_A_LOOP)) or any(
-            getattr(type(self), name) is not getattr(Linked, name) for name in ("collect_rollouts", "update")
-        )
-        make, named, loss = getattr(self._engine, "loop", None), self.rollout_buffer_class, self.loss()
-        if make is None or own or named not in OURS or env.successes() is not None:
+        if any(getattr(type(self), name) is not getattr(Linked, name) for name in ("collect_rollouts", "update")):
             return None
-        if loss.objective.coefficients or loss.penalty is not None or loss.value_clip is not None:
-            return None
-        if loss.scale != 1 or self.reuses_samples:
+        named = self.rollout_buffer_class
+        if named not in OURS:
             return None
         buffer = OURS[named](self.n_steps, self.observation_space, self.action_space, n_envs=self.n_envs)
-        loop: CompiledLoop = make(env, buffer, loss, gamma=self.gamma, gae_lambda=self.gae_lambda)
-        return loop
+        assert isinstance(buffer, EstimatorMixin), "as all of `OURS`"
+        return self.loop_into(buffer, env)
 
     def starts(self, n_workers: int) -> list[Start]:
         """The random states in which workers begin.

@@ -77,7 +77,7 @@ class LoopingWorker(Worker):
             starts,
             agent.episode_statistics.running,
             agent.action_generator(),
-            self._coefficients(order),
+            agent.coefficients(order.n_updates, order.first_step, order.total_timesteps),
             memory.parameters,
             memory.n_updates.numpy(),
             self._shared.worker,
@@ -100,20 +100,6 @@ class LoopingWorker(Worker):
         staleness = Staleness(n_updates, total, largest)
         seconds = time.perf_counter() - started
         return Report(n_updates, loop.rewards, loop.dones, infos, returns, staleness, seconds, {}, n_updates)
-
-    def _coefficients(self, order: Order) -> np.ndarray:
-        """Learning rate, `ent_coef` and `vf_coef` of each update."""
-        agent = self.agent
-        found = np.empty((3, order.n_updates))
-        constant = not any(map(callable, (agent.learning_rate, agent.ent_coef, agent.vf_coef)))
-        for update in range(1 if constant else order.n_updates):
-            steps = order.first_step + (update + 1) * agent.n_steps * agent.n_envs
-            agent._update_current_progress_remaining(steps, order.total_timesteps)
-            rate = agent.lr_schedule(agent._current_progress_remaining)
-            found[:, update] = rate, agent.coefficient("ent_coef"), agent.coefficient("vf_coef")
-        if constant:
-            found[:] = found[:, :1]
-        return found
 
 
 class Threads:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +45,22 @@ def callbacks_in(callback: BaseCallback) -> Iterator[BaseCallback]:
     return walk(callback)
 
 
-def go_through(agent: Any, run: Run) -> None:
+def has_boundaries(callback: BaseCallback) -> bool:
+    """Whether `tell_of_boundary` tells anyone."""
+    return any(hasattr(one, "on_boundary") for one in callbacks_in(callback))
+
+
+def go_through(agent: Any, run: Run, advance: Callable[[Run], None] = lambda run: None) -> None:
     """Rollouts and updates until all steps are taken, in the order of events of SB3's `learn`.
 
     Args:
         agent: The agent.
         run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
+        advance: Called before each rollout; may make rollouts and updates of its own, but not the last ones.
     """
     callback = run.callback
     while agent.num_timesteps < run.total_timesteps:
+        advance(run)
         if not agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, n_rollout_steps=agent.n_steps):
             break
         run.iteration += 1

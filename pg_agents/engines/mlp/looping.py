@@ -206,6 +206,7 @@ def run(loops, learning_rates):
         first_event = progress[1]
         code = _call_roll(loop.roll, loop.rollout, 0, loop.n_steps)
         if code != 0:
+            progress[1] = first_event  # episodes of a refused rollout are not told
             return -code
         _tell(loop, update, first_event)
         call_policy(loop.act, loop.policies, loop.towers, loop.layers, loop.value_step, 0)

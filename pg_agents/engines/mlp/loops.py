@@ -120,6 +120,7 @@ class Loop:
         n_updates = coefficients.shape[1]
         (n_steps, n_envs), size = self._rows, n_updates * self._rows[0]
         draw = noise.standard_normal if program.is_gaussian else noise.random
+        before = noise.bit_generator.state
         drawn = draw((size, n_envs, self._n_actions), dtype=np.float32)
         self.rewards = np.zeros((size, n_envs), np.float32)
         self.dones, self.truncated = np.zeros((2, size, n_envs), np.bool_)
@@ -149,6 +150,12 @@ class Loop:
         program.count_steps(n_made)
         if self._code < 0:
             roll.end(-self._code)
+        else:
+            self._actor.complete(0, n_steps)
+        n_begun = n_made + (self.refused in ("rollout", "gradient"))
+        if n_begun < n_updates:
+            noise.bit_generator.state = before
+            draw((n_begun * n_steps, n_envs, self._n_actions), dtype=np.float32)
         made = slice(n_made * n_steps)
         self.rewards, self.dones, self.truncated = self.rewards[made], self.dones[made], self.truncated[made]
         return n_made
@@ -157,6 +164,22 @@ class Loop:
     def is_finite(self) -> bool:
         """See `pg_agents.contract.CompiledLoop`."""
         return self._code in (self._kernels.DONE, self._kernels.STOPPED)
+
+    @property
+    def refused(self) -> str | None:
+        """See `pg_agents.contract.CompiledLoop`."""
+        if self.is_finite:
+            return None
+        names = {
+            self._kernels.NOT_FINITE_PARAMETER: "parameter",
+            self._kernels.NOT_FINITE_GRADIENT: "gradient",
+        }
+        return names.get(self._code, "rollout")
+
+    @property
+    def n_transitions(self) -> int:
+        """See `pg_agents.contract.CompiledLoop`."""
+        return self._roll.n_transitions
 
     def refusal(self, n_steps: int) -> Exception:
         """See `pg_agents.contract.CompiledLoop`."""
