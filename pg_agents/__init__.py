@@ -20,6 +20,7 @@ from pg_agents.files.saving import CheckpointCallback, save_normalization
 from pg_agents.imitation import imitate
 from pg_agents.registry import make
 from pg_agents.resuming.checkpoint import Checkpoint
+from pg_agents.resuming.folders import newest_checkpoint
 
 __version__ = "0.1.0"
 
@@ -49,5 +50,6 @@ __all__ = [
     "load_policy",
     "make",
     "make_vec",
+    "newest_checkpoint",
     "save_normalization",
 ]

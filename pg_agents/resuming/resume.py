@@ -31,7 +31,7 @@ from pg_agents.resuming.environments import (
     shorten_files,
     writers_of,
 )
-from pg_agents.resuming.folders import NoCheckpointError, checkpoints, whole_checkpoints
+from pg_agents.resuming.folders import MANIFEST, NoCheckpointError, checkpoints, whole_checkpoints
 from pg_agents.resuming.log import continued_logger, put_pending_values_back
 from pg_agents.resuming.outputs import check_log_folder
 from pg_agents.resuming.randomness import restore_global_generators
@@ -97,10 +97,17 @@ def resumed(
             agent = _made(cls, checkpoint, parts, state, env, device, given)
             _put_back(agent, checkpoint, parts, state, given)
         return agent, Interrupted(Path(folder), state, parts["callbacks"], "tensorboard_log" in given)
-    tried = ", ".join(path.name for path in checkpoints(folder))
-    raise NoCheckpointError(
-        f"There is no whole checkpoint in {folder}: {f'tried {tried}' if tried else 'it has no folder step_...'}."
-    )
+    raise NoCheckpointError(f"There is no whole checkpoint in {folder}: {_why_there_is_none(Path(folder))}.")
+
+
+def _why_there_is_none(folder: Path) -> str:
+    if tried := ", ".join(path.name for path in checkpoints(folder)):
+        return f"tried {tried}"
+    if not folder.is_dir():
+        return "it is a file, not the folder of a run" if folder.exists() else "there is no such folder"
+    if (folder / MANIFEST).exists():
+        return f"it is a checkpoint itself, and the folder of its run is {folder.absolute().parent}"
+    return "it has no folder step_..."
 
 
 def _loaded(
@@ -300,7 +307,7 @@ def _check_callbacks(interrupted: Interrupted, callback: MaybeCallback, root: Ba
         return
     raise ValueError(
         f"`callback` must have the callbacks of the run in {interrupted.folder} again, which are {_list(known)}, but "
-        f"has {_list(given)}. `callback=[]` goes on without them; `learn(..., reset_num_timesteps=False)` with any."
+        f"has {_list(given)}. `callback=[]` goes on without callbacks."
     )
 
 

@@ -36,6 +36,7 @@ def test_the_exported_names_are_these():
         "load_policy",
         "make",
         "make_vec",
+        "newest_checkpoint",
         "save_normalization",
     }
     assert all(hasattr(pg_agents, name) for name in pg_agents.__all__)

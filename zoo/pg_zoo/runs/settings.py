@@ -158,7 +158,8 @@ def _check_contradictions(folder: Path, args: TrainOptions, given: dict[str, Any
         before = getattr(args, name)
         if name not in _MAY_CHANGE and value != before:
             raise UserError(
-                f"--{name.replace('_', '-')} {value} contradicts the run in {folder}, which has {before}: leave it out."
+                f"--{name.replace('_', '-')} {value} contradicts the run in {folder}, which has "
+                f"{'none' if before is None else before}: leave it out."
             )
     if given.get("n_timesteps", -1) != -1 and given["n_timesteps"] < args.n_timesteps:
         raise UserError(
