@@ -127,8 +127,8 @@ class Checkpoint(BaseCallback):
         if there and (self.overwrite or steps == 0 or steps_of(there[0]) > steps):
             if not self.overwrite:
                 raise ValueError(
-                    f"{self.folder} has checkpoints of another run, the newest of which is {there[0].name}. `resume` goes "
-                    "on with that run, if they are whole; `overwrite=True` removes them; or give another `folder`."
+                    f"{self.folder} has checkpoints of another run, the newest of which is {there[0].name}. "
+                    "`resume` goes on with that run, if they are whole; `overwrite=True` removes them; or give another `folder`."
                 )
             for checkpoint in there:
                 shutil.rmtree(checkpoint)
