@@ -7,7 +7,9 @@ Anything else that a callback has, such as the functions and paths given to it, 
 from __future__ import annotations
 
 import inspect
+import types
 from collections import deque
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -66,19 +68,20 @@ def state_of(callback: BaseCallback, settings: dict[str, Any]) -> State:
 
 
 def dropped_by(callback: BaseCallback) -> list[str]:
-    """The attributes of a callback that a checkpoint leaves out, but for parts of the program."""
+    """The attributes of a callback that a checkpoint leaves out, but for parts of the program and for arguments."""
     if hasattr(callback, "checkpoint_state"):
         return []
+    others = _OF_OTHERS | _arguments(callback)  # arguments are given again
     return [
         name
         for name, value in vars(callback).items()
-        if name not in _OF_OTHERS and not _is_data(value) and not _is_of_the_program(value)
+        if name not in others and not _is_data(value) and not _is_of_the_program(value)
     ]
 
 
 def _is_of_the_program(value: Any) -> bool:
     """Functions, environments, loggers, paths and the like, which are given again."""
-    if isinstance(value, (BaseCallback, VecEnv, gym.Env, PurePath)):
+    if isinstance(value, (BaseCallback, VecEnv, gym.Env, PurePath, *_FUNCTIONS)):
         return True
     if isinstance(value, (list, tuple)):
         return all(_is_data(item) or _is_of_the_program(item) for item in value)
@@ -89,6 +92,9 @@ def _is_of_the_program(value: Any) -> bool:
     except NotStorableError:
         return False
     return isinstance(kept, dict) and kept["kind"] == "program"
+
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, partial, type)
 
 
 def put_state_back(callback: BaseCallback, state: State) -> None:

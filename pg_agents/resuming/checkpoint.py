@@ -128,7 +128,8 @@ class Checkpoint(BaseCallback):
             if not self.overwrite:
                 raise ValueError(
                     f"{self.folder} has checkpoints of another run, the newest of which is {there[0].name}. "
-                    "`resume` goes on with that run, if they are whole; `overwrite=True` removes them; or give another `folder`."
+                    "`resume` goes on with that run, if they are whole; `overwrite=True` removes them; or give another "
+                    "`folder`."
                 )
             for checkpoint in there:
                 shutil.rmtree(checkpoint)

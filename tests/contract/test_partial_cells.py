@@ -26,14 +26,17 @@ SMALL = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "n_envs": 2, "n_timeste
 FEW = {"eval_points": 4, "eval_episodes": 2, "final_episodes": 3}
 
 
+COUNTS: list[int] = []
+
+
 def simulator() -> Callable[[bool], int]:
     """Counts steps where nobody sees it."""
-    count = 0
+    number = len(COUNTS)
+    COUNTS.append(0)
 
     def step(begins: bool) -> int:
-        nonlocal count
-        count = 0 if begins else count + 1
-        return count
+        COUNTS[number] = 0 if begins else COUNTS[number] + 1
+        return COUNTS[number]
 
     return step
 
@@ -56,7 +59,7 @@ class Outside(gym.Env):
 
     def step(self, action: Any) -> Any:
         t = self.simulate(False)
-        return self.np_random.uniform(-1, 1, 2).astype(np.float32), float(t + action), t == 5, False, {}
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), float(t + action), t == 7, False, {}
 
 
 @pytest.fixture(autouse=True)

@@ -266,6 +266,8 @@ class MatchCopies(Copies):
 
     def restore_checkpoint_state(self, state: dict[str, np.ndarray]) -> None:
         """As the parent's. The opponent has its state already, and may know more than before."""
+        if self.rule is Rule.MIXTURE:  # whose mixtures are among the constants
+            self.use_constants(_constants(self.match, self.opponent, self.rule, self.world.n_state))
         super().restore_checkpoint_state(state)
         self._open_to_compiled_code()
 
