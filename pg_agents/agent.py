@@ -77,7 +77,15 @@ from pg_agents.files.archives import check_optimizer, read_agent
 from pg_agents.files.saving import whole
 from pg_agents.groups import GroupCollector, RollingGroupCollector
 from pg_agents.interrupts import deferrable
-from pg_agents.logs import LazyLog, close_when_unused, is_unread, record_hyperparameters, rollout_metrics
+from pg_agents.logs import (
+    DEFAULT,
+    Default,
+    LazyLog,
+    close_when_unused,
+    is_unread,
+    record_hyperparameters,
+    rollout_metrics,
+)
 from pg_agents.objectives import KL_ESTIMATORS, predicted_values
 from pg_agents.observations import check_observations
 from pg_agents.policies import (
@@ -90,8 +98,8 @@ from pg_agents.policies import (
 )
 from pg_agents.priors import check_prior, frozen_policy
 from pg_agents.resuming.agents import AsMade, as_made
-from pg_agents.resuming.resume import Interrupted, prepared, resumed
-from pg_agents.resuming.run import Run, go_through, tell_of_boundary
+from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
+from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
@@ -104,16 +112,6 @@ Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 _ACTION_STREAM = 0x7067
 # Not "k1": see `objectives.k1`.
 PRIOR_KL_ESTIMATORS = ("exact", *(name for name in KL_ESTIMATORS if name != "k1"))
-
-
-class Default:
-    """Stands for the class's own default."""
-
-    def __repr__(self) -> str:
-        return "DEFAULT"
-
-
-DEFAULT = Default()
 
 
 class CommonArguments(TypedDict, total=False):
@@ -677,13 +675,10 @@ class PolicyGradient(Arguments):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         callback.on_training_start(locals(), globals())
-        run, outer, self.interrupted = Run(total_timesteps, log_interval, callback, iteration), self.current_run, None
-        self.current_run = run
-        try:
+        run = Run(total_timesteps, log_interval, callback, iteration)
+        with in_progress(self, run):
             tell_of_boundary(callback)
             self._updates(run)
-        finally:
-            self.current_run = outer
 
     def _updates(self, run: Run) -> None:
         """Rollouts and updates until all steps are taken.
@@ -818,22 +813,15 @@ class PolicyGradient(Arguments):
             ValueError: The agent does not come from `resume`, the end is before that of the interrupted `learn`, or
                 callbacks are missing.
         """
-        interrupted = self.interrupted
-        if interrupted is None:
-            raise ValueError("`learn_on` goes on with what `resume` has read; otherwise call `learn`.")
-        if isinstance(log_interval, Default):
-            log_interval = interrupted.state["run"]["log_interval"]
+        interrupted = interrupted_run(self)
         with threads.for_policy(self.policy), deferrable():
             self._engine_in_use = self._make_engine(self.loss())
             self._lazy_log.clear()
             run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
-            self.interrupted = None
-            if interrupted.state["log"]["hparams"]:
+            if interrupted.records_hyperparameters:
                 record_hyperparameters(self, constructor_arguments(type(self)))
-            try:
+            with in_progress(self, run):
                 self._updates(run)
-            finally:
-                self.current_run = None
         self._lazy_log.write(self._logger)
         return self
 

@@ -24,6 +24,7 @@ from pg_agents.envs.compiled import compiled_env
 from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Bools, Floats
+from pg_agents.looking import next_look
 from pg_agents.observations import LARGEST, are_finite, check_finite, check_observations
 from pg_agents.policies import explained
 
@@ -140,6 +141,8 @@ class Collector:
             self.agent.policy.reset_noise(self.n_envs)
         self.callback.on_rollout_start()
         self._shape = getattr(self.agent._last_obs, "shape", None)
+        self._says_when = self._watched and next_look(self.callback, self.n_envs) is not None
+        self._looks_in = 1.0  # steps until the callback looks
         self._get_actor()
 
     def is_complete(self) -> bool:
@@ -175,11 +178,23 @@ class Collector:
         self._store(rewards, dones, infos)
         agent._last_obs = new_obs
         self._dones = dones
-        # Only a callback can have replaced the policy, or what the actor reads and writes.
-        if self._watched and (agent.policy is not self._policy or not actor.is_current()):
-            self._get_actor()
+        if self._watched:
+            self._looks_in -= 1
+            if self._looks_in < 1:
+                self._follow_callback()
         self._after_step()
         return True
+
+    def _follow_callback(self) -> None:
+        """Act with what is there after a step at which the callback has looked.
+
+        Nothing else can have replaced the policy, or what the actor reads and writes.
+        """
+        if self.agent.policy is not self._policy or not self._actor.is_current():
+            self._get_actor()
+        if self._says_when:
+            look = next_look(self.callback, self.n_envs)
+            self._looks_in = 1 if look is None else look.steps
 
     def _after_step(self) -> None:
         """Called when the environments have moved and the buffer has the row."""

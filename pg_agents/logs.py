@@ -128,6 +128,16 @@ def _is_one_of_many(metric: str) -> bool:
     return metric.startswith(("std_", "approx_kl_epoch_"))
 
 
+class Default:
+    """Stands for a default that depends on the class, or on the training that goes on."""
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT = Default()
+
+
 def record_hyperparameters(agent: OnPolicyAlgorithm, arguments: Iterable[str]) -> None:
     """Fill TensorBoard's HParams page, if there is a TensorBoard.
 

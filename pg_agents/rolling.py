@@ -72,6 +72,7 @@ class RollingCollector(Collector):
             for episode in episodes:
                 self._count_episode(*episode)
             skip(callback, taken, self.n_envs, len(episodes))
+            self._looks_in -= taken
             self._dones = roll.terminated | roll.truncated
             self.n_steps += taken
             self.buffer.advance_to(self.buffer.pos + taken)

@@ -15,7 +15,7 @@ from pg_agents.asynchronous.contract import Backend, Order, Report
 from pg_agents.asynchronous.linked import Linked
 from pg_agents.asynchronous.parcels import Parcel, pack
 from pg_agents.looking import next_look, skip
-from pg_agents.resuming.run import Run, callbacks_in, tell_of_boundary
+from pg_agents.resuming.run import Run, callbacks_in, in_progress, tell_of_boundary
 
 # Seconds that an order should take: long enough that reporting costs little, short enough for callbacks.
 _SHORT, _LONG = 0.01, 0.04
@@ -198,10 +198,10 @@ def train(
     workers = make(agent, parcels)
     with _closing(workers, agent):
         callback.on_training_start(locals(), globals())
-        run = agent.current_run = Run(total_timesteps, log_interval, callback)
-        tell_of_boundary(callback)
-        Training(agent, workers, n_workers, run).run()
-    agent.current_run = None
+        run = Run(total_timesteps, log_interval, callback)
+        with in_progress(agent, run):
+            tell_of_boundary(callback)
+            Training(agent, workers, n_workers, run).run()
     callback.on_training_end()
 
 
@@ -221,7 +221,6 @@ def go_on(agent: Linked, n_workers: int, backend: str, run: Run) -> None:
     workers = backend_for(agent, backend)(agent, _parcels(agent, n_workers))
     with _closing(workers, agent):
         Training(agent, workers, n_workers, run).run()
-    agent.current_run = None
     run.callback.on_training_end()
 
 

@@ -91,13 +91,7 @@ def save_normalization(normalization: VecNormalize, path: str | Path) -> None:
 class CheckpointCallback(callbacks.CheckpointCallback):
     """SB3's `CheckpointCallback`, whose files are there whole or not at all, whatever the algorithm.
 
-    Args:
-        save_freq: Number of the callback's calls between checkpoints.
-        save_path: Folder for `rl_model_<steps>_steps.zip`.
-        name_prefix: What the files' names begin with in place of `rl_model`.
-        save_replay_buffer: Save the model's replay buffer, if it has one.
-        save_vecnormalize: Save the statistics of `VecNormalize`, if there is one.
-        verbose: 2 to print the names of files.
+    Its arguments are those of SB3's.
     """
 
     def next_look(self) -> int | None:

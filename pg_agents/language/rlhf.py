@@ -26,7 +26,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from typing_extensions import Self
 
 from pg_agents import tuning
-from pg_agents.agent import DEFAULT, Default
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.contract import Batches, Loss, NotFiniteError, Objective, Rollout, Summary
 from pg_agents.engines import threads
@@ -42,10 +41,10 @@ from pg_agents.language.policy import LanguagePolicy, Scored
 from pg_agents.language.rewards import rewards_of
 from pg_agents.language.texts import Completions, encode_prompts, padded
 from pg_agents.language.updating import TextRollout, update
-from pg_agents.logs import record_hyperparameters
+from pg_agents.logs import DEFAULT, Default, record_hyperparameters
 from pg_agents.objectives import KL_ESTIMATORS
-from pg_agents.resuming.resume import Interrupted, prepared, resumed
-from pg_agents.resuming.run import Run, go_through, tell_of_boundary
+from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
+from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.tuning import LogInteger, PowerOfTwo, ScheduleBetween, SearchSpace
 
 if TYPE_CHECKING:
@@ -461,9 +460,10 @@ class LanguageAlgorithm(Arguments):
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
             callback.on_training_start(locals(), globals())
-            self.current_run = Run(total_timesteps, log_interval, callback, iteration)
-            tell_of_boundary(callback)
-            go_through(self, self.current_run)
+            run = Run(total_timesteps, log_interval, callback, iteration)
+            with in_progress(self, run):
+                tell_of_boundary(callback)
+                go_through(self, run)
         return self
 
     @classmethod
@@ -515,17 +515,13 @@ class LanguageAlgorithm(Arguments):
                 callbacks are missing.
             FloatingPointError: The loss or its gradient is not finite.
         """
-        interrupted = self.interrupted
-        if interrupted is None:
-            raise ValueError("`learn_on` goes on with what `resume` has read; otherwise call `learn`.")
-        if isinstance(log_interval, Default):
-            log_interval = interrupted.state["run"]["log_interval"]
+        interrupted = interrupted_run(self)
         with threads.for_policy(self.policy), deferrable():
             run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
-            self.interrupted = None
-            if interrupted.state["log"]["hparams"]:
+            if interrupted.records_hyperparameters:
                 self._record_hyperparameters()
-            go_through(self, run)
+            with in_progress(self, run):
+                go_through(self, run)
         return self
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:

@@ -165,7 +165,6 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
     """
     if goes_on_from_file(agent):
         vars(agent).update({name: state["attributes"][name] for name in _NOT_IN_A_FILE})
-        agent.start_time = time.time_ns() - state["elapsed"]
         return
     make_parts = getattr(agent, "make_parts", None)
     if make_parts is not None:

@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import configure_logger
 
 from pg_agents.arguments import check_keywords, constructor_arguments
 from pg_agents.files import values
+from pg_agents.logs import Default
 from pg_agents.resuming import agents, callbacks
 from pg_agents.resuming.arguments import made
 from pg_agents.resuming.checkpoint import Checkpoint, class_name
@@ -56,6 +57,11 @@ class Interrupted:
     state: dict[str, Any]
     callbacks: list[str]
     logs_elsewhere: bool = False
+
+    @property
+    def records_hyperparameters(self) -> bool:
+        """Whether the log had the hyperparameters."""
+        return bool(self.state["log"]["hparams"])
 
 
 def resumed(
@@ -213,12 +219,24 @@ def _put_back(
 # Going on
 
 
+def interrupted_run(agent: Any) -> Interrupted:
+    """The training that `resume` has read.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if agent.interrupted is None:
+        raise ValueError("`learn_on` goes on with what `resume` has read; otherwise call `learn`.")
+    found: Interrupted = agent.interrupted
+    return found
+
+
 def prepared(
     agent: Any,
     interrupted: Interrupted,
     total_timesteps: int | None,
     callback: MaybeCallback,
-    log_interval: Any,
+    log_interval: int | Default | None,
     progress_bar: bool,
 ) -> Run:
     """The run that goes on, and its callbacks, as they were at the checkpoint.
@@ -228,7 +246,7 @@ def prepared(
         interrupted: The training.
         total_timesteps: Its end; None for the end that it had.
         callback: The callbacks, given again.
-        log_interval: As for `learn`.
+        log_interval: As for `learn`; by default as before.
         progress_bar: As for `learn`.
 
     Raises:
@@ -236,6 +254,7 @@ def prepared(
         ForeignFileError: The folder of TensorBoard is none.
     """
     state = interrupted.state
+    interval = state["run"]["log_interval"] if isinstance(log_interval, Default) else log_interval
     before = state["run"]["total_timesteps"]
     total_timesteps = before if total_timesteps is None else total_timesteps
     if total_timesteps < before:
@@ -256,13 +275,13 @@ def prepared(
     agent.start_time, agent._total_timesteps = time.time_ns() - state["agent"]["elapsed"], total_timesteps
     iteration = state["run"]["iteration"]
     started: BaseCallback = agent._init_callback(root, progress_bar)
-    run = agent.current_run = Run(total_timesteps, log_interval, started, iteration)
+    run = Run(total_timesteps, interval, started, iteration)
     # The local variables of SB3's loop, which callbacks may read.
     shown = {
         "self": agent,
         "total_timesteps": total_timesteps,
         "callback": started,
-        "log_interval": log_interval,
+        "log_interval": interval,
         "tb_log_name": type(agent).__name__,
         "reset_num_timesteps": False,
         "progress_bar": progress_bar,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +51,24 @@ def has_boundaries(callback: BaseCallback) -> bool:
     return any(hasattr(one, "on_boundary") for one in callbacks_in(callback))
 
 
+@contextmanager
+def in_progress(agent: Any, run: Run) -> Iterator[None]:
+    """Let callbacks find a run at the agent. A run inside another keeps the outer one.
+
+    A training that `resume` has read is over by then: it goes on, or another one has begun.
+    """
+    outer, agent.current_run, agent.interrupted = agent.current_run, run, None
+    try:
+        yield
+    finally:
+        agent.current_run = outer
+
+
 def go_through(agent: Any, run: Run, advance: Callable[[Run], None] = lambda run: None) -> None:
     """Rollouts and updates until all steps are taken, in the order of events of SB3's `learn`.
 
     Args:
-        agent: The agent.
+        agent: The agent, with the run in progress.
         run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
         advance: Called before each rollout; may make rollouts and updates of its own, but not the last ones.
     """
@@ -69,7 +83,6 @@ def go_through(agent: Any, run: Run, advance: Callable[[Run], None] = lambda run
             agent.dump_logs(run.iteration)
         agent.train()
         tell_of_boundary(callback)
-    agent.current_run = None
     callback.on_training_end()
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from checkpoints import altered
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import PPO, Checkpoint
-from pg_agents.files import values
-from pg_agents.resuming.folders import checkpoints, manifest_of, new_checkpoint
 from pg_agents.resuming.state import NotFittingError
 
 SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed": 0, "policy_kwargs": {"net_arch": [4]}}
@@ -22,16 +20,6 @@ SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed":
 
 def run(folder: Path, callbacks: list[BaseCallback] | None = None, env: Any = "CartPole-v1", **kwargs: Any) -> PPO:
     return PPO("MlpPolicy", env, **SMALL, **kwargs).learn(32, callback=[Checkpoint(folder, 16), *(callbacks or [])])
-
-
-def altered(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-    """Change what the newest checkpoint says, checksums included."""
-    newest = checkpoints(folder)[0]
-    manifest, made, state = manifest_of(newest), values.read(newest, "made"), values.read(newest, "state")
-    change(made, state)
-    with new_checkpoint(folder, manifest["n_steps"], {"algorithm": manifest["algorithm"]}, 2) as beside:
-        values.write(made, beside, "made")
-        values.write(state, beside, "state")
 
 
 def test_a_callback_is_not_led_to_another_folder(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from breaking import in_a_child, in_a_process_of_its_own
 
 N_KILLS = 30
 TOTAL = 3000
@@ -43,29 +44,9 @@ def train(folder: Path) -> None:
     (folder / "sum").write_text(found.hexdigest())
 
 
-def in_a_child(folder: Path, seconds: float) -> bool:
-    """Train in a copy of this process, which is killed after some time; whether it has ended before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            train(folder)
-            os._exit(0)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            os._exit(1)
+def after(seconds: float) -> Callable[[], bool]:
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            if status:
-                raise SystemExit(f"The child ended with {status}.")
-            return True
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    return lambda: time.monotonic() >= end
 
 
 def main(folder: Path) -> None:
@@ -75,7 +56,7 @@ def main(folder: Path) -> None:
     while n_kills < N_KILLS:
         run = folder / f"run{n_runs}"
         run.mkdir()
-        while not in_a_child(run, rng.uniform(0.0, 0.5) if n_kills < N_KILLS else 600):
+        while not in_a_child(partial(train, run), after(rng.uniform(0.0, 0.5) if n_kills < N_KILLS else 600)):
             n_kills += 1
         sums.append((run / "sum").read_text())
         n_runs += 1
@@ -84,9 +65,7 @@ def main(folder: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are copies of a process")
 def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_left_alone(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False
-    )
+    done = in_a_process_of_its_own(__file__, tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kills"] >= N_KILLS

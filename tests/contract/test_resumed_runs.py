@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from breaking import in_a_child, in_a_process_of_its_own
 from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -98,28 +97,6 @@ def content(folder: Path) -> dict[str, Any]:
     return found
 
 
-def in_a_child(arguments: list[str], until: Callable[[], bool]) -> bool:
-    """Run the command in a copy of this process, which is killed at a moment; whether it has ended before."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            status = main(arguments)
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    while not until():
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            if status:
-                raise SystemExit(f"The command {arguments} ended with {status}.")
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
-
-
 def play(folder: Path, kind: str) -> None:
     """Train once without a break, and once with kills soon after certain checkpoints."""
     (folder / "whole").mkdir(parents=True)
@@ -127,7 +104,7 @@ def play(folder: Path, kind: str) -> None:
     # Here, so that all children find the compiled engine loaded. No processes: a copy cannot use the server of another.
     main([*command(kind), "-f", "other", "-n", "64", *(["--vec-env", "dummy"] if kind == "subproc" else [])])
     shutil.rmtree("logs", ignore_errors=True)
-    in_a_child(command(kind), lambda: False)
+    in_a_child(partial(main, command(kind)), lambda: False)
     (folder / "run").mkdir()
     os.chdir(folder / "run")
     rng, n_kills, arguments = random.Random(0), 0, command(kind)
@@ -141,17 +118,15 @@ def play(folder: Path, kind: str) -> None:
             time.sleep(delay)
             return True
 
-        n_kills += not in_a_child(arguments, until)
+        n_kills += not in_a_child(partial(main, arguments), until)
         arguments = ["train", "--resume", str(run_of(kind))]
-    in_a_child(arguments, lambda: False)
+    in_a_child(partial(main, arguments), lambda: False)
     assert n_kills
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are copies of a process")
 def test_runs_that_are_killed_and_resumed_leave_the_files_of_those_left_alone(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False
-    )
+    done = in_a_process_of_its_own(__file__, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for kind in KINDS:
         whole, run = content(tmp_path / kind / "whole/logs"), content(tmp_path / kind / "run/logs")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
+from breaking import room_for
 from stable_baselines3.common.callbacks import EvalCallback as SB3EvalCallback
 from stable_baselines3.common.callbacks import EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
@@ -80,17 +80,6 @@ WRITERS = {
     "checkpoint of SB3": lambda agent, theirs, folder: checkpoint(theirs, folder, save_replay_buffer=True),
     "record": lambda agent, theirs, folder: lambda: write_whole(folder / "benchmark.json", "{}" * 100),
 }
-
-
-@contextmanager
-def room_for(size):
-    """Files of this process can have so many bytes: writing more of them fails, after so many have been written."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def contents(folder):

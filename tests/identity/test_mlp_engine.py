@@ -15,6 +15,7 @@ from fakes import Spy
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule, set_random_seed
@@ -1175,3 +1176,31 @@ def test_the_deviations_of_all_dimensions_are_those_of_their_mean(engine, later)
     agent = collect(make(PPO, action_space=ACTION_SPACES["Box"], learning_rate=1e-2))
     log = train_log(agent, Moment(agent), engine, later)
     assert (log["train/std_0"] + log["train/std_1"]) / 2 == pytest.approx(log["train/std"], rel=1e-6)
+
+
+class Replaces(BaseCallback):
+    """Gives the action head other memory, with doubled weights, at the steps that it is asked at or given."""
+
+    def __init__(self, at=None):
+        super().__init__()
+        self.at = at
+
+    def _on_step(self):
+        if self.at is None or self.num_timesteps in self.at:
+            weight = self.model.policy.action_net.weight
+            weight.data = 2 * weight.data
+        return True
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "pg/CartPole-v1"])
+def test_a_callback_of_sb3s_that_looks_now_and_then_is_followed_at_that_step(env):
+    """`EveryNTimesteps` is known not to look in between; a callback that is asked in every step is not."""
+
+    def rollout(callback):
+        agent = PPO("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1, seed=0, device="cpu", engine="mlp")
+        buffer = agent.rollout(callback)
+        return buffer.observations, buffer.actions, buffer.values, buffer.log_probs
+
+    every, own = rollout(EveryNTimesteps(5, Replaces())), rollout(Replaces({5, 10, 15, 20, 25, 30}))
+    assert all(np.array_equal(*pair) for pair in zip(every, own, strict=True))
+    assert not np.array_equal(every[3], rollout(None)[3])

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from checkpoints import altered
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -40,10 +41,8 @@ from pg_agents import (
     ReinforceBaseline,
     make_vec,
 )
-from pg_agents.files import values
 from pg_agents.resuming import agents
 from pg_agents.resuming.environments import keeper_of
-from pg_agents.resuming.folders import checkpoints, manifest_of, new_checkpoint
 from pg_agents.resuming.state import NotFittingError, NotStorableError, capture
 
 SMALL = {"net_arch": [4]}
@@ -900,16 +899,6 @@ def test_on_boundary_is_called_between_updates_and_rollouts() -> None:
 
 
 # Files from other people
-
-
-def altered(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-    """Change what the newest checkpoint says, checksums included."""
-    newest = checkpoints(folder)[0]
-    manifest, made, state = manifest_of(newest), values.read(newest, "made"), values.read(newest, "state")
-    change(made, state)
-    with new_checkpoint(folder, manifest["n_steps"], {"algorithm": manifest["algorithm"]}, 2) as beside:
-        values.write(made, beside, "made")
-        values.write(state, beside, "state")
 
 
 def test_no_module_is_imported_because_a_checkpoint_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

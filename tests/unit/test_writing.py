@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from breaking import room_for
 
 from pg_agents.files import writing
 from pg_agents.files.writing import UNFINISHED, is_unfinished, replacing, replacing_folder, write
@@ -17,17 +18,6 @@ from pg_agents.interrupts import deferrable, deferred, held
 resource = pytest.importorskip("resource")
 
 OLD, NEW = "the old contents", "what is new, and somewhat longer"
-
-
-@contextmanager
-def room_for(size):
-    """Files of this process can have so many bytes: writing more of them fails, after so many have been written."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager

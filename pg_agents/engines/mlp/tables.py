@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, is_
 from types import ModuleType
 from typing import Any
 
@@ -41,7 +41,8 @@ from pg_agents.policies import check_parameters
 
 # One call of C for each parameter: they are looked at in every update.
 _data_ptr, _is_contiguous = th.Tensor.data_ptr, th.Tensor.is_contiguous
-_requires_grad = attrgetter("requires_grad")
+_requires_grad, _shape = attrgetter("requires_grad"), attrgetter("shape")
+_END = (object(),)  # beyond the last of a policy's parts
 _hooks, _later_hooks = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
 
 
@@ -228,9 +229,12 @@ class Program:
         """Store the state that `fits` compares; `check_served` would cost as much as a short rollout."""
         policy, optimizer = self.policy, self.policy.optimizer
         modules = list(policy.modules())
-        self._parts = [view for module in modules for view in (module._modules.values(), module._parameters.values())]
-        self._known_parts = [*chain.from_iterable(self._parts)]
-        self._identities_of_parts = [*map(id, self._known_parts)]
+        # Layers compute with their parameters, and other modules with those inside: an empty one can get some.
+        views: list[Any] = [
+            module._modules.values() for module in modules if type(module) not in (nn.Linear, *ACTIVATIONS)
+        ]
+        views += [module._parameters.values() for module in modules if module._parameters]
+        self._parts, self._known_parts = [*views, _END], [*chain.from_iterable([*views, _END])]
         self._attributes = [vars(module) for module in modules]
         self._hooks = [getattr(module, name) for module in modules for name in HOOKS] + [*GLOBAL_HOOKS]
         self._optimizer_hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
@@ -239,7 +243,7 @@ class Program:
         self.addresses = [parameter.data_ptr() for parameter in self.parameters]
         # Keeps the addresses valid after a parameter is given other memory.
         self._memory = [parameter.detach() for parameter in self.parameters]
-        self._shapes = [parameter.shape for parameter in self.parameters]
+        self._shapes = [*map(_shape, self.parameters)]
 
     def check_actions(self, actions: np.ndarray) -> None:
         """Refuse stored actions outside their space before the kernels use them as indices.
@@ -265,12 +269,12 @@ class Program:
 
     def computes_forward(self) -> bool:
         """Whether the policy's networks are unchanged, apart from values: the part of `fits` that acting depends on."""
-        if [*map(id, chain.from_iterable(self._parts))] != self._identities_of_parts:
+        if not all(map(is_, chain.from_iterable(self._parts), self._known_parts)):
             return False
         for attributes in self._attributes:
             if "forward" in attributes:
                 return False
-        if not self.is_in_place() or [parameter.shape for parameter in self.parameters] != self._shapes:
+        if not self.is_in_place() or [*map(_shape, self.parameters)] != self._shapes:
             return False
         if not all(map(_is_contiguous, self.parameters)):
             return False
