@@ -339,7 +339,8 @@ class PolicyGradient(Arguments):
         self._check_buffer_class(named)
         # A file names SB3's own buffer class, so that it loads in SB3; the class derived from it is used.
         self.rollout_buffer_class = OURS.get(named, named)
-        check_policy(self.policy_class, self.observation_space, self.policy_kwargs or {})
+        kwargs, normalized = self.policy_kwargs or {}, self._normalizes_observations
+        check_policy(self.policy_class, self.observation_space, kwargs, normalized=normalized)
         with self._spaces_of_policy():
             super()._setup_model()
         self.rollout_buffer_class = named
@@ -368,11 +369,15 @@ class PolicyGradient(Arguments):
         given = self.observation_space, self.action_space
         *known, translation = self._translation_of
         if known[0] is not given[0] or known[1] is not given[1]:
-            normalizer = self.get_vec_normalize_env()
-            made = Translation(*given, normalizes=normalizer is not None and normalizer.norm_obs)
+            made = Translation(*given, normalizes=self._normalizes_observations)
             translation = made if made.is_needed else None
             self._translation_of = *given, translation
         return translation
+
+    @property
+    def _normalizes_observations(self) -> bool:
+        normalizer = self.get_vec_normalize_env()
+        return normalizer is not None and normalizer.norm_obs
 
     @contextmanager
     def _spaces_of_policy(self) -> Iterator[None]:

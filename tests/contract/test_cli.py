@@ -268,8 +268,8 @@ class Faulty(CartPoleEnv):
 
 def test_what_fails_at_once_leaves_no_run(empty_folder, capsys, monkeypatch):
     monkeypatch.setitem(gym.registry, "Faulty-v0", gym.envs.registration.EnvSpec("Faulty-v0", Faulty))
-    assert main(["train", "--env", "Faulty-v0", "--eval-freq", "-1", *SMALL]) == 2
-    assert "out of order" in only_error_line(capsys)
+    with pytest.raises(ValueError, match="out of order"):
+        main(["train", "--env", "Faulty-v0", "--eval-freq", "-1", *SMALL])
     assert not list(empty_folder.rglob("Faulty*"))
 
 
@@ -324,10 +324,43 @@ def test_what_the_environment_may_not_do_is_not_taken_for_the_run(path, capsys, 
             raise PermissionError(errno.EPERM, "Operation not permitted", path)
 
     monkeypatch.setitem(gym.registry, "Locked-v0", gym.envs.registration.EnvSpec("Locked-v0", Locked))
-    assert main(["train", "--env", "Locked-v0", "--eval-freq", "-1", *SMALL]) == 2
-    line = only_error_line(capsys)
-    assert "Operation not permitted" in line
-    assert "-f" not in line
+    with pytest.raises(PermissionError, match="Operation not permitted"):
+        main(["train", "--env", "Locked-v0", "--eval-freq", "-1", *SMALL])
+
+
+class BrokenStep(CartPoleEnv):
+    def step(self, action):
+        return self.measure(), 0.0, False, False, {}
+
+    def measure(self):
+        raise ValueError("out of order")
+
+
+class BrokenReset(CartPoleEnv):
+    def reset(self, *, seed=None, options=None):
+        raise OSError("out of order")
+
+
+class BrokenFromTheStart(CartPoleEnv):
+    def __init__(self, **kwargs):
+        raise KeyError("out of order")
+
+
+@pytest.mark.parametrize(
+    ("broken", "place"), [(BrokenStep, "measure"), (BrokenReset, "reset"), (BrokenFromTheStart, "__init__")]
+)
+def test_an_exception_of_an_environment_keeps_its_traceback(broken, place, monkeypatch):
+    """Python shows it in full, as any exception that `main` does not turn into a line."""
+    monkeypatch.setitem(gym.registry, "Broken-v0", gym.envs.registration.EnvSpec("Broken-v0", broken))
+    with pytest.raises((ValueError, OSError, KeyError), match="out of order") as caught:
+        main(["train", "--env", "Broken-v0", "--eval-freq", "-1", *SMALL])
+    assert caught.traceback[-1].name == place
+
+
+def test_a_mistake_in_the_options_of_an_environment_is_one_line(capsys):
+    """Gymnasium's `make` says what it is, and the environment has not begun."""
+    assert main(["train", "--env-kwargs", "size:3", *SMALL]) == 2
+    assert "size" in only_error_line(capsys)
 
 
 @pytest.mark.parametrize(
