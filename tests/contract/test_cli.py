@@ -17,6 +17,8 @@ import pytest
 import stable_baselines3
 import torch as th
 import yaml
+from fakes import RepeatEnv
+from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from prose import says
 from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
@@ -355,6 +357,45 @@ def test_an_exception_of_an_environment_keeps_its_traceback(broken, place, monke
     with pytest.raises((ValueError, OSError, KeyError), match="out of order") as caught:
         main(["train", "--env", "Broken-v0", "--eval-freq", "-1", *SMALL])
     assert caught.traceback[-1].name == place
+
+
+class Repeats(RepeatEnv):
+    def __init__(self, space=(3, 5), **kwargs):
+        n, start = space
+        super().__init__(spaces.Discrete(n, start=start))
+
+
+def test_numbers_that_do_not_count_from_0_are_learnt_and_replayed(monkeypatch, capsys):
+    monkeypatch.setitem(gym.registry, "Repeats-v0", gym.envs.registration.EnvSpec("Repeats-v0", Repeats))
+    hyperparams = ["n_steps:64", "learning_rate:0.003", "gamma:0.0", "batch_size:64"]
+    assert main(["train", "--env", "Repeats-v0", "-n", "4000", "--eval-freq", "2000", "--seed", "1",
+                 "--hyperparams", *hyperparams]) == 0  # fmt: skip
+    assert main(["enjoy", "--env", "Repeats-v0", "-f", "logs", "--no-render", "-n", "50"]) == 0
+    assert "Mean reward: 1.00 +/- 0.00" in capsys.readouterr().out
+
+
+class FarActions(CartPoleEnv):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.action_space = spaces.Box(1, 10, (1,))
+
+    def step(self, action):
+        return super().step(0)
+
+
+def test_a_warning_of_a_new_agent_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(gym.registry, "Far-v0", gym.envs.registration.EnvSpec("Far-v0", FarActions))
+    assert main(["train", "--env", "Far-v0", "-n", "32", "--eval-freq", "-1", *SMALL]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says(line, "pg-zoo: warning: The actions of Box(1.0, 10.0", "RescaleAction")
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sb3/ppo"])
+def test_a_text_is_no_truth_value_in_a_hyperparameter_file(algo, empty_folder, capsys):
+    entry = {"n_timesteps": 32, "policy": "MlpPolicy", "normalize_advantage": "False"}
+    (empty_folder / "mine.yml").write_text(yaml.safe_dump({"CartPole-v1": entry}))
+    assert main(["train", "--algo", algo, "--conf-file", "mine.yml"]) == 2
+    assert says(only_error_line(capsys), "`normalize_advantage` must be True or False", "the text 'False'")
 
 
 def test_a_mistake_in_the_options_of_an_environment_is_one_line(capsys):
