@@ -37,6 +37,7 @@ class Cell:
         keep_agent: Whether to keep the trained model, and `vecnormalize.pkl` where observations are normalised.
         device: The torch device.
         gym_packages: Modules to import first, because they register environments. Results do not hold them.
+        full_steps: Steps of a full training, if this one is a shorter first look.
 
     Raises:
         ValueError: A number is out of range.
@@ -54,6 +55,7 @@ class Cell:
     keep_agent: bool = False
     device: str = "cpu"
     gym_packages: tuple[str, ...] = ()
+    full_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, at_least=0, at_most=MAX_SEED - 1, integer=True)

@@ -7,6 +7,7 @@
 | `evaluations.npz`                   | the returns of all evaluations                             |
 | `rl_model_<steps>_steps.zip`        | the model after so many steps, with `--save-freq`          |
 | `checkpoints/step_<steps>/`         | the whole training, with `--checkpoint`                    |
+| `replay_buffer.pkl`                 | with `--save-replay-buffer`, where there is one            |
 | `<number>.monitor.csv`              | the episodes of one training environment                   |
 | `<Env>/config.yml`                  | the hyperparameters                                        |
 | `<Env>/args.yml`                    | the options                                                |
@@ -37,7 +38,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents import Checkpoint, EvalCallback
 from pg_agents.files.saving import CheckpointCallback, save_model, save_normalization
-from pg_agents.files.writing import write
+from pg_agents.files.writing import replacing, write
 from pg_agents.interrupts import held
 from pg_agents.resuming.folders import checkpoints
 from pg_zoo.errors import UserError
@@ -165,6 +166,10 @@ class Run:
         """
         try:
             _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
+            model: Any = self.model
+            if self.args.save_replay_buffer and getattr(model, "replay_buffer", None) is not None:
+                with replacing(self.folder / "replay_buffer.pkl") as beside, beside.open("wb") as file:
+                    model.save_replay_buffer(file)
         except OSError:
             self.model_path.unlink(missing_ok=True)  # of an algorithm whose own `save` writes in place
             raise
@@ -262,10 +267,14 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
     if args.progress:
         yield _ProgressBar()
     if args.save_freq > 0:
-        yield _every(args.save_freq, recipe, lambda calls: CheckpointCallback(calls, str(folder), verbose=1))
+        yield _every(args.save_freq, recipe, lambda calls: _saves(calls, args, folder))
     if args.checkpoint is not None:
         yield _MonitorFiles(folder)
         yield Checkpoint(folder / CHECKPOINTS, args.checkpoint)
+
+
+def _saves(calls: int, args: TrainOptions, folder: Path) -> BaseCallback:
+    return CheckpointCallback(calls, str(folder), save_replay_buffer=args.save_replay_buffer, verbose=1)
 
 
 def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> BaseCallback:

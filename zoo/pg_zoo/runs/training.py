@@ -34,6 +34,7 @@ from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
 from pg_zoo.runs.cell import Cell, defaults
 from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
+from pg_zoo.runs.forecast import Progress
 from pg_zoo.runs.partial import CannotGoOnError, TimedCheckpoint, partial_results
 from pg_zoo.runs.provenance import AddedMemory, command_line, cpu_model, versions
 from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
@@ -118,16 +119,24 @@ def run_cell(
     memory = AddedMemory()
     _register(cell)
     with partial_results(cell, folder) as partial, new_folder(folder) as unfinished:
+        progress = Progress(unfinished, max(1, cell.n_timesteps))
+
+        def hear(timesteps: int, mean_return: float) -> None:
+            progress.tell(timesteps)
+            if on_evaluation is not None:
+                on_evaluation(timesteps, mean_return)
+
         with _quiet():
             if cell.algo == RANDOM:
                 run = _act_randomly(cell)
             else:
                 try:
-                    run = _train(cell, unfinished, partial, on_evaluation)
+                    run = _train(cell, unfinished, partial, hear)
                 except CannotGoOnError:
                     shutil.rmtree(partial)
-                    run = _train(cell, unfinished, partial, on_evaluation)
-        _store(cell, run, unfinished, command or command_line(), memory.at_its_peak())
+                    run = _train(cell, unfinished, partial, hear)
+        progress.end()
+        _store(cell, run, unfinished, command or command_line(), memory.at_its_peak(), progress.seconds)
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ class _Run:
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
 
-def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation | None) -> _Run:
+def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation) -> _Run:
     set_random_seed(cell.seed)  # as `pg-zoo train` does
     with built(cell, partial) as training:
         env, recipe = training.eval_envs, training.recipe
@@ -272,9 +281,7 @@ class _Curve(BaseCallback):
         on_evaluation: Called with timesteps and mean return after each evaluation.
     """
 
-    def __init__(
-        self, cell: Cell, env: VecEnv, evaluate: Callable[[int], float], on_evaluation: OnEvaluation | None
-    ) -> None:
+    def __init__(self, cell: Cell, env: VecEnv, evaluate: Callable[[int], float], on_evaluation: OnEvaluation) -> None:
         super().__init__()
         self.env = env
         self.evaluate, self.on_evaluation = evaluate, on_evaluation
@@ -313,8 +320,7 @@ class _Curve(BaseCallback):
             if self.log:
                 self.logger.record("eval/mean_reward", mean_return)
                 self.logger.dump(timesteps)
-            if self.on_evaluation is not None:
-                self.on_evaluation(timesteps, mean_return)
+            self.on_evaluation(timesteps, mean_return)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -332,8 +338,7 @@ class _Curve(BaseCallback):
         self.rows = [(timesteps, wall_time, value) for timesteps, wall_time, value in state["rows"]]
         self.moments, self.wall_time = list(state["moments"]), state["wall_time"]
         for timesteps, _, mean_return in self.rows:
-            if self.on_evaluation is not None:
-                self.on_evaluation(timesteps, mean_return)
+            self.on_evaluation(timesteps, mean_return)
         self.resumed = time.perf_counter()
 
 
@@ -343,7 +348,7 @@ def _act_randomly(cell: Cell) -> _Run:
         return _Run(*run_evaluation(cell, RandomAgent(env), env, 0, cell.final_episodes, deterministic=False))
 
 
-def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | None) -> None:
+def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | None, total_seconds: float) -> None:
     _write_rows(folder / "curve.csv", "timesteps,wall_time,mean_return", run.curve)
     episodes = zip(itertools.count(), run.returns, run.lengths)
     _write_rows(folder / "evaluation.csv", "episode,return,length", episodes)
@@ -364,6 +369,7 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | No
         "deterministic": run.deterministic,
         "score": float(np.mean(run.returns)),
         "wall_time": run.wall_time,
+        "total_seconds": total_seconds,
         "steps_per_second": run.n_timesteps / run.wall_time if run.wall_time else None,
         "peak_memory_mib": memory,
         "versions": versions(cell),
@@ -372,6 +378,8 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | No
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "options": cell.options,
     }
+    if cell.full_steps is not None:
+        record["full_steps"] = cell.full_steps
     (folder / "cell.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
