@@ -24,7 +24,7 @@ class Wandb(ModuleType):
         self.__spec__ = argparse  # `find_spec` only asks whether there is one
         self.error, self.given, self.ends = error, [], []
 
-    def init(self, *, id, name, resume, project, entity, group, tags, config, sync_tensorboard):  # noqa: A002
+    def init(self, *, id, name, resume, project, entity, group, tags, config, sync_tensorboard):
         if self.error is not None:
             raise self.error
         self.given.append({key: value for key, value in locals().items() if key != "self"})

@@ -170,6 +170,7 @@ class BenchmarkOptions(Options):
     final_episodes: int | None
     tensorboard: bool
     keep_agents: bool
+    vec_env: Literal["auto", "dummy"]
     device: str
     jobs: int | None
     backend: Literal["local", "ray"]
@@ -530,6 +531,12 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     )
     add("--tensorboard", action="store_true", help="keep a TensorBoard log of each training")
     add("--keep-agents", action="store_true", help="keep the trained agents")
+    add(
+        "--vec-env",
+        choices=["auto", "dummy"],
+        default="auto",
+        help="all environments in their worlds or vector versions, where there are such, or one by one",
+    )
     add("--device", default="cpu", help="torch device")
     add("--jobs", type=int, help="trainings at a time; by default, one for each core (of the Ray cluster)")
     add("--backend", choices=["local", "ray"], default="local", help="run on this machine or on a Ray cluster")

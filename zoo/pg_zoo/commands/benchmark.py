@@ -97,6 +97,7 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     # A cluster may have devices that this machine lacks.
     device = find_device(args.device) if args.backend == "local" or args.device == "auto" else args.device
     options |= {"keep_agent": args.keep_agents, "device": device, "gym_packages": tuple(args.gym_packages)}
+    options["vec_env"] = args.vec_env
     firsts = []
     for env in dict.fromkeys(args.envs):
         trained = [_trained(args, algo, env, options) for algo in algos]

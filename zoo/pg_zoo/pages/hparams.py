@@ -10,7 +10,8 @@ from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, summary
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pg_zoo.results import statistics
@@ -35,15 +36,22 @@ def hparams(findings: Findings) -> dict[str, bytes]:
         texts = {name: str(value) for name, value in values.items() if kinds[name] == api_pb2.DATA_TYPE_STRING}
         values.update(texts)
     metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"report/{name}")) for name in METRICS]
-    experiment = summary.experiment_pb(
-        [api_pb2.HParamInfo(name=name, type=kind) for name, kind in kinds.items()], metrics
-    )
-    files = {f"tensorboard/{_FILE}": _events([(experiment, 0)], _seconds(details[0]))}
+    known = [api_pb2.HParamInfo(name=name, type=kind) for name, kind in kinds.items()]
+    experiment = api_pb2.Experiment(hparam_infos=known, metric_infos=metrics)
+    about = _for_hparams(metadata.EXPERIMENT_TAG, experiment=experiment)
+    files = {f"tensorboard/{_FILE}": _events([about], _seconds(details[0]))}
     for detail, values in zip(details, all_values, strict=True):
         group, begun = f"{detail['algo']} {detail['env']}", _seconds(detail)
-        written = [(summary.session_start_pb(values, group_name=group, start_time_secs=begun), 0)]
-        written += [(_scalar(f"report/{name}", value), 0) for name, value in _metrics(findings, detail).items()]
-        written += [(summary.session_end_pb(api_pb2.STATUS_SUCCESS, begun + (detail["wall_time"] or 0)), 0)]
+        start = SessionStartInfo(group_name=group, start_time_secs=begun)
+        for name, value in values.items():
+            _set(start.hparams[name], value)
+        end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=begun + detail["wall_time"])
+        scalars = [_scalar(f"report/{name}", value) for name, value in _metrics(findings, detail).items()]
+        written = [
+            _for_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start),
+            *scalars,
+            _for_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end),
+        ]
         path = f"{as_name(detail['algo'])}/{as_name(detail['env'])}/seed_{detail['seed']}"
         files[f"tensorboard/{path}/{_FILE}"] = _events(written, begun)
     return files
@@ -82,6 +90,16 @@ def _metrics(findings: Findings, detail: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
 
 
+def _set(field: Any, value: bool | float | str) -> None:
+    kind = "bool_value" if isinstance(value, bool) else "string_value" if isinstance(value, str) else "number_value"
+    setattr(field, kind, value)
+
+
+def _for_hparams(tag: str, **data: Any) -> Summary:
+    about = metadata.create_summary_metadata(HParamsPluginData(**data))
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+
+
 def _scalar(tag: str, value: float) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, simple_value=value)])
 
@@ -90,10 +108,10 @@ def _seconds(detail: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(detail["date"]).timestamp()
 
 
-def _events(summaries: list[tuple[Summary, int]], wall_time: float) -> bytes:
+def _events(summaries: list[Summary], wall_time: float) -> bytes:
     file = io.BytesIO()
     writer = RecordWriter(file)
     writer.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
-    for one, step in summaries:
-        writer.write(Event(wall_time=wall_time, step=step, summary=one).SerializeToString())
+    for one in summaries:
+        writer.write(Event(wall_time=wall_time, summary=one).SerializeToString(deterministic=True))
     return file.getvalue()

@@ -35,6 +35,7 @@ from pg_zoo.results.tables import Results, read
 from pg_zoo.words import count, different, digits_of, duration, interval, listed, number, ranges, rounded
 
 FORMATS = {"html": "report.html", "markdown": "report.md", "latex": "report.tex"}
+_STEPPED = {"dummy": "one by one", "native": "vector version", "world": "world"}
 _FEW = 5  # seeds, up to which each has a line of its own in a figure
 
 
@@ -458,12 +459,14 @@ def _what_was_run(results: Results) -> list[Block]:
             listed(different(f"{cell['n_timesteps']:,}" for cell in cells)),
             listed(different(cell["engine"] for cell in cells)),
             listed(different(cell["device"] for cell in cells)),
+            listed(different(_STEPPED.get(cell.get("vec_env", ""), "") for cell in cells)),
             "most probable" if cells[0]["deterministic"] else "drawn",
             cells[0]["origin"],
         ]
         for (algo, env), cells in groups.items()
     ]
-    columns = ["algorithm", "environment", "seeds", "steps", "engine", "device", "actions in evaluation", "values from"]
+    columns = ["algorithm", "environment", "seeds", "steps", "engine", "device", "environments"]
+    columns += ["actions in evaluation", "values from"]
     entries = {key: _entry(cells[0]) for key, cells in groups.items() if key[0] != RANDOM}
     blocks: list[Block] = [
         Heading(2, "What was run"),

@@ -80,7 +80,7 @@ class Forecast:
 
     def _left(self, cells: Sequence[Cell]) -> float | None:
         running = self._running()
-        known = {kind: fmean(taken) for kind, taken in self.seconds.items()}
+        known = {kind: fmean(taken) for kind, taken in dict(self.seconds).items()}
         known = {kind: fmean(expected for expected, _ in found) for kind, found in running.items()} | known
         steps = sum(self.steps.get(kind, 0) for kind in known)
         if not steps:
@@ -95,9 +95,8 @@ class Forecast:
         """The expected duration of each cell that runs and has told how far it is, and the seconds that have passed."""
         found: dict[PurePath, list[tuple[float, float]]] = {}
         for path in self.folder.glob(f"cells/*/*/{HIDDEN}seed_*/{PROGRESS}"):
-            with suppress(OSError, ValueError, TypeError):  # it ends at this moment
+            with suppress(OSError, ValueError, TypeError, ZeroDivisionError):  # it ends at this moment
                 passed, part = json.loads(path.read_text(encoding="utf-8"))
-                since = time.time() - path.stat().st_mtime
-                kind = path.parent.parent.relative_to(self.folder)
-                found.setdefault(kind, []).append((passed / part, passed + since))
+                under_way = passed / part, passed + time.time() - path.stat().st_mtime
+                found.setdefault(path.parent.parent.relative_to(self.folder), []).append(under_way)
         return found

@@ -112,6 +112,8 @@ def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
         for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
             record = read_cell(path, ("hyperparams", "options"))
             made, asked = record.get("defaults", {}), defaults(cell) if "defaults" in record else {}
+            if "vec_env" in record and cell.vec_env != "own":
+                made, asked = {**made, "vec_env": record["vec_env"]}, {**asked, "vec_env": cell.vec_env}
             _check_same(
                 path.parent,
                 {**made, **record["hyperparams"], **record["options"]},
@@ -141,6 +143,8 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
     asked = {**cell.hyperparams, **cell.options}
     if cell.algo != RANDOM:
         made["device"], asked["device"] = record["device"], cell.device
+        if "vec_env" in record and cell.vec_env != "own":
+            made["vec_env"], asked["vec_env"] = record["vec_env"], cell.vec_env
         for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
             # Additional files do no harm.
             made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True
@@ -202,9 +206,10 @@ class _Display(ProgressColumn):
     def _tell_once_it_is_known(self) -> None:
         """Print the time that the grid will take, if it is not over before that is known."""
         while not self.ended.wait(_EVERY):
-            if expected := self._time_left():
-                if self._seconds_left() > _EVERY * 5:
-                    print(f"{expected}, as the first cells show", flush=True)
+            expected = self._seconds_left()
+            if expected is not None:
+                if expected > _SHORT:
+                    print(f"{time_left(expected)}, as the first cells show", flush=True)
                 return
 
     def __exit__(
@@ -261,7 +266,8 @@ class _Display(ProgressColumn):
 
 
 _MEASURED = "the first ones will show how long all of them take"
-_EVERY = 2.0  # seconds between looks at whether that is known
+_EVERY = 1.0  # seconds between looks at whether that is known
+_SHORT = 10.0  # seconds that need no announcement
 
 
 def time_left(seconds: float) -> str:

@@ -26,6 +26,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from pg_agents.envs.evaluation import deterministic_evaluation
+from pg_agents.envs.make import make_vec
 from pg_agents.resuming.checkpoint import can_be_stored
 from pg_agents.resuming.folders import checkpoints
 from pg_agents.resuming.log import continued_logger
@@ -56,6 +57,8 @@ def resolved(cell: Cell) -> Cell:
     """
     _register(cell)
     with _quiet(), _named(cell):
+        if cell.vec_env == "auto":
+            cell = replace(cell, vec_env=_vec_env(cell))
         if cell.algo == RANDOM:
             random_env(cell).close()
             return cell
@@ -147,7 +150,7 @@ class Built:
         recipe: Their recipe, with the policy named.
         model: The model, with the training environments.
         eval_envs: Environments of evaluations.
-        vec_env: The kind of all environments: `"dummy"` or `"native"`.
+        vec_env: The kind of all environments: `"dummy"`, `"native"` or `"world"`.
         goes_on: Whether the model comes from a checkpoint.
     """
 
@@ -192,11 +195,26 @@ def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
 
 
 def _vec_env(cell: Cell) -> VecEnvKind:
-    """`native` if the environment has a vector version that, as SB3 expects, resets in the last step of an episode."""
-    if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys() or gym.spec(cell.env).vector_entry_point is None:
+    """How the environments of a cell are stepped: `vec_env` of the cell, once its environment has been asked."""
+    if cell.vec_env not in ("auto", "own"):
+        return cell.vec_env
+    if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys():
+        return "dummy"
+    if cell.vec_env == "auto" and _has_world(cell):
+        return "world"
+    if gym.spec(cell.env).vector_entry_point is None:
         return "dummy"
     with closing(gym.make_vec(cell.env, 1, "vector_entry_point", **(cell.hyperparams.get("env_kwargs") or {}))) as env:
         return "native" if env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP else "dummy"
+
+
+def _has_world(cell: Cell) -> bool:
+    """Whether the environment has a world that takes these arguments."""
+    try:
+        make_vec(cell.env, 1, world=True, env_kwargs=cell.hyperparams.get("env_kwargs")).close()
+    except Exception:  # of many kinds: the environment itself, made without a world, reports what is wrong
+        return False
+    return True
 
 
 @dataclass
@@ -345,7 +363,8 @@ class _Curve(BaseCallback):
 def _act_randomly(cell: Cell) -> _Run:
     with own_random_state(cell.seed), closing(random_env(cell)) as env:
         env.action_space.seed(cell.seed)
-        return _Run(*run_evaluation(cell, RandomAgent(env), env, 0, cell.final_episodes, deterministic=False))
+        found = run_evaluation(cell, RandomAgent(env), env, 0, cell.final_episodes, deterministic=False)
+        return _Run(*found, vec_env="world" if cell.vec_env == "world" else "dummy")
 
 
 def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | None, total_seconds: float) -> None:
