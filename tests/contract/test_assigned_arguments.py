@@ -261,7 +261,7 @@ def test_a_copy_from_the_middle_of_a_training_predicts_as_the_model_did():
 def test_environments_in_processes_cannot_be_copied():
     env = SubprocVecEnv([TinyEnv], start_method="fork")
     agent = short(A2C, env).learn(8)
-    with pytest.raises(TypeError, match=r"SubprocVecEnv .*runs in other processes.*`save`.*`load`"):
+    with pytest.raises(TypeError, match=r"SubprocVecEnv, .*runs in other processes.*`save`.*`load`"):
         copy.deepcopy(agent)
     agent.learn(8)  # in the same processes
     env.close()

@@ -3,7 +3,6 @@
 import itertools
 import warnings
 
-import numpy as np
 import pytest
 import stable_baselines3
 from fakes import TinyEnv, short, tiny_vec_env
@@ -32,7 +31,6 @@ def steps_in(folder):
 def test_files_and_evaluations_come_after_so_many_steps(n_envs, every, steps, tmp_path):
     total = 4096 if n_envs == 16 else 30 if n_envs == 3 else 24
     agent = A2C("MlpPolicy", tiny_vec_env(n_envs), n_steps=total // n_envs, seed=0, device="cpu")
-    agent.policy.predict = lambda *args, **kwargs: (np.zeros(1, dtype=int), None)
     evaluation = EvalCallback(
         make_vec_env(TinyEnv, 1), eval_freq=every, n_eval_episodes=1, verbose=0, log_path=str(tmp_path / "log")
     )
