@@ -6,6 +6,8 @@ variables that callbacks read, and the state kept in the agent between rollouts 
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from pg_agents.looking import next_look
 from pg_agents.observations import LARGEST, are_finite, check_finite, check_observations
 from pg_agents.policies import explained
 
+LONG, LONG_OF_EACH = 100_000, 10_000  # steps without an end, of all environments together and of each
+
 
 class EpisodeStatistics:
     """Undiscounted returns of episodes, in the environment's own rewards.
@@ -35,11 +39,38 @@ class EpisodeStatistics:
     Attributes:
         running: `(N,)`, return so far of each environment's current episode.
         finished: Returns of the last `window` finished episodes.
+        n_finished: Number of finished episodes.
     """
 
     def __init__(self, n_envs: int, window: int) -> None:
         self.running = np.zeros(n_envs)
         self.finished: deque[float] = deque(maxlen=window)
+        self.n_finished = 0
+        # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
+        self._known, self._since = -1, 0.0
+
+    def finish(self, *returns: float) -> None:
+        """Count finished episodes."""
+        self.finished.extend(returns)
+        self.n_finished += len(returns)
+
+    def check_ends(self, n_steps: int) -> None:
+        """Warn of episodes that do not end, once.
+
+        Args:
+            n_steps: Steps taken so far, over all environments.
+        """
+        if self.n_finished != self._known:
+            self._known, self._since = self.n_finished, n_steps
+        without = n_steps - self._since
+        if without >= LONG and without >= LONG_OF_EACH * len(self.running):
+            self._since = math.inf
+            warnings.warn(
+                f"No episode has ended in the last {without:,.0f} steps: there is no `rollout/ep_rew_mean`, and an "
+                "evaluation would not end either. Give the environment a time limit: "
+                "gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000).",
+                stacklevel=2,
+            )
 
 
 @dataclass(frozen=True)
@@ -272,7 +303,7 @@ class Collector:
         statistics = self.setting.statistics
         for index in np.flatnonzero(terminated):
             if self._counts(int(index)):
-                statistics.finished.append(float(statistics.running[index]))
+                statistics.finish(float(statistics.running[index]))
             statistics.running[index] = 0
             cut = infos[index].get("TimeLimit.truncated", False)
             if cut and infos[index].get("terminal_observation") is not None:

@@ -23,7 +23,7 @@ import shutil
 import sys
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents import Checkpoint, EvalCallback
@@ -267,43 +267,22 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
     if args.progress:
         yield _ProgressBar()
     if args.save_freq > 0:
-        yield _every(args.save_freq, recipe, lambda calls: _saves(calls, args, folder))
+        yield CheckpointCallback(args.save_freq, str(folder), save_replay_buffer=args.save_replay_buffer, verbose=1)
     if args.checkpoint is not None:
         yield _MonitorFiles(folder)
         yield Checkpoint(folder / CHECKPOINTS, args.checkpoint)
 
 
-def _saves(calls: int, args: TrainOptions, folder: Path) -> BaseCallback:
-    return CheckpointCallback(calls, str(folder), save_replay_buffer=args.save_replay_buffer, verbose=1)
-
-
 def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> BaseCallback:
     deterministic = takes_most_probable(args, envs, default=recipe.deterministic_evaluation)
-    return _every(
-        args.eval_freq,
-        recipe,
-        lambda calls: EvalCallback(
-            envs,
-            callback_on_new_best=_SaveBest(folder / "best_model.zip", _statistics(folder, recipe)),
-            n_eval_episodes=args.eval_episodes,
-            eval_freq=calls,
-            log_path=str(folder),
-            deterministic=deterministic,
-        ),
+    return EvalCallback(
+        envs,
+        callback_on_new_best=_SaveBest(folder / "best_model.zip", _statistics(folder, recipe)),
+        n_eval_episodes=args.eval_episodes,
+        eval_freq=args.eval_freq,
+        log_path=str(folder),
+        deterministic=deterministic,
     )
-
-
-def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> BaseCallback:
-    """A callback that acts after so many steps of all environments together.
-
-    Args:
-        steps: The number of steps.
-        recipe: Of what is trained.
-        make: Makes the callback, given the number of its calls.
-    """
-    if getattr(recipe.algorithm, "asks_callbacks_once_for_each", "step") != "step":
-        return EveryNTimesteps(steps, make(1))
-    return make(max(steps // recipe.n_envs, 1))
 
 
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:
