@@ -832,6 +832,8 @@ class PolicyGradient(Arguments):
         make, loss = getattr(self._engine, "loop", None), self.loss()
         if make is None or env.successes() is not None or any(map(self._overrides, _OF_A_LOOP)):
             return None
+        if self.use_sde:
+            return None  # its noise is the policy's, which draws it before and in a rollout
         if loss.objective.coefficients or loss.penalty is not None or loss.value_clip is not None:
             return None
         if loss.scale != 1 or self.reuses_samples:

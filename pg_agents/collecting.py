@@ -28,7 +28,7 @@ from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Bools, Floats
 from pg_agents.looking import next_look
 from pg_agents.observations import LARGEST, are_finite, check_finite, check_observations
-from pg_agents.policies import explained
+from pg_agents.policies import explained, reset_noise
 
 LONG, LONG_OF_EACH = 100_000, 10_000  # steps without an end, of all environments together and of each
 
@@ -169,7 +169,7 @@ class Collector:
         """Empty the buffer, and get an actor."""
         self.buffer.reset()
         if self.agent.use_sde:
-            self.agent.policy.reset_noise(self.n_envs)
+            reset_noise(self.agent.policy, self.n_envs)
         self.callback.on_rollout_start()
         self._shape = getattr(self.agent._last_obs, "shape", None)
         self._says_when = self._watched and next_look(self.callback, self.n_envs) is not None
@@ -187,8 +187,8 @@ class Collector:
             False if the callback stops the training.
         """
         agent, actor = self.agent, self._actor
-        if agent.use_sde and agent.sde_sample_freq > 0 and self.n_steps % agent.sde_sample_freq == 0:
-            agent.policy.reset_noise(self.n_envs)
+        if agent.use_sde and self._steps_to_new_noise() == 0:
+            reset_noise(agent.policy, self.n_envs)
         try:
             actions, clipped_actions = actor.act(agent._last_obs, agent._last_episode_starts)  # type: ignore[arg-type]
         except NotFiniteError as error:
@@ -215,6 +215,11 @@ class Collector:
                 self._follow_callback()
         self._after_step()
         return True
+
+    def _steps_to_new_noise(self) -> float:
+        """Steps until gSDE's noise is drawn again; 0 for now, infinite for not in this rollout."""
+        frequency = self.agent.sde_sample_freq
+        return -self.n_steps % frequency if frequency > 0 else np.inf
 
     def _follow_callback(self) -> None:
         """Act with what is there after a step at which the callback has looked.
