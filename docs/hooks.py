@@ -1,13 +1,35 @@
-"""Hooks for mkdocs: the results of the benchmarks are pages of the site too."""
+"""Hooks for mkdocs: the results of the benchmarks are pages of the site too, and formulas are typeset."""
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
+from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from marking import Formulas
+from typesetting import typeset_page
+
 ROOT = Path(__file__).parents[1]
+LOG = get_plugin_logger("site")
+# What a browser loads by itself, unlike a link.
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc(?:set)?=[\"']?(https?:)?//|@import|url\(['\"]?https?:"
+)
+STYLED = re.compile(
+    r"<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|preconnect|icon))[^>]*\bhref=[\"']?(?:https?:)?//"
+)
+
+
+def on_config(config: Any) -> Any:
+    """Formulas are found in pages and, by the same extension, in docstrings."""
+    config.markdown_extensions.append(Formulas())
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -22,3 +44,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Adapt links: benchmarks/ is beside docs/ in the repository, but a folder of the site."""
     above = "../" * page.file.src_uri.count("/")
     return markdown.replace(f"]({above}../benchmarks/", f"]({above}benchmarks/")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Open the code that a page shows: it is what the page is about."""
+    return html.replace('<details class="mkdocstrings-source"', '<details open class="mkdocstrings-source"')
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Typeset the formulas, after the search has read the page; nothing may be loaded from another server."""
+    if foreign := LOADED.search(output) or STYLED.search(output):
+        LOG.warning(f"{page.file.src_uri} loads a file from another server: {foreign[0]}")
+    return typeset_page(output, lambda message: LOG.warning(f"{page.file.src_uri}: {message}"))
