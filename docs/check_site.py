@@ -12,6 +12,7 @@ its hits.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import threading
@@ -22,11 +23,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page, Request, TimeoutError, sync_playwright
 
 SITE = Path(__file__).parents[1] / "site"
 WIDTHS = (400, 1400)
-SCHEMES = ("light", "dark")
+SCHEMES = {"light": "default", "dark": "slate"}  # and the theme's names of them
 SEARCHED = ("baseline", "resume", "GRPO")
 CHECKS = Path(__file__).with_name("check_page.js").read_text()
 
@@ -47,59 +48,57 @@ def served(folder: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def check(page: Page, address: str, width: int) -> list[str]:
-    """What is wrong with a page."""
+def watched(page: Page, host: str) -> list[str]:
+    """A list that fills with what goes wrong while a page loads."""
     wrong: list[str] = []
-    host = address.split("/")[2]
-    page.on(
-        "request",
-        lambda one: (
-            None if host in one.url or one.url.startswith(("data:", "blob:")) else wrong.append(f"loads {one.url}")
-        ),
-    )
+
+    def see_request(request: Request) -> None:
+        if host not in request.url and not request.url.startswith(("data:", "blob:")):
+            wrong.append(f"loads {request.url}")
+
+    page.on("request", see_request)
     page.on("response", lambda one: wrong.append(f"{one.status} for {one.url}") if one.status >= 400 else None)
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.goto(address, wait_until="load")
+    return wrong
+
+
+def views(page: Page) -> Iterator[tuple[int, str]]:
+    """Show a page that is loaded in each width and colour scheme."""
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme, name in SCHEMES.items():
+            page.evaluate("(name) => document.body.setAttribute('data-md-color-scheme', name)", name)
+            page.wait_for_timeout(300)  # colours change slowly
+            yield width, scheme
+
+
+def settle(page: Page) -> None:
+    """Complete a page that is loaded: all pictures, all fonts."""
     page.evaluate("for (const image of document.images) image.loading = 'eager'")
     page.wait_for_function("[...document.images].every((image) => image.complete)")
     page.evaluate("document.fonts.ready.then(() => true)")
-    return wrong + page.evaluate(CHECKS, width >= 1400)
 
 
-def check_search(page: Page, address: str, width: int) -> list[str]:
+def check_search(page: Page, width: int) -> list[str]:
     """What is wrong with the search."""
     wrong = []
-    page.goto(address, wait_until="load")
     if width < 1000:
         page.locator("label.md-header__button[for=__search]").click()
     box = page.locator("input.md-search__input")
     box.click()
     for word in SEARCHED:
-        box.fill(word)
-        hits = page.locator(".md-search-result__item")
+        box.fill("")
+        box.press_sequentially(word)  # the search listens to keys
+        hit = page.locator(".md-search-result__item").filter(has_text=re.compile(word, re.IGNORECASE)).first
         try:
-            hits.first.wait_for(state="visible", timeout=10_000)
-        except Exception:
+            hit.wait_for(state="visible", timeout=20_000)
+        except TimeoutError:
             wrong.append(f'the search for "{word}" shows no hit')
             continue
-        page.wait_for_timeout(300)
-        area = hits.first.bounding_box()
-        if not area or area["height"] < 20 or area["y"] > 800 or word.lower() not in hits.first.inner_text().lower():
-            wrong.append(f'the first hit for "{word}" cannot be seen: {area}, {hits.first.inner_text()[:60]}')
+        area = hit.bounding_box()
+        if not area or area["height"] < 20 or area["y"] > 600:
+            wrong.append(f'the first hit for "{word}" cannot be seen: {area}')
     return wrong
-
-
-def contexts(browser: Browser) -> Iterator[tuple[int, str, Page]]:
-    """A fresh window for each width and colour scheme."""
-    for width in WIDTHS:
-        for scheme in SCHEMES:
-            context = browser.new_context(
-                viewport={"width": width, "height": 900},
-                color_scheme=scheme,  # type: ignore[arg-type]
-                reduced_motion="reduce",
-            )
-            yield width, scheme, context.new_page()
-            context.close()
 
 
 def main() -> int:
@@ -112,21 +111,34 @@ def main() -> int:
     pages = sorted(str(path.parent.relative_to(options.site)) for path in options.site.rglob("index.html"))
     pages = [one for one in pages if not options.only or one in options.only]
     n_wrong = 0
+
+    def tell(name: str, wrong: list[str]) -> int:
+        for one in wrong:
+            print(f"{name}: {one}", flush=True)
+        return len(wrong)
+
     with served(options.site) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.browser, args=["--no-sandbox"])
-        for width, scheme, page in contexts(browser):
-            for name in [*pages, "search"]:
-                target = f"{address}/{name}/".replace("/./", "/")
-                fresh = page.context.new_page()
-                wrong = check_search(fresh, f"{address}/", width) if name == "search" else check(fresh, target, width)
-                for one in wrong:
-                    print(f"{name}, {width} px, {scheme}: {one}", flush=True)
-                n_wrong += len(wrong)
+        context = browser.new_context(reduced_motion="reduce")
+        for name in pages:
+            page = context.new_page()
+            wrong = watched(page, address.split("/")[2])
+            page.goto(f"{address}/{name}/".replace("/./", "/"), wait_until="load")
+            settle(page)
+            n_wrong += tell(name, wrong)
+            for width, scheme in views(page):
+                n_wrong += tell(f"{name}, {width} px, {scheme}", page.evaluate(CHECKS, width >= 1400))
                 if options.screenshots:
                     options.screenshots.mkdir(parents=True, exist_ok=True)
                     file = f"{name.replace('/', '_')}-{width}-{scheme}.png"
-                    fresh.screenshot(path=options.screenshots / file, full_page=name != "search")
-                fresh.close()
+                    page.screenshot(path=options.screenshots / file, full_page=True)
+            page.close()
+        for width in WIDTHS:
+            page = context.new_page()
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto(address, wait_until="load")
+            n_wrong += tell(f"search, {width} px", check_search(page, width))
+            page.close()
         browser.close()
     print(f"{len(pages)} pages, {len(WIDTHS)} widths, {len(SCHEMES)} schemes: {n_wrong} faults")
     return min(n_wrong, 1)

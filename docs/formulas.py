@@ -233,7 +233,8 @@ class Parser:
         """LaTeX of one token."""
         text = token.text
         if token.kind == "code":
-            return rf"\texttt{{{escaped(self.code[int(text.strip(CODE))])}}}"
+            name = escaped(self.code[int(text.strip(CODE))])
+            return rf"\texttt{{{name}}}\,"
         if token.kind == "number":
             following = self.peek()
             is_indicator = text == "1" and following.glued and following.text == "{"

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pg_agents import load_agent
+from pg_agents import PPO, load_agent
 from pg_envs import RPS, ExploitabilityCallback
 from pg_envs.games.simplex import draw_simplex, on_simplex
 from pg_zoo.evidence.agents import AGENTS
@@ -26,7 +26,7 @@ SIZE = 360
 
 def arm(n_episodes: int = 4, n_steps: int = 44) -> list[Image.Image]:
     """The bundled agent reaches for one goal after the other."""
-    model = load_agent("ppo", AGENTS / "ppo" / "pg-TorqueArm-v0_1" / "pg-TorqueArm-v0.zip")
+    model = load_agent(PPO, AGENTS / "ppo" / "pg-TorqueArm-v0_1" / "pg-TorqueArm-v0.zip")
     env = gym.make("pg/TorqueArm-v0", render_mode="rgb_array")
     frames = []
     for episode in range(n_episodes):

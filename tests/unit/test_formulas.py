@@ -133,7 +133,7 @@ def test_an_equation_has_its_rows_its_number_and_its_source():
     )
     html = page(f"{equation}\n\nText.")
     assert html.count('class="equation-row"') == 2
-    assert marked(html)[0] == r"\mathbb{E}[\hat{A} r] - \texttt{vf\_coef} \mathbb{E}[(R - V)^{2}]"
+    assert marked(html)[0] == r"\mathbb{E}[\hat{A} r] - \texttt{vf\_coef}\, \mathbb{E}[(R - V)^{2}]"
     assert marked(html)[1] == r"r = \frac{\pi}{\pi_{\mathrm{old}}}"
     assert '<p class="equation-number">(7, 9)</p>' in html
     assert '<a href="https://arxiv.org/abs/1707.06347">arXiv:1707.06347</a>, eq. 7 and 9</p>' in html
