@@ -28,6 +28,7 @@ from playwright.sync_api import Page, Request, TimeoutError, sync_playwright
 SITE = Path(__file__).parents[1] / "site"
 WIDTHS = (400, 1400)
 SCHEMES = {"light": "default", "dark": "slate"}  # and the theme's names of them
+LONGEST = 9000  # pixels of a picture
 SEARCHED = ("baseline", "resume", "GRPO")
 CHECKS = Path(__file__).with_name("check_page.js").read_text()
 
@@ -131,7 +132,9 @@ def main() -> int:
                 if options.screenshots:
                     options.screenshots.mkdir(parents=True, exist_ok=True)
                     file = f"{name.replace('/', '_')}-{width}-{scheme}.png"
-                    page.screenshot(path=options.screenshots / file, full_page=True)
+                    height = min(page.evaluate("document.documentElement.scrollHeight"), LONGEST)
+                    area = {"x": 0, "y": 0, "width": width, "height": height}
+                    page.screenshot(path=options.screenshots / file, full_page=True, clip=area)
             page.close()
         for width in WIDTHS:
             page = context.new_page()

@@ -16,6 +16,13 @@ from marking import Formulas
 from typesetting import typeset_page
 
 ROOT = Path(__file__).parents[1]
+# Workloads of the first page's figure.
+SHOWN = (
+    "PPO defaults, CartPole, 1 env, world",
+    "PPO defaults, CartPole, 1 env",
+    "PPO 8 envs × 256 steps, CartPole, world",
+    "A2C defaults, CartPole, 8 envs, world",
+)
 LOG = get_plugin_logger("site")
 # What a browser loads by itself, unlike a link.
 LOADED = re.compile(
@@ -43,7 +50,23 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Adapt links: benchmarks/ is beside docs/ in the repository, but a folder of the site."""
     above = "../" * page.file.src_uri.count("/")
+    if page.is_homepage:
+        markdown = markdown.replace("<!-- bars -->", bars((ROOT / "benchmarks/results/throughput.md").read_text()))
     return markdown.replace(f"]({above}../benchmarks/", f"]({above}benchmarks/")
+
+
+def bars(results: str) -> str:
+    """HTML of a few rows of the table of throughput, each with a bar for the reference and one for ours."""
+    rows = {cells[0]: cells for line in results.splitlines() if len(cells := line.strip("| ").split(" | ")) == 7}
+    shown = []
+    for workload in SHOWN:
+        reference, ours = rows[workload][3:5]
+        share = 100 * float(reference.replace(",", "")) / float(ours.replace(",", ""))
+        shown.append(
+            f"<dt>{workload}</dt><dd><span class='bar theirs' style='width: {share:.1f}%'></span> {reference}</dd>"
+            f"<dd><span class='bar ours'></span> {ours}, {float(rows[workload][5].strip('*')):.0f} times as many</dd>"
+        )
+    return f'<dl class="bars">{"".join(shown)}</dl>'
 
 
 def on_page_content(html: str, **_: Any) -> str:
