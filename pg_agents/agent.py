@@ -50,7 +50,8 @@ from typing_extensions import Self
 from pg_agents import registry, tuning
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer, EpisodeMixin, EstimatorMixin
-from pg_agents.checks import check_boolean
+from pg_agents.callback_checks import check_callbacks
+from pg_agents.checks import check_boolean, check_steps
 from pg_agents.collecting import Collector, EpisodeCollector, EpisodeStatistics, Setting
 from pg_agents.contract import (
     Batches,
@@ -75,6 +76,7 @@ from pg_agents.envs.given import checked_as_given
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.restarting import check_restarts
+from pg_agents.envs.sharing import copied_env
 from pg_agents.estimators import Floats, gae
 from pg_agents.files.archives import check_optimizer, read_agent
 from pg_agents.files.saving import whole
@@ -97,6 +99,7 @@ from pg_agents.policies import (
     ZeroValue,
     environment_actions,
     separate_critic,
+    tensors_of_graphs,
     with_state_dependent_std,
 )
 from pg_agents.priors import check_prior, frozen_policy
@@ -104,6 +107,7 @@ from pg_agents.resuming.agents import AsMade, as_made
 from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
+from pg_agents.schedules import constant_value, progress_remaining
 from pg_agents.spaces import Translation
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
@@ -172,15 +176,19 @@ class PolicyGradient(Arguments):
         default=False,
         kw_only=True,
         doc="Generalised state-dependent exploration instead of independent action noise (Box actions).",
+        fixed="make a new agent",
     )
     sde_sample_freq: int = argument(
         default=-1, kw_only=True, doc="Draw new gSDE noise every so many steps; -1: at the start of each rollout only."
     )
     rollout_buffer_class: type[SB3RolloutBuffer] | None = argument(
-        default=None, kw_only=True, doc="Buffer class; None chooses by the observation space."
+        default=None,
+        kw_only=True,
+        doc="Buffer class; None chooses by the observation space.",
+        fixed="make a new agent",
     )
     rollout_buffer_kwargs: dict[str, Any] | None = argument(  # type: ignore[assignment]
-        default=None, kw_only=True, doc="Further keyword arguments of the buffer class."
+        default=None, kw_only=True, doc="Further keyword arguments of the buffer class.", fixed="make a new agent"
     )
     stats_window_size: InitVar[int] = argument(
         default=100,
@@ -188,6 +196,7 @@ class PolicyGradient(Arguments):
         doc="Number of episodes over which the `rollout/` means are taken.",
         at_least=1,
         integer=True,
+        fixed="give it to `load`",
     )
     tensorboard_log: str | None = argument(default=None, kw_only=True, doc="Folder for TensorBoard; None writes none.")
     policy_kwargs: dict[str, Any] | None = argument(  # type: ignore[assignment]
@@ -195,10 +204,15 @@ class PolicyGradient(Arguments):
         kw_only=True,
         doc="Keyword arguments of the policy. `state_dependent_std=True` makes σ of a Gaussian policy an output of its "
         "network.",
+        fixed="make a new agent",
     )
     verbose: int = argument(default=0, kw_only=True, doc="0 prints nothing, 1 progress, 2 debugging information.")
-    seed: int | None = argument(default=None, kw_only=True, doc="Seed of all random generators.")
-    device: InitVar[th.device | str] = argument(default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...')
+    seed: int | None = argument(
+        default=None, kw_only=True, doc="Seed of all random generators.", fixed="call `set_random_seed`"
+    )
+    device: InitVar[th.device | str] = argument(
+        default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...', fixed="give it to `load`"
+    )
     _init_setup_model: InitVar[bool] = argument(default=True, kw_only=True, doc="Build the networks now.")
     engine: str = argument(
         default="auto",
@@ -235,8 +249,6 @@ class PolicyGradient(Arguments):
         values = {**defaults, **arguments}
         for name in set(self.declared) - {"policy", "env", *values}:
             raise TypeError(f"{type(self).__name__}() needs the argument {name!r}.")
-        if values["value_learning_rate"] is not None and not self.separate_critic:
-            raise ValueError(f"`value_learning_rate` is given, but {type(self).__name__} has no `separate_critic`.")
         for name in arguments:
             if isinstance(defaults.get(name), bool):  # at once: SB3 takes a text for True
                 check_boolean(name, arguments[name])
@@ -304,10 +316,10 @@ class PolicyGradient(Arguments):
         Raises:
             ValueError: An argument is out of range.
         """
+        if self.value_learning_rate is not None and not self.separate_critic:
+            raise ValueError(f"`value_learning_rate` is given, but {type(self).__name__} has no `separate_critic`.")
         for name, field in self.declared.items():
-            value = getattr(self, "_stats_window_size" if name == "stats_window_size" else name, None)
-            if name != "value_learning_rate" or self.separate_critic:
-                field.check(name, value)
+            field.check(name, getattr(self, "_stats_window_size" if name == "stats_window_size" else name, None))
         if self.normalize_advantage and self.n_episodes is None:
             n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
             assert self.n_steps * n_envs > 1, (
@@ -321,10 +333,33 @@ class PolicyGradient(Arguments):
                     f"make {in_groups} episodes: leave `n_episodes` out."
                 )
 
-    def complete_arguments(self) -> None:
-        """Replace arguments, once checked, by what they stand for; called again after loading."""
+    def before_assigning(self, name: str, before: Any) -> None:
+        """See `Arguments.before_assigning`."""
+        if name in ("n_episodes", "group_size") and (getattr(self, name) is None) != (before is None):
+            raise ValueError(
+                f"`{name}` of {type(self).__name__} is {before!r}, and cannot become {getattr(self, name)!r} after "
+                "construction: another kind of rollout needs another buffer."
+            )
+        if name in ("n_groups", "group_size"):
+            self.n_episodes = self.defaults()["n_episodes"]
+        if name == "engine":
+            check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
+
+    def after_assigning(self, name: str) -> None:
+        """See `Arguments.after_assigning`. The rollout buffer waits until the next rollout begins."""
+        super().after_assigning(name)
+        if self.group_size is not None:
+            vars(self)["n_episodes"] = self.n_groups * self.group_size
+        if name in ("n_steps", "n_episodes", "n_groups", "group_size", "gamma", "gae_lambda"):
+            self._buffer_is_dated = True
+        if name == "engine":
+            self._engine_in_use = None
 
     def _setup_model(self) -> None:
+        with self.takes_all():
+            self._set_up()
+
+    def _set_up(self) -> None:
         if len(inspect.signature(self.objective).parameters) > 0:
             raise TypeError(
                 f"`objective` of {type(self).__name__} must take no argument and return an Objective(value, weight): "
@@ -352,13 +387,38 @@ class PolicyGradient(Arguments):
             separate_critic(self.policy, self.lr_schedule(1))
         if self.prior is not None:
             self._take_prior()
+        self._fill_in_buffer()
+        self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
+        check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
+
+    _buffer_is_dated = False  # whether arguments of the rollout buffer have been assigned since it was made
+
+    def _renew_buffer(self) -> None:
+        """Give the rollout buffer what was assigned since it was made."""
+        if not self._buffer_is_dated:
+            return
+        del self._buffer_is_dated
+        buffer, named = self.rollout_buffer, self.rollout_buffer_class
+        assert named is not None, "set by `_setup_model`"
+        cls = OURS.get(named, named)
+        if buffer.buffer_size != self.n_steps and type(buffer) is cls:  # a caller's own stays
+            self.rollout_buffer = cls(
+                self.n_steps,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                **(self.rollout_buffer_kwargs or {}),
+            )
+        self.rollout_buffer.gamma, self.rollout_buffer.gae_lambda = self.gamma, self.gae_lambda
+        self._fill_in_buffer()
+
+    def _fill_in_buffer(self) -> None:
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
             assert self.n_episodes is not None
             self.rollout_buffer.n_episodes = self.n_episodes
-        self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
-        check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
 
     # The spaces in use, and the translation between them and the policy's.
     _translation_of: tuple[Any, Any, Translation | None] = None, None, None
@@ -422,6 +482,24 @@ class PolicyGradient(Arguments):
             self._lazy_log.write(self._logger)
         kept = {name: value for name, value in vars(self).items() if name not in self.made_anew}
         return kept | {"on_epoch": None, "current_run": None, "interrupted": None, "as_made": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy with environments of its own. They share the logger.
+
+        Raises:
+            TypeError: The environments cannot be copied.
+        """
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        if hasattr(self, "_logger"):
+            memo[id(self._logger)] = self._logger
+        if self.env is not None:
+            copied_env(self.env, memo)  # into `memo`
+        state = self.__getstate__()
+        for tensor in tensors_of_graphs(state):
+            memo[id(tensor)] = tensor.detach().clone()
+        vars(copied).update(deepcopy(state, memo))
+        return copied
 
     def save(
         self,
@@ -516,7 +594,7 @@ class PolicyGradient(Arguments):
     def _completed(cls, policy_kwargs: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """The policy's keyword arguments as an agent with these attributes stores them."""
         bare = cls.__new__(cls)
-        vars(bare).update(data)
+        vars(bare).update(cls.defaults() | data)
         given = {name: value for name, value in policy_kwargs.items() if name != "state_dependent_std"}
         return bare.complete_policy_kwargs(given)
 
@@ -662,6 +740,7 @@ class PolicyGradient(Arguments):
             close_when_unused(self._logger)
         statistics.check(self.num_timesteps)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        check_callbacks(self, *prepared)
         check_storable(self._last_obs, self.policy.observation_space, self.num_timesteps)
         if self.group_size is not None:
             check_restarts(self.env)
@@ -678,10 +757,18 @@ class PolicyGradient(Arguments):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        *,
+        schedules_end: int | None = None,
     ) -> Self:
         """Train.
 
         Ctrl-C raises `KeyboardInterrupt` here and leaves a model that can be saved and trained on.
+
+        Schedules run from 1 to 0 in every call, also in one with `reset_num_timesteps=False`. To train in pieces under
+        one schedule, say where it ends:
+
+            for piece in range(10):
+                model.learn(10_000, reset_num_timesteps=piece == 0, schedules_end=100_000)
 
         Args:
             total_timesteps: Environment steps to take, over all environments; the last rollout is completed.
@@ -690,10 +777,18 @@ class PolicyGradient(Arguments):
             tb_log_name: Name of the run in TensorBoard; by default the class's name.
             reset_num_timesteps: Count steps from 0 again, and begin with new episodes.
             progress_bar: Show a progress bar.
+            schedules_end: `num_timesteps` at which schedules end; None for those at the end of this call.
 
         Returns:
             The agent itself.
+
+        Raises:
+            ValueError: A number of steps is below 0, or a callback does not fit the training.
         """
+        check_steps("total_timesteps", total_timesteps, 0)
+        if schedules_end is not None:
+            check_steps("schedules_end", schedules_end, 1)
+        self._schedules_end = schedules_end
         assert self.env is not None, (
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
@@ -735,7 +830,15 @@ class PolicyGradient(Arguments):
         Args:
             run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
         """
-        go_through(self, run, self._advance_unwatched)
+        go_through(self, run, self._before_rollout)
+        self.episode_statistics.check_ends(self.num_timesteps)
+
+    def _before_rollout(self, run: Run) -> None:
+        if self._last_obs is None:  # an evaluation was here
+            self._begin_episodes()
+        self.episode_statistics.check_ends(self.num_timesteps)
+        self._renew_buffer()
+        self._advance_unwatched(run)
 
     def _advance_unwatched(self, run: Run) -> None:
         """Make updates that nobody watches in one compiled call, where that gives the same."""
@@ -779,6 +882,8 @@ class PolicyGradient(Arguments):
             return None
         if self.translation is not None:
             return None
+        if self.use_sde:
+            return None  # its noise is the policy's, which draws it before and in a rollout
         if loss.objective.coefficients or loss.penalty is not None or loss.value_clip is not None:
             return None
         if loss.scale != 1 or self.reuses_samples:
@@ -795,7 +900,8 @@ class PolicyGradient(Arguments):
             total_timesteps: Of the training.
         """
         found = np.empty((3, n_updates))
-        constant = not any(map(callable, (self.learning_rate, self.ent_coef, self.vf_coef)))
+        schedules = self.lr_schedule, self.ent_coef, self.vf_coef
+        constant = all(constant_value(one) is not None for one in schedules)
         for update in range(1 if constant else n_updates):
             steps = first_step + (update + 1) * self.n_steps * self.n_envs
             self._update_current_progress_remaining(steps, total_timesteps)
@@ -865,6 +971,8 @@ class PolicyGradient(Arguments):
                 callbacks are missing.
         """
         interrupted = interrupted_run(self)
+        if total_timesteps is not None:
+            self._schedules_end = None
         with threads.for_policy(self.policy), deferrable():
             self._engine_in_use = self._make_engine(self.loss())
             self._lazy_log.clear()
@@ -876,13 +984,30 @@ class PolicyGradient(Arguments):
         self._lazy_log.write(self._logger)
         return self
 
+    is_collecting = False
+    """Whether a rollout is being collected: then nobody else may take steps in the environment."""
+
     made_anew: ClassVar[frozenset[str]] = frozenset(
         (
+            "is_collecting",
             *("_engine_in_use", "_engine_buffer", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch"),
             *("current_run", "interrupted", "as_made", "_translation_of"),
         )
     )
     """Attributes that are made anew when they are needed, so that no file and no checkpoint has them."""
+
+    def _begin_episodes(self) -> None:
+        """Reset the environment, and begin new episodes."""
+        assert self.env is not None, "checked by `learn`"
+        statistics = Statistics(self.env)
+        self._last_obs = statistics.watched(self.env.reset)()
+        statistics.check(self.num_timesteps)
+        check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        self._in_mid_episode = False
+        self.episode_statistics.running[:] = 0
 
     @property
     def collects_itself(self) -> bool:
@@ -901,16 +1026,24 @@ class PolicyGradient(Arguments):
             The agent's rollout buffer, filled, with advantages and returns.
         """
         assert self.env is not None, f"This {type(self).__name__} has no environment: call `set_env`."
-        if self._last_obs is None or not hasattr(self, "_logger"):
+        if not hasattr(self, "_logger"):
             _, prepared = self._setup_learn(self.n_steps * self.n_envs, callback)
         else:
             prepared = self._init_callback(callback)
+        if self._last_obs is None:
+            self._begin_episodes()
+        self._renew_buffer()
         with threads.for_policy(self.policy):
             self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
         return self.rollout_buffer
 
     def roll_episodes(
-        self, env: VecEnv, n_episodes: np.ndarray, *, deterministic: bool = True
+        self,
+        env: VecEnv,
+        n_episodes: np.ndarray,
+        *,
+        deterministic: bool = True,
+        max_episode_steps: float = np.inf,
     ) -> list[tuple[float, int]] | None:
         """Play whole episodes in compiled code, from a reset on.
 
@@ -918,12 +1051,14 @@ class PolicyGradient(Arguments):
             env: The environments, copies of a world.
             n_episodes: `(n_envs,)`, the number of episodes of each.
             deterministic: The most probable actions, not drawn ones.
+            max_episode_steps: An episode with more steps is an error.
 
         Returns:
             Return and length of each episode, in the order of their ends; None, and nothing is done, if environment or
             policy are not served.
 
         Raises:
+            EndlessEpisodeError: An episode does not end.
             NotFiniteError: An observation, a reward or the policy's output is not finite; the message names the
                 environment and the step.
         """
@@ -939,9 +1074,8 @@ class PolicyGradient(Arguments):
         statistics = Statistics(env)
         first = statistics.watched(env.reset)()
         statistics.check(0)
-        episodes: list[tuple[float, int]] = play(
-            self.policy, parts, first, n_episodes, generator, deterministic=deterministic
-        )
+        limits = {"deterministic": deterministic, "max_episode_steps": max_episode_steps}
+        episodes: list[tuple[float, int]] = play(self.policy, parts, first, n_episodes, generator, **limits)
         return episodes
 
     # The four slots
@@ -985,6 +1119,7 @@ class PolicyGradient(Arguments):
         """
 
         def on_filled() -> None:
+            self.is_collecting = False
             if _has_samples(rollout_buffer):
                 stored = rollout_buffer.advantages, rollout_buffer.actions
                 trained_on = getattr(rollout_buffer, "trained_on", None)
@@ -1006,7 +1141,12 @@ class PolicyGradient(Arguments):
         )
         own_buffer = rollout_buffer is self.rollout_buffer and isinstance(rollout_buffer, EstimatorMixin)
         collector = (self._rolling_collector(env) if own_buffer else None) or self.collector_class
-        return collector(self, setting, env, callback, rollout_buffer, n_rollout_steps).collect()
+        collects = collector(self, setting, env, callback, rollout_buffer, n_rollout_steps)
+        self.is_collecting = True
+        try:
+            return collects.collect()
+        finally:
+            self.is_collecting = False
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """Second slot: how good was each action, and what should the critic have said?
@@ -1148,8 +1288,7 @@ class PolicyGradient(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        # The last rollout can end after `total_timesteps`, with a progress below 0.
-        return float(value(max(self._current_progress_remaining, 0.0))) if callable(value) else value
+        return float(value(self._current_progress_remaining)) if callable(value) else value
 
     def value_clip(self) -> float | None:
         """How far the value may move from that of the rollout in the value loss; None for no limit."""
@@ -1198,11 +1337,10 @@ class PolicyGradient(Arguments):
         """
         return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
 
+    _schedules_end: int | None = None  # steps, as given to `learn`
+
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        if self.n_episodes is not None:
-            # Whole episodes can overshoot by far; a learning rate below 0 would unlearn. (Steps: as SB3 has it.)
-            self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+        self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         rate = self.lr_schedule(self._current_progress_remaining)
@@ -1210,8 +1348,7 @@ class PolicyGradient(Arguments):
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, rate)
         if self.separate_critic and self.value_learning_rate is not None:
-            # An argument of our own, so unlike SB3's it ends at its last value: see `coefficient`.
-            rate = FloatSchedule(self.value_learning_rate)(max(self._current_progress_remaining, 0.0))
+            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
             self.policy.optimizer.param_groups[1]["lr"] = rate
             self._logger.record("train/value_learning_rate", rate)
 

@@ -6,6 +6,8 @@ variables that callbacks read, and the state kept in the agent between rollouts 
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +29,9 @@ from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Bools, Floats
 from pg_agents.looking import next_look
 from pg_agents.observations import LARGEST, are_finite, check_finite, check_observations, check_storable
-from pg_agents.policies import explained
+from pg_agents.policies import explained, reset_noise
+
+LONG, LONG_OF_EACH = 100_000, 10_000  # steps without an end, of all environments together and of each
 
 
 class EpisodeStatistics:
@@ -36,11 +40,38 @@ class EpisodeStatistics:
     Attributes:
         running: `(N,)`, return so far of each environment's current episode.
         finished: Returns of the last `window` finished episodes.
+        n_finished: Number of finished episodes.
     """
 
     def __init__(self, n_envs: int, window: int) -> None:
         self.running = np.zeros(n_envs)
         self.finished: deque[float] = deque(maxlen=window)
+        self.n_finished = 0
+        # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
+        self._known, self._since = -1, 0.0
+
+    def finish(self, *returns: float) -> None:
+        """Count finished episodes."""
+        self.finished.extend(returns)
+        self.n_finished += len(returns)
+
+    def check_ends(self, n_steps: int) -> None:
+        """Warn of episodes that do not end, once.
+
+        Args:
+            n_steps: Steps taken so far, over all environments.
+        """
+        if self.n_finished != self._known:
+            self._known, self._since = self.n_finished, n_steps
+        without = n_steps - self._since
+        if without >= LONG and without >= LONG_OF_EACH * len(self.running):
+            self._since = math.inf
+            warnings.warn(
+                f"No episode has ended in the last {without:,.0f} steps: there is no `rollout/ep_rew_mean`, and an "
+                "evaluation would not end either. Give the environment a time limit: "
+                "gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000).",
+                stacklevel=2,
+            )
 
 
 @dataclass(frozen=True)
@@ -156,7 +187,7 @@ class Collector:
         """Empty the buffer, and get an actor."""
         self.buffer.reset()
         if self.agent.use_sde:
-            self.agent.policy.reset_noise(self.n_envs)
+            reset_noise(self.agent.policy, self.n_envs)
         self.callback.on_rollout_start()
         self._shape = getattr(self.agent._last_obs, "shape", None)
         self._says_when = self._watched and next_look(self.callback, self.n_envs) is not None
@@ -176,8 +207,8 @@ class Collector:
         agent, actor, seen = self.agent, self._actor, self.agent._last_obs
         if self._to_policy is not None:
             seen = self._to_policy(seen)
-        if agent.use_sde and agent.sde_sample_freq > 0 and self.n_steps % agent.sde_sample_freq == 0:
-            agent.policy.reset_noise(self.n_envs)
+        if agent.use_sde and self._steps_to_new_noise() == 0:
+            reset_noise(agent.policy, self.n_envs)
         try:
             actions, clipped_actions = actor.act(seen, agent._last_episode_starts)  # type: ignore[arg-type]
         except NotFiniteError as error:
@@ -204,6 +235,11 @@ class Collector:
                 self._follow_callback()
         self._after_step()
         return True
+
+    def _steps_to_new_noise(self) -> float:
+        """Steps until gSDE's noise is drawn again; 0 for now, infinite for not in this rollout."""
+        frequency = self.agent.sde_sample_freq
+        return -self.n_steps % frequency if frequency > 0 else np.inf
 
     def _follow_callback(self) -> None:
         """Act with what is there after a step at which the callback has looked.
@@ -295,7 +331,7 @@ class Collector:
         statistics = self.setting.statistics
         for index in np.flatnonzero(terminated):
             if self._counts(int(index)):
-                statistics.finished.append(float(statistics.running[index]))
+                statistics.finish(float(statistics.running[index]))
             statistics.running[index] = 0
             cut = infos[index].get("TimeLimit.truncated", False)
             if cut and infos[index].get("terminal_observation") is not None:
