@@ -404,8 +404,8 @@ class PolicyGradient(Arguments):
         if buffer.buffer_size != self.n_steps and type(buffer) is cls:  # a caller's own stays
             self.rollout_buffer = cls(
                 self.n_steps,
-                self.observation_space,
-                self.action_space,
+                self.policy.observation_space,
+                self.policy.action_space,
                 device=self.device,
                 n_envs=self.n_envs,
                 **(self.rollout_buffer_kwargs or {}),
