@@ -50,7 +50,7 @@ from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import Arguments, constructor_arguments, constructor_defaults
 from pg_agents.checks import check_boolean, check_number, suggestion
-from pg_agents.envs.make import NoWorldError, make_vec
+from pg_agents.envs.make import NoWorldError, make_vec, readable
 from pg_agents.files import values
 from pg_agents.files.agents import load_replay_buffer
 from pg_agents.priors import read_policy
@@ -256,7 +256,7 @@ class Recipe:
             n_envs,
             seed,
             monitor_dir=monitor_dir,
-            wrapper_class=self.env_wrapper,
+            wrapper_class=self.env_wrapper if vec_env == "subproc" else readable(self.env_wrapper),
             env_kwargs=env_kwargs,
             vec_env_cls=ProcessesVecEnv if vec_env == "subproc" else DummyVecEnv,
             monitor_kwargs={**(self.monitor_kwargs or {}), "override_existing": False}
