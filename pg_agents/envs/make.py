@@ -58,8 +58,8 @@ def make_vec(
 
     Raises:
         TypeError: A keyword is unknown.
-        ValueError: An argument is out of range or cannot be combined with `vectorization_mode` or `backend`, or there is
-            no array for the environment's observations.
+        ValueError: An argument is out of range or cannot be combined with `vectorization_mode` or `backend`, or there
+            is no array for the environment's observations.
         ImportError: EnvPool is not installed.
         gymnasium.error.Error: The id is unknown, also in this version, or `vectorization_mode` is
             `"vector_entry_point"` and there is no native version.
