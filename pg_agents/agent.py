@@ -34,6 +34,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRollout
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -52,7 +53,7 @@ from pg_agents.arguments import Arguments, argument, check_keywords, constructor
 from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer, EpisodeMixin, EstimatorMixin
 from pg_agents.callback_checks import check_callbacks
 from pg_agents.checks import check_boolean, check_steps
-from pg_agents.collecting import Collector, EpisodeCollector, EpisodeStatistics, Setting
+from pg_agents.collecting import MANY, Collector, EpisodeCollector, EpisodeStatistics, Setting
 from pg_agents.contract import (
     Batches,
     CompiledLoop,
@@ -107,7 +108,7 @@ from pg_agents.resuming.agents import AsMade, as_made
 from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
-from pg_agents.schedules import constant_value, progress_remaining
+from pg_agents.schedules import constant_value, progress_remaining, value_of
 from pg_agents.spaces import Translation
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
@@ -578,7 +579,7 @@ class PolicyGradient(Arguments):
     def set_parameters(
         self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        """As in SB3.
+        """As in SB3. The learning rate stays the agent's own; `model.learning_rate = ...` changes it.
 
         Raises:
             ValueError: The optimiser's state does not fit the parameters, or the file is not an agent's.
@@ -831,12 +832,12 @@ class PolicyGradient(Arguments):
             run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
         """
         go_through(self, run, self._before_rollout)
-        self.episode_statistics.check_ends(self.num_timesteps)
+        self._check_ends()
 
     def _before_rollout(self, run: Run) -> None:
         if self._last_obs is None:  # an evaluation was here
             self._begin_episodes()
-        self.episode_statistics.check_ends(self.num_timesteps)
+        self._check_ends()
         self._renew_buffer()
         self._advance_unwatched(run)
 
@@ -905,7 +906,7 @@ class PolicyGradient(Arguments):
         for update in range(1 if constant else n_updates):
             steps = first_step + (update + 1) * self.n_steps * self.n_envs
             self._update_current_progress_remaining(steps, total_timesteps)
-            rate = self.lr_schedule(self._current_progress_remaining)
+            rate = value_of("learning_rate", self.lr_schedule, self._current_progress_remaining)
             found[:, update] = rate, self.coefficient("ent_coef"), self.coefficient("vf_coef")
         if constant:
             found[:] = found[:, :1]
@@ -995,6 +996,21 @@ class PolicyGradient(Arguments):
         )
     )
     """Attributes that are made anew when they are needed, so that no file and no checkpoint has them."""
+
+    def _check_ends(self) -> None:
+        """Warn of episodes that do not end, or whose end `Monitor` does not see."""
+        statistics, env = self.episode_statistics, self.env
+        statistics.check_ends(self.num_timesteps)
+        if not statistics.looks_at_monitor or statistics.n_finished < MANY:
+            return
+        statistics.looks_at_monitor = False
+        assert env is not None, "checked by `learn`"
+        if not self.ep_info_buffer and env.env_is_wrapped(Monitor)[0]:
+            warnings.warn(
+                "Episodes end, but `Monitor` reports none, and there is no `rollout/ep_rew_mean`. It must be outside "
+                "the wrapper that ends them: Monitor(TimeLimit(env, ...)).",
+                stacklevel=2,
+            )
 
     def _begin_episodes(self) -> None:
         """Reset the environment, and begin new episodes."""
@@ -1288,7 +1304,7 @@ class PolicyGradient(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return float(value(self._current_progress_remaining)) if callable(value) else value
+        return value_of(name, value, self._current_progress_remaining) if callable(value) else value
 
     def value_clip(self) -> float | None:
         """How far the value may move from that of the rollout in the value loss; None for no limit."""
@@ -1343,12 +1359,13 @@ class PolicyGradient(Arguments):
         self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        rate = self.lr_schedule(self._current_progress_remaining)
+        rate = value_of("learning_rate", self.lr_schedule, self._current_progress_remaining)
         self._logger.record("train/learning_rate", rate)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, rate)
         if self.separate_critic and self.value_learning_rate is not None:
-            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
+            schedule = FloatSchedule(self.value_learning_rate)
+            rate = value_of("value_learning_rate", schedule, self._current_progress_remaining)
             self.policy.optimizer.param_groups[1]["lr"] = rate
             self._logger.record("train/value_learning_rate", rate)
 

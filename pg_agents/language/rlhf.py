@@ -46,7 +46,7 @@ from pg_agents.logs import DEFAULT, Default, record_hyperparameters
 from pg_agents.objectives import KL_ESTIMATORS
 from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
-from pg_agents.schedules import progress_remaining
+from pg_agents.schedules import progress_remaining, value_of
 from pg_agents.tuning import LogInteger, PowerOfTwo, ScheduleBetween, SearchSpace
 
 if TYPE_CHECKING:
@@ -740,7 +740,7 @@ class LanguageAlgorithm(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return float(value(self._current_progress_remaining)) if callable(value) else value
+        return value_of(name, value, self._current_progress_remaining) if callable(value) else value
 
     _schedules_end: int | None = None  # tokens, as given to `learn`
 
