@@ -143,6 +143,7 @@ def test_an_equation_has_its_rows_its_number_and_its_source():
 
 def test_a_paragraph_that_is_a_formula_is_an_equation_and_a_sentence_is_none():
     assert 'class="equation"' in page("θ += α (G - b) ∇ log π(a|s), with ψ = G - b.")
+    assert 'class="equation"' not in page("θ += α (G - b) ∇ log π(a|s) drifts.")
     assert 'class="equation"' not in page(
         "α is the step, or √(2 δ) for a step of δ = `target_kl`\n(arXiv:1502.05477). So it is."
     )
