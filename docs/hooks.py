@@ -1,4 +1,4 @@
-"""Hooks for mkdocs: the results of the benchmarks are pages of the site too, and formulas are typeset."""
+"""Hooks for mkdocs: results of benchmarks and tasks of exercises are pages of the site, and formulas are typeset."""
 
 from __future__ import annotations
 
@@ -40,19 +40,23 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add benchmarks/results to the site, so that the links of other pages find them."""
+    """Add benchmarks/results and the exercises to the site, so that the links of other pages find them."""
     for path in sorted((ROOT / "benchmarks" / "results").iterdir()):
         if path.suffix in (".md", ".png"):
             files.append(File.generated(config, f"benchmarks/results/{path.name}", abs_src_path=str(path)))
+    for path in sorted((ROOT / "exercises").glob("*/README.md")):
+        files.append(File.generated(config, str(path.relative_to(ROOT)), abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Adapt links: benchmarks/ is beside docs/ in the repository, but a folder of the site."""
+    """Adapt links: benchmarks/ and exercises/ are beside docs/ in the repository, but folders of the site."""
     above = "../" * page.file.src_uri.count("/")
     if page.is_homepage:
         markdown = markdown.replace("<!-- bars -->", bars((ROOT / "benchmarks/results/throughput.md").read_text()))
-    return markdown.replace(f"]({above}../benchmarks/", f"]({above}benchmarks/")
+    for folder in ("benchmarks", "exercises"):
+        markdown = markdown.replace(f"]({above}../{folder}/", f"]({above}{folder}/")
+    return markdown.replace(f"]({above}docs/", f"]({above}")
 
 
 def bars(results: str) -> str:
