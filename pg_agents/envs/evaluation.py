@@ -24,9 +24,10 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped, sync_envs_normalization
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.masking import with_masks
 from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.stepping import stepper
-from pg_agents.files.saving import save_model
+from pg_agents.files.saving import save_with_statistics
 from pg_agents.files.writing import write
 
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
@@ -87,6 +88,7 @@ def evaluate_policy(
     """
     given = _for_sb3(locals(), "env")
     vec_env: VecEnv = given["env"] if isinstance(given["env"], VecEnv) else DummyVecEnv([lambda: given["env"]])
+    given["model"] = model = with_masks(model, vec_env)
     monitored = is_vecenv_wrapped(vec_env, VecMonitor) or vec_env.env_is_wrapped(Monitor)[0]
     if callback is not None or render or not monitored:
         return evaluation.evaluate_policy(**given)
@@ -151,7 +153,8 @@ class EvalCallback(callbacks.EvalCallback):
         n_eval_episodes: Number of episodes per evaluation.
         eval_freq: Number of the callback's calls between evaluations.
         log_path: Folder for `evaluations.npz`.
-        best_model_save_path: Folder for `best_model.zip`.
+        best_model_save_path: Folder for `best_model.zip`, and for `best_model_vecnormalize.pkl` with the statistics of
+            that moment, if observations or rewards are normalised.
         deterministic: True for the most probable actions, False for sampled ones, None for the environment's choice
             (`deterministic_evaluation`).
         render: Render the environment.
@@ -196,7 +199,7 @@ class EvalCallback(callbacks.EvalCallback):
             if self.verbose >= 1:
                 print("New best mean reward!")
             if self.best_model_save_path is not None:
-                save_model(self.model, Path(self.best_model_save_path, "best_model"))
+                save_with_statistics(self.model, Path(self.best_model_save_path, "best_model"))
             self.best_mean_reward = self.last_mean_reward
             if self.callback_on_new_best is not None:
                 goes_on = self.callback_on_new_best.on_step()
@@ -217,7 +220,7 @@ class EvalCallback(callbacks.EvalCallback):
                 ) from error
         self._is_success_buffer = []
         found: Any = evaluation.evaluate_policy(
-            self.model,
+            with_masks(self.model, self.eval_env),
             self.eval_env,
             n_eval_episodes=self.n_eval_episodes,
             render=self.render,

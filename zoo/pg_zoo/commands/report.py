@@ -14,6 +14,8 @@ def report(args: ReportOptions) -> None:
         UserError: There are no readable results, the baseline is not among them, or a file cannot be written.
     """
     check_report_packages()
+    if args.verbose:
+        print(f"Reading the results in {args.folder}, and drawing figures", flush=True)
     from pg_zoo.pages.report import write_report
 
     with one_line(OSError, verbose=args.verbose):
