@@ -175,10 +175,11 @@ def _lost(env: VecEnv | None) -> tuple[int, int | None] | None:
     if not isinstance(env, SubprocVecEnv) or env.closed:
         return None
     sentinels = [process.sentinel for process in env.processes]
-    ended = connection.wait(sentinels, _PATIENCE)
+    ended = connection.wait(sentinels, 1.0)
     if not ended:
         return None
     number = min(sentinels.index(one) for one in ended)
+    env.processes[number].join(_PATIENCE)  # only now has it an exit code
     return number, env.processes[number].exitcode
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from pprint import pprint
@@ -113,7 +113,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
             else:
                 run = stack.enter_context(set_up(_recipe_of(interrupted, algorithm), args, interrupted.folder))
         with (
-            one_line(ValueError, FloatingPointError, OSError, EnvironmentFailedError, verbose=args.verbose),
+            one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose),
             _written_into(args.log_folder, args.verbose),
             _told_of_processes(args.verbose),
             own_code_in_full(_is_of_a_full_disk, args.verbose),
@@ -207,13 +207,20 @@ def _is_of_a_full_disk(error: Exception) -> bool:
 
 @contextmanager
 def _told_of_processes(verbose: int) -> Iterator[None]:
-    """Show the traceback of an environment in a process of its own."""
+    """Show the traceback of an environment in a process of its own.
+
+    Raises:
+        UserError: It has raised an error.
+    """
     try:
         yield
     except EnvironmentFailedError as error:
-        if verbose <= 1 and error.__cause__ is not None:
-            print(str(error.__cause__).strip(), file=sys.stderr)
-        raise
+        if verbose > 1:
+            raise
+        if error.__cause__ is not None:
+            with suppress(OSError):
+                print(str(error.__cause__).strip(), file=sys.stderr)
+        raise UserError(str(error)) from error
 
 
 def _on_one_path(one: Path, other: Path) -> bool:

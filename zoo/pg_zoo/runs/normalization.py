@@ -22,8 +22,8 @@ def statistics_of(model: str | Path, env: str) -> Path | None:
         model: File of the model.
         env: Its Gymnasium id.
     """
-    beside = statistics_beside(model)
-    places = beside, beside.with_name(EnvironmentName(env)) / STATISTICS, beside.with_name(STATISTICS)
+    beside, folder = statistics_beside(model), Path(model).parent
+    places = beside, folder / EnvironmentName(env) / STATISTICS, folder / STATISTICS
     return next((path for path in places if path.is_file()), None)
 
 
