@@ -100,6 +100,8 @@ class ProcessesVecEnv(SubprocVecEnv):
         if start_method is None:
             start_method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context: Any = multiprocessing.get_context(start_method)
+        if start_method == "forkserver":
+            context.set_forkserver_preload([__name__])  # loaded once, in the server that they are forked from
         self.remotes: Any = []
         self.processes = []
         try:

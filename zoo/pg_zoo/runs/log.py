@@ -31,7 +31,8 @@ def log_interval(model: BaseAlgorithm, n_timesteps: int, *, curves: bool) -> int
     if not isinstance(model, OnPolicyAlgorithm) or getattr(model, "n_episodes", None) is not None:
         return None
     n_updates = n_timesteps / (model.n_steps * model.n_envs)
-    default = inspect.signature(model.learn).parameters["log_interval"].default
+    argument = inspect.signature(model.learn).parameters.get("log_interval")
+    default = getattr(argument, "default", None)
     usual: Any = default if isinstance(default, int) else getattr(model, "default_log_interval", 1)
     wanted = math.ceil(n_updates / (POINTS if curves else TABLES))
     return wanted if wanted > usual else None
