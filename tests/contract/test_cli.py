@@ -387,7 +387,7 @@ def test_what_the_environment_may_not_do_is_not_taken_for_the_run(path, capsys, 
         (["train", "--algo", "sb3/a2c", "--hyperparams", "ent_coef:lin_0.1"], "cannot be a schedule"),
         (
             ["train", "--hyperparams", "use_sde:'False'"],
-            "'use_sde' of ppo must be True or False, but is the text 'False'",
+            "`use_sde` must be True or False, but is the text 'False'",
         ),
         (["train", "--algo", "sb3/sac", "--hyperparams", "optimize_memory_usage:'False'"], "True or False"),
         (["train", "--algo", "grpo", "--hyperparams", "length_normalization:'off'"], "True or False"),

@@ -23,6 +23,8 @@ _OTHERS = {
     "torch",
     "numpy",
 }
+# Whose environments and wrappers raise errors for users, in complete sentences.
+_KNOWN = _OTHERS - {"numpy", "torch"}
 
 
 class UserError(Exception):
@@ -59,6 +61,9 @@ def warn(message: str) -> None:
 def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
     """Turn exceptions into a `UserError`, except at verbosity 2, which shows their tracebacks.
 
+    The traceback of an exception out of the user's own environment is shown, too: the message alone does not find a
+    fault in code.
+
     Args:
         *kinds: The kinds of exceptions to turn; all others pass.
         verbose: The value of `--verbose`.
@@ -73,6 +78,9 @@ def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
     except kinds as error:
         if verbose > 1:
             raise
+        if is_of_environment(error):
+            _show_own_code(error)
+            raise UserError(f"{type(error).__name__}: {error}") from error
         # The messages of these are complete sentences; of others, the type may be the most useful part.
         text, advice = str(error), getattr(error, "advice", "")
         if advice:  # of a file that is refused, for Python
@@ -97,12 +105,15 @@ def own_code_in_full(passes: Callable[[Exception], bool], verbose: int = 1) -> I
     except UserError:
         raise
     except Exception as error:
-        place = _own_code(error)
-        if verbose > 1 or place is None or passes(error):
+        if verbose > 1 or _own_code(error) is None or passes(error):
             raise
-        with suppress(OSError):
-            sys.stderr.writelines(traceback.format_exception(type(error), error, place))
+        _show_own_code(error)
         raise UserError(f"{type(error).__name__}: {error}") from error
+
+
+def _show_own_code(error: Exception) -> None:
+    with suppress(OSError):
+        sys.stderr.writelines(traceback.format_exception(type(error), error, _own_code(error)))
 
 
 def _own_code(error: Exception) -> TracebackType | None:
@@ -130,3 +141,15 @@ def warnings_on_one_line() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def is_of_environment(error: Exception) -> bool:
+    """Whether an exception has passed through a method of an environment or wrapper that is no library's."""
+    from gymnasium import Env
+    from gymnasium.vector import VectorEnv
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in _KNOWN and isinstance(frame.f_locals.get("self"), Env | VectorEnv):
+            return True
+    return False

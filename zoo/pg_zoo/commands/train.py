@@ -32,6 +32,7 @@ from pg_zoo.runs.folder import Run, set_up
 from pg_zoo.runs.normalization import warn_of_later_statistics
 from pg_zoo.runs.recipe import Recipe, check_resumable, is_atari, resolve
 from pg_zoo.runs.settings import CHECKPOINTS, Interrupted, interrupted_run
+from pg_zoo.runs.tracking import tracked, with_tracking
 
 # Errors of a disk that takes nothing, and of a folder that this user may not write into.
 _FULL = {*NO_ROOM}
@@ -99,6 +100,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
     find_device(args.device)
     if args.seed < 0:
         args = replace(args, seed=int(np.random.default_rng().integers(2**32 - 1)))
+    args = with_tracking(args)
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     print(f"{args.algo} ({algorithm.__module__}.{algorithm.__name__}) on {args.env}, seed {args.seed}")
@@ -112,6 +114,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
                 run = stack.enter_context(set_up(_recipe(args, algorithm), args))
             else:
                 run = stack.enter_context(set_up(_recipe_of(interrupted, algorithm), args, interrupted.folder))
+        stack.enter_context(tracked(args, run.recipe.entry, run.folder))
         with (
             one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose),
             _written_into(args.log_folder, args.verbose),

@@ -17,7 +17,6 @@ wrappers in the same order, with the same seeds, and a model with the same argum
 
 from __future__ import annotations
 
-import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -48,8 +47,8 @@ from stable_baselines3.common.vec_env import (
 
 from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
-from pg_agents.arguments import Arguments, constructor_arguments
-from pg_agents.checks import check_number, suggestion
+from pg_agents.arguments import Arguments, constructor_arguments, constructor_defaults
+from pg_agents.checks import check_boolean, check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
 from pg_agents.envs.processes import ProcessesVecEnv
 from pg_agents.files import values
@@ -57,6 +56,7 @@ from pg_agents.files.agents import load_replay_buffer
 from pg_agents.files.saving import statistics_beside
 from pg_agents.priors import read_policy
 from pg_agents.resuming.folders import newest_checkpoint
+from pg_agents.suitability import suitable_policy
 from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
@@ -451,7 +451,7 @@ def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> 
     Raises:
         UserError: The algorithm has none.
     """
-    kind = "MultiInput" if isinstance(space, spaces.Dict) else "Cnn" if is_image_space(space) else "Mlp"
+    kind = suitable_policy(space).removesuffix("Policy")
     for alias in algorithm.policy_aliases:
         if alias.startswith(kind):
             return alias
@@ -476,7 +476,6 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
     known = {*(arguments or values), *_MANAGED} - _OPTIONS - {"_init_setup_model"}
     if arguments is not None and "action_noise" in arguments:
         known |= _NOISE
-    switches = _switches(algorithm)
     for name, value in values.items():
         if name in _OPTIONS:
             raise UserError(f"{name!r} is not a hyperparameter but an option: --{name.replace('_', '-')}.")
@@ -486,11 +485,12 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
             raise UserError(f"{algo} has no hyperparameter {name!r}.{hint}")
         if isinstance(value, str) and value.startswith("lin") and not _is_linear(value):
             raise UserError(f"{name!r} is {value!r}, but a schedule that falls linearly to 0 is written lin_0.001.")
-        if isinstance(value, str) and name in switches:
-            raise UserError(f"{name!r} of {algo} must be True or False, but is the text {value!r}.")
         if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not _takes_schedule(algorithm, name):
             raise UserError(f"{name!r} of {algo} cannot be a schedule, but is {value!r}.")
     with one_line(ValueError):
+        for name, default in constructor_defaults(algorithm).items():
+            if isinstance(default, bool):
+                check_boolean(name, values.get(name))
         check_number("n_timesteps", values["n_timesteps"], at_least=1, at_most=MAX_STEPS)
         check_number("n_envs", values.get("n_envs", 1), at_least=1, at_most=MAX_ENVS, integer=True)
         check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)
@@ -499,16 +499,6 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         raise UserError(f"`policy` must be one of {names}, or module.Class, but is {values['policy']!r}.")
     if len(_NOISE & values.keys()) == 1:
         raise UserError("`noise_type` and `noise_std` go together: the entry has one without the other.")
-
-
-def _switches(algorithm: type[BaseAlgorithm]) -> set[str]:
-    """The arguments that are True or False, for which any text would stand for True."""
-    constructors = [
-        inspect.signature(base) for base in algorithm.__mro__ if "__init__" in vars(base) and base is not object
-    ]
-    return {
-        name for one in constructors for name, parameter in one.parameters.items() if type(parameter.default) is bool
-    }
 
 
 def _takes_schedule(algorithm: type[BaseAlgorithm], name: str) -> bool:
