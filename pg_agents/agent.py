@@ -70,12 +70,14 @@ from pg_agents.contract import (
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.choice import check_engine, make_engine, make_predictor
+from pg_agents.engines.compiling import announced
 from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import CompiledEnv, compiled_env
 from pg_agents.envs.given import checked_as_given
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.normalizing import Statistics
+from pg_agents.envs.processes import explained
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.envs.sharing import copied_env
 from pg_agents.estimators import Floats, gae
@@ -105,7 +107,7 @@ from pg_agents.policies import (
 )
 from pg_agents.priors import check_prior, frozen_policy
 from pg_agents.resuming.agents import AsMade, as_made
-from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
+from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed, warn_of_another_training
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 from pg_agents.schedules import constant_value, progress_remaining, value_of
@@ -256,7 +258,8 @@ class PolicyGradient(Arguments):
         registry.find_env(env)
         if isinstance(env, str) and offers_copies(env):
             # A world's id means its copies, which compiled code can step; `gym.make` would hide them.
-            env = make_vec(env, 1)
+            with announced(values["verbose"]):
+                env = make_vec(env, 1)
         sb3s = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
         for name in values.keys() - sb3s:
             if name in arguments or name not in vars(self):  # a subclass may have set its own before
@@ -793,7 +796,8 @@ class PolicyGradient(Arguments):
         assert self.env is not None, (
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
-        with threads.for_policy(self.policy), deferrable():
+        warn_of_another_training(self, stacklevel=3)
+        with threads.for_policy(self.policy), deferrable(), explained(self.env), announced(self.verbose):
             self._loop(
                 total_timesteps,
                 callback,
@@ -974,7 +978,7 @@ class PolicyGradient(Arguments):
         interrupted = interrupted_run(self)
         if total_timesteps is not None:
             self._schedules_end = None
-        with threads.for_policy(self.policy), deferrable():
+        with threads.for_policy(self.policy), deferrable(), explained(self.env), announced(self.verbose):
             self._engine_in_use = self._make_engine(self.loss())
             self._lazy_log.clear()
             run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
@@ -1049,7 +1053,7 @@ class PolicyGradient(Arguments):
         if self._last_obs is None:
             self._begin_episodes()
         self._renew_buffer()
-        with threads.for_policy(self.policy):
+        with threads.for_policy(self.policy), explained(self.env), announced(self.verbose):
             self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
         return self.rollout_buffer
 
