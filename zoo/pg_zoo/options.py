@@ -425,7 +425,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--wandb-group", metavar="NAME", help="group of the run")
     add("-tags", "--wandb-tags", nargs="+", default=[], metavar="TAG", help="tags of the run")
     for names, instead in _ELSEWHERE.items():
-        add(*names.split(), nargs="*", action=_OfRlZoo3, const=instead, help=argparse.SUPPRESS)
+        add(
+            *names.split(),
+            nargs="*",
+            action=_OfRlZoo3,
+            const=instead,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
 
 
 class _OfRlZoo3(argparse.Action):
