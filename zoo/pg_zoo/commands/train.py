@@ -109,7 +109,6 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
         stack.enter_context(announced(args.verbose))
         # Anything can be wrong in files, plugins and environments, and it is for the user to mend.
         with (
-            _warnings_on_one_line(),
             one_line(Exception, verbose=args.verbose),
             _written_into(args.log_folder, args.verbose),
         ):
