@@ -367,12 +367,6 @@ def test_a_schedule_below_0_is_0_there_and_says_so(name):
         assert agent.logger.name_to_value["train/clip_range"] == 0
 
 
-def test_a_schedule_that_gives_no_number_is_refused_by_name():
-    agent = short(PPO, learning_rate=lambda progress: 1e-3 if progress > 0.75 else math.nan)
-    with pytest.raises(ValueError, match=r"`learning_rate` is a schedule .* at least 0, but is nan at 0\.5"):
-        agent.learn(16)
-
-
 @pytest.mark.parametrize("world", [False, True])
 def test_training_in_pieces_under_one_schedule_is_one_training(world):
     """In a world, A2C makes whole spans of updates in compiled code."""
