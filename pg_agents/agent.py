@@ -19,7 +19,8 @@ import inspect
 import io
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
@@ -51,7 +52,7 @@ from pg_agents import registry, tuning
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer, EpisodeMixin, EstimatorMixin
 from pg_agents.callback_checks import check_callbacks
-from pg_agents.checks import check_steps
+from pg_agents.checks import check_boolean, check_steps
 from pg_agents.collecting import MANY, Collector, EpisodeCollector, EpisodeStatistics, Setting
 from pg_agents.contract import (
     Batches,
@@ -69,11 +70,14 @@ from pg_agents.contract import (
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.choice import check_engine, make_engine, make_predictor
+from pg_agents.engines.compiling import announced
 from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import CompiledEnv, compiled_env
+from pg_agents.envs.given import checked_as_given
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.normalizing import Statistics
+from pg_agents.envs.processes import explained
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.envs.sharing import copied_env
 from pg_agents.estimators import Floats, gae
@@ -91,7 +95,7 @@ from pg_agents.logs import (
     rollout_metrics,
 )
 from pg_agents.objectives import KL_ESTIMATORS, predicted_values
-from pg_agents.observations import check_observations
+from pg_agents.observations import check_observations, check_storable
 from pg_agents.policies import (
     ACTOR_CRITIC_POLICIES,
     STATE_DEPENDENT_STD,
@@ -103,12 +107,14 @@ from pg_agents.policies import (
 )
 from pg_agents.priors import check_prior, frozen_policy
 from pg_agents.resuming.agents import AsMade, as_made
-from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
+from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed, warn_of_another_training
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
 from pg_agents.schedules import constant_value, progress_remaining, value_of
+from pg_agents.spaces import Translation
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
+from pg_agents.suitability import check_observation_space, check_policy, warn_of_policy
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -246,10 +252,14 @@ class PolicyGradient(Arguments):
         values = {**defaults, **arguments}
         for name in set(self.declared) - {"policy", "env", *values}:
             raise TypeError(f"{type(self).__name__}() needs the argument {name!r}.")
+        for name in arguments:
+            if isinstance(defaults.get(name), bool):  # at once: SB3 takes a text for True
+                check_boolean(name, arguments[name])
         registry.find_env(env)
         if isinstance(env, str) and offers_copies(env):
             # A world's id means its copies, which compiled code can step; `gym.make` would hide them.
-            env = make_vec(env, 1)
+            with announced(values["verbose"]):
+                env = make_vec(env, 1)
         sb3s = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
         for name in values.keys() - sb3s:
             if name in arguments or name not in vars(self):  # a subclass may have set its own before
@@ -264,6 +274,7 @@ class PolicyGradient(Arguments):
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
+        check_boolean("policy_kwargs['state_dependent_std']", state_dependent_std)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type] # None is what `load` passes
@@ -283,6 +294,8 @@ class PolicyGradient(Arguments):
             if self.prior is None and name in arguments and values[name] != defaults[name]:
                 warnings.warn(f"`{name}` has no effect, because there is no `prior`.", stacklevel=3)
         self.warn_of_arguments()
+        if values["_init_setup_model"]:
+            warn_of_policy(self.policy, self.action_space, stacklevel=3)
         self.as_made = as_made(self)
 
     # Setting up
@@ -292,6 +305,7 @@ class PolicyGradient(Arguments):
         """SB3's, which also takes Gymnasium's vector environments."""
         if isinstance(env, VectorEnv):
             env = VectorEnvAdapter(env)
+        check_observation_space(env.observation_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def complete_policy_kwargs(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -365,7 +379,10 @@ class PolicyGradient(Arguments):
         self._check_buffer_class(named)
         # A file names SB3's own buffer class, so that it loads in SB3; the class derived from it is used.
         self.rollout_buffer_class = OURS.get(named, named)
-        super()._setup_model()
+        kwargs, normalized = self.policy_kwargs or {}, self._normalizes_observations
+        check_policy(self.policy_class, self.observation_space, kwargs, normalized=normalized)
+        with self._spaces_of_policy():
+            super()._setup_model()
         self.rollout_buffer_class = named
         if self.has_critic and isinstance(getattr(self.policy, "value_net", None), ZeroValue):
             raise ValueError(
@@ -392,8 +409,8 @@ class PolicyGradient(Arguments):
         if buffer.buffer_size != self.n_steps and type(buffer) is cls:  # a caller's own stays
             self.rollout_buffer = cls(
                 self.n_steps,
-                self.observation_space,
-                self.action_space,
+                self.policy.observation_space,
+                self.policy.action_space,
                 device=self.device,
                 n_envs=self.n_envs,
                 **(self.rollout_buffer_kwargs or {}),
@@ -407,6 +424,36 @@ class PolicyGradient(Arguments):
         if isinstance(self.rollout_buffer, EpisodeMixin):
             assert self.n_episodes is not None
             self.rollout_buffer.n_episodes = self.n_episodes
+
+    # The spaces in use, and the translation between them and the policy's.
+    _translation_of: tuple[Any, Any, Translation | None] = None, None, None
+
+    @property
+    def translation(self) -> Translation | None:
+        """Between the environment's spaces and the policy's; None where they are the same."""
+        given = self.observation_space, self.action_space
+        *known, translation = self._translation_of
+        if known[0] is not given[0] or known[1] is not given[1]:
+            made = Translation(*given, normalizes=self._normalizes_observations)
+            translation = made if made.is_needed else None
+            self._translation_of = *given, translation
+        return translation
+
+    @property
+    def _normalizes_observations(self) -> bool:
+        normalizer = self.get_vec_normalize_env()
+        return normalizer is not None and normalizer.norm_obs
+
+    @contextmanager
+    def _spaces_of_policy(self) -> Iterator[None]:
+        """SB3 makes policy and buffer for the agent's spaces, which are the policy's meanwhile."""
+        translation, given = self.translation, (self.observation_space, self.action_space)
+        if translation is not None:
+            self.observation_space, self.action_space = translation.observation_space, translation.action_space
+        try:
+            yield
+        finally:
+            self.observation_space, self.action_space = given
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -618,11 +665,13 @@ class PolicyGradient(Arguments):
         Returns:
             The actions as the environment takes them, and the next hidden states.
         """
-        predictor = self._predictor()
+        predictor, translation = self._predictor(), self.translation
+        if translation is not None:
+            observation = translation.observations(observation)
         actions = None if predictor is None else predictor.predict(observation, deterministic)
         if actions is None:
-            return super().predict(observation, state, episode_start, deterministic)
-        return actions, state
+            actions, state = super().predict(observation, state, episode_start, deterministic)
+        return actions if translation is None else translation.actions(actions), state
 
     def _predictor(self) -> Predictor | None:
         """The predictor of the policy as it is; None if the policy has to answer itself."""
@@ -688,14 +737,16 @@ class PolicyGradient(Arguments):
         assert self.env is not None, "checked by `learn`"
         statistics = Statistics(self.env)
         prepare = statistics.watched(super()._setup_learn)  # which resets the environment
-        prepared: tuple[int, BaseCallback] = prepare(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        with checked_as_given(self.env):
+            prepared: tuple[int, BaseCallback] = prepare(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
         if not self._custom_logger:
             close_when_unused(self._logger)
         statistics.check(self.num_timesteps)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
         check_callbacks(self, *prepared)
+        check_storable(self._last_obs, self.policy.observation_space, self.num_timesteps)
         if self.group_size is not None:
             check_restarts(self.env)
         self._engine_in_use = self._make_engine(self.loss())
@@ -746,7 +797,8 @@ class PolicyGradient(Arguments):
         assert self.env is not None, (
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
-        with threads.for_policy(self.policy), deferrable():
+        warn_of_another_training(self, stacklevel=3)
+        with threads.for_policy(self.policy), deferrable(), explained(self.env), announced(self.verbose):
             self._loop(
                 total_timesteps,
                 callback,
@@ -834,6 +886,10 @@ class PolicyGradient(Arguments):
         make, loss = getattr(self._engine, "loop", None), self.loss()
         if make is None or env.successes() is not None or any(map(self._overrides, _OF_A_LOOP)):
             return None
+        if self.translation is not None:
+            return None
+        if self.use_sde:
+            return None  # its noise is the policy's, which draws it before and in a rollout
         if loss.objective.coefficients or loss.penalty is not None or loss.value_clip is not None:
             return None
         if loss.scale != 1 or self.reuses_samples:
@@ -923,7 +979,7 @@ class PolicyGradient(Arguments):
         interrupted = interrupted_run(self)
         if total_timesteps is not None:
             self._schedules_end = None
-        with threads.for_policy(self.policy), deferrable():
+        with threads.for_policy(self.policy), deferrable(), explained(self.env), announced(self.verbose):
             self._engine_in_use = self._make_engine(self.loss())
             self._lazy_log.clear()
             run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
@@ -941,7 +997,7 @@ class PolicyGradient(Arguments):
         (
             "is_collecting",
             *("_engine_in_use", "_engine_buffer", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch"),
-            *("current_run", "interrupted", "as_made"),
+            *("current_run", "interrupted", "as_made", "_translation_of"),
         )
     )
     """Attributes that are made anew when they are needed, so that no file and no checkpoint has them."""
@@ -998,7 +1054,7 @@ class PolicyGradient(Arguments):
         if self._last_obs is None:
             self._begin_episodes()
         self._renew_buffer()
-        with threads.for_policy(self.policy):
+        with threads.for_policy(self.policy), explained(self.env), announced(self.verbose):
             self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
         return self.rollout_buffer
 
@@ -1029,7 +1085,7 @@ class PolicyGradient(Arguments):
         """
         parts = compiled_env(env)
         same = (env.observation_space, env.action_space) == (self.observation_space, self.action_space)
-        if parts is None or not parts.copies.address or not same or self._overrides("environment_actions"):
+        if parts is None or not parts.copies.address or not same or not self._acts_as_policy:
             return None
         play = getattr(self._engine, "episodes", None)
         if play is None:
@@ -1052,9 +1108,14 @@ class PolicyGradient(Arguments):
             return Collector
         return EpisodeCollector if self.group_size is None else GroupCollector
 
+    @property
+    def _acts_as_policy(self) -> bool:
+        """Whether the environment has the policy's spaces, and takes its actions as they are or clipped."""
+        return self.translation is None and not self._overrides("environment_actions")
+
     def _rolling_collector(self, env: VecEnv) -> type[Collector] | None:
         """The collector with the results of `collector_class` whose steps are compiled, if there is one."""
-        if self._overrides("environment_actions") or compiled_env(env) is None:
+        if not self._acts_as_policy or compiled_env(env) is None:
             return None
         return {
             Collector: RollingCollector,
@@ -1091,7 +1152,8 @@ class PolicyGradient(Arguments):
             generator=self.action_generator,
             statistics=self.episode_statistics,
             bootstraps=self.has_critic,
-            to_environment=self.environment_actions if self._overrides("environment_actions") else None,
+            to_environment=None if self._acts_as_policy else self.environment_actions,
+            to_policy=None if self.translation is None else self.translation.observations,
             max_episode_steps=self.max_episode_steps,
             group_size=self.group_size or 1,
             on_filled=on_filled,
@@ -1266,8 +1328,9 @@ class PolicyGradient(Arguments):
         return {}
 
     def environment_actions(self, actions: np.ndarray) -> np.ndarray:
-        """The policy's actions as the environment takes them: unscaled if squashed, else clipped."""
-        return environment_actions(self.policy, actions)
+        """The policy's actions as the environment takes them: unscaled if squashed, else clipped; in its own space."""
+        sent = environment_actions(self.policy, actions)
+        return sent if self.translation is None else self.translation.actions(sent)
 
     @property
     def reuses_samples(self) -> bool:

@@ -32,7 +32,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
 from typing_extensions import dataclass_transform
 
-from pg_agents.checks import check_choice, check_number, suggestion
+from pg_agents.checks import check_boolean, check_choice, check_number, suggestion
 
 _REQUIRED: Any = inspect.Parameter.empty
 
@@ -78,13 +78,15 @@ class Argument:
     fixed: str = ""
 
     def check(self, name: str, value: Any) -> None:
-        """Refuse a value outside the range, if the argument has one.
+        """Refuse a value outside the range, if the argument has one, and a text as a truth value.
 
         Raises:
             ValueError: The value is not allowed.
         """
         if self.choices is not None:
             check_choice(name, value, self.choices)
+        elif isinstance(self.default, bool):
+            check_boolean(name, value)
         elif not (self.at_least is self.above is self.at_most is None):
             check_number(
                 name,
@@ -490,6 +492,19 @@ def constructor_arguments(cls: type[Any]) -> list[str]:
         if not any(one.kind is one.VAR_KEYWORD for one in parameters):
             break
     return list(names)
+
+
+def constructor_defaults(cls: type[Any]) -> dict[str, Any]:
+    """The defaults of a constructor's arguments and of its parents'; `inspect.Parameter.empty` for none.
+
+    Args:
+        cls: Any class.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        if "__init__" in vars(base):
+            found |= {one.name: one.default for one in inspect.signature(vars(base)["__init__"]).parameters.values()}
+    return found
 
 
 def check_keywords(cls: type[Any], known: Iterable[str], keywords: Iterable[str]) -> None:

@@ -76,6 +76,16 @@ def check_steps(name: str, value: Any, at_least: int) -> None:
         raise ValueError(f"`{name}` must be a number of steps, at least {at_least}, but is {value!r}.")
 
 
+def check_boolean(name: str, value: Any) -> None:
+    """Refuse a text as a truth value: any but the empty one would mean True, "False" too.
+
+    Raises:
+        ValueError: It is a text.
+    """
+    if isinstance(value, str):
+        raise ValueError(f"`{name}` must be True or False, but is the text {value!r}.")
+
+
 def check_choice(name: str, value: Any, allowed: Any) -> None:
     """Refuse a value that is not one of a few names.
 

@@ -16,6 +16,7 @@ from pg_agents.contract import CompiledSteps
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.interrupts import deferred
 from pg_agents.looking import next_look, skip
+from pg_agents.policies import reset_noise
 
 LONGEST = 10_000  # steps of a call, which cannot be interrupted
 
@@ -61,6 +62,10 @@ class RollingCollector(Collector):
         assert isinstance(agent._last_obs, np.ndarray), "a world has no Dict observations"
         assert agent._last_episode_starts is not None, "set by `learn`"
         wanted = int(min(look.steps - 1, self._room(), LONGEST))
+        if agent.use_sde:
+            if self._steps_to_new_noise() == 0:
+                reset_noise(agent.policy, self.n_envs)
+            wanted = int(min(wanted, self._steps_to_new_noise() or agent.sde_sample_freq))
         with deferred():
             stops_at_end = look.at_ends or self._successes is not None
             taken = roll.run(agent._last_obs, agent._last_episode_starts, wanted, stops_at_end)
