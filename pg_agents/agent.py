@@ -270,6 +270,7 @@ class PolicyGradient(Arguments):
         self.interrupted: Interrupted | None = None  # what `resume` has read, for `learn_on`
         self.as_made: AsMade | None = None
         self._in_mid_episode = False
+        self._schedules_end: int | None = None  # steps, as given to `learn`
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
@@ -1356,8 +1357,6 @@ class PolicyGradient(Arguments):
             The content of an entry of a hyperparameter file, except `n_timesteps` and `policy`.
         """
         return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
-
-    _schedules_end: int | None = None  # steps, as given to `learn`
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
