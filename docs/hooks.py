@@ -65,10 +65,11 @@ def bars(results: str) -> str:
     shown = []
     for workload in SHOWN:
         reference, ours = rows[workload][3:5]
+        ratio = round(float(rows[workload][5].strip("*")))
         share = 100 * float(reference.replace(",", "")) / float(ours.replace(",", ""))
         shown.append(
-            f"<dt>{workload}</dt><dd><span class='bar theirs' style='width: {share:.1f}%'></span> {reference}</dd>"
-            f"<dd><span class='bar ours'></span> {ours}, {float(rows[workload][5].strip('*')):.0f} times as many</dd>"
+            f"<dt>{workload}</dt><dd><span class='bar theirs' style='width: {share:.1f}%'></span> SB3: {reference}</dd>"
+            f"<dd><span class='bar ours'></span> ours: {ours}, × {ratio}</dd>"
         )
     return f'<dl class="bars">{"".join(shown)}</dl>'
 
@@ -83,3 +84,11 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
     if foreign := LOADED.search(output) or STYLED.search(output):
         LOG.warning(f"{page.file.src_uri} loads a file from another server: {foreign[0]}")
     return typeset_page(output, lambda message: LOG.warning(f"{page.file.src_uri}: {message}"))
+
+
+def on_post_build(config: Any) -> None:
+    """Check that the site has KaTeX's style and the fonts that it names."""
+    style = Path(config.site_dir) / "katex" / "katex.min.css"
+    fonts = set(re.findall(r"fonts/[\w-]+\.woff2", style.read_text()))
+    if missing := sorted(one for one in fonts if not (style.parent / one).exists()):
+        LOG.warning(f"fonts of KaTeX are missing: {missing}")

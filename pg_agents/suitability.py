@@ -35,11 +35,13 @@ def check_observation_space(space: spaces.Space[Any]) -> None:
     """Refuse observations that no policy reads.
 
     Raises:
-        ValueError: The space, or a part of it, is of another kind; the message says what can be done.
+        ValueError: The space or a part of it is of another kind, and the message says what can be done; or it is empty.
     """
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    parts = [*space.spaces.values()] if isinstance(space, spaces.Dict) else [space]
     odd = next((part for part in parts if not isinstance(part, _OBSERVED)), None)
     if odd is None:
+        if all(0 in (part.shape or ()) for part in parts):
+            raise ValueError(f"No policy reads the observation space {space}: it has no numbers.")
         return
     kinds = ", ".join(kind.__name__ for kind in _OBSERVED)
     remedy = (
@@ -54,13 +56,16 @@ def check_observation_space(space: spaces.Space[Any]) -> None:
     )
 
 
-def check_policy(policy_class: type[Any], space: spaces.Space[Any], policy_kwargs: dict[str, Any]) -> None:
+def check_policy(
+    policy_class: type[Any], space: spaces.Space[Any], policy_kwargs: dict[str, Any], *, normalized: bool = False
+) -> None:
     """Refuse a policy that cannot read the observations, and arguments that it would misread.
 
     Args:
         policy_class: Its class.
         space: The observation space, images with their channels first.
         policy_kwargs: Arguments of its constructor.
+        normalized: The observations come from a `VecNormalize`.
 
     Raises:
         ValueError: The policy is for other observations, and the message says which one fits; or an argument is a text
@@ -83,6 +88,11 @@ def check_policy(policy_class: type[Any], space: spaces.Space[Any], policy_kwarg
     elif extractor is CombinedExtractor:
         raise ValueError(f"{name} reads a Dict, but the observation space is {space}: {fits} fits.")
     elif extractor is NatureCNN and not is_image_space(space, normalized_image=scaled):
+        if normalized and isinstance(space, spaces.Box) and len(space.shape) == 3:
+            raise ValueError(
+                f"{name} scales images itself, but VecNormalize has made {space} of them: leave them as they are with "
+                "VecNormalize(env, norm_obs=False)."
+            )
         raise ValueError(
             f"{name} reads images, such as Box(0, 255, (64, 64, 3), uint8), but the observation space is {space}: "
             f"MlpPolicy fits, or, for an image with other numbers, policy_kwargs=dict(normalize_images=False)."

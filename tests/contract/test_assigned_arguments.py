@@ -345,6 +345,20 @@ def test_no_schedule_is_told_a_progress_below_0(cls, arguments):
     assert min(told) == 0
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "clip_range", "ent_coef"])
+def test_a_schedule_below_0_is_0_there_and_says_so(name):
+    agent = short(PPO, **{name: lambda progress: progress - 0.75})
+    with pytest.warns(UserWarning, match=f"`{name}` is a schedule whose value falls below 0"):
+        agent.learn(16)
+    assert (agent.coefficient(name) if name != "learning_rate" else _rate(agent)) == 0
+
+
+def test_a_schedule_that_gives_no_number_is_refused_by_name():
+    agent = short(PPO, learning_rate=lambda progress: 1e-3 if progress > 0.75 else math.nan)
+    with pytest.raises(ValueError, match=r"`learning_rate` is a schedule .* at least 0, but is nan at 0\.5"):
+        agent.learn(16)
+
+
 @pytest.mark.parametrize("world", [False, True])
 def test_training_in_pieces_under_one_schedule_is_one_training(world):
     """In a world, A2C makes whole spans of updates in compiled code."""

@@ -40,10 +40,22 @@ def test_observations_that_no_policy_reads_are_refused_with_a_remedy(space, fact
         PPO("MlpPolicy", TinyEnv(None, space))
 
 
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (0,)), spaces.Dict(a=spaces.Box(-1, 1, (2, 0)))], ids=str)
+def test_observations_without_numbers_are_refused(space):
+    with pytest.raises(ValueError, match=r"No policy reads .* no numbers"):
+        PPO("MlpPolicy", TinyEnv(None, space))
+
+
+def test_normalised_images_are_left_to_the_policy_for_images():
+    envs = VecNormalize(make_vec_env(lambda: TinyEnv(None, image(36, 36, 3)), 1))
+    with pytest.raises(ValueError, match=saying("CnnPolicy scales images itself", "VecNormalize", "norm_obs=False")):
+        A2C("CnnPolicy", envs)
+
+
 @pytest.mark.parametrize("name", ["Text", "OneOf", "Tuple", "Dict of Text", "Dict of Dict"])
 def test_the_remedy_helps(name):
     space, _ = UNREADABLE[name]
-    A2C("MlpPolicy", gym.wrappers.FlattenObservation(TinyEnv(None, space)), n_steps=4).learn(8)
+    A2C("MlpPolicy", gym.wrappers.FlattenObservation(TinyEnv(None, space)), n_steps=4, engine="autograd").learn(4)
 
 
 MISFITS = {

@@ -9,11 +9,13 @@ from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Ta
 
 _HEAD = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=1in]{geometry}
 \usepackage{booktabs}
 \usepackage{graphicx}
 \extrafloats{500}
+\sloppy
 % A table or figure that is too wide for the page is scaled to its width.
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
 """
@@ -54,7 +56,7 @@ def latex(title: str, blocks: Sequence[Block]) -> str:
     """
     body = "\n\n".join(_latex(block) for block in blocks if not (isinstance(block, Heading) and block.level == 1))
     document = _environment("document", ["\\maketitle", "", body])
-    return f"{_HEAD}\\title{{{_inline(title)}}}\n\\date{{}}\n{document}\n"
+    return f"{_HEAD}\\title{{{_inline(title)}}}\n\\author{{}}\n\\date{{}}\n{document}\n"
 
 
 def _latex(block: Block) -> str:
