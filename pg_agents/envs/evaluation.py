@@ -29,6 +29,9 @@ from pg_agents.envs.stepping import stepper
 from pg_agents.files.saving import save_model
 from pg_agents.files.writing import write
 
+# Steps of an evaluation after which loading compiled code is worth while: by then torch has taken a third of that time.
+WORTH_LOADING = 500
+
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
 
 
@@ -122,6 +125,8 @@ def _episodes(
             break
         if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
             step = statistics.watched(stepper(env))
+        if n_steps == WORTH_LOADING and (load := getattr(model, "load_predictor", None)) is not None:
+            load()
         actions, states = model.predict(
             observations,
             state=states,
