@@ -118,6 +118,31 @@ def explained(error: NotFiniteError, policy: th.nn.Module, n_steps: int) -> str:
     return ". ".join(sentences) + "."
 
 
+def tensors_of_graphs(holder: Any) -> list[th.Tensor]:
+    """The tensors with a gradient's graph behind them, such as the last batch's distribution, which torch cannot copy.
+
+    Args:
+        holder: A policy, a distribution, or a container with some.
+    """
+    found: list[th.Tensor] = []
+    met: set[int] = set()
+
+    def walk(one: Any) -> None:
+        if id(one) in met:
+            return
+        met.add(id(one))
+        if isinstance(one, th.Tensor):
+            found.extend([one] if one.grad_fn is not None else [])
+        elif isinstance(one, (list, tuple, dict)):
+            for item in one.values() if isinstance(one, dict) else one:
+                walk(item)
+        elif isinstance(one, (nn.Module, Distribution, th.distributions.Distribution)):
+            walk(vars(one))
+
+    walk(holder)
+    return found
+
+
 def environment_actions(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:
     """The policy's actions as the environment takes them: unscaled if they are squashed, else clipped to the space."""
     space = policy.action_space

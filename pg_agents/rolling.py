@@ -92,7 +92,7 @@ class RollingCollector(Collector):
         assert agent.ep_info_buffer is not None, "made by `learn`"
         assert self._compiled_env is not None, "checked by the agent"
         agent.ep_info_buffer.append(self._compiled_env.adapter.episode(episode_return, length))
-        self.setting.statistics.finished.append(stated_return)
+        self.setting.statistics.finish(stated_return)
         if self._successes is not None:
             assert agent.ep_success_buffer is not None, "made by `learn`"
             agent.ep_success_buffer.append(self._successes()[index])

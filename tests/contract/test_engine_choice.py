@@ -348,14 +348,12 @@ FROM_1 = [spaces.Discrete(3, start=1), spaces.MultiDiscrete([3, 3], start=[0, 1]
 
 
 @pytest.mark.parametrize("space", FROM_1, ids=str)
-def test_observations_that_do_not_count_from_0_are_left_to_sb3(space):
-    """Who cannot serve them either, and says so in its own words."""
+def test_observations_that_do_not_count_from_0_are_served_as_the_policy_counts_them(space):
     for policy, observation_space in {
         "MlpPolicy": space,
         "MultiInputPolicy": spaces.Dict({"a": BOX, "b": space}),
     }.items():
-        with pytest.raises(ValueError, match=refused(r"Discrete\(.*start")):
-            short(A2C, TinyEnv(observation_space=observation_space), policy, engine="mlp")
+        assert engine_of(short(A2C, TinyEnv(observation_space=observation_space), policy, engine="mlp")) == "mlp"
 
 
 def test_without_verbose_nothing_is_said(capsys):

@@ -26,6 +26,7 @@ from torch import nn
 
 from pg_agents import estimators
 from pg_agents.contract import NotServedError
+from pg_agents.engines.compiling import listen
 from pg_agents.engines.mlp.arrays import Arrays
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.rows import COPIED, Rows
@@ -90,6 +91,7 @@ def load_kernels() -> ModuleType:
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined] # set when Numba is imported
             raise NotServedError("NUMBA_DISABLE_JIT is set")
+        listen()
         from pg_agents.engines.mlp import kernels, scan
     except NotServedError:
         raise

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -64,6 +64,7 @@ class Evidence:
         best: The best known score, or else the return at which the environment counts as solved, with its kind.
         note: Free text for the table.
         fresh: False if an earlier version of the entry is known to have been scored with these seeds.
+        vec_env: How environments were stepped, as a cell has it.
     """
 
     algo: str
@@ -86,6 +87,7 @@ class Evidence:
     best: tuple[float, str] | None = None
     note: str = ""
     fresh: bool = True
+    vec_env: Literal["own", "world"] = "own"
 
     def write(self, zoo: Path) -> Path:
         """Store the evidence in a hyperparameter folder.
@@ -160,8 +162,8 @@ def _from_cells(
             raise UserError(f"The hyperparameters of seed {cell['seed']} differ from the entry: {difference}.")
         cell = {**cell, "versions": released(cell["versions"])}
         first = {**group[0], "versions": released(group[0]["versions"])}
-        for key in ("versions", "deterministic", "options"):
-            if cell[key] != first[key]:
+        for key in ("versions", "deterministic", "options", "vec_env"):
+            if cell.get(key) != first.get(key):
                 raise UserError(f"Seeds {seeds[0]} and {cell['seed']} differ in {key}: {first[key]}, {cell[key]}.")
     commits = different(cell["versions"][COMMIT] for cell in group if COMMIT in cell["versions"])
     scores = [float(cell["score"]) for cell in group]
@@ -187,6 +189,7 @@ def _from_cells(
         command=last["command"],
         random=scale.random,
         best=scale.goal,
+        vec_env="world" if group[0].get("vec_env") == "world" else "own",
     )
 
 
@@ -232,6 +235,7 @@ def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
         origin="evidence",
         eval_points=1,
         final_episodes=evidence.final_episodes,
+        vec_env=evidence.vec_env,
     )
     run_cell(cell, folder)
     record: dict[str, Any] = json.loads((folder / "cell.json").read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import constructor_arguments
@@ -37,6 +37,10 @@ class Cell:
         keep_agent: Whether to keep the trained model, and `vecnormalize.pkl` where observations are normalised.
         device: The torch device.
         gym_packages: Modules to import first, because they register environments. Results do not hold them.
+        full_steps: Steps of a full training, if this one is a shorter first look.
+        vec_env: How environments are stepped: one by one (`"dummy"`), in their own vector version (`"native"`), or in
+            their world (`"world"`), which compiled code steps. `"own"` is native where that resets as SB3 expects it,
+            else dummy; `"auto"` is world where there is one, else as `"own"`.
 
     Raises:
         ValueError: A number is out of range.
@@ -54,6 +58,8 @@ class Cell:
     keep_agent: bool = False
     device: str = "cpu"
     gym_packages: tuple[str, ...] = ()
+    full_steps: int | None = None
+    vec_env: Literal["auto", "own", "dummy", "native", "world"] = "own"
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, at_least=0, at_most=MAX_SEED - 1, integer=True)
