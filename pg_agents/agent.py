@@ -69,7 +69,7 @@ from pg_agents.contract import (
 )
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
-from pg_agents.engines.choice import check_engine, make_engine, make_predictor
+from pg_agents.engines.choice import check_engine, load_predictor, make_engine, make_predictor
 from pg_agents.engines.compiling import announced
 from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
@@ -672,6 +672,13 @@ class PolicyGradient(Arguments):
         if actions is None:
             actions, state = super().predict(observation, state, episode_start, deterministic)
         return actions if translation is None else translation.actions(actions), state
+
+    def load_predictor(self) -> None:
+        """Have `predict` answer from compiled code from now on, if that serves the policy and need not be compiled.
+
+        Training does it anyway; `evaluate_policy` calls this when an evaluation becomes a long one.
+        """
+        load_predictor(self.engine, self.policy)
 
     def _predictor(self) -> Predictor | None:
         """The predictor of the policy as it is; None if the policy has to answer itself."""
