@@ -73,8 +73,8 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
 
 def _cells(args: BenchmarkOptions) -> list[Cell]:
     """The grid, after a look at whether every part of it can be trained."""
-    chosen = _QUICK if args.quick else _DEFAULTS
-    args = replace(args, **{name: value for name, value in chosen.items() if getattr(args, name) is None})
+    numbers: dict[str, Any] = _QUICK if args.quick else _DEFAULTS
+    args = replace(args, **{name: value for name, value in numbers.items() if getattr(args, name) is None})
     assert args.seeds is not None
     check_options(args, "seeds", at_least=1, at_most=MAX_SEEDS)
     check_options(args, "first_seed", at_least=0)
