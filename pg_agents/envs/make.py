@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.checks import check_choice, check_number, suggestion
+from pg_agents.engines.compiling import announced, listen
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.envpool import make_pool
 from pg_agents.registry import find_env
@@ -86,9 +87,12 @@ def make_vec(
         return _seeded(VectorEnvAdapter(make_pool(env_id, n_envs, env_kwargs or {})), seed)
     if isinstance(env_id, str) and not given:
         try:
-            vec_env = VectorEnvAdapter(
-                _vector_env(env_id, n_envs, vectorization_mode or "vector_entry_point", env_kwargs or {})
-            )
+            with announced(0):
+                if offers_copies(env_id):
+                    listen()
+                vec_env = VectorEnvAdapter(
+                    _vector_env(env_id, n_envs, vectorization_mode or "vector_entry_point", env_kwargs or {})
+                )
         except (gym.error.Error, ImportError, TypeError):
             # There is no native version, it does not take these arguments, or a requirement is missing. An error in
             # `env_id` or `env_kwargs` themselves is raised again by `make_vec_env`.

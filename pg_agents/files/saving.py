@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents.files.writing import replacing, write
 from pg_agents.interrupts import held
+from pg_agents.looking import calls_until, passes_multiple
 
 
 @contextmanager
@@ -88,18 +90,75 @@ def save_normalization(normalization: VecNormalize, path: str | Path) -> None:
         normalization.save(str(beside))
 
 
-class CheckpointCallback(callbacks.CheckpointCallback):
-    """SB3's `CheckpointCallback`, whose files are there whole or not at all, whatever the algorithm.
+def statistics_beside(model: str | Path) -> Path:
+    """The file that has the statistics of the normalisation that a saved model acts with.
 
-    Its arguments are those of SB3's.
+    SB3's `CheckpointCallback` names it `rl_model_vecnormalize_500_steps.pkl` for `rl_model_500_steps.zip`. Of a name
+    without a number of steps, it is the name and `_vecnormalize.pkl`.
+
+    Args:
+        model: File of the model, with or without `.zip`.
     """
+    path = Path(model)
+    name, steps = re.fullmatch(r"(.*?)(_\d+_steps)?", path.name.removesuffix(".zip"), re.DOTALL).groups("")  # type: ignore[union-attr]
+    return path.with_name(f"{name}_vecnormalize{steps}.pkl")
+
+
+def save_with_statistics(model: BaseAlgorithm, path: str | Path, *statistics: str | Path) -> None:
+    """Save a model, and beside it the statistics of its normalisation at this moment, if there is one.
+
+    Args:
+        model: Any algorithm.
+        path: The file; see SB3's `save`.
+        *statistics: Files of the statistics; by default the one of `statistics_beside`.
+
+    Raises:
+        OSError: A file cannot be written; the old one is as it was.
+    """
+    normalization = model.get_vec_normalize_env()
+    with held():
+        if normalization is not None:  # first: a model that is without it acts wrongly
+            for file in statistics or [statistics_beside(path)]:
+                save_normalization(normalization, file)
+        save_model(model, path)
+
+
+class CheckpointCallback(callbacks.CheckpointCallback):
+    """SB3's `CheckpointCallback`, which counts environment steps, and whose files are there whole or not at all.
+
+    Args:
+        save_freq: Environment steps between two checkpoints, of all environments together. (SB3's counts calls, in
+            each of which all environments take a step.)
+        save_path: Folder of the files.
+        name_prefix: Beginning of their names.
+        save_replay_buffer: Save the replay buffer, too, of an algorithm that has one.
+        save_vecnormalize: Save the statistics of `VecNormalize`, too, without which the model would act otherwise.
+        verbose: 2 prints the name of each file.
+    """
+
+    def __init__(
+        self,
+        save_freq: int,
+        save_path: str,
+        name_prefix: str = "rl_model",
+        save_replay_buffer: bool = False,
+        save_vecnormalize: bool = True,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(save_freq, save_path, name_prefix, save_replay_buffer, save_vecnormalize, verbose)
+        self.last_timesteps = 0
 
     def next_look(self) -> int | None:
         """Number of calls until the next checkpoint; None for none."""
-        return self.save_freq - self.n_calls % self.save_freq if self.save_freq > 0 else None
+        return calls_until(self.save_freq, self)
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self.last_timesteps = self.model.num_timesteps
 
     def _on_step(self) -> bool:
-        if self.n_calls % self.save_freq:
+        before, self.last_timesteps = self.last_timesteps, self.num_timesteps
+        if not passes_multiple(self.save_freq, before, self.num_timesteps):
             return True
         found: dict[str, Path] = {"model checkpoint": Path(self._checkpoint_path(extension="zip"))}
         save_model(self.model, found["model checkpoint"])

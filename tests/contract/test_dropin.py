@@ -65,6 +65,8 @@ def test_learn_takes_sb3s_arguments_in_sb3s_order_with_sb3s_defaults(cls):
     # The name of the class by default, for subclasses too.
     assert ours.pop("tb_log_name")[0] is None
     reference.pop("tb_log_name")
+    assert ours.pop("schedules_end")[0] is None  # by keyword; not in SB3
+    reference.pop("schedules_end", None)
     # Each class has a default of its own, which one signature stands for.
     assert ours.pop("log_interval")[0] is DEFAULT
     default = reference.pop("log_interval")[0]

@@ -404,7 +404,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "options, only -n may differ from the run's, to extend it, and --device, --num-threads, --trust, --verbose, -P",
     )
     add(
-        "--log-interval", type=int, default=-1, help="log every so many updates; -1: the algorithm's default, -2: never"
+        "--log-interval",
+        type=int,
+        default=-1,
+        help="log every so many updates; -1: print about 20 tables, with about 200 points in TensorBoard; -2: never",
     )
     add(
         "--vec-env",

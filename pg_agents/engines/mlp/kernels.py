@@ -25,6 +25,7 @@ from pg_agents.engines.mlp.simd import (
     give_way,
     inner,
     integers,
+    make_function_caller,
     observe,
     product,
     publish,
@@ -109,6 +110,11 @@ POLICY = np.dtype(
         ("log_std", _address),  # (n_outputs,), torch's; 0 where a network gives it
         ("log_std_grad", _address),
         ("log_stds", _address),  # (n_outputs, 64)
+        ("noise", _address),  # of a row of `noise_kernels.NOISE`; 0 without gSDE
+        ("n_latent", _integer),  # inputs of the head, which gSDE's noise is linear in
+        ("find_deviations", _address),  # functions of `noise_kernels`
+        ("find_changes", _address),
+        ("add_gradient", _address),
         ("actions", _address),  # (n_actions, 64)
         ("log_prob", _address),  # (64,) from here on
         ("entropy", _address),
@@ -127,6 +133,8 @@ STEP = np.dtype(
         ("deterministic", _integer),  # the most probable actions
         ("observations", _address),  # (T, N, n_observation) float32
         ("noise", _address),  # (T, N, n_actions) float32: uniform, or normal for Gaussians
+        ("noise_matrix", _address),  # (n_latent, n_actions), gSDE's
+        ("noise_matrix_size", _integer),  # from one environment's matrix to the next; 0 where they share one
         ("actions", _address),  # (T, N, n_actions) int64 for categorical actions, else float32
         ("clipped", _address),  # (T, N, n_actions) float32, for Gaussians
         ("low", _address),  # (n_actions,)
@@ -457,12 +465,18 @@ def backward(layers, tower, rows, lanes):
             )  # fmt: skip
 
 
+# gSDE's, through their addresses: only users of gSDE compile them.
+_find_deviations, call_noise = make_function_caller(3), make_function_caller(4)
+
 # Distributions: of each kind, what is read from the head, drawn, and how its gradient comes about
 
 
 @njit(**compiled)
 def read_distribution(policy, head, std_head, lanes):
-    """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`."""
+    """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`.
+
+    gSDE's is ½ log(Σ_k φ_k² s_kj² + ε), with φ the head's inputs (arXiv:2005.05719, section 3.2).
+    """
     outputs = floats(head.output)
     if policy.distribution == CATEGORICAL:
         p = floats(head.delta)
@@ -492,7 +506,9 @@ def read_distribution(policy, head, std_head, lanes):
             first = after
     elif policy.distribution == GAUSSIAN:
         log_stds = floats(policy.log_stds)
-        if policy.log_std != 0:
+        if policy.noise != 0:
+            _find_deviations(policy.find_deviations, policy.noise, head.input, lanes)
+        elif policy.log_std != 0:
             log_std = floats(policy.log_std)
             for j in range(policy.n_outputs):
                 for i in range(lanes):
@@ -562,6 +578,30 @@ def _sample(policy, head, noise, lanes_used):
             for i in range(lanes_used):
                 p1 = np.float32(1) / (np.float32(1) + exp32(-outputs[j * BLOCK + i]))
                 actions[j * BLOCK + i] = np.float32(1) if noise[i * policy.n_actions + j] < p1 else np.float32(0)
+
+
+@njit(**compiled)
+def _put_in_columns(head, rows):
+    """The head's inputs as `forward` would leave them, after `_forward_row`."""
+    columns, width = floats(head.input), rounded_up(head.n_in)
+    for row in range(rows):
+        inputs = floats(head.input_rows + 4 * row * width)
+        for k in range(head.n_in):
+            columns[k * BLOCK + row] = inputs[k]
+
+
+@njit(**compiled)
+def _explore(policy, head, step, start, lanes_used):
+    """The block's actions with gSDE's noise: μ + φ times the environment's noise matrix."""
+    actions, outputs, inputs = floats(policy.actions), floats(head.output), floats(head.input)
+    n_actions = policy.n_actions
+    for i in range(lanes_used):
+        matrix = floats(step.noise_matrix + 4 * (start + i) * step.noise_matrix_size)
+        for j in range(n_actions):
+            noise = np.float32(0)
+            for k in range(policy.n_latent):
+                noise += inputs[k * BLOCK + i] * matrix[k * n_actions + j]
+            actions[j * BLOCK + i] = outputs[j * BLOCK + i] + noise
 
 
 @njit(**compiled)
@@ -654,7 +694,12 @@ def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_refe
                     precision = exp32(np.float32(-2) * reference[(policy.n_outputs + j) * BLOCK + i])
                     delta[j * BLOCK + i] += factor * kl_coef * (mean - reference[j * BLOCK + i]) * precision
                     outputs[j * BLOCK + i] += factor * kl_coef * (precision / (inverse * inverse) - one)
-        if policy.log_std != 0:
+        if policy.noise != 0:
+            for j in range(policy.n_actions):
+                for i in range(j * BLOCK, j * BLOCK + lanes):
+                    outputs[i] *= exp32(np.float32(-2) * log_stds[i])
+            call_noise(policy.add_gradient, policy.noise, head.output, rows, lanes)
+        elif policy.log_std != 0:
             log_std_grad = floats(policy.log_std_grad)
             for j in range(policy.n_actions):
                 log_std_grad[j] += sum_of(floats(head.output + 4 * j * BLOCK), rows)
@@ -742,9 +787,13 @@ def act(policies_at, towers_at, layers_at, steps_at, t):
         lanes = lanes_of(rows)
         if not step.values_only:
             _evaluate(policy, layers, towers[0], observations, start, rows)
+            if policy.noise != 0 and rows <= FEW:
+                _put_in_columns(head, rows)
             read_distribution(policy, head, std_head, lanes)
             if step.deterministic:
                 _mode(policy, head, rows)
+            elif policy.noise != 0:
+                _explore(policy, head, step, start, rows)
             else:
                 _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
             log_prob_and_entropy(policy, head, rows)

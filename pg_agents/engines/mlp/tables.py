@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from pg_agents import estimators
 from pg_agents.contract import NotServedError
+from pg_agents.engines.compiling import listen
 from pg_agents.engines.mlp.arrays import Arrays
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.rows import COPIED, Rows
@@ -32,6 +34,7 @@ from pg_agents.engines.mlp.served import (
     actor_layers,
     check_state,
     critic_layers,
+    exploration_of,
     is_plain,
     optimizer_options,
     outputs_of,
@@ -65,6 +68,7 @@ def load_kernels() -> ModuleType:
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined] # set when Numba is imported
             raise NotServedError("NUMBA_DISABLE_JIT is set")
+        listen()
         from pg_agents.engines.mlp import kernels, scan
     except NotServedError:
         raise
@@ -75,11 +79,22 @@ def load_kernels() -> ModuleType:
     return kernels
 
 
+@cache
+def load_noise_kernels() -> ModuleType:
+    """Import the kernels of gSDE; the first import on a machine compiles them."""
+    from pg_agents.engines.mlp import noise_kernels
+
+    return noise_kernels
+
+
 class Program:
     """The tables of one policy, and the memory that their addresses point into.
 
     Args:
         policy: A policy that `check_served` lets through.
+
+    Attributes:
+        exploration: The distribution that has gSDE's noise; None without gSDE.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
@@ -109,6 +124,7 @@ class Program:
         row["n_actions"], row["n_outputs"] = self.n_actions, n_outputs
         row["sizes"] = self._address(np.array(sizes, dtype=np.int64))
         has_log_std = isinstance(getattr(policy, "log_std", None), nn.Parameter)
+        self.exploration = exploration_of(policy)
         row["log_stds"], row["actions"] = (
             self._zeros(n_outputs * kernels.BLOCK),
             self._zeros(self.n_actions * kernels.BLOCK),
@@ -117,7 +133,6 @@ class Program:
             row[name] = self._zeros(kernels.BLOCK)
         row["cross"] = self._zeros(self.n_actions * kernels.BLOCK)
         row["reference"] = self._zeros(2 * n_outputs * kernels.BLOCK)
-
         self.layers = self._table(kernels.LAYER, len(actor) + len(critic))
         self.tensors = self._table(kernels.TENSOR, 2 * len(self.layers) + has_log_std)
         self.towers = self._table(kernels.TOWER, 2)
@@ -132,6 +147,9 @@ class Program:
             n_heads = 0 if not pairs else 2 if pairs is actor and hasattr(policy, "log_std_net") else 1
             self._lay_out(tower, first, pairs, n_heads, extra)
             first += len(pairs)
+        if self.exploration is not None:
+            self._explores_by = _settings(self.exploration)
+            self._lay_out_noise(self.exploration, policy.log_std)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
         self._tables = tuple(map(address, (self.policies, self.towers, self.layers, self.tensors)))
         self._remember()
@@ -219,6 +237,28 @@ class Program:
             self._add_tensor(extra, 1, extra.numel(), gradient, extra.numel())
         tower["n_tensors"] = len(self.parameters) - tower["first_tensor"]
 
+    def _lay_out_noise(self, exploration: StateDependentNoiseDistribution, log_std: th.Tensor) -> None:
+        """Fill in gSDE's table, and its place in the policy's."""
+        kernels, policy = load_noise_kernels(), self.policies
+        noise = self._table(kernels.NOISE, 1)
+        policy["noise"], policy["n_latent"] = self._address(noise), len(log_std)
+        for name in ("find_deviations", "find_changes", "add_gradient"):
+            policy[name] = getattr(kernels, name).address
+        noise["n_latent"], noise["columns"] = log_std.shape
+        noise["n_outputs"] = self.n_outputs
+        noise["use_expln"], noise["epsilon"] = exploration.use_expln, exploration.epsilon
+        for name in ("log_std", "log_std_grad", "log_stds"):
+            noise[name] = policy[name]
+        block, padded = self.kernels.BLOCK, self.padded(len(log_std))
+        for name, size in (
+            ("variances", log_std.numel()),
+            ("slopes", log_std.numel()),
+            ("squares", padded * block),
+            ("square_rows", padded * block),
+            ("sums", padded * self.n_outputs),
+        ):
+            noise[name] = self._zeros(size)
+
     def _add_tensor(self, parameter: th.Tensor, rows: int, columns: int, gradient: int, gradient_row: int) -> None:
         tensor = self.tensors[len(self.parameters)]
         tensor["rows"], tensor["columns"], tensor["value"] = rows, columns, parameter.data_ptr()
@@ -277,6 +317,10 @@ class Program:
         if not self.is_in_place() or [*map(_shape, self.parameters)] != self._shapes:
             return False
         if not all(map(_is_contiguous, self.parameters)):
+            return False
+        if self.exploration is not None and (
+            self.policy.action_dist is not self.exploration or _settings(self.exploration) != self._explores_by
+        ):
             return False
         return not any(self._hooks) and vars(self.policy).keys().isdisjoint(REPLACEABLE)
 
@@ -410,6 +454,17 @@ class Program:
         if not isinstance(self._states[0]["step"], th.Tensor):
             for state in self._states:
                 state["step"] += n_steps
+
+
+def _settings(exploration: StateDependentNoiseDistribution) -> tuple[Any, ...]:
+    """The settings of gSDE that the tables contain, or that the engine does not serve."""
+    return (
+        exploration.use_expln,
+        exploration.full_std,
+        exploration.epsilon,
+        exploration.learn_features,
+        exploration.bijector,
+    )
 
 
 def _floats(place: int, size: int) -> np.ndarray:

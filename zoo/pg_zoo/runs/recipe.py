@@ -28,7 +28,6 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import SimpleLinearSchedule, get_callback_list, get_class_by_name, get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -48,16 +47,21 @@ from stable_baselines3.common.vec_env import (
 
 from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
-from pg_agents.arguments import Arguments, constructor_arguments
-from pg_agents.checks import check_number, suggestion
+from pg_agents.arguments import Arguments, constructor_arguments, constructor_defaults
+from pg_agents.checks import check_boolean, check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
+from pg_agents.envs.processes import ProcessesVecEnv
 from pg_agents.files import values
 from pg_agents.files.agents import load_replay_buffer
+from pg_agents.files.saving import statistics_beside
 from pg_agents.priors import read_policy
 from pg_agents.resuming.folders import newest_checkpoint
-from pg_zoo.errors import UserError, one_line
+from pg_agents.suitability import suitable_policy
+from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
+from pg_zoo.runs.endings import with_recorded_endings
+from pg_zoo.runs.normalization import statistics_of
 
 N_TIMESTEPS = 100_000  # without a number in the entry
 
@@ -173,10 +177,27 @@ class Recipe:
             return self.algorithm(env=env, **options, **arguments)
         kept = {name: value for name, value in arguments.items() if name not in ("policy", "policy_kwargs")}
         model = load_agent(self.algorithm, self.trained_agent, env, trust=self.trust, **options, **kept)
+        self._warn_of_other_observations(model)
         replay_buffer = Path(self.trained_agent).with_name("replay_buffer.pkl")
         if isinstance(model, OffPolicyAlgorithm) and replay_buffer.is_file():
             load_replay_buffer(model, replay_buffer, trust=self.trust)
         return model
+
+    def _warn_of_other_observations(self, model: BaseAlgorithm) -> None:
+        """Warn if the trained agent knows normalised observations and will see others, or the other way round."""
+        if self.statistics is not None or model.num_timesteps == 0:
+            return
+        if model._last_original_obs is not None:
+            warn(
+                f"{self.trained_agent} was trained with VecNormalize, but there are no statistics beside it "
+                f"({statistics_beside(self.trained_agent).name}): it will see observations that mean something else."
+            )
+        elif self.normalization is not None:
+            warn(
+                f"{self.trained_agent} has no statistics of a normalisation beside it, but the hyperparameters say "
+                "normalize: it will see observations that mean something else, unless normalize:False is among "
+                "--hyperparams."
+            )
 
     def resumed_model(self, folder: Path, env: VecEnv, *, device: str = "auto", verbose: int = 0) -> PolicyGradient:
         """The model of an interrupted training, as it was at the newest whole checkpoint.
@@ -224,8 +245,7 @@ class Recipe:
     @property
     def statistics(self) -> Path | None:
         """The file of the trained agent's normalisation, which comes before `normalization`; None if there is none."""
-        path = Path(self.trained_agent).parent / EnvironmentName(self.env) / "vecnormalize.pkl"
-        return path if self.trained_agent and path.is_file() else None
+        return statistics_of(self.trained_agent, self.env) if self.trained_agent else None
 
     @property
     def deterministic_evaluation(self) -> bool:
@@ -249,15 +269,14 @@ class Recipe:
             return together
         if vec_env == "subproc" and n_envs > MAX_PROCESSES:
             raise UserError(f"--vec-env subproc has room for {MAX_PROCESSES} environments, but n_envs is {n_envs}.")
-        # Other processes need not know the id: it may have been registered by a module that only this one imports.
-        return make_vec_env(
-            gym.spec(self.env).make,
+        return single_envs(
+            self.env,
             n_envs,
             seed,
-            monitor_dir=monitor_dir,
-            wrapper_class=self.env_wrapper,
-            env_kwargs=env_kwargs,
+            self.env_wrapper,
+            env_kwargs,
             vec_env_cls=ProcessesVecEnv if vec_env == "subproc" else DummyVecEnv,
+            monitor_dir=monitor_dir,
             monitor_kwargs={**(self.monitor_kwargs or {}), "override_existing": False}
             if goes_on
             else self.monitor_kwargs,
@@ -335,6 +354,8 @@ def resolve(
         UserError: A hyperparameter is unknown or out of range, or is code and not trusted.
     """
     entry = {"n_timesteps": N_TIMESTEPS, "policy": "auto", **entry}
+    if trained_agent and statistics_of(trained_agent, env) and not entry.get("normalize"):
+        entry["normalize"] = True  # what the run stores must say so, for rl_zoo3 too
     _check(algo, algorithm, entry)
     values = evaluated(entry) if trust else data_only(entry, origin, remedy)
     # A constructor may change a dictionary that it is given.
@@ -367,6 +388,39 @@ def resolve(
     )
 
 
+def single_envs(
+    env: str,
+    n_envs: int,
+    seed: int,
+    env_wrapper: Callable[[Any], Any] | None,
+    env_kwargs: dict[str, Any] | None,
+    *,
+    vec_env_cls: type[DummyVecEnv | SubprocVecEnv] = DummyVecEnv,
+    **monitoring: Any,
+) -> VecEnv:
+    """Single environments in their wrappers, each with its record of episodes.
+
+    Args:
+        env: The Gymnasium id.
+        n_envs: Number of environments.
+        seed: Seed of the first environment.
+        env_wrapper: Wraps one environment.
+        env_kwargs: Arguments of the environments.
+        vec_env_cls: Their processes.
+        **monitoring: `monitor_dir` and `monitor_kwargs` of SB3's `make_vec_env`.
+    """
+    # Other processes need not know the id: it may have been registered by a module that only this one imports.
+    return make_vec_env(
+        gym.spec(env).make,
+        n_envs,
+        seed,
+        wrapper_class=with_recorded_endings(env_wrapper),
+        env_kwargs=env_kwargs,
+        vec_env_cls=vec_env_cls,
+        **monitoring,
+    )
+
+
 def check_resumable(algorithm: type[BaseAlgorithm]) -> None:
     """Check that a training of an algorithm can be stored and resumed.
 
@@ -391,37 +445,13 @@ def closing_envs(env: VecEnv) -> Iterator[VecEnv]:
             env.close()
 
 
-class ProcessesVecEnv(SubprocVecEnv):
-    """SB3's, which can also be closed where an interrupt came in the middle of a step or of an answer.
-
-    Otherwise, `close` waits for all answers to a step, those included that have been read.
-    """
-
-    def close(self) -> None:
-        """End the processes, whatever they have been asked."""
-        if self.closed:
-            return
-        for remote in self.remotes:
-            with suppress(OSError):  # it is gone
-                remote.send(("close", None))
-        for remote in self.remotes:
-            with suppress(EOFError, OSError):
-                while True:  # until the other side is closed
-                    remote.recv_bytes()
-        for process in self.processes:
-            process.join()
-        for remote in self.remotes:
-            remote.close()
-        self.waiting, self.closed = False, True
-
-
 def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> str:
     """The name of an algorithm's policy for a kind of observations.
 
     Raises:
         UserError: The algorithm has none.
     """
-    kind = "MultiInput" if isinstance(space, spaces.Dict) else "Cnn" if is_image_space(space) else "Mlp"
+    kind = suitable_policy(space).removesuffix("Policy")
     for alias in algorithm.policy_aliases:
         if alias.startswith(kind):
             return alias
@@ -458,6 +488,9 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not _takes_schedule(algorithm, name):
             raise UserError(f"{name!r} of {algo} cannot be a schedule, but is {value!r}.")
     with one_line(ValueError):
+        for name, default in constructor_defaults(algorithm).items():
+            if isinstance(default, bool):
+                check_boolean(name, values.get(name))
         check_number("n_timesteps", values["n_timesteps"], at_least=1, at_most=MAX_STEPS)
         check_number("n_envs", values.get("n_envs", 1), at_least=1, at_most=MAX_ENVS, integer=True)
         check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)
