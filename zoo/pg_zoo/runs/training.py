@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -194,9 +194,9 @@ def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
         yield Built(recipe.settled(envs), model, eval_envs, vec_env, goes_on)
 
 
-def _vec_env(cell: Cell) -> VecEnvKind:
+def _vec_env(cell: Cell) -> Literal["dummy", "native", "world"]:
     """How the environments of a cell are stepped: `vec_env` of the cell, once its environment has been asked."""
-    if cell.vec_env not in ("auto", "own"):
+    if cell.vec_env != "auto" and cell.vec_env != "own":
         return cell.vec_env
     if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys():
         return "dummy"
