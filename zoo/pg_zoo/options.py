@@ -161,6 +161,7 @@ class BenchmarkOptions(Options):
     eval_points: int
     eval_episodes: int
     final_episodes: int
+    vec_env: Literal["dummy", "subproc", "native", "world", "envpool"] | None
     tensorboard: bool
     keep_agents: bool
     device: str
@@ -464,6 +465,11 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     add("--eval-points", type=int, default=20, help="evaluations along each learning curve, evenly spaced")
     add("--eval-episodes", type=int, default=10, help="episodes of each")
     add("--final-episodes", type=int, default=100, help="episodes after training; their mean return is the score")
+    add(
+        "--vec-env",
+        choices=["dummy", "subproc", "native", "world", "envpool"],
+        help="how training steps its environments, as in pg-zoo train; evaluations keep the environment's own",
+    )
     add("--tensorboard", action="store_true", help="keep a TensorBoard log of each training")
     add("--keep-agents", action="store_true", help="keep the trained agents")
     add("--device", default="cpu", help="torch device")

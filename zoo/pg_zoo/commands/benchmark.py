@@ -88,6 +88,7 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     # A cluster may have devices that this machine lacks.
     device = find_device(args.device) if args.backend == "local" or args.device == "auto" else args.device
     options |= {"keep_agent": args.keep_agents, "device": device, "gym_packages": tuple(args.gym_packages)}
+    options |= {"vec_env": args.vec_env}
     firsts = []
     for env in dict.fromkeys(args.envs):
         trained = [_trained(args, algo, env, options) for algo in algos]
@@ -124,7 +125,7 @@ def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -
                 f"{kwargs[0]}, but {cell.algo} has {own}."
             )
     hyperparams = {"env_kwargs": kwargs[0]} if kwargs and kwargs[0] else {}
-    return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **options))
+    return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **{**options, "vec_env": None}))
 
 
 def _last_line(text: str) -> str:

@@ -31,7 +31,7 @@ from pg_zoo.results.storage import (
     write_whole,
     writing,
 )
-from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.cell import Cell, VecEnvKind
 from pg_zoo.runs.training import run_cell
 from pg_zoo.words import different, ranges
 
@@ -64,6 +64,8 @@ class Evidence:
         best: The best known score, or else the return at which the environment counts as solved, with its kind.
         note: Free text for the table.
         fresh: False if an earlier version of the entry is known to have been scored with these seeds.
+        vec_env: How the trainings stepped their environments, if it was chosen; evaluations are in the environment
+            itself.
     """
 
     algo: str
@@ -86,6 +88,7 @@ class Evidence:
     best: tuple[float, str] | None = None
     note: str = ""
     fresh: bool = True
+    vec_env: VecEnvKind | None = None
 
     def write(self, zoo: Path) -> Path:
         """Store the evidence in a hyperparameter folder.
@@ -187,6 +190,7 @@ def _from_cells(
         command=last["command"],
         random=scale.random,
         best=scale.goal,
+        vec_env=group[0]["options"].get("vec_env"),
     )
 
 
@@ -232,6 +236,7 @@ def replay(evidence: Evidence, seed: int, folder: Path) -> dict[str, Any]:
         origin="evidence",
         eval_points=1,
         final_episodes=evidence.final_episodes,
+        vec_env=evidence.vec_env,
     )
     run_cell(cell, folder)
     record: dict[str, Any] = json.loads((folder / "cell.json").read_text(encoding="utf-8"))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import constructor_arguments
 from pg_agents.checks import check_number
 from pg_zoo.lookup import find_algorithm
 from pg_zoo.results.storage import RANDOM, cell_folder
+
+VecEnvKind = Literal["dummy", "subproc", "native", "world", "envpool"]
 
 MAX_SEED = 2**30  # evaluations use the seeds from here on
 
@@ -37,6 +39,7 @@ class Cell:
         keep_agent: Whether to keep the trained model, and `vecnormalize.pkl` where observations are normalised.
         device: The torch device.
         gym_packages: Modules to import first, because they register environments. Results do not hold them.
+        vec_env: How training steps its environments, as for `Recipe.make_envs`. By default, as evaluations do.
 
     Raises:
         ValueError: A number is out of range.
@@ -54,6 +57,7 @@ class Cell:
     keep_agent: bool = False
     device: str = "cpu"
     gym_packages: tuple[str, ...] = ()
+    vec_env: VecEnvKind | None = None
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, at_least=0, at_most=MAX_SEED - 1, integer=True)
@@ -75,9 +79,10 @@ class Cell:
         return int(self.hyperparams.get("n_timesteps", 0))
 
     @property
-    def options(self) -> dict[str, int]:
-        """The numbers of evaluations and of their episodes."""
-        return {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes")}
+    def options(self) -> dict[str, Any]:
+        """The numbers of evaluations and of their episodes, and `vec_env` where it was chosen."""
+        numbers = {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes")}
+        return numbers if self.vec_env is None else {**numbers, "vec_env": self.vec_env}
 
 
 def defaults(cell: Cell) -> dict[str, Any]:

@@ -32,11 +32,11 @@ from pg_agents.resuming.log import continued_logger
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
-from pg_zoo.runs.cell import Cell, defaults
+from pg_zoo.runs.cell import Cell, VecEnvKind, defaults
 from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
 from pg_zoo.runs.partial import CannotGoOnError, TimedCheckpoint, partial_results
 from pg_zoo.runs.provenance import AddedMemory, command_line, cpu_model, versions
-from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
+from pg_zoo.runs.recipe import Recipe, closing_envs, resolve
 
 OnEvaluation = Callable[[int, float], None]
 
@@ -138,7 +138,7 @@ class Built:
         recipe: Their recipe, with the policy named.
         model: The model, with the training environments.
         eval_envs: Environments of evaluations.
-        vec_env: The kind of all environments: `"dummy"` or `"native"`.
+        vec_env: The kind of the training environments.
         goes_on: Whether the model comes from a checkpoint.
     """
 
@@ -164,13 +164,14 @@ def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
     remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
     algorithm = find_algorithm(cell.algo)
     recipe = resolve(cell.algo, algorithm, cell.env, cell.hyperparams, cell.origin, remedy=remedy)
-    vec_env, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
+    own, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
+    vec_env = cell.vec_env or own
     with ExitStack() as stack:
         # Evaluation environments come first: making them seeds their action space, which the environments of a class,
         # those of training included, may share.
         with own_random_state(cell.seed):
-            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, vec_env)))
-        envs = stack.enter_context(closing_envs(recipe.make_envs(cell.seed, vec_env)))
+            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, own)))
+        envs = stack.enter_context(closing_envs(_on_one_thread(recipe, vec_env).make_envs(cell.seed, vec_env)))
         goes_on = partial is not None and bool(checkpoints(partial))
         if partial is not None and goes_on:
             try:
@@ -180,6 +181,13 @@ def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
         else:
             model = recipe.make_model(envs, cell.seed, device=cell.device)
         yield Built(recipe.settled(envs), model, eval_envs, vec_env, goes_on)
+
+
+def _on_one_thread(recipe: Recipe, vec_env: VecEnvKind) -> Recipe:
+    """EnvPool would step in as many threads as there are cores, but other cells train beside this one."""
+    if vec_env != "envpool":
+        return recipe
+    return replace(recipe, env_kwargs={"num_threads": 1, **(recipe.env_kwargs or {})})
 
 
 def _vec_env(cell: Cell) -> VecEnvKind:
@@ -220,7 +228,8 @@ def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation 
         callbacks, log = [*recipe.callbacks, curve], folder / "tensorboard" if cell.tensorboard else None
         if log is not None:
             model.set_logger(_logger(log, partial / "tensorboard", model.num_timesteps))
-        if can_be_stored(model):
+        # A trial on the environments of evaluations tells nothing about those of another kind.
+        if can_be_stored(model) and cell.vec_env is None:
             callbacks.append(TimedCheckpoint(cell, partial, env, log, curve.paused))
         try:
             if training.goes_on:
