@@ -131,6 +131,14 @@ RL_ZOO3 = {
     "learning_rate": SimpleLinearSchedule(0.001),
     "clip_range": SimpleLinearSchedule(0.2),
 }
+PENDULUM = {
+    "n_steps": 1024,
+    "gae_lambda": 0.95,
+    "gamma": 0.9,
+    "learning_rate": 0.001,
+    "use_sde": True,
+    "sde_sample_freq": 4,
+}
 FEW_EPOCHS = ROLLOUTS | {"n_epochs": 4}
 CHEETAH = {"n_steps": 512, "batch_size": 256, "n_epochs": 10}
 WORKLOADS = [
@@ -151,6 +159,11 @@ WORKLOADS = [
     Workload("PPO 8 envs × 256 steps, CartPole", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS),
     Workload("PPO 8 envs × 256 steps, CartPole, native", "PPO", "CartPole-v1", 8, 40_960, ROLLOUTS, face="native"),
     Workload("PPO as in rl_zoo3, CartPole, 8 envs", "PPO", "CartPole-v1", 8, 32_768, RL_ZOO3),
+    Workload("PPO as in rl_zoo3, Pendulum, gSDE, world", "PPO", "Pendulum-v1", 4, 16_384, PENDULUM, face="world"),
+    Workload("PPO as in rl_zoo3, Pendulum, gSDE", "PPO", "Pendulum-v1", 4, 16_384, PENDULUM),
+    Workload(
+        "PPO as in rl_zoo3, Pendulum, gSDE, engines", "PPO", "Pendulum-v1", 4, 16_384, PENDULUM, reference="autograd"
+    ),
     Workload("A2C defaults, CartPole, 8 envs", "A2C", "CartPole-v1", 8, 49_160),
     Workload("evaluate_policy, 100 episodes of CartPole", "PPO", "CartPole-v1", 1, 0, evaluates=100),
     Workload("REINFORCE, CartPole, 8 envs", "REINFORCE", "CartPole-v1", 8, 40_960, reference="autograd"),

@@ -22,6 +22,7 @@ from pg_agents.theory import Estimate
 matplotlib.use("agg")  # figures are files: no display is needed
 
 FIGURES = Path(__file__).parents[1] / "docs" / "images" / "examples"
+SHORTENED = Path("runs", "examples")  # of a first look, whose figures must not replace those of the documentation
 
 
 def arguments(description: str | None, given: Sequence[str] | None, seeds: int | None) -> argparse.Namespace:
@@ -31,8 +32,16 @@ def arguments(description: str | None, given: Sequence[str] | None, seeds: int |
         parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, ... (default {seeds})")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the length of training (default 1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel processes (default: cores)")
-    parser.add_argument("--output", type=Path, default=FIGURES, help="folder of the figure")
-    return parser.parse_args(given)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"folder of the figure (default: docs/images/examples, or {SHORTENED} with other seeds or lengths)",
+    )
+    options = parser.parse_args(given)
+    if options.output is None:
+        is_whole = options.scale == 1 and getattr(options, "seeds", None) == seeds
+        options.output = FIGURES if is_whole else SHORTENED
+    return options
 
 
 def run_all(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], jobs: int) -> dict[tuple[Any, ...], Any]:

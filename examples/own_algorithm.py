@@ -11,13 +11,14 @@ it is better.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch as th
-from common import arguments, draw_band, save
+from common import FIGURES, SHORTENED, arguments, draw_band, save
 from matplotlib.figure import Figure
 
 from pg_agents import A2C
@@ -75,14 +76,16 @@ def install(folder: Path) -> None:
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(__doc__, given, seeds=10)
     check()
+    results_folder = (SHORTENED if options.output == FIGURES else options.output) / "own_algorithm"
+    shutil.rmtree(results_folder, ignore_errors=True)  # of another version of the algorithm, perhaps
     with tempfile.TemporaryDirectory() as folder:
         install(Path(folder))
         command = ["benchmark", "--algos", "squashed", "sb3/a2c", "--envs", ENV, "--same-hyperparams", "a2c"]
         command += ["-n", str(int(N_TIMESTEPS * options.scale)), "--seeds", str(options.seeds)]
-        command += ["--jobs", str(options.jobs), "-o", f"{folder}/results"]
+        command += ["--jobs", str(options.jobs), "-o", str(results_folder)]
         pg_zoo(command)
-        results = read(f"{folder}/results")
-        report = Path(folder, "results", "report.md").read_text()
+    results = read(results_folder)
+    report = (results_folder / "report.md").read_text()
     print("\n".join(line for line in report.splitlines() if f"**{ENV}**" in line))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="environment steps", ylabel="return, mean of 10 evaluation episodes")

@@ -19,7 +19,8 @@ import inspect
 import io
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
@@ -49,6 +50,8 @@ from typing_extensions import Self
 from pg_agents import registry, tuning
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
 from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer, EpisodeMixin, EstimatorMixin
+from pg_agents.callback_checks import check_callbacks
+from pg_agents.checks import check_boolean, check_steps
 from pg_agents.collecting import Collector, EpisodeCollector, EpisodeStatistics, Setting
 from pg_agents.contract import (
     Batches,
@@ -69,9 +72,11 @@ from pg_agents.engines.choice import check_engine, make_engine, make_predictor
 from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import CompiledEnv, compiled_env
+from pg_agents.envs.given import checked_as_given
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.restarting import check_restarts
+from pg_agents.envs.sharing import copied_env
 from pg_agents.estimators import Floats, gae
 from pg_agents.files.archives import check_optimizer, read_agent
 from pg_agents.files.saving import whole
@@ -87,13 +92,14 @@ from pg_agents.logs import (
     rollout_metrics,
 )
 from pg_agents.objectives import KL_ESTIMATORS, predicted_values
-from pg_agents.observations import check_observations
+from pg_agents.observations import check_observations, check_storable
 from pg_agents.policies import (
     ACTOR_CRITIC_POLICIES,
     STATE_DEPENDENT_STD,
     ZeroValue,
     environment_actions,
     separate_critic,
+    tensors_of_graphs,
     with_state_dependent_std,
 )
 from pg_agents.priors import check_prior, frozen_policy
@@ -101,8 +107,11 @@ from pg_agents.resuming.agents import AsMade, as_made
 from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
+from pg_agents.schedules import constant_value, progress_remaining
+from pg_agents.spaces import Translation
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
+from pg_agents.suitability import check_observation_space, check_policy, warn_of_policy
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -167,15 +176,19 @@ class PolicyGradient(Arguments):
         default=False,
         kw_only=True,
         doc="Generalised state-dependent exploration instead of independent action noise (Box actions).",
+        fixed="make a new agent",
     )
     sde_sample_freq: int = argument(
         default=-1, kw_only=True, doc="Draw new gSDE noise every so many steps; -1: at the start of each rollout only."
     )
     rollout_buffer_class: type[SB3RolloutBuffer] | None = argument(
-        default=None, kw_only=True, doc="Buffer class; None chooses by the observation space."
+        default=None,
+        kw_only=True,
+        doc="Buffer class; None chooses by the observation space.",
+        fixed="make a new agent",
     )
     rollout_buffer_kwargs: dict[str, Any] | None = argument(  # type: ignore[assignment]
-        default=None, kw_only=True, doc="Further keyword arguments of the buffer class."
+        default=None, kw_only=True, doc="Further keyword arguments of the buffer class.", fixed="make a new agent"
     )
     stats_window_size: InitVar[int] = argument(
         default=100,
@@ -183,6 +196,7 @@ class PolicyGradient(Arguments):
         doc="Number of episodes over which the `rollout/` means are taken.",
         at_least=1,
         integer=True,
+        fixed="give it to `load`",
     )
     tensorboard_log: str | None = argument(default=None, kw_only=True, doc="Folder for TensorBoard; None writes none.")
     policy_kwargs: dict[str, Any] | None = argument(  # type: ignore[assignment]
@@ -190,10 +204,15 @@ class PolicyGradient(Arguments):
         kw_only=True,
         doc="Keyword arguments of the policy. `state_dependent_std=True` makes σ of a Gaussian policy an output of its "
         "network.",
+        fixed="make a new agent",
     )
     verbose: int = argument(default=0, kw_only=True, doc="0 prints nothing, 1 progress, 2 debugging information.")
-    seed: int | None = argument(default=None, kw_only=True, doc="Seed of all random generators.")
-    device: InitVar[th.device | str] = argument(default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...')
+    seed: int | None = argument(
+        default=None, kw_only=True, doc="Seed of all random generators.", fixed="call `set_random_seed`"
+    )
+    device: InitVar[th.device | str] = argument(
+        default="auto", kw_only=True, doc='`"auto"`, `"cpu"`, `"cuda"`, ...', fixed="give it to `load`"
+    )
     _init_setup_model: InitVar[bool] = argument(default=True, kw_only=True, doc="Build the networks now.")
     engine: str = argument(
         default="auto",
@@ -230,8 +249,9 @@ class PolicyGradient(Arguments):
         values = {**defaults, **arguments}
         for name in set(self.declared) - {"policy", "env", *values}:
             raise TypeError(f"{type(self).__name__}() needs the argument {name!r}.")
-        if values["value_learning_rate"] is not None and not self.separate_critic:
-            raise ValueError(f"`value_learning_rate` is given, but {type(self).__name__} has no `separate_critic`.")
+        for name in arguments:
+            if isinstance(defaults.get(name), bool):  # at once: SB3 takes a text for True
+                check_boolean(name, arguments[name])
         registry.find_env(env)
         if isinstance(env, str) and offers_copies(env):
             # A world's id means its copies, which compiled code can step; `gym.make` would hide them.
@@ -249,6 +269,7 @@ class PolicyGradient(Arguments):
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
+        check_boolean("policy_kwargs['state_dependent_std']", state_dependent_std)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type] # None is what `load` passes
@@ -268,6 +289,8 @@ class PolicyGradient(Arguments):
             if self.prior is None and name in arguments and values[name] != defaults[name]:
                 warnings.warn(f"`{name}` has no effect, because there is no `prior`.", stacklevel=3)
         self.warn_of_arguments()
+        if values["_init_setup_model"]:
+            warn_of_policy(self.policy, self.action_space, stacklevel=3)
         self.as_made = as_made(self)
 
     # Setting up
@@ -277,6 +300,7 @@ class PolicyGradient(Arguments):
         """SB3's, which also takes Gymnasium's vector environments."""
         if isinstance(env, VectorEnv):
             env = VectorEnvAdapter(env)
+        check_observation_space(env.observation_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def complete_policy_kwargs(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -292,10 +316,10 @@ class PolicyGradient(Arguments):
         Raises:
             ValueError: An argument is out of range.
         """
+        if self.value_learning_rate is not None and not self.separate_critic:
+            raise ValueError(f"`value_learning_rate` is given, but {type(self).__name__} has no `separate_critic`.")
         for name, field in self.declared.items():
-            value = getattr(self, "_stats_window_size" if name == "stats_window_size" else name, None)
-            if name != "value_learning_rate" or self.separate_critic:
-                field.check(name, value)
+            field.check(name, getattr(self, "_stats_window_size" if name == "stats_window_size" else name, None))
         if self.normalize_advantage and self.n_episodes is None:
             n_envs = getattr(self, "n_envs", 2)  # not known yet for a model built without an environment
             assert self.n_steps * n_envs > 1, (
@@ -309,10 +333,33 @@ class PolicyGradient(Arguments):
                     f"make {in_groups} episodes: leave `n_episodes` out."
                 )
 
-    def complete_arguments(self) -> None:
-        """Replace arguments, once checked, by what they stand for; called again after loading."""
+    def before_assigning(self, name: str, before: Any) -> None:
+        """See `Arguments.before_assigning`."""
+        if name in ("n_episodes", "group_size") and (getattr(self, name) is None) != (before is None):
+            raise ValueError(
+                f"`{name}` of {type(self).__name__} is {before!r}, and cannot become {getattr(self, name)!r} after "
+                "construction: another kind of rollout needs another buffer."
+            )
+        if name in ("n_groups", "group_size"):
+            self.n_episodes = self.defaults()["n_episodes"]
+        if name == "engine":
+            check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
+
+    def after_assigning(self, name: str) -> None:
+        """See `Arguments.after_assigning`. The rollout buffer waits until the next rollout begins."""
+        super().after_assigning(name)
+        if self.group_size is not None:
+            vars(self)["n_episodes"] = self.n_groups * self.group_size
+        if name in ("n_steps", "n_episodes", "n_groups", "group_size", "gamma", "gae_lambda"):
+            self._buffer_is_dated = True
+        if name == "engine":
+            self._engine_in_use = None
 
     def _setup_model(self) -> None:
+        with self.takes_all():
+            self._set_up()
+
+    def _set_up(self) -> None:
         if len(inspect.signature(self.objective).parameters) > 0:
             raise TypeError(
                 f"`objective` of {type(self).__name__} must take no argument and return an Objective(value, weight): "
@@ -327,7 +374,9 @@ class PolicyGradient(Arguments):
         self._check_buffer_class(named)
         # A file names SB3's own buffer class, so that it loads in SB3; the class derived from it is used.
         self.rollout_buffer_class = OURS.get(named, named)
-        super()._setup_model()
+        check_policy(self.policy_class, self.observation_space, self.policy_kwargs or {})
+        with self._spaces_of_policy():
+            super()._setup_model()
         self.rollout_buffer_class = named
         if self.has_critic and isinstance(getattr(self.policy, "value_net", None), ZeroValue):
             raise ValueError(
@@ -337,13 +386,64 @@ class PolicyGradient(Arguments):
             separate_critic(self.policy, self.lr_schedule(1))
         if self.prior is not None:
             self._take_prior()
+        self._fill_in_buffer()
+        self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
+        check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
+
+    _buffer_is_dated = False  # whether arguments of the rollout buffer have been assigned since it was made
+
+    def _renew_buffer(self) -> None:
+        """Give the rollout buffer what was assigned since it was made."""
+        if not self._buffer_is_dated:
+            return
+        del self._buffer_is_dated
+        buffer, named = self.rollout_buffer, self.rollout_buffer_class
+        assert named is not None, "set by `_setup_model`"
+        cls = OURS.get(named, named)
+        if buffer.buffer_size != self.n_steps and type(buffer) is cls:  # a caller's own stays
+            self.rollout_buffer = cls(
+                self.n_steps,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                **(self.rollout_buffer_kwargs or {}),
+            )
+        self.rollout_buffer.gamma, self.rollout_buffer.gae_lambda = self.gamma, self.gae_lambda
+        self._fill_in_buffer()
+
+    def _fill_in_buffer(self) -> None:
         if isinstance(self.rollout_buffer, EstimatorMixin):
             self.rollout_buffer.estimator = self.estimate
         if isinstance(self.rollout_buffer, EpisodeMixin):
             assert self.n_episodes is not None
             self.rollout_buffer.n_episodes = self.n_episodes
-        self.episode_statistics = EpisodeStatistics(self.n_envs, self._stats_window_size)
-        check_engine(self.engine, self.policy, self.rollout_buffer, self.loss())
+
+    # The spaces in use, and the translation between them and the policy's.
+    _translation_of: tuple[Any, Any, Translation | None] = None, None, None
+
+    @property
+    def translation(self) -> Translation | None:
+        """Between the environment's spaces and the policy's; None where they are the same."""
+        given = self.observation_space, self.action_space
+        *known, translation = self._translation_of
+        if known[0] is not given[0] or known[1] is not given[1]:
+            normalizer = self.get_vec_normalize_env()
+            made = Translation(*given, normalizes=normalizer is not None and normalizer.norm_obs)
+            translation = made if made.is_needed else None
+            self._translation_of = *given, translation
+        return translation
+
+    @contextmanager
+    def _spaces_of_policy(self) -> Iterator[None]:
+        """SB3 makes policy and buffer for the agent's spaces, which are the policy's meanwhile."""
+        translation, given = self.translation, (self.observation_space, self.action_space)
+        if translation is not None:
+            self.observation_space, self.action_space = translation.observation_space, translation.action_space
+        try:
+            yield
+        finally:
+            self.observation_space, self.action_space = given
 
     def _default_buffer_class(self) -> type[SB3RolloutBuffer]:
         if isinstance(self.observation_space, spaces.Dict):
@@ -377,6 +477,24 @@ class PolicyGradient(Arguments):
             self._lazy_log.write(self._logger)
         kept = {name: value for name, value in vars(self).items() if name not in self.made_anew}
         return kept | {"on_epoch": None, "current_run": None, "interrupted": None, "as_made": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy with environments of its own. They share the logger.
+
+        Raises:
+            TypeError: The environments cannot be copied.
+        """
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        if hasattr(self, "_logger"):
+            memo[id(self._logger)] = self._logger
+        if self.env is not None:
+            copied_env(self.env, memo)  # into `memo`
+        state = self.__getstate__()
+        for tensor in tensors_of_graphs(state):
+            memo[id(tensor)] = tensor.detach().clone()
+        vars(copied).update(deepcopy(state, memo))
+        return copied
 
     def save(
         self,
@@ -471,7 +589,7 @@ class PolicyGradient(Arguments):
     def _completed(cls, policy_kwargs: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """The policy's keyword arguments as an agent with these attributes stores them."""
         bare = cls.__new__(cls)
-        vars(bare).update(data)
+        vars(bare).update(cls.defaults() | data)
         given = {name: value for name, value in policy_kwargs.items() if name != "state_dependent_std"}
         return bare.complete_policy_kwargs(given)
 
@@ -537,11 +655,13 @@ class PolicyGradient(Arguments):
         Returns:
             The actions as the environment takes them, and the next hidden states.
         """
-        predictor = self._predictor()
+        predictor, translation = self._predictor(), self.translation
+        if translation is not None:
+            observation = translation.observations(observation)
         actions = None if predictor is None else predictor.predict(observation, deterministic)
         if actions is None:
-            return super().predict(observation, state, episode_start, deterministic)
-        return actions, state
+            actions, state = super().predict(observation, state, episode_start, deterministic)
+        return actions if translation is None else translation.actions(actions), state
 
     def _predictor(self) -> Predictor | None:
         """The predictor of the policy as it is; None if the policy has to answer itself."""
@@ -607,13 +727,16 @@ class PolicyGradient(Arguments):
         assert self.env is not None, "checked by `learn`"
         statistics = Statistics(self.env)
         prepare = statistics.watched(super()._setup_learn)  # which resets the environment
-        prepared: tuple[int, BaseCallback] = prepare(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
+        with checked_as_given(self.env):
+            prepared: tuple[int, BaseCallback] = prepare(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
         if not self._custom_logger:
             close_when_unused(self._logger)
         statistics.check(self.num_timesteps)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        check_callbacks(self, *prepared)
+        check_storable(self._last_obs, self.policy.observation_space, self.num_timesteps)
         if self.group_size is not None:
             check_restarts(self.env)
         self._engine_in_use = self._make_engine(self.loss())
@@ -629,10 +752,18 @@ class PolicyGradient(Arguments):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        *,
+        schedules_end: int | None = None,
     ) -> Self:
         """Train.
 
         Ctrl-C raises `KeyboardInterrupt` here and leaves a model that can be saved and trained on.
+
+        Schedules run from 1 to 0 in every call, also in one with `reset_num_timesteps=False`. To train in pieces under
+        one schedule, say where it ends:
+
+            for piece in range(10):
+                model.learn(10_000, reset_num_timesteps=piece == 0, schedules_end=100_000)
 
         Args:
             total_timesteps: Environment steps to take, over all environments; the last rollout is completed.
@@ -641,10 +772,18 @@ class PolicyGradient(Arguments):
             tb_log_name: Name of the run in TensorBoard; by default the class's name.
             reset_num_timesteps: Count steps from 0 again, and begin with new episodes.
             progress_bar: Show a progress bar.
+            schedules_end: `num_timesteps` at which schedules end; None for those at the end of this call.
 
         Returns:
             The agent itself.
+
+        Raises:
+            ValueError: A number of steps is below 0, or a callback does not fit the training.
         """
+        check_steps("total_timesteps", total_timesteps, 0)
+        if schedules_end is not None:
+            check_steps("schedules_end", schedules_end, 1)
+        self._schedules_end = schedules_end
         assert self.env is not None, (
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
@@ -686,7 +825,15 @@ class PolicyGradient(Arguments):
         Args:
             run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
         """
-        go_through(self, run, self._advance_unwatched)
+        go_through(self, run, self._before_rollout)
+        self.episode_statistics.check_ends(self.num_timesteps)
+
+    def _before_rollout(self, run: Run) -> None:
+        if self._last_obs is None:  # an evaluation was here
+            self._begin_episodes()
+        self.episode_statistics.check_ends(self.num_timesteps)
+        self._renew_buffer()
+        self._advance_unwatched(run)
 
     def _advance_unwatched(self, run: Run) -> None:
         """Make updates that nobody watches in one compiled call, where that gives the same."""
@@ -728,6 +875,10 @@ class PolicyGradient(Arguments):
         make, loss = getattr(self._engine, "loop", None), self.loss()
         if make is None or env.successes() is not None or any(map(self._overrides, _OF_A_LOOP)):
             return None
+        if self.translation is not None:
+            return None
+        if self.use_sde:
+            return None  # its noise is the policy's, which draws it before and in a rollout
         if loss.objective.coefficients or loss.penalty is not None or loss.value_clip is not None:
             return None
         if loss.scale != 1 or self.reuses_samples:
@@ -744,7 +895,8 @@ class PolicyGradient(Arguments):
             total_timesteps: Of the training.
         """
         found = np.empty((3, n_updates))
-        constant = not any(map(callable, (self.learning_rate, self.ent_coef, self.vf_coef)))
+        schedules = self.lr_schedule, self.ent_coef, self.vf_coef
+        constant = all(constant_value(one) is not None for one in schedules)
         for update in range(1 if constant else n_updates):
             steps = first_step + (update + 1) * self.n_steps * self.n_envs
             self._update_current_progress_remaining(steps, total_timesteps)
@@ -814,6 +966,8 @@ class PolicyGradient(Arguments):
                 callbacks are missing.
         """
         interrupted = interrupted_run(self)
+        if total_timesteps is not None:
+            self._schedules_end = None
         with threads.for_policy(self.policy), deferrable():
             self._engine_in_use = self._make_engine(self.loss())
             self._lazy_log.clear()
@@ -825,13 +979,30 @@ class PolicyGradient(Arguments):
         self._lazy_log.write(self._logger)
         return self
 
+    is_collecting = False
+    """Whether a rollout is being collected: then nobody else may take steps in the environment."""
+
     made_anew: ClassVar[frozenset[str]] = frozenset(
         (
+            "is_collecting",
             *("_engine_in_use", "_engine_buffer", "_predictor_of", "_prior_on_device", "_unlogged", "on_epoch"),
-            *("current_run", "interrupted", "as_made"),
+            *("current_run", "interrupted", "as_made", "_translation_of"),
         )
     )
     """Attributes that are made anew when they are needed, so that no file and no checkpoint has them."""
+
+    def _begin_episodes(self) -> None:
+        """Reset the environment, and begin new episodes."""
+        assert self.env is not None, "checked by `learn`"
+        statistics = Statistics(self.env)
+        self._last_obs = statistics.watched(self.env.reset)()
+        statistics.check(self.num_timesteps)
+        check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
+        self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        self._in_mid_episode = False
+        self.episode_statistics.running[:] = 0
 
     @property
     def collects_itself(self) -> bool:
@@ -850,16 +1021,24 @@ class PolicyGradient(Arguments):
             The agent's rollout buffer, filled, with advantages and returns.
         """
         assert self.env is not None, f"This {type(self).__name__} has no environment: call `set_env`."
-        if self._last_obs is None or not hasattr(self, "_logger"):
+        if not hasattr(self, "_logger"):
             _, prepared = self._setup_learn(self.n_steps * self.n_envs, callback)
         else:
             prepared = self._init_callback(callback)
+        if self._last_obs is None:
+            self._begin_episodes()
+        self._renew_buffer()
         with threads.for_policy(self.policy):
             self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
         return self.rollout_buffer
 
     def roll_episodes(
-        self, env: VecEnv, n_episodes: np.ndarray, *, deterministic: bool = True
+        self,
+        env: VecEnv,
+        n_episodes: np.ndarray,
+        *,
+        deterministic: bool = True,
+        max_episode_steps: float = np.inf,
     ) -> list[tuple[float, int]] | None:
         """Play whole episodes in compiled code, from a reset on.
 
@@ -867,18 +1046,20 @@ class PolicyGradient(Arguments):
             env: The environments, copies of a world.
             n_episodes: `(n_envs,)`, the number of episodes of each.
             deterministic: The most probable actions, not drawn ones.
+            max_episode_steps: An episode with more steps is an error.
 
         Returns:
             Return and length of each episode, in the order of their ends; None, and nothing is done, if environment or
             policy are not served.
 
         Raises:
+            EndlessEpisodeError: An episode does not end.
             NotFiniteError: An observation, a reward or the policy's output is not finite; the message names the
                 environment and the step.
         """
         parts = compiled_env(env)
         same = (env.observation_space, env.action_space) == (self.observation_space, self.action_space)
-        if parts is None or not parts.copies.address or not same or self._overrides("environment_actions"):
+        if parts is None or not parts.copies.address or not same or not self._acts_as_policy:
             return None
         play = getattr(self._engine, "episodes", None)
         if play is None:
@@ -888,9 +1069,8 @@ class PolicyGradient(Arguments):
         statistics = Statistics(env)
         first = statistics.watched(env.reset)()
         statistics.check(0)
-        episodes: list[tuple[float, int]] = play(
-            self.policy, parts, first, n_episodes, generator, deterministic=deterministic
-        )
+        limits = {"deterministic": deterministic, "max_episode_steps": max_episode_steps}
+        episodes: list[tuple[float, int]] = play(self.policy, parts, first, n_episodes, generator, **limits)
         return episodes
 
     # The four slots
@@ -902,9 +1082,14 @@ class PolicyGradient(Arguments):
             return Collector
         return EpisodeCollector if self.group_size is None else GroupCollector
 
+    @property
+    def _acts_as_policy(self) -> bool:
+        """Whether the environment has the policy's spaces, and takes its actions as they are or clipped."""
+        return self.translation is None and not self._overrides("environment_actions")
+
     def _rolling_collector(self, env: VecEnv) -> type[Collector] | None:
         """The collector with the results of `collector_class` whose steps are compiled, if there is one."""
-        if self._overrides("environment_actions") or compiled_env(env) is None:
+        if not self._acts_as_policy or compiled_env(env) is None:
             return None
         return {
             Collector: RollingCollector,
@@ -929,6 +1114,7 @@ class PolicyGradient(Arguments):
         """
 
         def on_filled() -> None:
+            self.is_collecting = False
             if _has_samples(rollout_buffer):
                 stored = rollout_buffer.advantages, rollout_buffer.actions
                 trained_on = getattr(rollout_buffer, "trained_on", None)
@@ -940,7 +1126,8 @@ class PolicyGradient(Arguments):
             generator=self.action_generator,
             statistics=self.episode_statistics,
             bootstraps=self.has_critic,
-            to_environment=self.environment_actions if self._overrides("environment_actions") else None,
+            to_environment=None if self._acts_as_policy else self.environment_actions,
+            to_policy=None if self.translation is None else self.translation.observations,
             max_episode_steps=self.max_episode_steps,
             group_size=self.group_size or 1,
             on_filled=on_filled,
@@ -949,7 +1136,12 @@ class PolicyGradient(Arguments):
         )
         own_buffer = rollout_buffer is self.rollout_buffer and isinstance(rollout_buffer, EstimatorMixin)
         collector = (self._rolling_collector(env) if own_buffer else None) or self.collector_class
-        return collector(self, setting, env, callback, rollout_buffer, n_rollout_steps).collect()
+        collects = collector(self, setting, env, callback, rollout_buffer, n_rollout_steps)
+        self.is_collecting = True
+        try:
+            return collects.collect()
+        finally:
+            self.is_collecting = False
 
     def estimate(self, rollout: Rollout) -> tuple[Floats, Floats]:
         """Second slot: how good was each action, and what should the critic have said?
@@ -1091,8 +1283,7 @@ class PolicyGradient(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        # The last rollout can end after `total_timesteps`, with a progress below 0.
-        return float(value(max(self._current_progress_remaining, 0.0))) if callable(value) else value
+        return float(value(self._current_progress_remaining)) if callable(value) else value
 
     def value_clip(self) -> float | None:
         """How far the value may move from that of the rollout in the value loss; None for no limit."""
@@ -1111,8 +1302,9 @@ class PolicyGradient(Arguments):
         return {}
 
     def environment_actions(self, actions: np.ndarray) -> np.ndarray:
-        """The policy's actions as the environment takes them: unscaled if squashed, else clipped."""
-        return environment_actions(self.policy, actions)
+        """The policy's actions as the environment takes them: unscaled if squashed, else clipped; in its own space."""
+        sent = environment_actions(self.policy, actions)
+        return sent if self.translation is None else self.translation.actions(sent)
 
     @property
     def reuses_samples(self) -> bool:
@@ -1140,11 +1332,10 @@ class PolicyGradient(Arguments):
         """
         return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
 
+    _schedules_end: int | None = None  # steps, as given to `learn`
+
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        if self.n_episodes is not None:
-            # Whole episodes can overshoot by far; a learning rate below 0 would unlearn. (Steps: as SB3 has it.)
-            self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+        self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         rate = self.lr_schedule(self._current_progress_remaining)
@@ -1152,8 +1343,7 @@ class PolicyGradient(Arguments):
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, rate)
         if self.separate_critic and self.value_learning_rate is not None:
-            # An argument of our own, so unlike SB3's it ends at its last value: see `coefficient`.
-            rate = FloatSchedule(self.value_learning_rate)(max(self._current_progress_remaining, 0.0))
+            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
             self.policy.optimizer.param_groups[1]["lr"] = rate
             self._logger.record("train/value_learning_rate", rate)
 

@@ -13,21 +13,26 @@ the "Args" section of its docstring, and the range check of each argument follow
 
 Every annotated name with a value is a field, as in a dataclass. A class attribute that is no argument is annotated with
 `ClassVar`, has no annotation, or has a name that starts with an underscore.
+
+An argument that is assigned to an agent, `model.clip_range = 0.1`, is checked as the constructor checks it, and counts
+from the next update on.
 """
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any, ClassVar
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
 from typing_extensions import dataclass_transform
 
-from pg_agents.checks import check_choice, check_number, suggestion
+from pg_agents.checks import check_boolean, check_choice, check_number, suggestion
 
 _REQUIRED: Any = inspect.Parameter.empty
 
@@ -56,6 +61,7 @@ class Argument:
         schedule: A function of the progress remaining is allowed.
         choices: Values allowed, where they are names.
         kw_only: Given by keyword.
+        fixed: For one that an agent keeps from its construction on: what to do instead of assigning another.
     """
 
     default: Any = _REQUIRED
@@ -69,15 +75,18 @@ class Argument:
     schedule: bool = False
     choices: Collection[str] | None = None
     kw_only: bool = False
+    fixed: str = ""
 
     def check(self, name: str, value: Any) -> None:
-        """Refuse a value outside the range, if the argument has one.
+        """Refuse a value outside the range, if the argument has one, and a text as a truth value.
 
         Raises:
             ValueError: The value is not allowed.
         """
         if self.choices is not None:
             check_choice(name, value, self.choices)
+        elif isinstance(self.default, bool):
+            check_boolean(name, value)
         elif not (self.at_least is self.above is self.at_most is None):
             check_number(
                 name,
@@ -105,9 +114,63 @@ def argument(
     schedule: bool = False,
     choices: Collection[str] | None = None,
     kw_only: bool = False,
+    fixed: str = "",
 ) -> Any:
     """A field of a class body; see `Argument`."""
-    return Argument(default, doc, at_least, above, at_most, integer, infinite, optional, schedule, choices, kw_only)
+    return Argument(
+        default, doc, at_least, above, at_most, integer, infinite, optional, schedule, choices, kw_only, fixed
+    )
+
+
+class Assigned:
+    """An argument as an attribute of its class: what is assigned to an agent goes through `Arguments.assign`.
+
+    An agent has its arguments in its `__dict__`, as any object has its attributes. Without a `__get__`, they are read
+    from there at the price of any other attribute.
+
+    Args:
+        name: Of the argument.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __set__(self, agent: Arguments, value: Any) -> None:
+        known, name = vars(agent), self.name
+        is_new = not (name in known and _is_same(known[name], value))
+        if is_new and "policy" in known and not agent._takes_all:
+            agent.assign(name, value)
+        else:
+            known[name] = value
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and isinstance(one, (bool, int, float, str)) and one == other)
+
+
+class LoadedByClass(classmethod):  # type: ignore[type-arg]
+    """`load`, a method of the class, which warns on an agent: it would stay as it is."""
+
+    def __get__(self, agent: Any, owner: Any = None) -> Any:
+        load = super().__get__(agent, owner)
+        if agent is None:
+            return load
+
+        @wraps(load)
+        def warned(*args: Any, **kwargs: Any) -> Any:
+            name = type(agent).__name__
+            warnings.warn(
+                f"`load` returns a new {name}, and the one that it is called on stays as it is: write model = "
+                f"{name}.load(...), or model.set_parameters(...) for parameters alone.",
+                stacklevel=2,
+            )
+            return load(*args, **kwargs)
+
+        return warned
+
+
+# The attributes of these names are something else than the argument, or are looked up whenever they are needed.
+_NOT_WATCHED = frozenset({"policy", "env", "prior", "verbose", "tensorboard_log", "_init_setup_model"})
 
 
 @dataclass_transform(field_specifiers=(argument,))
@@ -128,6 +191,8 @@ class Arguments(OnPolicyAlgorithm):
     same_order_as: ClassVar[type[OnPolicyAlgorithm] | tuple[str, ...] | None] = None
     _is_made_of_fields: ClassVar[bool] = True
     _own_fields: ClassVar[dict[str, Argument]] = {}
+    _takes_all = False  # whether assigned arguments are stored as they come
+    fixed_on_load: ClassVar[frozenset[str]] = frozenset()  # arguments that a saved agent cannot change
 
     learning_rate: float | Schedule = argument(
         doc="Step size of the optimiser; a number or a function of the progress remaining (1 to 0).",
@@ -200,6 +265,9 @@ class Arguments(OnPolicyAlgorithm):
         """
         super().__init_subclass__(**kwargs)
         _warn_of_former_hooks(cls)
+        load = vars(cls).get("load")
+        if type(load) is classmethod:
+            cls.load = LoadedByClass(load.__func__)  # type: ignore[method-assign,assignment]
         cls.declared = dict(Arguments.declared)
         for base in reversed(cls.__mro__[1:]):
             cls.declared |= vars(base).get("_own_fields", {})
@@ -225,6 +293,80 @@ class Arguments(OnPolicyAlgorithm):
         """The defaults of all declared arguments that have one."""
         return {name: field.default for name, field in cls.declared.items() if field.default is not _REQUIRED}
 
+    def check_arguments(self) -> None:
+        """Refuse arguments that contradict each other.
+
+        Raises:
+            ValueError: They do.
+        """
+
+    def complete_arguments(self) -> None:
+        """Replace arguments, once checked, by what they stand for; called again after loading and assigning."""
+
+    def assign(self, name: str, value: Any) -> None:
+        """Give an agent that exists another value of an argument, from the next update on.
+
+        Args:
+            name: Of the argument.
+            value: Its value.
+
+        Raises:
+            ValueError: The constructor would refuse it, or an agent that exists cannot change it; it keeps the old one.
+        """
+        field, known = type(self).declared[name], vars(self)
+        remedy = field.fixed or ("make a new agent" if name in self.fixed_on_load else "")
+        if remedy:
+            raise ValueError(
+                f"`{name}` of {type(self).__name__} cannot change after construction, but {value!r} was assigned: "
+                f"{remedy}."
+            )
+        before = {one: known[one] for one in type(self).declared if one in known}
+        with self.takes_all():
+            try:
+                known[name] = value
+                self.before_assigning(name, before.get(name))
+                self.check_arguments()
+                field.check(name, value)
+                self.complete_arguments()
+                if known[name] is not value and name not in constructor_arguments(type(self)):
+                    raise ValueError(f"`{name}` is no argument of {type(self).__name__}, but {value!r} was assigned.")
+            except Exception:
+                known.update(before)
+                raise
+        self.after_assigning(name)
+
+    def before_assigning(self, name: str, before: Any) -> None:
+        """Adapt the arguments that follow from one that is assigned, which is stored but not checked yet.
+
+        Args:
+            name: Of the argument.
+            before: Its old value.
+
+        Raises:
+            ValueError: An agent that exists cannot change it in this way.
+        """
+
+    def after_assigning(self, name: str) -> None:
+        """Renew what was made from an argument, now that another one is assigned.
+
+        Args:
+            name: Of the argument.
+        """
+        if name == "learning_rate":
+            self._setup_lr_schedule()
+
+    @contextmanager
+    def takes_all(self) -> Iterator[None]:
+        """Store assigned arguments as they come, unchecked."""
+        if self._takes_all:
+            yield
+            return
+        vars(self)["_takes_all"] = True
+        try:
+            yield
+        finally:
+            del self._takes_all
+
 
 def _fields(cls: type[Arguments]) -> dict[str, Argument]:
     """The fields of a class body. A bare default keeps the documentation and the range of the parents' field."""
@@ -242,7 +384,9 @@ def _fields(cls: type[Arguments]) -> dict[str, Argument]:
         elif value == Argument(value.default, kw_only=value.kw_only):
             value = replace(known, default=value.default, kw_only=value.kw_only)
         found[name] = value
-        if value.default is _REQUIRED:
+        if name not in _NOT_WATCHED:
+            setattr(cls, name, Assigned(name))
+        elif value.default is _REQUIRED:
             delattr(cls, name)
         else:
             setattr(cls, name, value.default)
@@ -348,6 +492,19 @@ def constructor_arguments(cls: type[Any]) -> list[str]:
         if not any(one.kind is one.VAR_KEYWORD for one in parameters):
             break
     return list(names)
+
+
+def constructor_defaults(cls: type[Any]) -> dict[str, Any]:
+    """The defaults of a constructor's arguments and of its parents'; `inspect.Parameter.empty` for none.
+
+    Args:
+        cls: Any class.
+    """
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        if "__init__" in vars(base):
+            found |= {one.name: one.default for one in inspect.signature(vars(base)["__init__"]).parameters.values()}
+    return found
 
 
 def check_keywords(cls: type[Any], known: Iterable[str], keywords: Iterable[str]) -> None:

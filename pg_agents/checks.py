@@ -65,6 +65,27 @@ def check_number(
         raise ValueError(f"`{name}` must be {allowed}, but is {value!r}.")
 
 
+def check_steps(name: str, value: Any, at_least: int) -> None:
+    """Refuse what is no number of steps. Whole numbers of any type will do, `1e6` and infinity among them.
+
+    Raises:
+        ValueError: It is none.
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not value >= at_least:
+        raise ValueError(f"`{name}` must be a number of steps, at least {at_least}, but is {value!r}.")
+
+
+def check_boolean(name: str, value: Any) -> None:
+    """Refuse a text as a truth value: any but the empty one would mean True, "False" too.
+
+    Raises:
+        ValueError: It is a text.
+    """
+    if isinstance(value, str):
+        raise ValueError(f"`{name}` must be True or False, but is the text {value!r}.")
+
+
 def check_choice(name: str, value: Any, allowed: Any) -> None:
     """Refuse a value that is not one of a few names.
 

@@ -6,6 +6,8 @@ variables that callbacks read, and the state kept in the agent between rollouts 
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +23,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from pg_agents.buffers import EpisodeMixin, EstimatorMixin
 from pg_agents.contract import Actor, Engine, NotFiniteError, Step
 from pg_agents.envs.compiled import compiled_env
+from pg_agents.envs.given import checked_as_given
 from pg_agents.envs.normalizing import Statistics
 from pg_agents.envs.stepping import adapter_of, stepper
 from pg_agents.estimators import Bools, Floats
 from pg_agents.looking import next_look
-from pg_agents.observations import LARGEST, are_finite, check_finite, check_observations
-from pg_agents.policies import explained
+from pg_agents.observations import LARGEST, are_finite, check_finite, check_observations, check_storable
+from pg_agents.policies import explained, reset_noise
+
+LONG, LONG_OF_EACH = 100_000, 10_000  # steps without an end, of all environments together and of each
 
 
 class EpisodeStatistics:
@@ -35,11 +40,38 @@ class EpisodeStatistics:
     Attributes:
         running: `(N,)`, return so far of each environment's current episode.
         finished: Returns of the last `window` finished episodes.
+        n_finished: Number of finished episodes.
     """
 
     def __init__(self, n_envs: int, window: int) -> None:
         self.running = np.zeros(n_envs)
         self.finished: deque[float] = deque(maxlen=window)
+        self.n_finished = 0
+        # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
+        self._known, self._since = -1, 0.0
+
+    def finish(self, *returns: float) -> None:
+        """Count finished episodes."""
+        self.finished.extend(returns)
+        self.n_finished += len(returns)
+
+    def check_ends(self, n_steps: int) -> None:
+        """Warn of episodes that do not end, once.
+
+        Args:
+            n_steps: Steps taken so far, over all environments.
+        """
+        if self.n_finished != self._known:
+            self._known, self._since = self.n_finished, n_steps
+        without = n_steps - self._since
+        if without >= LONG and without >= LONG_OF_EACH * len(self.running):
+            self._since = math.inf
+            warnings.warn(
+                f"No episode has ended in the last {without:,.0f} steps: there is no `rollout/ep_rew_mean`, and an "
+                "evaluation would not end either. Give the environment a time limit: "
+                "gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000).",
+                stacklevel=2,
+            )
 
 
 @dataclass(frozen=True)
@@ -52,6 +84,7 @@ class Setting:
         statistics: Of the agent's episodes.
         bootstraps: The value of the last state completes the reward of a step that a time limit cut.
         to_environment: Turns drawn actions into the environment's; None for `policies.environment_actions`.
+        to_policy: Turns the environment's observations into the policy's; None where they are the same.
         max_episode_steps: A whole episode that is longer raises an error.
         group_size: Whole episodes that each environment begins in one and the same way.
         on_filled: Called when the buffer is complete, before the callback hears of it.
@@ -64,6 +97,7 @@ class Setting:
     statistics: EpisodeStatistics
     bootstraps: bool = True
     to_environment: Callable[[np.ndarray], np.ndarray] | None = None
+    to_policy: Callable[[Any], Any] | None = None
     max_episode_steps: float = np.inf
     group_size: int = 1
     on_filled: Callable[[], None] | None = None
@@ -100,11 +134,14 @@ class Collector:
         self.n_rollout_steps, self.n_steps, self.n_envs = n_rollout_steps, 0, env.num_envs
         self._native, self._compiled_env, self._statistics = adapter_of(env), compiled_env(env), Statistics(env)
         self._ask = self._statistics.watched(stepper(env))
+        if agent.num_timesteps == agent._num_timesteps_at_start:
+            self._ask = self._checked_once(self._ask)
         if self._native is not None and not isinstance(buffer, EstimatorMixin):
             raise ValueError(
                 f"The vector environment resets in steps of their own, which {type(buffer).__name__} cannot "
                 "leave out of training: `rollout_buffer_class` must derive from pg_agents.buffers.RolloutBuffer."
             )
+        self._to_policy = setting.to_policy
         self._held: Bools | None = None  # environments that wait for the others
         self._n_moving = self.n_envs
         # SB3's stand-in for no callback does nothing and shows nobody the local variables.
@@ -117,6 +154,18 @@ class Collector:
             "rollout_buffer": buffer,
             "n_rollout_steps": n_rollout_steps,
         }
+
+    def _checked_once(self, ask: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+        """As `ask`; the observations of the first answer are checked as the environments give them."""
+
+        def first(actions: np.ndarray) -> Any:
+            self._ask = ask
+            with checked_as_given(self.env):
+                answer = self._statistics.watched(self.env.step)(actions)
+            check_storable(answer[0], self.agent.policy.observation_space, self.agent.num_timesteps + self._n_moving)
+            return answer
+
+        return first
 
     def collect(self) -> bool:
         """Collect one rollout, advantages included.
@@ -138,7 +187,7 @@ class Collector:
         """Empty the buffer, and get an actor."""
         self.buffer.reset()
         if self.agent.use_sde:
-            self.agent.policy.reset_noise(self.n_envs)
+            reset_noise(self.agent.policy, self.n_envs)
         self.callback.on_rollout_start()
         self._shape = getattr(self.agent._last_obs, "shape", None)
         self._says_when = self._watched and next_look(self.callback, self.n_envs) is not None
@@ -155,11 +204,13 @@ class Collector:
         Returns:
             False if the callback stops the training.
         """
-        agent, actor = self.agent, self._actor
-        if agent.use_sde and agent.sde_sample_freq > 0 and self.n_steps % agent.sde_sample_freq == 0:
-            agent.policy.reset_noise(self.n_envs)
+        agent, actor, seen = self.agent, self._actor, self.agent._last_obs
+        if self._to_policy is not None:
+            seen = self._to_policy(seen)
+        if agent.use_sde and self._steps_to_new_noise() == 0:
+            reset_noise(agent.policy, self.n_envs)
         try:
-            actions, clipped_actions = actor.act(agent._last_obs, agent._last_episode_starts)  # type: ignore[arg-type]
+            actions, clipped_actions = actor.act(seen, agent._last_episode_starts)  # type: ignore[arg-type]
         except NotFiniteError as error:
             raise self._explained(error) from None
         new_obs, rewards, dones, infos = self._ask(clipped_actions)
@@ -184,6 +235,11 @@ class Collector:
                 self._follow_callback()
         self._after_step()
         return True
+
+    def _steps_to_new_noise(self) -> float:
+        """Steps until gSDE's noise is drawn again; 0 for now, infinite for not in this rollout."""
+        frequency = self.agent.sde_sample_freq
+        return -self.n_steps % frequency if frequency > 0 else np.inf
 
     def _follow_callback(self) -> None:
         """Act with what is there after a step at which the callback has looked.
@@ -227,13 +283,16 @@ class Collector:
         agent = self.agent
         # Nobody has acted on the last observation yet.
         check_observations(agent._last_obs, agent.observation_space, self.n_envs, agent.num_timesteps)
-        values = self._engine.values(agent.policy, agent._last_obs)
+        values = self._engine.values(agent.policy, self._as_policy_sees(agent._last_obs))
         self.buffer.compute_returns_and_advantage(last_values=values, dones=self._dones)
         if self.setting.on_filled is not None:
             self.setting.on_filled()
         self._shown |= {"n_steps": self.n_steps, "values": values, "dones": self._dones}
         self.callback.update_locals(self._shown)
         self.callback.on_rollout_end()
+
+    def _as_policy_sees(self, observations: Any) -> Any:
+        return observations if self._to_policy is None else self._to_policy(observations)
 
     def _get_actor(self) -> None:
         self._policy, self._engine = self.agent.policy, self.setting.engine()
@@ -272,7 +331,7 @@ class Collector:
         statistics = self.setting.statistics
         for index in np.flatnonzero(terminated):
             if self._counts(int(index)):
-                statistics.finished.append(float(statistics.running[index]))
+                statistics.finish(float(statistics.running[index]))
             statistics.running[index] = 0
             cut = infos[index].get("TimeLimit.truncated", False)
             if cut and infos[index].get("terminal_observation") is not None:
@@ -286,7 +345,8 @@ class Collector:
     ) -> None:
         """R ← r + γ V(last state), in place."""
         agent, cut = self.agent, np.flatnonzero(truncated)
-        values = self._engine.final_values(agent.policy, [infos[index]["terminal_observation"] for index in cut])
+        last_ones = [self._as_policy_sees(infos[index]["terminal_observation"]) for index in cut]
+        values = self._engine.final_values(agent.policy, last_ones)
         for index, value in zip(cut, values, strict=True):
             last = infos[index]["terminal_observation"]
             if not (th.isfinite(value) and are_finite(last)):  # a saturated layer hides an infinite one

@@ -301,6 +301,28 @@ class NotFiniteError(FloatingPointError):
         self.n_epochs, self.actions = n_epochs, actions
 
 
+class EndlessEpisodeError(ValueError):
+    """An episode of an evaluation does not end.
+
+    Args:
+        index: The environment's number.
+        limit: Number of steps after which the evaluation was given up.
+        unnoticed: Ends of the environment's were no ends of its `Monitor`.
+    """
+
+    def __init__(self, index: int, limit: float, unnoticed: bool = False) -> None:
+        remedy = (
+            "Its ends are hidden from `Monitor`, which must be outside the wrapper that ends an episode: "
+            "Monitor(TimeLimit(env, ...))"
+            if unnoticed
+            else "Give the environment a time limit (gymnasium.wrappers.TimeLimit)"
+        )
+        super().__init__(
+            f"The episode of environment {index} has not ended after {limit:,} steps of the evaluation. {remedy}, or "
+            "raise `max_episode_steps`, the number of steps that the evaluation waits for an end."
+        )
+
+
 class Copies(Protocol):
     """Copies of an environment that compiled code can step, each with a generator of its own.
 
@@ -394,10 +416,12 @@ class Engine(Protocol):
     to date, the discount of the value that completes a reward where a time limit cut an episode, and whether it does.
     It also has a method that plays whole episodes,
 
-        episodes(policy, env, observations, n_episodes, generator, *, deterministic) -> list of (return, length)
+        episodes(policy, env, observations, n_episodes, generator, *, deterministic, max_episode_steps)
+            -> list of (return, length)
 
-    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends. One
-    that can also train in compiled code, with parameters that others move at the same time, has a method
+    `n_episodes` `(N,)` of each environment, from the first `observations` on, listed in the order of their ends. It
+    raises an `EndlessEpisodeError` for an episode of more than `max_episode_steps`. One that can also train in compiled
+    code, with parameters that others move at the same time, has a method
 
         loop(env, buffer, loss, *, gamma, gae_lambda) -> CompiledLoop
     """

@@ -28,6 +28,7 @@ from pg_agents.checks import check_number
 from pg_agents.demonstrations import Demonstrations, Observations, as_demonstrations, rows
 from pg_agents.engines import threads
 from pg_agents.policies import critic_parameters, unchecked_distributions
+from pg_agents.spaces import Translation
 
 # Of a squashed action, in [-1, 1]: tanh reaches the bounds nowhere, so an action there would be infinitely far away.
 LARGEST_SQUASHED = 0.999
@@ -140,11 +141,16 @@ def imitate(
         raise ValueError(f"`critic` is True, but no parameter of {type(policy).__name__} is its critic's alone.")
     if critic and given.rewards is None:
         raise ValueError("`critic` is True, but the demonstrations have no rewards.")
-    check_fit(given, policy)
+    translation: Translation | None = getattr(agent, "translation", None)
+    check_fit(given, policy, translation)
     generator = np.random.default_rng(agent.seed if seed is None else seed)
     training, held_out = split(given, validation_fraction, generator)
     observations, rewards = _normalised(given, agent.get_vec_normalize_env())
-    actions = policy_actions(policy, given.actions)
+    actions = policy_actions(
+        policy, given.actions if translation is None else translation.policy_actions(given.actions)
+    )
+    if translation is not None:
+        observations = translation.observations(observations)
 
     def log_likelihood_loss(chosen: np.ndarray) -> th.Tensor:
         tensors, _ = policy.obs_to_tensor(rows(observations, chosen))
@@ -389,19 +395,28 @@ def _running_returns(demonstrations: Demonstrations, gamma: float) -> np.ndarray
 # Checks
 
 
-def check_fit(demonstrations: Demonstrations, policy: ActorCriticPolicy) -> None:
+def check_fit(
+    demonstrations: Demonstrations, policy: ActorCriticPolicy, translation: Translation | None = None
+) -> None:
     """Refuse demonstrations that do not fit a policy's spaces.
+
+    Args:
+        demonstrations: The demonstrations.
+        policy: The policy.
+        translation: Between the demonstrations' spaces and the policy's, where they are not the same.
 
     Raises:
         ValueError: Spaces, keys, shapes or categories differ, or an action of a squashed policy is out of bounds.
     """
-    for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(demonstrations, name), getattr(policy, name)
+    expected = (policy.observation_space, policy.action_space) if translation is None else translation.given
+    for name, ours in zip(("observation_space", "action_space"), expected, strict=True):
+        theirs = getattr(demonstrations, name)
         if theirs is not None and not _alike(theirs, ours):
             raise ValueError(f"`demonstrations` have the {name} {theirs}, but the agent has {ours}.")
-    _check_array("observations", demonstrations.observations, policy.observation_space, len(demonstrations))
-    actions, space = demonstrations.actions, policy.action_space
-    _check_array("actions", actions, space, len(demonstrations))
+    actions, (observation_space, space) = demonstrations.actions, expected
+    n, translated = len(demonstrations), translation is not None
+    _check_array("observations", demonstrations.observations, observation_space, n, translated=translated)
+    _check_array("actions", actions, space, n, translated=translated)
     if isinstance(space, spaces.Box) and policy.squash_output:
         actions = actions.reshape(-1, *space.shape)
         slack = 1e-3 * (space.high - space.low)
@@ -435,13 +450,13 @@ def _shapes(space: spaces.Space[Any]) -> list[tuple[int, ...]]:
     return [space.shape]
 
 
-def _check_array(name: str, values: Any, space: spaces.Space[Any], n: int) -> None:
+def _check_array(name: str, values: Any, space: spaces.Space[Any], n: int, *, translated: bool) -> None:
     if isinstance(space, spaces.Dict):
         given = sorted(values) if isinstance(values, dict) else type(values).__name__
         if given != sorted(space.spaces):
             raise ValueError(f"`{name}` of the demonstrations has {given}, but the agent's {sorted(space.spaces)}.")
         for key, part in space.spaces.items():
-            _check_array(f"{name}[{key!r}]", values[key], part, n)
+            _check_array(f"{name}[{key!r}]", values[key], part, n, translated=translated)
         return
     if isinstance(values, dict):
         raise ValueError(f"`{name}` of the demonstrations is a dictionary, but the agent has the space {space}.")
@@ -452,14 +467,15 @@ def _check_array(name: str, values: Any, space: spaces.Space[Any], n: int) -> No
         )
     if isinstance(space, spaces.Box):
         return
-    if np.any(getattr(space, "start", 0)):
+    first: Any = getattr(space, "start", 0)
+    if np.any(first) and not translated:
         raise ValueError(
             f"`{name}` of the demonstrations are in {space}, but Stable-Baselines3's policies count from 0: use a "
             "space without `start`."
         )
     whole = values.reshape(n, *(space.shape or ()))
     size: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", 2)
-    wrong = (whole < 0) | (whole >= size) | (whole != np.floor(whole))
+    wrong = (whole < first) | (whole >= first + size) | (whole != np.floor(whole))
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])
         raise ValueError(f"`{name}` of the demonstrations is {whole[row]} at step {row}, outside the space {space}.")

@@ -64,6 +64,24 @@ def _says_when_it_looks(callback: BaseCallback) -> bool:
 _OF_A_ROLLOUT = ("on_rollout_start", "_on_rollout_start", "on_rollout_end", "_on_rollout_end")
 
 
+def calls_until(every: int, callback: BaseCallback) -> int | None:
+    """Number of calls until the environment steps are a multiple of `every` again; None for never, `every` being 0."""
+    if every <= 0:
+        return None
+    return math.ceil((every - callback.model.num_timesteps % every) / callback.model.n_envs)
+
+
+def passes_multiple(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of `every` is among the numbers above `before`, up to `now`.
+
+    Args:
+        every: A number of steps; 0 has no multiples.
+        before: Steps at the last call; 0 counts if the steps have been counted anew since.
+        now: Steps at this call.
+    """
+    return every > 0 and now // every > (before if before < now else 0) // every
+
+
 def sees_rollouts(callback: BaseCallback) -> bool:
     """Whether a callback that `next_look` knows has methods for the beginning or the end of a rollout."""
     cls = type(callback)

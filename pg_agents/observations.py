@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,90 @@ def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int,
         check_finite(name, observations, step)
 
 
+def check_storable(observations: Any, space: spaces.Space[Any], step: int, key: str = "") -> None:
+    """Refuse observations that a rollout buffer of a space would change.
+
+    Args:
+        observations: As a VecEnv returns them.
+        space: The policy's and the buffer's.
+        step: Environment steps taken so far, for the message.
+        key: Key of the observation in a Dict space, for the message.
+
+    Raises:
+        ValueError: Numbers that the space's type does not hold.
+    """
+    if isinstance(space, spaces.Dict):
+        for subkey, part in space.spaces.items():
+            check_storable(observations[subkey], part, step, subkey)
+    elif (lost := _lost(np.asarray(observations), space)) is not None:
+        name = f"observation {key!r}" if key else "observation"
+        raise ValueError(f"The {name} after {step} steps {_stored_as(*lost, space)}.")
+
+
+def check_as_given(env: int | None, observation: Any, space: spaces.Space[Any], key: str = "") -> None:
+    """Refuse what an environment returns as an observation if storing it in arrays of its space would change it.
+
+    Args:
+        env: Number of the environment; None where many of them answer together.
+        observation: As the environment returns it.
+        space: Its space, of many observations where many answer together.
+        key: Key of the observation in a Dict space, for the message.
+
+    Raises:
+        ValueError: Wrong keys, a wrong number of numbers, or numbers that the space's type does not hold.
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(observation, Mapping) or sorted(observation) != sorted(space.spaces):
+            raise misfit(env, observation, space)
+        for subkey, part in space.spaces.items():
+            check_as_given(env, observation[subkey], part, subkey)
+        return
+    try:
+        values = np.asarray(observation)
+    except ValueError as error:  # rows of different lengths
+        raise misfit(env, observation, space, key) from error
+    shape = space.shape or ()
+    if (
+        not (_fits(values.shape, shape) or (env is None and values.shape == (*shape, 1)))
+        or values.dtype.kind not in "biuf"
+    ):
+        raise misfit(env, observation, space, key)
+    if (lost := _lost(values, space)) is not None:
+        raise ValueError(f"{_of(env, key)} {_stored_as(*lost, space)}.")
+
+
+def _fits(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether NumPy stores an array in one of another shape, each number once."""
+    while shape and len(given) > len(shape) and given[0] == 1:
+        given = given[1:]
+    return given == shape or (given == () and set(shape) == {1})
+
+
+def _lost(values: np.ndarray, space: spaces.Space[Any]) -> tuple[Any, Any] | None:
+    """The first number that the space's integers do not hold, and what would be stored; None if there is none."""
+    if space.dtype is None or values.dtype == space.dtype or space.dtype.kind not in "biu":
+        return None
+    with np.errstate(invalid="ignore"):
+        stored = values.astype(space.dtype)
+    differs = stored != values
+    return (values[differs][0], stored[differs][0]) if differs.any() else None
+
+
+def _stored_as(given: Any, stored: Any, space: spaces.Space[Any]) -> str:
+    return f"does not match its observation space: it has the number {given}, which {space} would store as {stored}"
+
+
 def are_finite(observation: Any) -> bool:
     """Whether an observation, an array or a dictionary of arrays, has neither NaN nor infinity."""
     if isinstance(observation, dict):
         return all(map(are_finite, observation.values()))
     values = np.asarray(observation)
-    return values.dtype.kind != "f" or bool((np.abs(values) <= LARGEST).all())
+    return values.dtype.kind != "f" or bool(_are_finite(values).all())
+
+
+def _are_finite(values: np.ndarray) -> Any:
+    # float16 has no number as large as that.
+    return np.isfinite(values) if values.dtype.itemsize < 4 else np.abs(values) <= LARGEST
 
 
 def check_finite(name: str, values: np.ndarray, step: int) -> None:
@@ -82,7 +161,7 @@ def not_finite(name: str, values: np.ndarray) -> tuple[str, Any] | None:
     """
     if are_finite(values):
         return None
-    env = _first(~(np.abs(values) <= LARGEST))
+    env = _first(~_are_finite(values))
     return f"The {name} of environment {env} is not finite", values[env]
 
 
@@ -97,16 +176,31 @@ def _first(wrong: np.ndarray) -> int:
     return int(np.argwhere(wrong)[0][0])
 
 
-def misfit(env: int, observation: Any, space: spaces.Space[Any]) -> ValueError:
+def _of(env: int | None, key: str = "") -> str:
+    part = f" {key!r}" if key else ""
+    return f"The observation{part} of {'the environments' if env is None else f'environment {env}'}"
+
+
+def misfit(env: int | None, observation: Any, space: spaces.Space[Any], key: str = "") -> ValueError:
     """The error for an observation that cannot be stored in an array of its space's shape.
 
     Args:
-        env: Number of the environment.
+        env: Number of the environment; None where many of them answer together.
         observation: The observation.
         space: Its space.
+        key: Key of the observation in a Dict space.
     """
-    given = f"keys {sorted(observation)}" if isinstance(observation, dict) else f"shape {np.shape(observation)}"
+    given = f"keys {sorted(observation)}" if isinstance(observation, Mapping) else _kind(observation)
     return ValueError(
-        f"The observation of environment {env} does not match its observation space: it has {given}, but the space is "
-        f"{space}."
+        f"{_of(env, key)} does not match its observation space: it has {given}, but the space is {space}."
     )
+
+
+def _kind(observation: Any) -> str:
+    try:
+        values = np.asarray(observation)
+    except ValueError:
+        return "rows of different lengths"
+    if values.dtype.kind not in "biuf":
+        return f"the type {type(observation).__name__}"
+    return f"shape {values.shape}"

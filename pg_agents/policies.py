@@ -17,7 +17,11 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
+from stable_baselines3.common.distributions import (
+    DiagGaussianDistribution,
+    Distribution,
+    StateDependentNoiseDistribution,
+)
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -112,6 +116,31 @@ def explained(error: NotFiniteError, policy: th.nn.Module, n_steps: int) -> str:
     except NotFiniteError as cause:
         sentences.append(str(cause))
     return ". ".join(sentences) + "."
+
+
+def tensors_of_graphs(holder: Any) -> list[th.Tensor]:
+    """The tensors with a gradient's graph behind them, such as the last batch's distribution, which torch cannot copy.
+
+    Args:
+        holder: A policy, a distribution, or a container with some.
+    """
+    found: list[th.Tensor] = []
+    met: set[int] = set()
+
+    def walk(one: Any) -> None:
+        if id(one) in met:
+            return
+        met.add(id(one))
+        if isinstance(one, th.Tensor):
+            found.extend([one] if one.grad_fn is not None else [])
+        elif isinstance(one, (list, tuple, dict)):
+            for item in one.values() if isinstance(one, dict) else one:
+                walk(item)
+        elif isinstance(one, (nn.Module, Distribution, th.distributions.Distribution)):
+            walk(vars(one))
+
+    walk(holder)
+    return found
 
 
 def environment_actions(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:
@@ -289,6 +318,31 @@ def with_state_dependent_std(policy_class: type[BasePolicy]) -> type[BasePolicy]
             f"{', '.join(known.__name__ for known in STATE_DEPENDENT_STD)}, not for {policy_class.__name__}."
         )
     return STATE_DEPENDENT_STD[policy_class]
+
+
+# As they are when this is imported: others may be put in their place.
+_SB3S_NOISE = ActorCriticPolicy.reset_noise, StateDependentNoiseDistribution.sample_weights
+
+
+def reset_noise(policy: ActorCriticPolicy, n_envs: int) -> None:
+    """`policy.reset_noise(n_envs)`, with the same numbers at a fraction of its time where policy and noise are SB3's.
+
+    Args:
+        policy: A policy with gSDE.
+        n_envs: Number of environments.
+    """
+    noise = getattr(policy, "action_dist", None)
+    drawn_by = getattr(type(policy), "reset_noise", None), vars(type(noise)).get("sample_weights")
+    if drawn_by != _SB3S_NOISE or "reset_noise" in vars(policy) or "sample_weights" in vars(noise):
+        policy.reset_noise(n_envs)
+        return
+    assert isinstance(noise, StateDependentNoiseDistribution), "it has the method of that class"
+    # Without a graph, of which nothing is differentiated, and without the two distributions around these numbers.
+    with th.no_grad():
+        std = noise.get_std(policy.log_std)
+        noise.exploration_mat, noise.exploration_matrices = (
+            std.new_empty(shape).normal_() * std for shape in (std.shape, (n_envs, *std.shape))
+        )
 
 
 def critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:

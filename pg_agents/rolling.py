@@ -16,6 +16,7 @@ from pg_agents.contract import CompiledSteps
 from pg_agents.envs.compiled import compiled_env
 from pg_agents.interrupts import deferred
 from pg_agents.looking import next_look, skip
+from pg_agents.policies import reset_noise
 
 LONGEST = 10_000  # steps of a call, which cannot be interrupted
 
@@ -61,6 +62,10 @@ class RollingCollector(Collector):
         assert isinstance(agent._last_obs, np.ndarray), "a world has no Dict observations"
         assert agent._last_episode_starts is not None, "set by `learn`"
         wanted = int(min(look.steps - 1, self._room(), LONGEST))
+        if agent.use_sde:
+            if self._steps_to_new_noise() == 0:
+                reset_noise(agent.policy, self.n_envs)
+            wanted = int(min(wanted, self._steps_to_new_noise() or agent.sde_sample_freq))
         with deferred():
             stops_at_end = look.at_ends or self._successes is not None
             taken = roll.run(agent._last_obs, agent._last_episode_starts, wanted, stops_at_end)
@@ -87,7 +92,7 @@ class RollingCollector(Collector):
         assert agent.ep_info_buffer is not None, "made by `learn`"
         assert self._compiled_env is not None, "checked by the agent"
         agent.ep_info_buffer.append(self._compiled_env.adapter.episode(episode_return, length))
-        self.setting.statistics.finished.append(stated_return)
+        self.setting.statistics.finish(stated_return)
         if self._successes is not None:
             assert agent.ep_success_buffer is not None, "made by `learn`"
             agent.ep_success_buffer.append(self._successes()[index])

@@ -105,7 +105,7 @@ def advance(agent: OnPolicyAlgorithm, run: Run, parts: Parts, n_updates: int) ->
         run.iteration += n_rollouts
         for *_, episode_return, stated_return, length in loop.episodes:
             agent.ep_info_buffer.append(parts.env.adapter.episode(episode_return, length))
-            parts.statistics.finished.append(stated_return)
+            parts.statistics.finish(stated_return)
         before, agent.num_timesteps = agent.num_timesteps, agent.num_timesteps + n_rollouts * size
         if n_rollouts:
             agent._update_current_progress_remaining(agent.num_timesteps, run.total_timesteps)

@@ -99,7 +99,7 @@ def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
 
 _ACTIONS: dict[str, spaces.Space[Any]] = {
     "Discrete": spaces.Discrete(3),
-    "Box": spaces.Box(np.array([-1, 2], np.float32), np.array([1, 6], np.float32)),
+    "Box": spaces.Box(np.array([-1, 0], np.float32), np.array([1, 2], np.float32)),
     "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
     "MultiBinary": spaces.MultiBinary(2),
 }

@@ -1,5 +1,7 @@
 """Small environments and agents, and one callback that records what it sees: a claim is checked in a moment."""
 
+from copy import deepcopy
+
 import gymnasium as gym
 import numpy as np
 import sb3_contrib
@@ -167,3 +169,33 @@ def weights(agent):
 def same(one, other):
     """Whether two dictionaries of tensors are equal to the last bit."""
     return one.keys() == other.keys() and all(bool((one[name] == other[name]).all()) for name in one)
+
+
+class RepeatEnv(gym.Env):
+    """Episodes of one step, which pay for the components of the action that repeat the observation: 1 for all.
+
+    Args:
+        space: Of observations; of a Dict, the part `"a"` is repeated.
+        action_space: By default that of observations, or of the part.
+
+    Attributes:
+        outside: Actions that are not in the action space.
+    """
+
+    def __init__(self, space, action_space=None):
+        repeated = space["a"] if isinstance(space, spaces.Dict) else space
+        self.observation_space, self.action_space = deepcopy(space), deepcopy(action_space or repeated)
+        self.outside = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.shown = self.observation_space.sample()
+        return self.shown, {}
+
+    def step(self, action):
+        if not self.action_space.contains(np.asarray(action)):
+            self.outside.append(action)
+        shown = self.shown["a"] if isinstance(self.shown, dict) else self.shown
+        return self.shown, float(np.mean(np.equal(action, shown))), True, False, {}

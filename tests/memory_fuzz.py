@@ -353,6 +353,29 @@ def group_of_the_optimiser(agent, rng):
     return "weight_decay"
 
 
+def noise_of_gsde(agent, rng):
+    noise = agent.policy.action_dist
+    if not agent.policy.use_sde:
+        return None
+    name = ("exploration_mat", "exploration_matrices")[rng.integers(2)]
+    now = getattr(noise, name).detach()
+    kind = int(rng.integers(8))
+    if kind == 0:
+        now.resize_(0)
+        return f"{name} resized"
+    after = [
+        lambda: now.clone(),
+        lambda: now[..., :0],
+        lambda: th.stack([now, now], dim=-1)[..., 0],
+        lambda: now.transpose(-1, -2),
+        lambda: now.double(),
+        lambda: now[..., None],
+        lambda: th.cat([now, now]),
+    ][kind - 1]()
+    setattr(noise, name, after)
+    return f"{name}, {kind}"
+
+
 def numbers_of_a_world(agent, rng):
     copies = _copies(agent)
     if copies is None:
@@ -511,12 +534,16 @@ def _agent(seed, engine):
     if "n_episodes" in kwargs:
         kwargs["n_episodes"] = env.num_envs * int(rng.integers(1, 3))
     net, optimizer = NETS[rng.integers(len(NETS))], (th.optim.Adam, th.optim.RMSprop, RMSpropTFLike)[rng.integers(3)]
-    has_std_net = isinstance(env.action_space, spaces.Box) and rng.random() < 0.3
+    deviation = rng.random() if isinstance(env.action_space, spaces.Box) else 1.0
+    has_std_net, explores = deviation < 0.3, 0.3 <= deviation < 0.5
     kwargs["policy_kwargs"] |= {"net_arch": net, "optimizer_class": optimizer}
     if has_std_net:
         kwargs["policy_kwargs"]["state_dependent_std"] = True
+    if explores:
+        kwargs |= {"use_sde": True, "sde_sample_freq": (-1, 2)[rng.integers(2)]}
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
-    said = f"{cls.__name__}, {described}, {net}, {optimizer.__name__}{', σ(s)' if has_std_net else ''}"
+    of_noise = ", σ(s)" if has_std_net else ", gSDE" if explores else ""
+    said = f"{cls.__name__}, {described}, {net}, {optimizer.__name__}{of_noise}"
     return cls(policy, env, seed=3, device="cpu", engine=engine, **kwargs), said, rng
 
 

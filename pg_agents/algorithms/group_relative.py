@@ -91,6 +91,7 @@ class GroupRelative(PolicyGradient):
         default=None,
         doc="Policy to stay near to, with the networks of the agent's; its parameters are copied. None for the agent's "
         "own at the beginning of its first `learn`.",
+        fixed="give it to `load`",
     )
     ent_coef: InitVar[float | Schedule] = 0.0
     max_grad_norm: InitVar[float | None] = None

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import stable_baselines3
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
+from stable_baselines3.common.utils import FloatSchedule
 
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import argument
@@ -23,6 +23,7 @@ from pg_agents.objectives import (
     mean_kl,
     outside,
 )
+from pg_agents.schedules import constant_value
 from pg_agents.tuning import Choice, LogInteger, LogUniform, PowerOfTwo, ScheduleBetween, SearchSpace, Uniform
 
 
@@ -96,7 +97,7 @@ class PPO(PolicyGradient):
     def objective(self) -> Objective:
         """min(Â r, Â clip(r, 1 - ε, 1 + ε)), or Â r - β KL(π_old || π)."""
         if self.kl_coef is None:
-            clip_range = self._now(self.clip_range)
+            clip_range = self.coefficient("clip_range")
             return Objective(
                 lambda batch, epsilon: clipped_surrogate(batch.ratio, batch.advantages, epsilon),
                 clipped_surrogate_weight,
@@ -113,7 +114,7 @@ class PPO(PolicyGradient):
 
     def value_clip(self) -> float | None:
         """ε_v, if there is one."""
-        return None if self.clip_range_vf is None else self._now(self.clip_range_vf)
+        return None if self.clip_range_vf is None else self.coefficient("clip_range_vf")
 
     def update(self, loss: Loss) -> Summary:
         """Epochs over minibatches; then the penalty's coefficient is adapted, if it has a target."""
@@ -135,7 +136,7 @@ class PPO(PolicyGradient):
                 "`batch_size` must be greater than 1. See https://github.com/DLR-RM/stable-baselines3/issues/440"
             )
         super().check_arguments()
-        if (self.kl_target is not None or self.kl_coef is not None) and _constant(self.clip_range) != 0.2:
+        if (self.kl_target is not None or self.kl_coef is not None) and constant_value(self.clip_range) != 0.2:
             raise ValueError(
                 "`clip_range` belongs to the clipped objective and `kl_target` and `kl_coef` to the KL-penalised one, "
                 f"but clip_range={self.clip_range!r}, kl_target={self.kl_target!r} and kl_coef={self.kl_coef!r} were "
@@ -156,17 +157,3 @@ class PPO(PolicyGradient):
         """Warn of a truncated minibatch, in SB3's words."""
         if self.env is not None:
             warn_of_truncated_minibatch(self.batch_size, self.n_steps, self.env.num_envs, stacklevel=5)
-
-    def _now(self, clip_range: float | Schedule | None) -> float:
-        """A clip range's current value, with SB3's progress: below 0 where the last rollout ends after the total."""
-        assert callable(clip_range), "a schedule since `_setup_model`"
-        return float(clip_range(self._current_progress_remaining))
-
-
-def _constant(clip_range: float | Schedule) -> float | None:
-    """The value of a clip range that is no schedule, before and after it was wrapped in one; else None."""
-    if isinstance(clip_range, FloatSchedule):
-        return _constant(clip_range.value_schedule)
-    if isinstance(clip_range, ConstantSchedule):
-        return clip_range.val
-    return None if callable(clip_range) else clip_range

@@ -113,7 +113,7 @@ class Linked(PolicyGradient):
         named = self.rollout_buffer_class
         if named not in OURS:
             return None
-        buffer = OURS[named](self.n_steps, self.observation_space, self.action_space, n_envs=self.n_envs)
+        buffer = OURS[named](self.n_steps, self.policy.observation_space, self.policy.action_space, n_envs=self.n_envs)
         assert isinstance(buffer, EstimatorMixin), "as all of `OURS`"
         return self.loop_into(buffer, env)
 

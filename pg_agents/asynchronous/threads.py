@@ -32,6 +32,8 @@ def why_not(agent: Linked) -> str | None:
         return "its environment is no world, whose steps compiled code can take"
     if agent.engine_in_use != "mlp":
         return f"its engine is {agent.engine_in_use!r}, not 'mlp'"
+    if agent.use_sde:
+        return "gSDE's noise is drawn between compiled steps, with a generator that threads share"
     return None
 
 

@@ -118,7 +118,8 @@ class Training:
         agent = self.agent
         agent._n_updates += report.n_epochs
         agent.staleness.add(report.staleness)
-        agent.episode_statistics.finished.extend(report.returns)
+        agent.episode_statistics.finish(*report.returns)
+        agent.episode_statistics.check_ends(agent.num_timesteps)
         for name, (value, exclude) in report.metrics.items():
             agent._logger.record(name, value, exclude=exclude)
         agent._logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")

@@ -101,7 +101,9 @@ class PolicyPicture(Diagnostic):
 
     def _measure(self) -> None:
         self._measured_at = self.num_timesteps
-        observations, _ = self._policy.obs_to_tensor(self._shown)
+        translation = getattr(self.model, "translation", None)  # agents of SB3 have none
+        shown = self._shown if translation is None else translation.observations(self._shown)
+        observations, _ = self._policy.obs_to_tensor(shown)
         found = self._distribution(observations).distribution
         assert isinstance(found, th.distributions.Categorical)
         self.timesteps.append(self.num_timesteps)

@@ -40,6 +40,7 @@ from pg_agents.checks import suggestion
 from pg_agents.contract import Copies
 from pg_agents.envs.envpool import with_interface
 from pg_agents.envs.infos import Infos, has_rows, per_environment
+from pg_agents.observations import check_as_given
 
 
 class VectorEnvAdapter(VecEnv):
@@ -60,6 +61,7 @@ class VectorEnvAdapter(VecEnv):
         autoreset_mode: Its autoreset mode.
         episode_returns: `(num_envs,)` float64, of the running episodes.
         episode_lengths: `(num_envs,)` int64, of the running episodes.
+        looks: Whether observations are checked against their space before they are copied.
         reset_rows: Bools of shape `(num_envs,)`: True where the last step was a reset, which ignored the action, and
             not a transition. Such a row has reward 0, the first observation of the new episode, and
             `infos[i]["reset_row"]` is True. Always False outside the mode `NEXT_STEP`.
@@ -71,6 +73,7 @@ class VectorEnvAdapter(VecEnv):
     """
 
     reset_rows: np.ndarray
+    looks = False
     _rows_to_reset: np.ndarray
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -115,6 +118,8 @@ class VectorEnvAdapter(VecEnv):
         self._reset_options()
         self._start_all()
         self.reset_infos = per_environment(infos, self.num_envs)
+        if self.looks:
+            check_as_given(None, observations, self.env.observation_space)
         first: VecEnvObs = _copied(observations, self.observation_space)
         return first
 
@@ -146,6 +151,8 @@ class VectorEnvAdapter(VecEnv):
         """
         # Each statement must cost only a fraction of a microsecond: a native environment's own step takes about 30.
         given_observations, given_rewards, terminated, truncated, given_infos = self.env.step(self._actions)
+        if self.looks:
+            check_as_given(None, given_observations, self.env.observation_space)
         observations = _copied(given_observations, self.observation_space)
         rewards = np.array(given_rewards, dtype=np.float32)
         dones = np.logical_or(terminated, truncated)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,13 +24,19 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped, sync_envs_normalization
 
+from pg_agents.checks import check_steps
+from pg_agents.contract import EndlessEpisodeError
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.normalizing import Statistics
+from pg_agents.envs.sharing import lent
 from pg_agents.envs.stepping import stepper
 from pg_agents.files.saving import save_model
 from pg_agents.files.writing import write
+from pg_agents.looking import calls_until, passes_multiple
 
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
+Watcher = Callable[[dict[str, Any], dict[str, Any]], None]
+MAX_EPISODE_STEPS = 100_000  # after which an evaluation no longer waits for an episode's end
 
 
 def deterministic_evaluation(env: AnyEnv | EnvSpec | str) -> bool:
@@ -59,12 +66,16 @@ def evaluate_policy(
     n_eval_episodes: int = 10,
     deterministic: bool | None = None,
     render: bool = False,
-    callback: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    callback: Watcher | None = None,
     reward_threshold: float | None = None,
     return_episode_rewards: bool = False,
     warn: bool = True,
+    max_episode_steps: int | None = MAX_EPISODE_STEPS,
 ) -> tuple[float, float] | tuple[list[float], list[int]]:
     """SB3's `evaluate_policy`, which also takes Gymnasium's vector environments.
+
+    In the agent's own environment, `model.get_env()`, the statistics of `VecNormalize` stay as they are. The training's
+    episodes break off: its next rollout begins new ones.
 
     Args:
         model: The agent, or any object with SB3's `predict`.
@@ -77,20 +88,25 @@ def evaluate_policy(
         reward_threshold: Value that the mean return must exceed; None for no such check.
         return_episode_rewards: Return the values of single episodes.
         warn: Warn if no `Monitor` records the episodes.
+        max_episode_steps: An episode with more steps is an error; None waits for ever.
 
     Returns:
         Mean and standard deviation of the return; with `return_episode_rewards`, the lists of returns and lengths.
 
     Raises:
         AssertionError: The mean return does not exceed `reward_threshold`.
-        ValueError: An observation or a reward is not finite, and would spoil the statistics of a `VecNormalize`.
+        EndlessEpisodeError: An episode does not end. It is a ValueError.
+        ValueError: An observation or a reward is not finite, and would spoil the statistics of a `VecNormalize`; or
+            the agent is in the middle of a rollout in this environment.
     """
     given = _for_sb3(locals(), "env")
+    limit = _limit(given.pop("max_episode_steps"))
     vec_env: VecEnv = given["env"] if isinstance(given["env"], VecEnv) else DummyVecEnv([lambda: given["env"]])
-    monitored = is_vecenv_wrapped(vec_env, VecMonitor) or vec_env.env_is_wrapped(Monitor)[0]
-    if callback is not None or render or not monitored:
-        return evaluation.evaluate_policy(**given)
-    returns, lengths = _episodes(model, vec_env, n_eval_episodes, given["deterministic"])
+    monitored = _is_monitored(vec_env)
+    with lent(model, vec_env):
+        if callback is not None or render or not monitored:
+            return evaluation.evaluate_policy(**given | {"callback": _guarded(callback, vec_env, limit)})
+        returns, lengths = _episodes(model, vec_env, n_eval_episodes, given["deterministic"], limit)
     mean: Any = np.mean(returns)  # a NumPy number, as SB3's
     std: Any = np.std(returns)
     if reward_threshold is not None:
@@ -98,8 +114,36 @@ def evaluate_policy(
     return (returns, lengths) if return_episode_rewards else (mean, std)
 
 
+def _limit(max_episode_steps: int | None) -> float:
+    if max_episode_steps is None:
+        return np.inf
+    check_steps("max_episode_steps", max_episode_steps, 1)
+    return max_episode_steps
+
+
+def _is_monitored(env: VecEnv) -> bool:
+    return bool(is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0])
+
+
+def _guarded(callback: Watcher | None, env: VecEnv, limit: float) -> Watcher:
+    """A callback of SB3's `evaluate_policy` that raises an error for an episode that does not end."""
+    monitored, lengths, unnoticed = _is_monitored(env), [0] * env.num_envs, [False] * env.num_envs
+
+    def watch(locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+        index, done = locals_["i"], bool(locals_["done"])
+        ended = done and (not monitored or "episode" in locals_["info"])
+        lengths[index] = 0 if ended else lengths[index] + 1
+        unnoticed[index] = not ended and (done or unnoticed[index])
+        if lengths[index] >= limit:
+            raise EndlessEpisodeError(index, limit, unnoticed[index])
+        if callback is not None:
+            callback(locals_, globals_)
+
+    return watch
+
+
 def _episodes(
-    model: PolicyPredictor, env: VecEnv, n_episodes: int, deterministic: bool
+    model: PolicyPredictor, env: VecEnv, n_episodes: int, deterministic: bool, limit: float
 ) -> tuple[list[float], list[int]]:
     """Returns and lengths of episodes, as SB3's loop has them, without a look at each environment in each step.
 
@@ -110,13 +154,15 @@ def _episodes(
     lengths: list[int] = []
     left = (n_episodes + np.arange(env.num_envs)) // env.num_envs
     roll = getattr(model, "roll_episodes", None)
-    played = None if roll is None else roll(env, left, deterministic=deterministic)
+    played = None if roll is None else roll(env, left, deterministic=deterministic, max_episode_steps=limit)
     if played is not None:
         return [round(float(found), 6) for found, _ in played], [length for _, length in played]
     statistics = Statistics(env)
     observations = statistics.watched(env.reset)()
     statistics.check(0)
     states, episode_starts, counted = None, np.ones(env.num_envs, dtype=bool), left > 0
+    first_steps, look_at = np.zeros(env.num_envs, dtype=int), limit  # of the running episodes; the next check of them
+    unnoticed = np.zeros(env.num_envs, dtype=bool)
     for n_steps in itertools.count():
         if not counted.any():
             break
@@ -133,23 +179,33 @@ def _episodes(
         np.copyto(episode_starts, dones, where=counted)
         if dones.any():
             for index in np.flatnonzero(dones & counted):
+                unnoticed[index] = "episode" not in infos[index]
                 if (episode := infos[index].get("episode")) is not None:
                     returns.append(episode["r"])
                     lengths.append(episode["l"])
                     left[index] -= 1
+                    first_steps[index] = n_steps + 1
             counted = left > 0
+        if n_steps + 1 >= look_at and counted.any():
+            longest = int(np.where(counted, first_steps, n_steps + 1).argmin())
+            look_at = first_steps[longest] + limit
+            if n_steps + 1 >= look_at:
+                raise EndlessEpisodeError(longest, limit, bool(unnoticed[longest]))
     return returns, lengths
 
 
 class EvalCallback(callbacks.EvalCallback):
-    """SB3's `EvalCallback`, which also takes Gymnasium's vector environments, and replaces files only by whole ones.
+    """SB3's `EvalCallback`, but it counts environment steps, takes vector environments, and writes whole files.
+
+    An evaluation with an episode that does not end is given up with a warning, and the training goes on.
 
     Args:
         eval_env: The environment, single or vector.
         callback_on_new_best: Callback for a new best mean return.
         callback_after_eval: Callback for the end of each evaluation.
         n_eval_episodes: Number of episodes per evaluation.
-        eval_freq: Number of the callback's calls between evaluations.
+        eval_freq: Environment steps between evaluations, of all environments together. (SB3's counts calls, in each of
+            which all environments take a step.)
         log_path: Folder for `evaluations.npz`.
         best_model_save_path: Folder for `best_model.zip`.
         deterministic: True for the most probable actions, False for sampled ones, None for the environment's choice
@@ -157,6 +213,7 @@ class EvalCallback(callbacks.EvalCallback):
         render: Render the environment.
         verbose: 1 to print results, 0 for silence.
         warn: Warn if no `Monitor` records the episodes.
+        max_episode_steps: An evaluation is given up when an episode has more steps; None waits for ever.
     """
 
     def __init__(
@@ -172,12 +229,20 @@ class EvalCallback(callbacks.EvalCallback):
         render: bool = False,
         verbose: int = 1,
         warn: bool = True,
+        max_episode_steps: int | None = MAX_EPISODE_STEPS,
     ) -> None:
-        super().__init__(**_for_sb3(locals(), "eval_env"))
+        given = _for_sb3(locals(), "eval_env")
+        self.max_episode_steps = _limit(given.pop("max_episode_steps"))
+        super().__init__(**given)
+        self.last_timesteps = 0
 
     def next_look(self) -> int | None:
         """Number of calls until the next evaluation; None for none."""
-        return self.eval_freq - self.n_calls % self.eval_freq if self.eval_freq > 0 else None
+        return calls_until(self.eval_freq, self)
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self.last_timesteps = self.model.num_timesteps
 
     def _on_step(self) -> bool:
         """Evaluate if it is time to; SB3's, apart from how files are written.
@@ -185,9 +250,14 @@ class EvalCallback(callbacks.EvalCallback):
         Returns:
             False if one of the callbacks of this one stops the training.
         """
-        if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
+        before, self.last_timesteps = self.last_timesteps, self.num_timesteps
+        if not passes_multiple(self.eval_freq, before, self.num_timesteps):
             return True
-        returns, lengths = self._evaluate()
+        try:
+            returns, lengths = self._evaluate()
+        except EndlessEpisodeError as error:
+            warnings.warn(f"There is no evaluation at {self.num_timesteps:,} steps. {error}", stacklevel=2)
+            return True
         if self.log_path is not None:
             self._store(returns, lengths)
         self._log(returns, lengths)
@@ -224,7 +294,7 @@ class EvalCallback(callbacks.EvalCallback):
             deterministic=self.deterministic,
             return_episode_rewards=True,
             warn=self.warn,
-            callback=self._log_success_callback,
+            callback=_guarded(self._log_success_callback, self.eval_env, self.max_episode_steps),
         )
         returns, lengths = found
         return returns, lengths

@@ -126,5 +126,6 @@ def load_replay_buffer(model: OffPolicyAlgorithm, path: FilePath, *, trust: bool
     if isinstance(found, HerReplayBuffer):
         assert model.env is not None, "You must pass an environment when using `HerReplayBuffer`."
         found.set_env(model.env)
+        found.truncate_last_trajectory()  # which other environments have begun
     found.device = model.device
     model.replay_buffer = found

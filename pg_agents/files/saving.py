@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents.files.writing import replacing, write
 from pg_agents.interrupts import held
+from pg_agents.looking import calls_until, passes_multiple
 
 
 @contextmanager
@@ -89,17 +90,41 @@ def save_normalization(normalization: VecNormalize, path: str | Path) -> None:
 
 
 class CheckpointCallback(callbacks.CheckpointCallback):
-    """SB3's `CheckpointCallback`, whose files are there whole or not at all, whatever the algorithm.
+    """SB3's `CheckpointCallback`, which counts environment steps, and whose files are there whole or not at all.
 
-    Its arguments are those of SB3's.
+    Args:
+        save_freq: Environment steps between two checkpoints, of all environments together. (SB3's counts calls, in
+            each of which all environments take a step.)
+        save_path: Folder of the files.
+        name_prefix: Beginning of their names.
+        save_replay_buffer: Save the replay buffer, too, of an algorithm that has one.
+        save_vecnormalize: Save the statistics of `VecNormalize`, too.
+        verbose: 2 prints the name of each file.
     """
+
+    def __init__(
+        self,
+        save_freq: int,
+        save_path: str,
+        name_prefix: str = "rl_model",
+        save_replay_buffer: bool = False,
+        save_vecnormalize: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(save_freq, save_path, name_prefix, save_replay_buffer, save_vecnormalize, verbose)
+        self.last_timesteps = 0
 
     def next_look(self) -> int | None:
         """Number of calls until the next checkpoint; None for none."""
-        return self.save_freq - self.n_calls % self.save_freq if self.save_freq > 0 else None
+        return calls_until(self.save_freq, self)
+
+    def _init_callback(self) -> None:
+        super()._init_callback()
+        self.last_timesteps = self.model.num_timesteps
 
     def _on_step(self) -> bool:
-        if self.n_calls % self.save_freq:
+        before, self.last_timesteps = self.last_timesteps, self.num_timesteps
+        if not passes_multiple(self.save_freq, before, self.num_timesteps):
             return True
         found: dict[str, Path] = {"model checkpoint": Path(self._checkpoint_path(extension="zip"))}
         save_model(self.model, found["model checkpoint"])

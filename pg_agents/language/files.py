@@ -33,7 +33,10 @@ _ALGORITHM, _STATE = "pg_agents.json", "training.safetensors"
 # Folders of the model below an adapter, and of a reference that is not that model.
 _BASE, _REFERENCE = "base", "reference"
 _NOT_SAVED = {"policy", "tokenizer", "prompts", "reward", "env", "device", "lora", "_init_setup_model"}
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_total_timesteps", "_current_progress_remaining")
+_COUNTERS = (
+    *("num_timesteps", "_n_updates", "_episode_num", "_total_timesteps", "_current_progress_remaining"),
+    "_schedules_end",
+)
 
 Agent = TypeVar("Agent", bound=OnPolicyAlgorithm)
 

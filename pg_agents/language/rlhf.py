@@ -27,6 +27,7 @@ from typing_extensions import Self
 
 from pg_agents import tuning
 from pg_agents.arguments import Arguments, argument, check_keywords, constructor_arguments
+from pg_agents.checks import check_steps
 from pg_agents.contract import Batches, Loss, NotFiniteError, Objective, Rollout, Summary
 from pg_agents.engines import threads
 from pg_agents.envs.text import TextEnv
@@ -45,6 +46,7 @@ from pg_agents.logs import DEFAULT, Default, record_hyperparameters
 from pg_agents.objectives import KL_ESTIMATORS
 from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
+from pg_agents.schedules import progress_remaining
 from pg_agents.tuning import LogInteger, PowerOfTwo, ScheduleBetween, SearchSpace
 
 if TYPE_CHECKING:
@@ -432,8 +434,13 @@ class LanguageAlgorithm(Arguments):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        *,
+        schedules_end: int | None = None,
     ) -> Self:
         """Train.
+
+        Schedules run from 1 to 0 in every call. To train in pieces under one schedule, say with `schedules_end` where
+        it ends.
 
         Args:
             total_timesteps: Tokens to write; the last batch is completed.
@@ -442,14 +449,20 @@ class LanguageAlgorithm(Arguments):
             tb_log_name: Name of the run in TensorBoard; by default the class's name.
             reset_num_timesteps: Count tokens from 0 again.
             progress_bar: Show a progress bar.
+            schedules_end: `num_timesteps` at which schedules end; None for those at the end of this call.
 
         Returns:
             The agent itself.
 
         Raises:
-            ValueError: There are no prompts or no reward, or a reward is not a finite number.
+            ValueError: There are no prompts or no reward, a reward is not a finite number, or a number of tokens is
+                below 0.
             FloatingPointError: The loss or its gradient is not finite.
         """
+        check_steps("total_timesteps", total_timesteps, 0)
+        if schedules_end is not None:
+            check_steps("schedules_end", schedules_end, 1)
+        self._schedules_end = schedules_end
         for name in ("prompts", "reward"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` is needed to learn, but is None: give it to `load` or the constructor.")
@@ -516,6 +529,8 @@ class LanguageAlgorithm(Arguments):
             FloatingPointError: The loss or its gradient is not finite.
         """
         interrupted = interrupted_run(self)
+        if total_timesteps is not None:
+            self._schedules_end = None
         with threads.for_policy(self.policy), deferrable():
             run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
             if interrupted.records_hyperparameters:
@@ -725,7 +740,12 @@ class LanguageAlgorithm(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return float(value(max(self._current_progress_remaining, 0.0))) if callable(value) else value
+        return float(value(self._current_progress_remaining)) if callable(value) else value
+
+    _schedules_end: int | None = None  # tokens, as given to `learn`
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     # The log
 

@@ -198,7 +198,7 @@ def put_state_back(agent: OnPolicyAlgorithm, state: dict[str, State], given: Col
             )
             continue
         if after is not before:
-            setattr(agent, name, after)
+            vars(agent)[name] = after  # an assigned argument would be checked beside those that are not back yet
 
 
 def _shown(layouts: dict[str, Layout]) -> str:

@@ -68,7 +68,7 @@ def warn_of_buffer(agent: OnPolicyAlgorithm) -> None:
     known = next(cls for cls in type(buffer).__mro__ if cls in _BUFFERS_BY_DEFAULT or cls in _BUFFERS_OF_SB3)
     if known is type(buffer):
         return
-    usual = vars(known(1, agent.observation_space, agent.action_space)).keys()
+    usual = vars(known(1, agent.policy.observation_space, agent.policy.action_space)).keys()
     own = vars(buffer).keys() - usual - {"estimator", "n_episodes", "trained_on"}
     if own:
         warnings.warn(

@@ -192,26 +192,6 @@ def test_environments_that_step_all_at_once_do_so_as_in_train(tmp_path, algo):
     assert same_policy(algo, tmp_path / "cell/agent.zip", trained)
 
 
-def test_training_steps_as_asked_and_the_score_is_of_gymnasiums_own_environment(tmp_path):
-    hyperparams = {**SMALL, "normalize": True, "n_envs": 2, "n_timesteps": 256}
-    # One evaluation, at the end: another would cut compiled steps in two, and the sums of `VecNormalize` round then.
-    options = {"keep_agent": True, "eval_points": 1, "vec_env": "world"}
-    folder = run(tmp_path, env="Pendulum-v1", seed=2, hyperparams=hyperparams, **options)
-    stored = record(folder)
-    assert (stored["vec_env"], stored["options"]["vec_env"]) == ("world", "world")
-    options = ["--conf-file", str(folder / "hyperparameters.yml"), "--seed", "2", "--vec-env", "world"]
-    options += ["--device", "cpu", "--eval-freq", "-1", "-f", str(tmp_path / "logs"), "--verbose", "0"]
-    assert main(["train", "--algo", "ppo", "--env", "Pendulum-v1", *options]) == 0
-    (trained,) = (tmp_path / "logs").rglob("Pendulum-v1.zip")
-    assert same_policy("ppo", folder / "agent.zip", trained)
-    env = VecNormalize.load(folder / "vecnormalize.pkl", make_vec_env("Pendulum-v1", 4))
-    env.training = env.norm_reward = False
-    env.seed(evaluation_seed(2, 0))
-    returns, _ = evaluate_policy(stable_baselines3.PPO.load(folder / "agent.zip"), env, 4, return_episode_rewards=True)
-    # Of the same episodes: Gymnasium's, from the seeds of evaluations.
-    assert [float(row["return"]) for row in rows(folder / "evaluation.csv")] == pytest.approx(returns, rel=1e-4)
-
-
 def test_the_final_evaluation_is_sb3s_with_the_statistics_of_training(tmp_path):
     hyperparams = {**SMALL, "normalize": True, "n_timesteps": 256}
     folder = run(tmp_path, env="Pendulum-v1", seed=1, hyperparams=hyperparams, keep_agent=True)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch as th
 from combinations import each_pair, each_value
-from fakes import ALL, SHORT, FaultyEnv, Spy, TinyEnv, short, tiny_vec_env, weights
+from fakes import ALL, SHORT, SQUASHING, FaultyEnv, Spy, TinyEnv, short, tiny_vec_env, weights
 from gymnasium import spaces
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -272,7 +273,7 @@ CONSTRUCTED = {
         of_parts(rollout_buffer_class=ReversedEpisodesOfParts),
         "ReversedEpisodesOfParts",
     ),
-    "gSDE": (A2C, lambda: TinyEnv(BOX_ACTIONS), {"use_sde": True}, "use_sde"),
+    "squashed gSDE": (A2C, lambda: TinyEnv(BOX_ACTIONS), SQUASHING, "`squash_output`"),
     "features": (A2C, TinyEnv, {"policy_kwargs": {"features_extractor_class": Doubled}}, "Doubled"),
     "derived features": (A2C, TinyEnv, {"policy_kwargs": {"features_extractor_class": OwnFlatten}}, "OwnFlatten"),
     "policy class": (A2C, TinyEnv, {"policy": OwnPolicy}, "OwnPolicy"),
@@ -372,6 +373,28 @@ def test_what_was_changed_since_it_was_made_is_noticed_at_the_next_learn(change,
     agent.engine = "mlp"
     with pytest.raises(ValueError, match=refused(reason)):
         agent.learn(8)
+
+
+class OwnNoise(StateDependentNoiseDistribution):
+    pass
+
+
+def own_noise(agent):
+    noise = agent.policy.action_dist
+    agent.policy.action_dist = OwnNoise(noise.action_dim)
+    vars(agent.policy.action_dist).update(vars(noise))
+
+
+def learnt_features(agent):
+    agent.policy.action_dist.learn_features = True
+
+
+@pytest.mark.parametrize(("change", "reason"), [(own_noise, "OwnNoise"), (learnt_features, "`learn_features`")])
+def test_other_noise_of_gsde_is_noticed_at_the_next_learn(change, reason, capsys):
+    agent = short(A2C, TinyEnv(BOX_ACTIONS), use_sde=True, verbose=1).learn(8)
+    assert engine_of(agent) == "mlp"
+    change(agent)
+    assert_served_by_autograd(agent, reason, capsys)
 
 
 @pytest.mark.parametrize("network", ["policy_net", "value_net"])

@@ -315,11 +315,12 @@ def test_evaluations_are_those_of_sb3(tmp_path, capsys):
 
 def test_compiled_code_runs_until_the_next_evaluation_or_checkpoint(tmp_path):
     agent = pg_agents.PPO("MlpPolicy", "CartPole-v1")
+    agent.num_timesteps = 10
     for callback in (
         pg_agents.EvalCallback(make_vec_env("CartPole-v1", 1), eval_freq=7),
         CheckpointCallback(7, str(tmp_path)),
     ):
-        callback.model, callback.n_calls = agent, 10
+        callback.model = agent
         assert next_look(callback, 1).steps == 4
     assert next_look(pg_agents.EvalCallback(make_vec_env("CartPole-v1", 1), eval_freq=-1), 1).steps == float("inf")
 

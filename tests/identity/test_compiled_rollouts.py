@@ -80,9 +80,12 @@ CASES = {
         PPO,
         {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"state_dependent_std": True}},
     ),
+    "PPO with gSDE": (PPO, {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "use_sde": True, "sde_sample_freq": 5}),
     "A2C": (A2C, {}),
+    "A2C with gSDE": (A2C, {"use_sde": True}),
     "ActorCritic": (ActorCritic, {}),
     "REINFORCE": (REINFORCE, {}),
+    "REINFORCE with gSDE": (REINFORCE, {"use_sde": True, "sde_sample_freq": 7}),
     "ReinforceBaseline": (ReinforceBaseline, {}),
     "GRPO": (GRPO, {"group_size": 2, "n_groups": 2, "batch_size": 32, "n_epochs": 2, "kl_coef": 0.1}),
     "RLOO": (RLOO, {"group_size": 3}),
@@ -93,7 +96,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_compiled_rollout_is_the_rollout_step_by_step(case, env):
     algorithm, arguments = CASES[case]
-    if "policy_kwargs" in arguments and env != "pg/Pendulum-v1":
+    if arguments.keys() & {"policy_kwargs", "use_sde"} and env != "pg/Pendulum-v1":
         pytest.skip("σ belongs to continuous actions")
     one, other = (
         trained(algorithm, env, 3, 900, limit=50, callback=callback, **arguments) for callback in (None, every_step)

@@ -52,8 +52,12 @@ def trained(guards, cls, env, steps, *, watched=True, policy="MlpPolicy", **kwar
     return agent
 
 
+def noise(actions):
+    return {"use_sde": True, "sde_sample_freq": 4} if "gSDE" in actions else {}
+
+
 @pytest.mark.parametrize("net", NETS, ids=str)
-@pytest.mark.parametrize("actions", [*ACTIONS, "Box with σ of a network"])
+@pytest.mark.parametrize("actions", [*ACTIONS, "Box with σ of a network", "Box with gSDE"])
 def test_acting_and_learning_stay_inside(actions, net, guards):
     """The number of environments and of samples is no multiple of a vector or of a block."""
     space = ACTIONS[actions.split()[0]]
@@ -61,7 +65,8 @@ def test_acting_and_learning_stay_inside(actions, net, guards):
     of_policy = {"net_arch": net, "optimizer_class": th.optim.Adam}
     if "σ" in actions:
         of_policy["state_dependent_std"] = True
-    agent = trained(guards, PPO, env, 78, n_steps=13, batch_size=17, n_epochs=2, policy_kwargs=of_policy)
+    kwargs = {"n_steps": 13, "batch_size": 17, "n_epochs": 2, **noise(actions)}
+    agent = trained(guards, PPO, env, 78, policy_kwargs=of_policy, **kwargs)
     agent.predict(np.zeros((70, 3), np.float32))
     agent.predict(np.zeros(3, np.float32), deterministic=True)
     guards.check()
@@ -74,11 +79,12 @@ def test_parts_of_observations_and_the_other_optimisers_stay_inside(optimizer, g
     trained(guards, A2C, env, 40, n_steps=5, policy="MultiInputPolicy", policy_kwargs=of_policy)
 
 
-@pytest.mark.parametrize("actions", [*ACTIONS, "Box with σ of a network"])
+@pytest.mark.parametrize("actions", [*ACTIONS, "Box with σ of a network", "Box with gSDE"])
 def test_natural_steps_stay_inside(actions, guards):
     of_policy = {"net_arch": [17, 3]} | ({"state_dependent_std": True} if "σ" in actions else {})
     env = DummyVecEnv([lambda: TinyEnv(ACTIONS[actions.split()[0]])] * 3)
-    trained(guards, TRPO, env, 78, n_steps=26, batch_size=17, n_critic_updates=2, policy_kwargs=of_policy)
+    kwargs = {"n_steps": 26, "batch_size": 17, "n_critic_updates": 2, **noise(actions)}
+    trained(guards, TRPO, env, 78, policy_kwargs=of_policy, **kwargs)
 
 
 @pytest.mark.parametrize("name", ["pg/CartPole-v1", "pg/Pendulum-v1", "pg/FrozenLake-v1"])
@@ -86,7 +92,8 @@ def test_natural_steps_stay_inside(actions, guards):
 def test_compiled_rollouts_stay_inside(name, normalised, guards):
     env = make_vec(name, 3, seed=1, world=True, env_kwargs={"max_episode_steps": 7})
     env = VecNormalize(env, norm_obs=name != "pg/FrozenLake-v1") if normalised else env
-    agent = trained(guards, A2C, env, 150, watched=False, n_steps=10, policy_kwargs={"net_arch": [5]})
+    kwargs = noise("gSDE") if name == "pg/Pendulum-v1" else {}
+    agent = trained(guards, A2C, env, 150, watched=False, n_steps=10, policy_kwargs={"net_arch": [5]}, **kwargs)
     assert agent.engine_in_use == "mlp"
 
 

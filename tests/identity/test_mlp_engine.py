@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 from torch import nn
 
 from pg_agents import A2C, PPO, REINFORCE, PolicyGradient, ReinforceBaseline
-from pg_agents.contract import Batches, Objective, Penalty
+from pg_agents.contract import Batches, NotServedError, Objective, Penalty
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.mlp.engine import MLPEngine
@@ -375,6 +375,51 @@ def test_a_deviation_that_depends_on_the_state_is_learnt_as_with_autograd(cls, h
     assert_same_update(collect(agent))
 
 
+NOISES = {
+    "a deviation for each action": {},
+    "one deviation for all actions": {"full_std": False},
+    "expln": {"use_expln": True},
+}
+
+
+def gsde(**policy_kwargs):
+    return {"use_sde": True, "action_space": ACTION_SPACES["Box of two dimensions"], "policy_kwargs": policy_kwargs}
+
+
+@pytest.mark.parametrize(("cls", "hidden", "noise"), each_value(ALL, [[], [16], [40, 7, 21]], NOISES))
+def test_gsde_is_learnt_as_with_autograd(cls, hidden, noise):
+    agent = make(cls, ent_coef=0.1, **gsde(net_arch=hidden, **noise))
+    with th.no_grad():
+        agent.policy.log_std.normal_(std=0.5)
+    assert_same_update(collect(agent))
+    assert_same_update(collect(agent))
+
+
+@pytest.mark.parametrize(("n_envs", "noise"), each_value([1, 3, 70], NOISES))
+def test_gsde_explores_as_with_autograd(n_envs, noise):
+    """The same noise, from torch's generator, in observations that do not depend on the actions."""
+    rollouts = []
+    for engine in ("autograd", "mlp"):
+        agent = make(A2C, n_envs=n_envs, engine=engine, n_steps=9, sde_sample_freq=4, **gsde(**noise))
+        with th.no_grad():
+            agent.policy.log_std.normal_(std=0.5)
+        rollouts.append(collect(agent).rollout_buffer)
+    theirs, ours = rollouts
+    # Sums of 64 numbers, of order 1 together.
+    for name in ("actions", "log_probs", "values"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-5, err_msg=name)
+    assert len(np.unique(ours.actions)) == ours.actions.size
+
+
+def test_a_deviation_that_is_no_number_is_refused_as_with_autograd():
+    for engine in ("autograd", "mlp"):
+        agent = make(A2C, engine=engine, **gsde())
+        with th.no_grad():
+            agent.policy.log_std[0, 0] = np.nan
+        with pytest.raises(ValueError, match="The parameter 'log_std' is nan"):
+            agent.learn(12)
+
+
 class Pulled(PPO):
     """PPO that stays near another policy, of random parameters."""
 
@@ -395,10 +440,12 @@ class Pulled(PPO):
     [
         *each_pair(["k1", "k2", "k3", "exact"], ACTION_SPACES, {"": False}),
         *each_value(["k2", "exact"], {"Box": ACTION_SPACES["Box"]}, {"state-dependent": True}),
+        *each_value(["k2", "exact"], {"Box": ACTION_SPACES["Box"]}, {"gSDE": None}),
     ],
 )
 def test_the_way_back_to_a_reference_policy_is_learnt_as_with_autograd(estimator, action_space, state_dependent_std):
-    kwargs = {"policy_kwargs": {"state_dependent_std": state_dependent_std}, **SHORT[PPO]}
+    kwargs = {"policy_kwargs": {"state_dependent_std": bool(state_dependent_std)}, **SHORT[PPO]}
+    kwargs["use_sde"] = state_dependent_std is None
     agent = make(Pulled, action_space=action_space, **kwargs)
     agent.estimator = estimator
     assert_same_update(collect(agent))
@@ -493,6 +540,7 @@ DISTRIBUTIONS = {
         "action_space": ACTION_SPACES["Box"],
         "policy_kwargs": {"state_dependent_std": True},
     },
+    **{f"gSDE, {name}": gsde(**noise) for name, noise in NOISES.items()},
 }
 SEEN = {
     "Box": {},
@@ -572,8 +620,10 @@ def problems(draw, cls):
             st.builds(spaces.MultiBinary, st.integers(1, 20)),
         )
     )
-    if isinstance(action_space, spaces.Box) and draw(st.booleans()):
-        policy_kwargs["state_dependent_std"] = True
+    kwargs = {}
+    if isinstance(action_space, spaces.Box):
+        deviation = draw(st.sampled_from(["constant", "of a network", "gSDE"]))
+        policy_kwargs["state_dependent_std"], kwargs["use_sde"] = deviation == "of a network", deviation == "gSDE"
     observation_space = draw(
         st.one_of(
             st.sampled_from(list(OBSERVATION_SPACES.values())),
@@ -585,7 +635,7 @@ def problems(draw, cls):
             ),
         )
     )
-    kwargs = {"n_envs": draw(st.one_of(st.integers(1, 6), st.sampled_from([16, 17, 65])))}
+    kwargs["n_envs"] = draw(st.one_of(st.integers(1, 6), st.sampled_from([16, 17, 65])))
     if cls is PPO:
         n_steps = draw(st.integers(2, 30))
         # Not more than 10 minibatches: over many steps differences grow, and ratios come to lie where the clip is.
@@ -794,8 +844,9 @@ def test_actions_are_as_frequent_as_they_are_probable(name):
     assert chi_square_p(counts, joint(marginals)) > 1e-4
 
 
-def test_gaussian_actions_are_spread_as_the_policy_says():
-    agent, actions = drawn(spaces.Box(-1, 1, (3,), np.float32), policy_kwargs={"log_std_init": -0.4})
+@pytest.mark.parametrize("noise", [{}, {"use_sde": True, "sde_sample_freq": 1}], ids=["independent", "gSDE"])
+def test_gaussian_actions_are_spread_as_the_policy_says(noise):
+    agent, actions = drawn(spaces.Box(-1, 1, (3,), np.float32), policy_kwargs={"log_std_init": -0.4}, **noise)
     found = distribution(agent)
     noise = (actions - found.mean.numpy()) / found.stddev.numpy()
     n = len(noise)
@@ -994,6 +1045,43 @@ def test_parameters_that_a_callback_sets_in_mid_rollout_act_at_once(way):
     assert (values[5:] == 7).all()
     assert len(np.unique(actions[:5])) == 2
     assert (actions[5:] == 1).all()
+
+
+@pytest.mark.parametrize("way", ["in place", "replaced", "drawn anew"])
+def test_noise_of_gsde_that_a_callback_changes_is_that_which_explores(way):
+    def change(agent):
+        noise = agent.policy.action_dist
+        if agent.num_timesteps != 3 * 5:
+            return
+        if way == "in place":
+            noise.exploration_matrices.zero_()
+        elif way == "replaced":
+            noise.exploration_matrices = th.zeros_like(noise.exploration_matrices)
+        else:
+            with th.no_grad():
+                agent.policy.log_std.fill_(-100.0)
+            agent.policy.reset_noise(3)
+
+    agent = make(A2C, n_steps=12, learning_rate=0.0, **gsde())
+    agent.learn(36, callback=during(step=change))
+    buffer = agent.rollout_buffer
+    observations = th.as_tensor(buffer.observations.reshape(3, 12, 3).swapaxes(0, 1))
+    with th.no_grad():
+        means = agent.policy.get_distribution(observations.flatten(0, 1)).mode().view(12, 3, 6).numpy()
+    explored = np.abs(buffer.actions.reshape(3, 12, 6).swapaxes(0, 1) - means)
+    assert explored[:5].min() > 1e-5
+    assert explored[5:].max() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 5), (3, 6, 64), (3, 64, 6, 1)])
+def test_noise_of_gsde_that_does_not_fit_is_refused(shape):
+    def change(agent):
+        agent.policy.action_dist.exploration_matrices = th.zeros(shape)
+
+    with pytest.raises(
+        NotServedError, match=r"gSDE's noise is an array of torch.float32 with the shape .*\(3, 64, 6\)"
+    ):
+        make(A2C, n_steps=12, **gsde()).learn(36, callback=during(step=change))
 
 
 def test_an_optimiser_that_a_callback_resets_begins_anew():

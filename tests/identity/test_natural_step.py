@@ -181,6 +181,9 @@ FISHERS = {
     "no hidden layer": (ACTIONS["Discrete"], {"net_arch": []}),
     "no hidden layer, sigma of the state": (BOX, {"net_arch": [], **STD}),
     "wide": (ACTIONS["Discrete"], {"net_arch": [19, 17]}),
+    "gSDE": (BOX, {}),
+    "gSDE, one deviation for all actions": (BOX, {"full_std": False}),
+    "gSDE, no hidden layer": (BOX, {"net_arch": [], "use_expln": True}),
 }
 
 
@@ -188,7 +191,7 @@ FISHERS = {
 @pytest.mark.parametrize(("name", "activation"), each_value({name: name for name in FISHERS}, ACTIVATIONS))
 def test_f_v_is_that_of_the_explicit_matrix(name, activation, engine):
     space, kwargs = FISHERS[name]
-    agent = make(NPG, space, **small(activation_fn=activation, **kwargs))
+    agent = make(NPG, space, use_sde="gSDE" in name, **small(activation_fn=activation, **kwargs))
     if "limit" in name:
         with th.no_grad():
             agent.policy.log_std_net.bias[0] = 30
@@ -243,12 +246,14 @@ SPREADS = {
     "one sigma": {},
     "sigma of the state": STD,
     "sigma of the state, no hidden layer": {"net_arch": [], **STD},
+    "gSDE": {"full_std": True},
+    "gSDE, one deviation for all actions": {"full_std": False},
 }
 
 
 @pytest.mark.parametrize(("kwargs", "observations", "cls"), each_value(SPREADS, OBSERVATIONS, [TRPO, NPG]))
 def test_a_natural_update_is_autograds_with_any_observations_and_deviations(kwargs, observations, cls):
-    assert_same_update(make(cls, BOX, observations, policy_kwargs=kwargs))
+    assert_same_update(make(cls, BOX, observations, use_sde="full_std" in kwargs, policy_kwargs=kwargs))
 
 
 def test_a_clipped_value_is_regressed_as_autograd_does_it():

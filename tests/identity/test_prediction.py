@@ -285,10 +285,19 @@ def test_a_hook_of_all_modules_is_called():
         handle.remove()
 
 
-@pytest.mark.parametrize("kwargs", [{"engine": "autograd"}, {"use_sde": True}, SQUASHING])
+@pytest.mark.parametrize("kwargs", [{"engine": "autograd"}, SQUASHING])
 def test_other_engines_and_policies_ask_torch(kwargs):
     agent = build("Box", "Box", **kwargs)
     assert asks_torch(agent, batch(agent, 3))
+
+
+def test_gsdes_means_are_compiled_and_its_samples_are_the_policys():
+    agent = build("Box", "narrow Box", use_sde=True, policy_kwargs={"log_std_init": -4.0})
+    for size in SIZES:
+        observation = batch(agent, size)
+        assert not asks_torch(agent, observation)
+        assert_equal(agent.predict(observation)[0], agent.policy.predict(observation)[0])
+        assert (agent.predict(observation)[0] != agent.predict(observation, deterministic=True)[0]).any()
 
 
 def test_dictionaries_ask_torch():

@@ -251,6 +251,9 @@ def small_ppo(env: Any, **arguments: Any) -> PPO:
 VARIANTS: dict[str, Callable[[], PolicyGradient]] = {
     "gsde": lambda: small_ppo(make_vec_env("Pendulum-v1", 2, seed=5), use_sde=True),
     "gsde, often": lambda: small_ppo(make_vec_env("Pendulum-v1", 2, seed=5), use_sde=True, sde_sample_freq=4),
+    "gsde in worlds": lambda: small_ppo(
+        make_vec("Pendulum-v1", 2, seed=5, world=True), use_sde=True, sde_sample_freq=4
+    ),
     "schedules": lambda: small_ppo(
         cartpole(),
         learning_rate=LinearSchedule(0.01, 0.0, 1.0),

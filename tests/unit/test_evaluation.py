@@ -95,12 +95,14 @@ def test_vector_environments_are_evaluated_too():
     ("ours", "sb3s"),
     [(evaluate_policy, evaluation.evaluate_policy), (EvalCallback.__init__, callbacks.EvalCallback.__init__)],
 )
-def test_arguments_are_sb3s_by_position_and_default_but_for_deterministic(ours, sb3s):
+def test_arguments_are_sb3s_by_position_and_default_but_for_deterministic_and_a_new_one(ours, sb3s):
     def arguments(function):
         return [(one.name, one.default) for one in inspect.signature(function).parameters.values()]
 
-    changed = [(one, other) for one, other in zip(arguments(ours), arguments(sb3s), strict=True) if one != other]
+    *known, new = arguments(ours)
+    changed = [(one, other) for one, other in zip(known, arguments(sb3s), strict=True) if one != other]
     assert changed == [(("deterministic", None), ("deterministic", True))]
+    assert new == ("max_episode_steps", 100_000)
 
 
 class Lives(gym.Wrapper):

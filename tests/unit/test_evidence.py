@@ -326,12 +326,12 @@ def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_
 
 
 def test_evidence_and_its_row_say_where_training_stepped(results, zoo):
-    add_cells(results, options={**OF_A_CELL["options"], "vec_env": "envpool"})
+    add_cells(results, vec_env="envpool")
     add_cells(results.with_name("own"), first_seed=2000)
     envpool, own = (
         scored.from_cells(path, "ppo", "Pendulum-v1", ENTRY) for path in (results, results.with_name("own"))
     )
-    assert (envpool.vec_env, own.vec_env) == ("envpool", None)
+    assert (envpool.vec_env, own.vec_env) == ("envpool", "own")
     assert scored.read(envpool.write(zoo)) == envpool
     *_, of_envpool, of_own = table([envpool, own]).splitlines()
     assert of_envpool.endswith("| trained in EnvPool's version |")

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline
+from pg_agents import A2C, PPO, REINFORCE, ReinforceBaseline, policies
 from pg_agents.policies import LOG_STD_MAX, LOG_STD_MIN, ActorPolicy
 
 STATE_DEPENDENT = {"policy_kwargs": {"state_dependent_std": True}}
@@ -138,8 +138,32 @@ def test_sigma_of_the_state_needs_a_gaussian(env, kwargs, reason):
         PPO("MlpPolicy", env, **STATE_DEPENDENT, **kwargs)
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"full_std": False}, {"use_expln": True}], ids=str)
+@pytest.mark.parametrize("n_envs", [1, 3, 20])
+def test_noise_is_drawn_as_sb3_draws_it_bit_for_bit(kwargs, n_envs):
+    policy = A2C("MlpPolicy", gym.make("Pendulum-v1"), use_sde=True, policy_kwargs=kwargs, device="cpu").policy
+    found = []
+    for draw in (policies.reset_noise, ActorCriticPolicy.reset_noise):
+        th.manual_seed(5)
+        draw(policy, n_envs)
+        found.append((policy.action_dist.exploration_mat, policy.action_dist.exploration_matrices, th.rand(1)))
+    assert all(map(th.equal, *found))
+
+
 class CustomPolicy(ActorCriticPolicy):
     pass
+
+
+class Silent(ActorCriticPolicy):
+    def reset_noise(self, n_envs=1):
+        super().reset_noise(n_envs)
+        self.action_dist.exploration_mat = th.zeros_like(self.action_dist.exploration_mat)
+
+
+def test_noise_of_a_policys_own_is_asked_for():
+    policy = A2C(Silent, "Pendulum-v1", use_sde=True, device="cpu").policy
+    policies.reset_noise(policy, 1)
+    assert not policy.action_dist.exploration_mat.any()
 
 
 def test_sigma_of_the_state_is_refused_for_a_policy_that_does_not_have_it():

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-from pg_zoo.errors import UserError, say
+from pg_zoo.errors import UserError, is_of_environment, say
 from pg_zoo.options import (
     BenchmarkOptions,
     CrosscheckOptions,
@@ -112,6 +112,8 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except OSError as error:  # of what the commands do not expect to fail
+        if is_of_environment(error):
+            raise
         message, status = f"error: {error}", 2
     if problem := _problem_of_stdout():
         # What went wrong before may well have been this.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -43,6 +44,9 @@ def warn(message: str) -> None:
 def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
     """Turn exceptions into a `UserError`, except at verbosity 2, which shows their tracebacks.
 
+    An exception out of the user's own environment keeps its traceback, too: the message alone does not find a fault in
+    code.
+
     Args:
         *kinds: The kinds of exceptions to turn; all others pass.
         verbose: The value of `--verbose`.
@@ -55,8 +59,24 @@ def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
     except UserError:
         raise
     except kinds as error:
-        if verbose > 1:
+        if verbose > 1 or is_of_environment(error):
             raise
         # The messages of these are complete sentences; of others, the type may be the most useful part.
         is_sentence = isinstance(error, (ValueError, TypeError, AssertionError, OSError)) and str(error)
         raise UserError(str(error) if is_sentence else f"{type(error).__name__}: {error}") from error
+
+
+# Whose environments and wrappers raise errors for users, in complete sentences.
+_KNOWN = {"gymnasium", "pg_agents", "pg_envs", "pg_zoo", "rl_zoo3", "sb3_contrib", "stable_baselines3"}
+
+
+def is_of_environment(error: Exception) -> bool:
+    """Whether an exception has passed through a method of an environment or wrapper that is no library's."""
+    from gymnasium import Env
+    from gymnasium.vector import VectorEnv
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in _KNOWN and isinstance(frame.f_locals.get("self"), Env | VectorEnv):
+            return True
+    return False

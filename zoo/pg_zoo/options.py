@@ -112,6 +112,12 @@ class TrainOptions(CommonOptions):
     vec_env: Literal["dummy", "subproc", "native", "world", "envpool"]
     progress: bool
     uuid: bool
+    save_replay_buffer: bool
+    track: bool
+    wandb_project_name: str
+    wandb_entity: str | None
+    wandb_group: str | None
+    wandb_tags: list[str]
 
 
 @dataclass(frozen=True)
@@ -154,16 +160,17 @@ class BenchmarkOptions(Options):
     algos: list[str]
     envs: list[str]
     gym_packages: list[str]
-    seeds: int
+    quick: bool
+    seeds: int | None
     first_seed: int
     same_hyperparams: str | None
     n_timesteps: int | None
-    eval_points: int
-    eval_episodes: int
-    final_episodes: int
-    vec_env: Literal["dummy", "subproc", "native", "world", "envpool"] | None
+    eval_points: int | None
+    eval_episodes: int | None
+    final_episodes: int | None
     tensorboard: bool
     keep_agents: bool
+    vec_env: Literal["auto", "dummy", "envpool"]
     device: str
     jobs: int | None
     backend: Literal["local", "ray"]
@@ -177,6 +184,9 @@ class ReportOptions(Options):
 
     folder: str
     baseline: str | None
+    format: list[str]
+    threshold: list[str] | None
+    tensorboard: bool
     output: str | None
     verbose: int
 
@@ -405,6 +415,47 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     add("-P", "--progress", action="store_true", help="show a progress bar")
     add("-uuid", "--uuid", action="store_true", help="give the run's folder a unique name")
+    add("--save-replay-buffer", action="store_true", help="save the replay buffer, too, of algorithms that have one")
+    add("--track", action="store_true", help="track the run with Weights & Biases (pip install 'pg-agents[wandb]')")
+    add("--wandb-project-name", default="sb3", metavar="NAME", help="project in Weights & Biases")
+    add("--wandb-entity", metavar="NAME", help="team of the project; by default your own account")
+    add("--wandb-group", metavar="NAME", help="group of the run")
+    add("-tags", "--wandb-tags", nargs="+", default=[], metavar="TAG", help="tags of the run")
+    for names, instead in _ELSEWHERE.items():
+        add(*names.split(), nargs="*", action=_OfRlZoo3, const=instead, help=argparse.SUPPRESS)
+
+
+class _OfRlZoo3(argparse.Action):
+    """An option of rl_zoo3's `train` that has its place elsewhere."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string} is an option of rl_zoo3 that pg-zoo train lacks: {self.const}")
+
+
+_TUNE = "pg-zoo tune searches hyperparameters"
+_ELSEWHERE = {
+    "-optimize --optimize-hyperparameters": f"{_TUNE}, as in pg-zoo tune --algo ppo --env CartPole-v1 -o runs/tune",
+    "--n-trials": f"{_TUNE}; --trials there is the number of trials",
+    "--max-total-trials": f"{_TUNE}; --trials there counts the trials of earlier starts, too",
+    "--n-jobs": f"{_TUNE}; --jobs there is the number of trainings at a time",
+    "--n-evaluations": f"{_TUNE}; --eval-points there is the number of evaluations along a training",
+    "--optimization-log-path": f"{_TUNE}; its -o is the folder of the search",
+    "--storage": f"{_TUNE}; the folder of its -o has the study, which optuna-dashboard opens",
+    "--study-name": f"{_TUNE}; the folder of its -o is the study",
+    "--trial-id": f"{_TUNE} and writes the best entry into a file, which pg-zoo train --conf-file reads",
+    "--sampler": f"{_TUNE} with Optuna's TPE sampler",
+    "--pruner": f"{_TUNE} and stops trials that fall behind the median",
+    "--n-startup-trials": f"{_TUNE} with Optuna's own number of random trials at the start",
+    "--no-optim-plots": f"{_TUNE} and draws no plots; optuna-dashboard draws them from its study.log",
+    "--truncate-last-trajectory": "a replay buffer that is loaded with an agent has its last trajectory truncated, "
+    "which is rl_zoo3's default",
+}
 
 
 def _add_actions(parser: argparse.ArgumentParser) -> None:
@@ -454,7 +505,12 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     add("--algos", nargs="+", required=True, metavar="ALGO", help="algorithms; random actions are always added")
     add("--envs", nargs="+", required=True, metavar="ENV", help="Gymnasium environment ids")
     _add_packages(parser)
-    add("--seeds", type=int, default=10, help="number of seeds")
+    add(
+        "--quick",
+        action="store_true",
+        help="a first look in about a minute: fewer seeds, evaluations and steps; the report says what it cannot tell",
+    )
+    add("--seeds", type=int, help="number of seeds (default: 10; with --quick: 3)")
     add("--first-seed", type=int, default=0, help="the first of them")
     add(
         "--same-hyperparams",
@@ -462,16 +518,26 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
         help="all algorithms take this one's hyperparameters, not their own; for those that share them: ppo, sb3/ppo",
     )
     add("-n", "--n-timesteps", type=int, help="environment steps of each training, not what the hyperparameters say")
-    add("--eval-points", type=int, default=20, help="evaluations along each learning curve, evenly spaced")
-    add("--eval-episodes", type=int, default=10, help="episodes of each")
-    add("--final-episodes", type=int, default=100, help="episodes after training; their mean return is the score")
     add(
-        "--vec-env",
-        choices=["dummy", "subproc", "native", "world", "envpool"],
-        help="how training steps its environments, as in pg-zoo train; evaluations keep the environment's own",
+        "--eval-points",
+        type=int,
+        help="evaluations along each learning curve, evenly spaced (default: 20; with --quick: 10)",
+    )
+    add("--eval-episodes", type=int, help="episodes of each (default: 10; with --quick: 5)")
+    add(
+        "--final-episodes",
+        type=int,
+        help="episodes after training; their mean return is the score (default: 100; with --quick: 20)",
     )
     add("--tensorboard", action="store_true", help="keep a TensorBoard log of each training")
     add("--keep-agents", action="store_true", help="keep the trained agents")
+    add(
+        "--vec-env",
+        choices=["auto", "dummy", "envpool"],
+        default="auto",
+        help="all environments in their worlds or vector versions, where there are such, or one by one; or training in "
+        "EnvPool's versions (pip install 'pg-agents[envpool]')",
+    )
     add("--device", default="cpu", help="torch device")
     add("--jobs", type=int, help="trainings at a time; by default, one for each core (of the Ray cluster)")
     add("--backend", choices=["local", "ray"], default="local", help="run on this machine or on a Ray cluster")
@@ -494,6 +560,21 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         metavar="ALGO",
         help="compare all others with this one; by default, each with its own in SB3, where there is one",
     )
+    add(
+        "--format",
+        nargs="+",
+        choices=["html", "markdown", "latex"],
+        default=["html", "markdown"],
+        help="report.html, report.md, report.tex; figures are there as PNG and PDF with each of them",
+    )
+    add(
+        "--threshold",
+        nargs="+",
+        metavar="SCORE",
+        help="tell the steps and seconds to this mean return; ENV:SCORE ... for one of each environment; by default, "
+        "to the return at which an environment counts as solved",
+    )
+    add("--tensorboard", action="store_true", help="write the numbers for TensorBoard's HParams too")
     add("-o", "--output", type=_path, metavar="FOLDER", help="where the report goes; by default into the results")
     add("--verbose", type=int, default=1, help="0, 1, or 2, which shows tracebacks of errors")
 

@@ -13,10 +13,35 @@ def number(value: float) -> str:
     return f"{float(f'{value:.4g}') + 0.0:g}"  # no -0
 
 
-def interval(estimate: Iterable[float]) -> str:
-    """`value [low, high]`, with digits according to the interval's width; the value alone without an interval."""
+def digits_of(estimates: Sequence[Sequence[float]]) -> int:
+    """Digits after the point for a column of `value, low, high`: two of the narrowest interval's, but not too many.
+
+    Without intervals, the largest value gets four significant digits.
+    """
+    largest = max((abs(float(value)) for value, *_ in estimates), default=0)
+    size = math.floor(math.log10(largest)) if largest else 0
+    halves = [(float(high) - float(low)) / 2 for _, low, high in estimates]
+    needed = [1 - math.floor(math.log10(half)) for half in halves if half > 0]
+    return max(0, min(max(needed), 4 - size) if needed else 3 - size)
+
+
+def rounded(value: float, digits: int) -> str:
+    """A number with so many digits after the point."""
+    return f"{round(float(value), digits) + 0.0:,.{digits}f}"  # no -0
+
+
+def interval(estimate: Iterable[float], digits: int | None = None) -> str:
+    """`value [low, high]`; the value alone without an interval.
+
+    Args:
+        estimate: The three numbers.
+        digits: Digits after the point, as for a whole column; by default according to the interval's width.
+    """
     numbers = [float(part) for part in estimate]
     value, low, high = numbers
+    if digits is not None:
+        shown = [rounded(part, digits) for part in numbers if math.isfinite(part)]
+        return shown[0] if len(shown) == 1 else f"{shown[0]} [{shown[1]}, {shown[2]}]"
     if not math.isfinite(low):
         return number(value)
     if low == high:
@@ -25,7 +50,7 @@ def interval(estimate: Iterable[float]) -> str:
     # A bound that is not 0 must not look like 0, because its sign matters.
     while any(bound != 0 and round(bound, digits) == 0 for bound in (low, high)):
         digits += 1
-    shown = [f"{round(part, digits) + 0.0:,.{digits}f}" for part in numbers]
+    shown = [rounded(part, digits) for part in numbers]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 

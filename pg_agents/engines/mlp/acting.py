@@ -9,13 +9,61 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 
 from pg_agents.buffers import EstimatorMixin
 from pg_agents.contract import NotFiniteError, NotServedError, Step
 from pg_agents.engines.mlp.arrays import arrays_of, row_of
 from pg_agents.engines.mlp.memory import address
+from pg_agents.engines.mlp.served import is_plain
 from pg_agents.engines.mlp.tables import Program
 from pg_agents.policies import check_actions, environment_actions
+
+
+class NoiseMatrices:
+    """gSDE's noise, which the policy draws with torch's generator: tells the kernels where it is.
+
+    Args:
+        program: The policy's tables.
+        exploration: The distribution that has the noise.
+        step: One row of `kernels.STEP`.
+    """
+
+    def __init__(self, program: Program, exploration: StateDependentNoiseDistribution, step: np.ndarray) -> None:
+        self._exploration, self._n_envs = exploration, int(step["n_envs"][0])
+        self._place, self._size = step["noise_matrix"], step["noise_matrix_size"]
+        self._shape = int(program.policies["n_latent"][0]), program.n_actions
+        self._one: th.Tensor | None = None
+        self._each: th.Tensor | None = None
+
+    def bind(self) -> None:
+        """Point to the present matrices.
+
+        Raises:
+            NotServedError: They have been replaced by others, which do not fit.
+        """
+        exploration = self._exploration
+        if exploration.exploration_mat is not self._one or exploration.exploration_matrices is not self._each:
+            self._bind(exploration.exploration_mat, exploration.exploration_matrices)
+
+    def _bind(self, one: th.Tensor, each: th.Tensor) -> None:
+        # As SB3 chooses them: a matrix for each environment, unless there is only one environment.
+        has_own = self._n_envs > 1 and len(each) == self._n_envs
+        chosen, shape = (each, (self._n_envs, *self._shape)) if has_own else (one, self._shape)
+        if not is_plain(chosen) or tuple(chosen.shape) != shape:
+            raise NotServedError(
+                f"gSDE's noise is an array of {chosen.dtype} with the shape {tuple(chosen.shape)}, but must be a plain "
+                f"one of torch.float32 with the shape {shape}"
+            )
+        self._place[0], self._size[0] = chosen.data_ptr(), self._shape[0] * self._shape[1] * has_own
+        self._one, self._each, self._bound = one, each, (chosen, chosen.data_ptr(), shape)
+
+    def is_in_place(self) -> bool:
+        """Whether the matrices that the kernels were told of are where they were."""
+        if self._one is None:
+            return True
+        chosen, place, shape = self._bound
+        return chosen.data_ptr() == place and tuple(chosen.shape) == shape and is_plain(chosen)
 
 
 class MLPActor:
@@ -49,12 +97,13 @@ class MLPActor:
         self.checks = isinstance(self._observation_space, spaces.Box)
         self.step = np.zeros(1, dtype=program.kernels.STEP)
         self._step = address(self.step)
+        self._noise: NoiseMatrices | None = None
         self._is_shown = False
         self._values: np.ndarray | None = None
         self._bind()
 
     def bind(self) -> None:
-        """Point to the buffer's arrays, unless that is done; again after they have grown.
+        """Point to the buffer's arrays, unless that is done; again after they have grown. And to gSDE's noise.
 
         Raises:
             NotServedError: They have been replaced by others, which do not fit.
@@ -63,6 +112,8 @@ class MLPActor:
             if misfit := self.program.arrays.misfit(self.buffer):
                 raise NotServedError(misfit)
             self._bind()
+        if self._noise is not None:
+            self._noise.bind()
 
     def _bind(self) -> None:
         program, buffer, step, space = self.program, self.buffer, self.step, self._action_space
@@ -89,14 +140,15 @@ class MLPActor:
         direct = buffer.actions.dtype == drawn
         actions = buffer.actions if direct else np.zeros(buffer.actions.shape, drawn)
         self._stored_actions = None if direct else buffer.actions
-        draw = self._generator.standard_normal if program.is_gaussian else self._generator.random
-        noise = draw((size - buffer.pos, n_envs, program.n_actions), dtype=np.float32)
+        noise = self._drawn((size - buffer.pos, n_envs, program.n_actions))
         used = buffer.pos * n_envs * program.n_actions * 4
         clipped = np.zeros((size, n_envs, program.n_actions), np.float32) if program.is_gaussian else actions
         low = high = np.zeros(1, np.float32)
         if isinstance(space, spaces.Box):
             low, high = (bound.astype(np.float32).ravel() for bound in (space.low, space.high))
         step["n_envs"] = n_envs
+        if program.exploration is not None:
+            self._noise = NoiseMatrices(program, program.exploration, step)
         for name, array in (("observations", self.inputs), ("actions", actions), ("clipped", clipped)):
             step[name] = address(array)
             kept.append(array)
@@ -108,6 +160,13 @@ class MLPActor:
         self.drawn, self.env_inputs = actions, clipped
         self._actions: list[np.ndarray] = []
         self._tensors: list[tuple[Any, th.Tensor, th.Tensor]] | None = None
+
+    def _drawn(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Random numbers for the actions of the rows to come; gSDE's are drawn elsewhere."""
+        if self.program.exploration is not None:
+            return np.zeros(1, np.float32)
+        draw = self._generator.standard_normal if self.program.is_gaussian else self._generator.random
+        return draw(shape, dtype=np.float32)
 
     def _make_rows(self) -> None:
         """A view of each row: one by one they cost more than all at once."""
@@ -174,6 +233,8 @@ class MLPActor:
     def is_current(self) -> bool:
         """Whether networks and arrays are still the same. Arrays that have grown are the next step's business."""
         same = self.buffer.buffer_size != self._size or all(map(is_, arrays_of(self.buffer), self._bound))
+        if self._noise is not None and not self._noise.is_in_place():
+            return False
         return same and self.program.computes_forward()
 
     def _is_bound_here(self) -> bool:

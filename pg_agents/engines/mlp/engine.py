@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pg_agents.buffers import EstimatorMixin, RolloutBuffer
 from pg_agents.checks import check_number
-from pg_agents.contract import Batches, Loss, NaturalStep, NotFiniteError, NotServedError, Summary
+from pg_agents.contract import Batches, EndlessEpisodeError, Loss, NaturalStep, NotFiniteError, NotServedError, Summary
 from pg_agents.engines.mlp.acting import MLPActor
 from pg_agents.engines.mlp.learning import Pace, Stored, Update
 from pg_agents.engines.mlp.loops import Loop
@@ -102,6 +102,7 @@ class MLPEngine:
         generator: np.random.Generator,
         *,
         deterministic: bool,
+        max_episode_steps: float = np.inf,
     ) -> list[tuple[float, int]]:
         """See `pg_agents.contract.Engine`."""
         n_envs = len(n_episodes)
@@ -121,7 +122,12 @@ class MLPEngine:
                 if not roll.is_finite:
                     raise NotFiniteError(f"In the evaluation: {roll.refusal(n_steps)}")
                 observations, starts = roll.observations, roll.starts
-                finished += [(episode_return, length) for _, _, episode_return, _, length in roll.episodes]
+                for _, index, episode_return, _, length in roll.episodes:
+                    if length > max_episode_steps:
+                        raise EndlessEpisodeError(index, max_episode_steps)
+                    finished.append((episode_return, length))
+                if (lengths := env.adapter.episode_lengths).max() >= max_episode_steps:
+                    raise EndlessEpisodeError(int(lengths.argmax()), max_episode_steps)
         finally:
             env.adapter.hold(None)
         return finished

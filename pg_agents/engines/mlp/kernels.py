@@ -109,6 +109,16 @@ POLICY = np.dtype(
         ("log_std", _address),  # (n_outputs,), torch's; 0 where a network gives it
         ("log_std_grad", _address),
         ("log_stds", _address),  # (n_outputs, 64)
+        # gSDE, whose `log_std` is (n_latent, noise_columns)
+        ("n_latent", _integer),  # inputs of the head, which the noise is linear in; 0 without gSDE
+        ("noise_columns", _integer),  # n_outputs, or 1 where all outputs share them
+        ("use_expln", _integer),
+        ("noise_epsilon", _number),
+        ("noise_variances", _address),  # (n_latent, noise_columns): s², s the deviations of the noise matrix
+        ("noise_slopes", _address),  # (n_latent, noise_columns): s ∂s/∂log_std
+        ("squares", _address),  # (n_latent, 64): of the head's inputs
+        ("square_rows", _address),  # (64, n_latent rounded up to 16): its transpose
+        ("by_variance", _address),  # (n_outputs, n_latent rounded up to 16)
         ("actions", _address),  # (n_actions, 64)
         ("log_prob", _address),  # (64,) from here on
         ("entropy", _address),
@@ -127,6 +137,8 @@ STEP = np.dtype(
         ("deterministic", _integer),  # the most probable actions
         ("observations", _address),  # (T, N, n_observation) float32
         ("noise", _address),  # (T, N, n_actions) float32: uniform, or normal for Gaussians
+        ("noise_matrix", _address),  # (n_latent, n_actions), gSDE's
+        ("noise_matrix_size", _integer),  # from one environment's matrix to the next; 0 where they share one
         ("actions", _address),  # (T, N, n_actions) int64 for categorical actions, else float32
         ("clipped", _address),  # (T, N, n_actions) float32, for Gaussians
         ("low", _address),  # (n_actions,)
@@ -461,8 +473,65 @@ def backward(layers, tower, rows, lanes):
 
 
 @njit(**compiled)
+def read_noise(policy):
+    """s² of gSDE's noise matrix, and s ∂s/∂log_std."""
+    log_std, epsilon, one = floats(policy.log_std), np.float32(policy.noise_epsilon), np.float32(1)
+    variances, slopes = floats(policy.noise_variances), floats(policy.noise_slopes)
+    for i in range(policy.n_latent * policy.noise_columns):
+        # A NaN gets through.
+        deviation = exp32(log_std[i]) + log_std[i] * np.float32(0)
+        slope = deviation
+        if policy.use_expln and log_std[i] > 0:
+            deviation = np.float32(math.log1p(log_std[i] + epsilon)) + one
+            slope = one / (one + log_std[i] + epsilon)
+        variances[i] = deviation * deviation
+        slopes[i] = deviation * slope
+
+
+@njit(**compiled)
+def sum_over_latents(policy, head, lanes):
+    """Σ_k φ_k² A_kj to `log_stds`, with A in `noise_variances` and φ the head's inputs."""
+    inputs, squares = floats(head.input), floats(policy.squares)
+    for k in range(policy.n_latent):
+        for i in range(k * BLOCK, k * BLOCK + lanes):
+            squares[i] = inputs[i] * inputs[i]
+    column = _ONE if policy.noise_columns > 1 else _ZERO
+    product(
+        policy.noise_variances, column, policy.noise_columns, policy.squares, _BLOCK, policy.log_stds, _BLOCK,
+        policy.n_outputs, lanes, policy.n_latent, _ZERO,
+    )  # fmt: skip
+
+
+@njit(**compiled)
+def add_noise_gradient(policy, by_variance, rows, lanes):
+    """Add gSDE's gradient by `log_std`, after `sum_over_latents`.
+
+    Args:
+        policy: The policy's row.
+        by_variance: Address of (n_outputs, 64), twice the derivative by Σ_k φ_k² s_kj².
+        rows: Samples.
+        lanes: Columns that are computed.
+    """
+    n_latent, width = policy.n_latent, rounded_up(policy.n_latent)
+    transpose(policy.squares, _BLOCK, policy.square_rows, width, n_latent, lanes)
+    product(
+        by_variance, _BLOCK, _ONE, policy.square_rows, width, policy.by_variance, width,
+        policy.n_outputs, width, rows, _ZERO,
+    )  # fmt: skip
+    gradient, slopes = floats(policy.log_std_grad), floats(policy.noise_slopes)
+    columns = policy.noise_columns
+    for j in range(policy.n_outputs):
+        given, column = floats(policy.by_variance + 4 * j * width), j if columns > 1 else 0
+        for k in range(n_latent):
+            gradient[k * columns + column] += slopes[k * columns + column] * given[k]
+
+
+@njit(**compiled)
 def read_distribution(policy, head, std_head, lanes):
-    """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`."""
+    """Logits to log p in place, with p in `delta`; for Gaussians, log σ to `log_stds`.
+
+    gSDE's is ½ log(Σ_k φ_k² s_kj² + ε), with φ the head's inputs (arXiv:2005.05719, section 3.2).
+    """
     outputs = floats(head.output)
     if policy.distribution == CATEGORICAL:
         p = floats(head.delta)
@@ -492,7 +561,14 @@ def read_distribution(policy, head, std_head, lanes):
             first = after
     elif policy.distribution == GAUSSIAN:
         log_stds = floats(policy.log_stds)
-        if policy.log_std != 0:
+        if policy.n_latent > 0:
+            read_noise(policy)
+            sum_over_latents(policy, head, lanes)
+            epsilon = np.float32(policy.noise_epsilon)
+            for j in range(policy.n_outputs):
+                for i in range(j * BLOCK, j * BLOCK + lanes):
+                    log_stds[i] = np.float32(0.5) * math.log(log_stds[i] + epsilon)
+        elif policy.log_std != 0:
             log_std = floats(policy.log_std)
             for j in range(policy.n_outputs):
                 for i in range(lanes):
@@ -562,6 +638,20 @@ def _sample(policy, head, noise, lanes_used):
             for i in range(lanes_used):
                 p1 = np.float32(1) / (np.float32(1) + exp32(-outputs[j * BLOCK + i]))
                 actions[j * BLOCK + i] = np.float32(1) if noise[i * policy.n_actions + j] < p1 else np.float32(0)
+
+
+@njit(**compiled)
+def _explore(policy, head, step, start, lanes_used):
+    """The block's actions with gSDE's noise: μ + φ times the environment's noise matrix."""
+    actions, outputs, inputs = floats(policy.actions), floats(head.output), floats(head.input)
+    n_actions = policy.n_actions
+    for i in range(lanes_used):
+        matrix = floats(step.noise_matrix + 4 * (start + i) * step.noise_matrix_size)
+        for j in range(n_actions):
+            noise = np.float32(0)
+            for k in range(policy.n_latent):
+                noise += inputs[k * BLOCK + i] * matrix[k * n_actions + j]
+            actions[j * BLOCK + i] = outputs[j * BLOCK + i] + noise
 
 
 @njit(**compiled)
@@ -654,7 +744,13 @@ def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_refe
                     precision = exp32(np.float32(-2) * reference[(policy.n_outputs + j) * BLOCK + i])
                     delta[j * BLOCK + i] += factor * kl_coef * (mean - reference[j * BLOCK + i]) * precision
                     outputs[j * BLOCK + i] += factor * kl_coef * (precision / (inverse * inverse) - one)
-        if policy.log_std != 0:
+        if policy.n_latent > 0:
+            # ∂log σ/∂(σ²) = 1 / 2σ²; the features of the noise are no function of the parameters here.
+            for j in range(policy.n_actions):
+                for i in range(j * BLOCK, j * BLOCK + lanes):
+                    outputs[i] *= exp32(np.float32(-2) * log_stds[i])
+            add_noise_gradient(policy, head.output, rows, lanes)
+        elif policy.log_std != 0:
             log_std_grad = floats(policy.log_std_grad)
             for j in range(policy.n_actions):
                 log_std_grad[j] += sum_of(floats(head.output + 4 * j * BLOCK), rows)
@@ -742,9 +838,13 @@ def act(policies_at, towers_at, layers_at, steps_at, t):
         lanes = lanes_of(rows)
         if not step.values_only:
             _evaluate(policy, layers, towers[0], observations, start, rows)
+            if policy.n_latent > 0 and rows <= FEW:
+                transpose(head.input_rows, rounded_up(head.n_in), head.input, _BLOCK, lanes, head.n_in)
             read_distribution(policy, head, std_head, lanes)
             if step.deterministic:
                 _mode(policy, head, rows)
+            elif policy.n_latent > 0:
+                _explore(policy, head, step, start, rows)
             else:
                 _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)
             log_prob_and_entropy(policy, head, rows)

@@ -25,6 +25,7 @@ from pg_agents.engines.mlp.kernels import (
     POLICY,
     TOWER,
     UPDATE,
+    add_noise_gradient,
     backward,
     compiled,
     divergence_from_reference,
@@ -34,15 +35,17 @@ from pg_agents.engines.mlp.kernels import (
     kept,
     lanes_of,
     mean_and_deviation,
+    read_noise,
     rounded_up,
     sum_of,
+    sum_over_latents,
     surrogate_delta,
 )
 from pg_agents.engines.mlp.simd import floats, integers, product
 
 # SHA-256 of kernels.py, its first 12 digits: Numba compiles this file anew when kernels.py, which follows simd.py, has
 # changed. A test compares them.
-KERNELS = "d7a6aa0db135"
+KERNELS = "161bfb5043b0"
 
 LINEARISE, PRODUCT, TRIAL = range(3)
 
@@ -95,8 +98,19 @@ def _tangents(layers, tower, vector, lanes):
 
 
 @njit(**inlined)
-def _multiply_by_fisher(policy, head, std_head, old, factor, lanes):
-    """`delta` of the heads: u = J v becomes M u, times a factor."""
+def _multiply_by_fisher(policy, head, std_head, old, vector, factor, rows, lanes):
+    """`delta` of the heads: u = J v becomes M u, times a factor. gSDE's Jᵀ M J v by `log_std` is added to the gradient.
+
+    Args:
+        policy: The policy's row.
+        head: Of the outputs.
+        std_head: Of log σ, where a network gives it.
+        old: The distributions.
+        vector: Address of the part of v that belongs to `log_std`.
+        factor: Of the product.
+        rows: Samples.
+        lanes: Columns that are computed.
+    """
     delta = floats(head.delta)
     size = policy.n_outputs * BLOCK
     one = np.float32(1)
@@ -123,7 +137,19 @@ def _multiply_by_fisher(policy, head, std_head, old, factor, lanes):
             for i in range(j * BLOCK, j * BLOCK + lanes):
                 inverse = exp32(-old[size + i])
                 delta[i] *= factor * inverse * inverse
-        if policy.log_std == 0:
+        if policy.n_latent > 0:
+            # The derivative of log σ along v is Σ_k φ_k² s ∂s v_kj / σ².
+            read_noise(policy)
+            slopes, along, moved = floats(policy.noise_slopes), floats(vector), floats(policy.noise_variances)
+            for i in range(policy.n_latent * policy.noise_columns):
+                moved[i] = slopes[i] * along[i]
+            sum_over_latents(policy, head, lanes)
+            changes = floats(policy.log_stds)
+            for j in range(policy.n_outputs):
+                for i in range(j * BLOCK, j * BLOCK + lanes):
+                    changes[i] *= 2 * factor * exp32(np.float32(-4) * old[size + i])
+            add_noise_gradient(policy, policy.log_stds, rows, lanes)
+        elif policy.log_std == 0:
             given, std_delta = floats(std_head.output), floats(std_head.delta)
             for j in range(policy.n_outputs):
                 for i in range(j * BLOCK, j * BLOCK + lanes):
@@ -165,6 +191,7 @@ def natural_pass(policies, towers, layers, updates, naturals, task):
         gradient[i] = 0
     factor, scale = np.float32(1 / update.n_samples), np.float32(natural.kl_scale)
     mean, deviation = mean_and_deviation(update, 0, update.n_samples)
+    of_log_std = natural.vector + policy.log_std_grad - towers[0].gradient
     total = 0.0
     for start in range(0, update.n_samples, BLOCK):
         rows = min(BLOCK, update.n_samples - start)
@@ -174,7 +201,7 @@ def natural_pass(policies, towers, layers, updates, naturals, task):
         outputs, old = floats(head.output), floats(natural.old + 8 * size * (start // BLOCK))
         if task == PRODUCT:
             _tangents(layers, tower, natural.vector, lanes)
-            _multiply_by_fisher(policy, head, std_head, old, scale * factor, lanes)
+            _multiply_by_fisher(policy, head, std_head, old, of_log_std, scale * factor, rows, lanes)
         else:
             evaluate_samples(policy, tower, layers, update, start, rows)
             if task == LINEARISE:
@@ -189,9 +216,8 @@ def natural_pass(policies, towers, layers, updates, naturals, task):
             surrogate_delta(policy, head, std_head, update, start, rows, factor, mean, deviation)
         if task != TRIAL:
             backward(layers, tower, rows, lanes)
-    if task == PRODUCT and policy.distribution == GAUSSIAN and policy.log_std != 0:
-        of_log_std = floats(policy.log_std_grad)
-        log_std = floats(natural.vector + policy.log_std_grad - towers[0].gradient)
+    if task == PRODUCT and policy.distribution == GAUSSIAN and policy.log_std != 0 and policy.n_latent == 0:
+        log_std_grad, along = floats(policy.log_std_grad), floats(of_log_std)
         for j in range(policy.n_outputs):
-            of_log_std[j] = 2 * scale * log_std[j]
+            log_std_grad[j] = 2 * scale * along[j]
     return natural.kl_scale * total / update.n_samples

@@ -65,6 +65,7 @@ class MLPPredictor:
             self._clips_here = action_space.dtype != np.float32
             self._actions = drawn if self._clips_here else clipped
         step = self._step = np.zeros(1, kernels.STEP)
+        step["deterministic"] = self._explores = program.exploration is not None
         self._rows = step["n_envs"]
         for name, array in (
             ("observations", self._inputs),
@@ -103,8 +104,8 @@ class MLPPredictor:
         flat = observation.reshape(n, -1)
         if self._n_categories is not None and not 0 <= flat.min() <= flat.max() < self._n_categories:
             return None
-        if not deterministic and not (self._program.is_gaussian or self._program.is_categorical):
-            return None  # torch's Bernoulli numbers are not to be had from outside
+        if not deterministic and (self._explores or not (self._program.is_gaussian or self._program.is_categorical)):
+            return None  # torch's Bernoulli numbers are not to be had from outside, and gSDE's noise is the policy's
         noise = [] if deterministic else self._draw(n)
         with self._lock:
             actions = self._block(flat, noise) if n <= len(self._inputs) else self._blocks(flat, noise)

@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -116,10 +117,27 @@ def check_policy(policy: ActorCriticPolicy) -> None:
         raise NotServedError(f"it works on the CPU, and `device` is {policy.device}")
     if type(policy) not in POLICIES:
         raise NotServedError(f"it does not know the policy {type(policy).__name__}")
-    if policy.use_sde:
-        raise NotServedError("`use_sde` is set")
+    _check_exploration(policy)
     _check_spaces(policy.observation_space, policy.action_space)
     _check_modules(policy)
+
+
+def exploration_of(policy: ActorCriticPolicy) -> StateDependentNoiseDistribution | None:
+    """The distribution that has gSDE's noise; None without gSDE."""
+    distribution = policy.action_dist
+    return distribution if isinstance(distribution, StateDependentNoiseDistribution) else None
+
+
+def _check_exploration(policy: ActorCriticPolicy) -> None:
+    exploration = exploration_of(policy)
+    if exploration is None:
+        return
+    if type(exploration) is not StateDependentNoiseDistribution:
+        raise NotServedError(f"gSDE's distribution is a {type(exploration).__name__}")
+    if exploration.bijector is not None or policy.squash_output:
+        raise NotServedError("`squash_output` is set")
+    if exploration.learn_features:
+        raise NotServedError("`learn_features` of gSDE is set")
 
 
 def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
@@ -174,11 +192,11 @@ def _check_modules(policy: ActorCriticPolicy) -> None:
 
 def _check_shapes(policy: ActorCriticPolicy) -> None:
     """Each layer must take the outputs of the last one, and the heads must give what distribution and value need."""
-    n_outputs = outputs_of(policy.action_space)
+    n_outputs, exploration = outputs_of(policy.action_space), exploration_of(policy)
     towers = [(policy.mlp_extractor.policy_net, actor_heads(policy), n_outputs)]
     if not isinstance(policy.value_net, ZeroValue):
         towers.append((policy.mlp_extractor.value_net, _pairs([policy.value_net]), 1))
-    shapes: dict[int, tuple[int, ...]] = {}
+    shapes: dict[int, tuple[int, ...]] = {id(getattr(policy, "log_std", None)): (n_outputs,)}
     for hidden, heads, n_given in towers:
         n_in = Rows(policy.observation_space).n_features
         for linear, _ in _pairs(hidden):
@@ -189,7 +207,8 @@ def _check_shapes(policy: ActorCriticPolicy) -> None:
             n_in = n_out
         for linear, _ in heads:
             shapes[id(linear.weight)], shapes[id(linear.bias)] = (n_given, n_in), (n_given,)
-    shapes[id(getattr(policy, "log_std", None))] = (n_outputs,)
+        if exploration is not None and heads is towers[0][1]:
+            shapes[id(policy.log_std)] = (n_in, n_outputs if exploration.full_std else 1)
     for name, parameter in policy.named_parameters():
         if tuple(parameter.shape) != shapes[id(parameter)]:
             raise NotServedError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
@@ -32,6 +33,7 @@ from pg_agents.engines.mlp.served import (
     actor_layers,
     check_state,
     critic_layers,
+    exploration_of,
     is_plain,
     optimizer_options,
     outputs_of,
@@ -80,6 +82,9 @@ class Program:
 
     Args:
         policy: A policy that `check_served` lets through.
+
+    Attributes:
+        exploration: The distribution that has gSDE's noise; None without gSDE.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
@@ -109,6 +114,7 @@ class Program:
         row["n_actions"], row["n_outputs"] = self.n_actions, n_outputs
         row["sizes"] = self._address(np.array(sizes, dtype=np.int64))
         has_log_std = isinstance(getattr(policy, "log_std", None), nn.Parameter)
+        self.exploration = exploration_of(policy)
         row["log_stds"], row["actions"] = (
             self._zeros(n_outputs * kernels.BLOCK),
             self._zeros(self.n_actions * kernels.BLOCK),
@@ -117,6 +123,9 @@ class Program:
             row[name] = self._zeros(kernels.BLOCK)
         row["cross"] = self._zeros(self.n_actions * kernels.BLOCK)
         row["reference"] = self._zeros(2 * n_outputs * kernels.BLOCK)
+        if self.exploration is not None:
+            self._explores_by = _settings(self.exploration)
+            self._lay_out_noise(row, self.exploration, policy.log_std)
 
         self.layers = self._table(kernels.LAYER, len(actor) + len(critic))
         self.tensors = self._table(kernels.TENSOR, 2 * len(self.layers) + has_log_std)
@@ -219,6 +228,20 @@ class Program:
             self._add_tensor(extra, 1, extra.numel(), gradient, extra.numel())
         tower["n_tensors"] = len(self.parameters) - tower["first_tensor"]
 
+    def _lay_out_noise(self, row: Any, exploration: StateDependentNoiseDistribution, log_std: th.Tensor) -> None:
+        """Fill in gSDE's columns of the policy's table."""
+        block, n_latent = self.kernels.BLOCK, len(log_std)
+        row["n_latent"], row["noise_columns"] = log_std.shape
+        row["use_expln"], row["noise_epsilon"] = exploration.use_expln, exploration.epsilon
+        for name, size in (
+            ("noise_variances", log_std.numel()),
+            ("noise_slopes", log_std.numel()),
+            ("squares", self.padded(n_latent) * block),
+            ("square_rows", self.padded(n_latent) * block),
+            ("by_variance", self.padded(n_latent) * self.n_outputs),
+        ):
+            row[name] = self._zeros(size)
+
     def _add_tensor(self, parameter: th.Tensor, rows: int, columns: int, gradient: int, gradient_row: int) -> None:
         tensor = self.tensors[len(self.parameters)]
         tensor["rows"], tensor["columns"], tensor["value"] = rows, columns, parameter.data_ptr()
@@ -277,6 +300,10 @@ class Program:
         if not self.is_in_place() or [*map(_shape, self.parameters)] != self._shapes:
             return False
         if not all(map(_is_contiguous, self.parameters)):
+            return False
+        if self.exploration is not None and (
+            self.policy.action_dist is not self.exploration or _settings(self.exploration) != self._explores_by
+        ):
             return False
         return not any(self._hooks) and vars(self.policy).keys().isdisjoint(REPLACEABLE)
 
@@ -410,6 +437,17 @@ class Program:
         if not isinstance(self._states[0]["step"], th.Tensor):
             for state in self._states:
                 state["step"] += n_steps
+
+
+def _settings(exploration: StateDependentNoiseDistribution) -> tuple[Any, ...]:
+    """The settings of gSDE that the tables contain, or that the engine does not serve."""
+    return (
+        exploration.use_expln,
+        exploration.full_std,
+        exploration.epsilon,
+        exploration.learn_features,
+        exploration.bijector,
+    )
 
 
 def _floats(place: int, size: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,6 +26,11 @@ from pg_zoo.runs.cell import MAX_SEED, Cell
 from pg_zoo.runs.grid import failure_report, run_grid
 from pg_zoo.runs.recipe import is_atari
 from pg_zoo.runs.training import resolved
+
+_DEFAULTS = {"seeds": 10, "eval_points": 20, "eval_episodes": 10, "final_episodes": 100}
+_QUICK = {"seeds": 3, "eval_points": 10, "eval_episodes": 5, "final_episodes": 20}
+# Steps of all trainings together, for each job: about half a minute with SB3 on small tasks.
+_QUICK_STEPS = 100_000
 
 
 def benchmark(args: BenchmarkOptions) -> int:
@@ -67,6 +73,9 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
 
 def _cells(args: BenchmarkOptions) -> list[Cell]:
     """The grid, after a look at whether every part of it can be trained."""
+    chosen = _QUICK if args.quick else _DEFAULTS
+    args = replace(args, **{name: value for name, value in chosen.items() if getattr(args, name) is None})
+    assert args.seeds is not None
     check_options(args, "seeds", at_least=1, at_most=MAX_SEEDS)
     check_options(args, "first_seed", at_least=0)
     check_options(args, "eval_points", at_least=0, at_most=MAX_POINTS)
@@ -88,7 +97,7 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     # A cluster may have devices that this machine lacks.
     device = find_device(args.device) if args.backend == "local" or args.device == "auto" else args.device
     options |= {"keep_agent": args.keep_agents, "device": device, "gym_packages": tuple(args.gym_packages)}
-    options |= {"vec_env": args.vec_env}
+    options["vec_env"] = args.vec_env
     firsts = []
     for env in dict.fromkeys(args.envs):
         trained = [_trained(args, algo, env, options) for algo in algos]
@@ -105,7 +114,8 @@ def _trained(args: BenchmarkOptions, algo: str, env: str, options: dict[str, Any
         hyperparams["n_timesteps"] = args.n_timesteps
         origin += ", with --n-timesteps"
     try:
-        return resolved(Cell(algo, env, args.first_seed, hyperparams, origin, **options))
+        cell = resolved(Cell(algo, env, args.first_seed, hyperparams, origin, **options))
+        return _shortened(cell, args) if args.quick and args.n_timesteps is None else cell
     except UserError as error:
         if args.same_hyperparams in (None, algo):
             raise
@@ -113,6 +123,17 @@ def _trained(args: BenchmarkOptions, algo: str, env: str, options: dict[str, Any
             f"--same-hyperparams {args.same_hyperparams}: {error} Leave {algo} out of this command, and add it to the "
             "same folder with a second one, without --same-hyperparams."
         ) from error
+
+
+def _shortened(cell: Cell, args: BenchmarkOptions) -> Cell:
+    """The cell with its share of the steps of a first look, if that is less than it has."""
+    assert args.seeds is not None
+    n_trainings = len(set(args.algos) - {RANDOM}) * len(set(args.envs)) * args.seeds
+    steps = max(1000, _QUICK_STEPS * (args.jobs or os.cpu_count() or 1) // n_trainings // 1000 * 1000)
+    if steps >= cell.n_timesteps:
+        return cell
+    hyperparams = {**cell.hyperparams, "n_timesteps": steps}
+    return replace(cell, hyperparams=hyperparams, origin=f"{cell.origin}, with --quick", full_steps=cell.n_timesteps)
 
 
 def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -> Cell:
@@ -125,7 +146,9 @@ def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -
                 f"{kwargs[0]}, but {cell.algo} has {own}."
             )
     hyperparams = {"env_kwargs": kwargs[0]} if kwargs and kwargs[0] else {}
-    return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **{**options, "vec_env": None}))
+    if options["vec_env"] == "envpool":  # as evaluations
+        options = {**options, "vec_env": "own"}
+    return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **options))
 
 
 def _last_line(text: str) -> str:

@@ -29,6 +29,7 @@ from pg_zoo.results.storage import NO_ROOM
 from pg_zoo.runs.folder import Run, set_up
 from pg_zoo.runs.recipe import Recipe, check_resumable, is_atari, resolve
 from pg_zoo.runs.settings import CHECKPOINTS, Interrupted, interrupted_run
+from pg_zoo.runs.tracking import tracked, with_tracking
 
 # Errors of a disk that takes nothing, and of a folder that this user may not write into.
 _FULL = {*NO_ROOM}
@@ -96,6 +97,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
     find_device(args.device)
     if args.seed < 0:
         args = replace(args, seed=int(np.random.default_rng().integers(2**32 - 1)))
+    args = with_tracking(args)
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     print(f"{args.algo} ({algorithm.__module__}.{algorithm.__name__}) on {args.env}, seed {args.seed}")
@@ -108,6 +110,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
                 run = stack.enter_context(set_up(_recipe(args, algorithm), args))
             else:
                 run = stack.enter_context(set_up(_recipe_of(interrupted, algorithm), args, interrupted.folder))
+        stack.enter_context(tracked(args, run.recipe.entry, run.folder))
         with (
             _warnings_on_one_line(),
             one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose),

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -31,7 +31,7 @@ from pg_zoo.results.storage import (
     write_whole,
     writing,
 )
-from pg_zoo.runs.cell import Cell, VecEnvKind
+from pg_zoo.runs.cell import Cell
 from pg_zoo.runs.training import run_cell
 from pg_zoo.words import different, ranges
 
@@ -64,8 +64,7 @@ class Evidence:
         best: The best known score, or else the return at which the environment counts as solved, with its kind.
         note: Free text for the table.
         fresh: False if an earlier version of the entry is known to have been scored with these seeds.
-        vec_env: How the trainings stepped their environments, if it was chosen; evaluations are in the environment
-            itself.
+        vec_env: How environments were stepped, as a cell has it.
     """
 
     algo: str
@@ -88,7 +87,7 @@ class Evidence:
     best: tuple[float, str] | None = None
     note: str = ""
     fresh: bool = True
-    vec_env: VecEnvKind | None = None
+    vec_env: Literal["own", "world", "envpool"] = "own"
 
     def write(self, zoo: Path) -> Path:
         """Store the evidence in a hyperparameter folder.
@@ -163,8 +162,8 @@ def _from_cells(
             raise UserError(f"The hyperparameters of seed {cell['seed']} differ from the entry: {difference}.")
         cell = {**cell, "versions": released(cell["versions"])}
         first = {**group[0], "versions": released(group[0]["versions"])}
-        for key in ("versions", "deterministic", "options"):
-            if cell[key] != first[key]:
+        for key in ("versions", "deterministic", "options", "vec_env"):
+            if cell.get(key) != first.get(key):
                 raise UserError(f"Seeds {seeds[0]} and {cell['seed']} differ in {key}: {first[key]}, {cell[key]}.")
     commits = different(cell["versions"][COMMIT] for cell in group if COMMIT in cell["versions"])
     scores = [float(cell["score"]) for cell in group]
@@ -190,7 +189,7 @@ def _from_cells(
         command=last["command"],
         random=scale.random,
         best=scale.goal,
-        vec_env=group[0]["options"].get("vec_env"),
+        vec_env=kind if (kind := group[0].get("vec_env")) in ("world", "envpool") else "own",
     )
 
 

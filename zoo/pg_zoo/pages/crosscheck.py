@@ -60,9 +60,8 @@ _SCORES = """
 
 Both are trained with {seeds} seeds, ours on the default engine, for the entry's number of steps, but at most
 {max_steps:,}. The scores therefore show whether the two agree, not how good the entry can get. The score of a training
-is the mean return of {episodes} episodes after it. Where our engine is `autograd`, for example with gSDE, both draw the
-same random numbers, and the scores add nothing to the comparison of parameters. The score of random actions is the mean
-over 100 episodes.
+is the mean return of {episodes} episodes after it. Where our engine is `autograd`, both draw the same random numbers,
+and the scores add nothing to the comparison of parameters. The score of random actions is the mean over 100 episodes.
 
 Scores are *equivalent* if the {confidence:.0%} interval of the difference of their means (Welch) lies within ± the
 margin: two one-sided tests at 5 % then show that the means differ by less. They are *different* if the whole interval

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
@@ -37,19 +38,22 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; with `numbers`, all columns but the first are aligned to the right."""
+    """A table, its caption and the caption's number; with `numbers`, all columns but the first are aligned right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers: bool = True
+    caption: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Figures by file name without suffix, side by side if there is room, and their caption."""
+    """Figures by file name without suffix, side by side if there is room, their caption, and its number."""
 
     figures: dict[str, Figure]
     caption: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,23 @@ class Details:
 
 
 Block = Heading | Text | Bullets | Table | Pictures | Details
+
+
+def numbered(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks with `Table 1`, `Table 2`, ... and `Figure 1`, ... as labels of tables with captions and figures."""
+    tables, shown = itertools.count(1), itertools.count(1)
+    found: list[Block] = []
+    for block in blocks:
+        if isinstance(block, Pictures):
+            block = replace(block, label=f"Figure {next(shown)}")
+        elif isinstance(block, Table) and block.caption:
+            block = replace(block, label=f"Table {next(tables)}")
+        found.append(block)
+    return found
+
+
+def _captioned(block: Table | Pictures) -> str:
+    return f"**{block.label}.** {block.caption}" if block.label else block.caption
 
 
 def markdown(blocks: Sequence[Block]) -> str:
@@ -88,9 +109,10 @@ def _markdown(block: Block) -> str:
             return "\n".join(f"* {_plain(item)}" for item in items)
         case Table(columns, rows, numbers):
             head, *body = ([*map(_plain, row)] for row in (columns, *rows))
-            return markdown_table(head, body, range(1, len(columns)) if numbers else ())
-        case Pictures(shown, caption):
-            return " ".join(f"![{name}](figures/{name}.png)" for name in shown) + f"\n\n{_plain(caption)}"
+            table = markdown_table(head, body, range(1, len(columns)) if numbers else ())
+            return f"{_plain(_captioned(block))}\n\n{table}" if block.caption else table
+        case Pictures(shown):
+            return " ".join(f"![{name}](figures/{name}.png)" for name in shown) + f"\n\n{_plain(_captioned(block))}"
         case Details(summary, text):
             fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
             return (
@@ -99,12 +121,13 @@ def _markdown(block: Block) -> str:
 
 
 def pictures(blocks: Sequence[Block]) -> dict[str, bytes]:
-    """The PNG files that the Markdown shows, by name without suffix."""
+    """The figures as files, by name: the PNGs that the Markdown shows, and the PDFs that LaTeX does."""
     return {
-        name: figures.png(figure)
+        f"{name}.{suffix}": draw(figure)
         for block in blocks
         if isinstance(block, Pictures)
         for name, figure in block.figures.items()
+        for suffix, draw in (("png", figures.png), ("pdf", figures.pdf))
     }
 
 
@@ -133,22 +156,25 @@ def _html(block: Block) -> str:
             head = _row("th", columns)
             body = "\n".join(_row("td", row) for row in rows)
             kind = ' class="numbers"' if numbers else ""
-            return f'<div class="wide"><table{kind}>\n<thead>{head}</thead>\n<tbody>{body}</tbody>\n</table></div>'
-        case Pictures(shown, caption):
+            above = f'<p class="caption">{_inline(_captioned(block))}</p>\n' if block.caption else ""
+            return (
+                f'{above}<div class="wide"><table{kind}>\n<thead>{head}</thead>\n<tbody>{body}</tbody>\n</table></div>'
+            )
+        case Pictures(shown):
             drawn = "\n".join(
                 f'<div style="{_size(figure)}" role="img" aria-label="{html.escape(name)}">'
                 f"{figures.svg(figure, name)}</div>"
                 for name, figure in shown.items()
             )
-            return f'<figure><div class="pictures">{drawn}</div>\n<figcaption>{_inline(caption)}</figcaption></figure>'
+            caption = f"<figcaption>{_inline(_captioned(block))}</figcaption>"
+            return f'<figure><div class="pictures">{drawn}</div>\n{caption}</figure>'
         case Details(summary, text):
             return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
 
 
 def _size(figure: Figure) -> str:
-    """The CSS width: as drawn, or narrower, but never too narrow to read."""
-    width = figure.get_figwidth()
-    return f"flex-basis:{5.5 * width:.0f}rem;--least:{3.8 * width:.0f}rem"
+    """The CSS width: as drawn, or as narrow as the page."""
+    return f"flex-basis:{6.2 * figure.get_figwidth():.0f}rem"
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:
@@ -189,9 +215,11 @@ th { color: var(--soft); font-weight: 600; }
 .numbers th:not(:first-child), .numbers td:not(:first-child) { text-align: right; white-space: nowrap; }
 figure { margin: 1rem 0; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
-.pictures > div { flex-grow: 0; flex-shrink: 1; min-width: min(100%, var(--least)); overflow-x: auto; }
-.pictures svg { display: block; width: 100%; min-width: var(--least); height: auto; }
-figcaption { color: var(--soft); font-size: .9rem; margin-top: .3rem; }
+.pictures > div { flex-grow: 0; flex-shrink: 1; min-width: 0; }
+.pictures svg { display: block; width: 100%; height: auto; }
+figcaption, .caption { color: var(--soft); font-size: .9rem; margin-top: .3rem; }
+.caption { margin: 1.2rem 0 0; }
+.caption + .wide { margin-top: .3rem; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; }
 pre { overflow-x: auto; background: var(--shade); padding: .7rem 1rem; border-radius: 6px;

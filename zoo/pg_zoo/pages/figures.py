@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -20,9 +20,20 @@ from pg_zoo.results.statistics import Estimate
 
 Arguments = ParamSpec("Arguments")
 
-# Okabe and Ito's palette, safe for colour-blind readers, without yellow, which is too pale on white.
-_COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"]
-_MARKERS = "os^Dv*PX<>"
+WIDTH = (
+    4.6  # inches, of every figure: as wide as a phone's screen, where its text is as large as the page's small print
+)
+_SMALL = 9
+
+# Colours that differ for colour-blind readers too, each with a contrast of at least 3 to white and to the dark page.
+_COLORS = (
+    *("#0072B2", "#C77F00", "#009E73", "#CC79A7", "#D55E00", "#3A96D0"),
+    *("#8C62C4", "#858500", "#A5673F", "#008C9E", "#C8384B", "#7F7F7F"),
+)
+_MARKERS = "os^Dv*PX<>hp"
+# Algorithms that often meet in one figure have colours of their own; others get one by their names.
+_KNOWN = ("ppo", "sb3/ppo", "a2c", "sb3/a2c", "reinforce", "reinforce_baseline", "trpo", "contrib/trpo")
+_KNOWN += ("actor_critic", "npg", "grpo", "rloo")
 # Text and axes; `svg` replaces exactly this colour by the page's own.
 _INK = "#33363a"
 _GRID = "#8a8f98"
@@ -49,6 +60,7 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     # The same ids each time, so that the same numbers give the same file.
     "svg.hashsalt": "pg-zoo",
+    "pdf.fonttype": 42,  # publishers refuse matplotlib's default, type 3
 }
 
 
@@ -68,7 +80,9 @@ def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 class Look:
-    """The colour, marker and line of each algorithm, the same in all figures; references are dashed.
+    """The colour, marker and line of each algorithm, the same in all figures and all reports; references are dashed.
+
+    They follow from the name. Only if two algorithms of one report would share a colour, the later one gets another.
 
     Args:
         algos: Their names.
@@ -76,19 +90,27 @@ class Look:
 
     def __init__(self, algos: Sequence[str]) -> None:
         self.algos = list(algos)
-        self._colors = dict(zip(algos, itertools.cycle(_COLORS), strict=False))
-        self._markers = dict(zip(algos, itertools.cycle(_MARKERS), strict=False))
+        self._places: dict[str, int] = {algo: _KNOWN.index(algo) for algo in algos if algo in _KNOWN}
+        for algo in algos:
+            if algo not in self._places:
+                self._places[algo] = self._free(algo)
+
+    def _free(self, algo: str) -> int:
+        """The place of a name among the colours, or else the next that is free."""
+        first, n = zlib.crc32(algo.encode()), len(_COLORS)
+        places = [(first + step) % n for step in range(n)]
+        return next((place for place in places if place not in self._places.values()), places[0])
 
     def color(self, algo: str) -> str:
         """The colour of an algorithm."""
-        return self._colors[algo]
+        return _COLORS[self._places[algo]]
 
     def line(self, algo: str) -> dict[str, Any]:
         """Arguments of `Axes.plot`."""
         return {
             "label": algo,
-            "color": self._colors[algo],
-            "marker": self._markers[algo],
+            "color": self.color(algo),
+            "marker": _MARKERS[self._places[algo]],
             "linestyle": "--" if "/" in algo else "-",
         }
 
@@ -98,6 +120,14 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with _style():
         figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """A figure as PDF, for LaTeX."""
+    buffer = io.BytesIO()
+    with _style():
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return buffer.getvalue()
 
 
@@ -121,7 +151,12 @@ def svg(figure: Figure, name: str) -> str:
 
 @_styled
 def learning_curves(
-    look: Look, curves: Mapping[str, tuple[np.ndarray, Estimate]], lines: Mapping[str, float], *, seconds: bool
+    look: Look,
+    curves: Mapping[str, tuple[np.ndarray, Estimate]],
+    lines: Mapping[str, float],
+    *,
+    seconds: bool,
+    seeds: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Figure:
     """Mean return of the evaluations during training, with 95 % bands.
 
@@ -130,16 +165,20 @@ def learning_curves(
         curves: By algorithm: times, and means with the bounds of the bands.
         lines: Scores to compare with, by name.
         seconds: Whether the times are seconds, not steps.
+        seeds: By algorithm: curves of single seeds, rows of time and return, to be drawn as thin lines.
     """
-    figure = Figure((5.2, 3.9))
+    figure = Figure((WIDTH, 3.5))
     axes = figure.subplots()
     for algo in look.algos:
         if algo in curves:
             times, returns = curves[algo]
             axes.plot(times, returns.value, **look.line(algo))
             axes.fill_between(times, returns.low, returns.high, color=look.color(algo), alpha=0.18, linewidth=0)
-    # The limits follow the means and the lines: a band may extend beyond any possible return.
-    shown = np.concatenate([*(returns.value for _, returns in curves.values()), list(lines.values())])
+            for curve in (seeds or {}).get(algo, ()):
+                axes.plot(*curve.T, color=look.color(algo), linewidth=0.7, alpha=0.55)
+    # The limits follow the lines: a band may extend beyond any possible return.
+    single = [curve[:, 1] for of_one in (seeds or {}).values() for curve in of_one]
+    shown = np.concatenate([*(returns.value for _, returns in curves.values()), *single, list(lines.values())])
     room = 0.08 * (shown.max() - shown.min() or 1)
     axes.set_ylim(shown.min() - room, shown.max() + room)
     for (name, value), dashes in zip(lines.items(), (":", "-.", (0, (6, 2)), (0, (1, 3))), strict=False):
@@ -172,8 +211,9 @@ def aggregates(look: Look, estimates: Mapping[str, Mapping[str, Estimate]]) -> F
     """
     algos = [algo for algo in look.algos if algo in estimates][::-1]
     names = list(estimates[algos[0]])
-    figure = Figure((10, 1.1 + 0.34 * len(algos)))
-    for axes, name in zip(np.ravel(figure.subplots(1, len(names), sharey=True)), names, strict=True):
+    rows = -(-len(names) // 2)
+    figure = Figure((WIDTH, 0.5 + rows * (0.6 + 0.28 * len(algos))))
+    for axes, name in zip(np.ravel(figure.subplots(rows, 2, sharey=True)), names, strict=False):
         for row, algo in enumerate(algos):
             estimate = estimates[algo][name]
             axes.barh(row, estimate.high - estimate.low, left=estimate.low, color=look.color(algo), alpha=0.55)
@@ -182,7 +222,7 @@ def aggregates(look: Look, estimates: Mapping[str, Mapping[str, Estimate]]) -> F
         axes.margins(x=0.08)
         axes.use_sticky_edges = False
         axes.set_yticks(range(len(algos)), algos)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.grid(visible=False, axis="y")
     figure.supxlabel("normalised score", fontsize=10)
     return figure
@@ -191,7 +231,7 @@ def aggregates(look: Look, estimates: Mapping[str, Mapping[str, Estimate]]) -> F
 @_styled
 def performance_profiles(look: Look, thresholds: np.ndarray, profiles: Mapping[str, Estimate]) -> Figure:
     """The share of runs above each normalised score, with 95 % bands."""
-    figure = Figure((5.2, 3.9))
+    figure = Figure((WIDTH, 3.5))
     axes = figure.subplots()
     for algo, profile in profiles.items():
         line = {**look.line(algo), "markevery": max(1, len(thresholds) // 8)}
@@ -214,7 +254,7 @@ def improvement(algos: Sequence[str], probabilities: Mapping[tuple[str, str], Es
     for (first, second), probability in probabilities.items():
         row, column = algos.index(first), algos.index(second)
         square[row, column], square[column, row] = probability.value, 1 - probability.value
-    size = 2.0 + 0.62 * len(algos)
+    size = min(WIDTH, 2.0 + 0.62 * len(algos))
     figure = Figure((size, size))
     axes = figure.subplots()
     edges = np.arange(len(algos) + 1) - 0.5
@@ -241,10 +281,10 @@ def throughput(look: Look, speeds: Mapping[str, Mapping[str, np.ndarray]]) -> Fi
         look: Colours of the algorithms.
         speeds: By environment, by algorithm: one number for each seed.
     """
-    columns = min(3, len(speeds))
+    columns = min(2, len(speeds))
     rows = -(-len(speeds) // columns)
     algos = look.algos[::-1]
-    figure = Figure((2.0 + 2.7 * columns, rows * (0.9 + 0.3 * len(algos))))
+    figure = Figure((WIDTH, 0.3 + rows * (0.65 + 0.28 * len(algos))))
     panels = np.ravel(figure.subplots(rows, columns, sharey=True, squeeze=False))
     for axes, (env, by_algo) in zip(panels, speeds.items(), strict=False):
         for row, algo in enumerate(algos):
@@ -253,9 +293,9 @@ def throughput(look: Look, speeds: Mapping[str, Mapping[str, np.ndarray]]) -> Fi
                 middle = np.median(values)
                 spread = [[middle - values.min()], [values.max() - middle]]
                 axes.barh(row, middle, color=look.color(algo), xerr=spread, ecolor=_INK, capsize=3)
-        axes.set_title(env)
+        axes.set_title(env, fontsize=_SMALL)
         axes.set_yticks(range(len(algos)), algos)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(lambda number, _: _short(number))
         axes.grid(visible=False, axis="y")
     for axes in panels[len(speeds) :]:
@@ -266,7 +306,11 @@ def throughput(look: Look, speeds: Mapping[str, Mapping[str, np.ndarray]]) -> Fi
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), handlelength=2.6)
+    columns = max(1, min(3, len(labels), _ROOM // (max(map(len, labels)) + 6)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.6, columnspacing=1.2)
+
+
+_ROOM = 56  # letters of a legend's line, where the mark of an entry takes six
 
 
 def _short(number: float) -> str:

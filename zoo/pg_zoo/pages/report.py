@@ -3,54 +3,109 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from pg_zoo.errors import UserError
 from pg_zoo.pages import figures
-from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Table, Text, markdown, page, pictures
+from pg_zoo.pages.document import (
+    Block,
+    Bullets,
+    Details,
+    Heading,
+    Pictures,
+    Table,
+    Text,
+    markdown,
+    numbered,
+    page,
+    pictures,
+)
+from pg_zoo.pages.hparams import hparams
+from pg_zoo.pages.latex import latex
 from pg_zoo.results import statistics
-from pg_zoo.results.findings import Findings, Selection, pairs
+from pg_zoo.results.findings import Comparison, Findings, Selection, pairs
 from pg_zoo.results.scales import Scale
 from pg_zoo.results.storage import RANDOM, write_whole, writing
 from pg_zoo.results.tables import Results, read
-from pg_zoo.words import count, different, duration, interval, listed, number, ranges
+from pg_zoo.words import count, different, digits_of, duration, interval, listed, number, ranges, rounded
+
+FORMATS = {"html": "report.html", "markdown": "report.md", "latex": "report.tex"}
+_STEPPED = {"dummy": "one by one", "native": "vector version", "world": "world", "envpool": "EnvPool"}
+_FEW = 5  # seeds, up to which each has a line of its own in a figure
 
 
-def write_report(folder: str | Path, *, output: str | Path | None = None, baseline: str | None = None) -> list[str]:
-    """Write `report.html`, `report.md`, `figures/*.png`, `cells.csv`, `curves.csv` and `evaluations.csv`.
+def write_report(
+    folder: str | Path,
+    *,
+    output: str | Path | None = None,
+    baseline: str | None = None,
+    formats: Collection[str] = ("html", "markdown"),
+    thresholds: Mapping[str, float] | float | None = None,
+    tensorboard: bool = False,
+) -> list[str]:
+    """Write the report, `figures/*.png` and `figures/*.pdf`, `cells.csv`, `curves.csv` and `evaluations.csv`.
 
     Args:
         folder: The results of `pg-zoo benchmark`.
         output: The folder to write into; by default the results' own.
         baseline: The algorithm that all others are compared with; by default, see `pg_zoo.results.findings.pairs`.
+        formats: Some of `FORMATS`.
+        thresholds: The score whose time is told, or one for each environment; by default, the return at which an
+            environment counts as solved.
+        tensorboard: Write `tensorboard/` too, for TensorBoard's HParams.
 
     Returns:
-        Lines for the user: caveats, one line for each comparison, and the path of the report.
+        Lines for the user: caveats, one line for each comparison, and the paths of the report.
 
     Raises:
-        UserError: There are no readable results, or the baseline is not among them.
+        UserError: There are no readable results, or the baseline or an environment is not among them.
         OSError: A file cannot be written; it is left unchanged.
     """
     results = read(folder)
-    findings = Findings(results, pairs(results.all_algos, baseline, has_random=RANDOM in {*results.cells.algo}))
-    blocks = _blocks(findings)
+    compared = pairs(results.all_algos, baseline, has_random=RANDOM in {*results.cells.algo})
+    findings = Findings(results, compared, _by_env(thresholds, results.envs))
+    blocks = numbered(_blocks(findings))
     tables = {"cells": results.cells, "curves": results.curves, "evaluations": results.evaluations}
-    files = {f"figures/{name}.png": data for name, data in pictures(blocks).items()}
+    files = {f"figures/{name}": data for name, data in pictures(blocks).items()}
     files |= {f"{name}.csv": table.to_csv(index=False).encode() for name, table in tables.items()}
-    files |= {"report.md": markdown(blocks).encode(), "report.html": page(_title(results), blocks).encode()}
+    files |= hparams(findings) if tensorboard else {}
+    title = _title(results)
+    written = {
+        "html": lambda: page(title, blocks),
+        "markdown": lambda: markdown(blocks),
+        "latex": lambda: latex(title, blocks),
+    }
+    reports = [name for name in FORMATS if name in formats]
+    files |= {FORMATS[name]: written[name]().encode() for name in reports}
     target = Path(output or folder)
     with writing(target, "-o/--output"):
         for name, data in files.items():
             write_whole(target / name, data)
+    first_look = findings.first_look.replace("*", "").replace("`", "")
     return [
+        *[first_look] * bool(first_look),
         *(note.replace("`", "") for note in findings.notes()),
         *(f"{algo} against {baseline}: {findings.tally(algo, baseline)}." for algo, baseline in findings.pairs),
         *different(f"{what.replace('`', '')}." for pair in findings.pairs for what in findings.untuned(*pair)),
-        f"Report: {target / 'report.html'}",
+        *(f"Report: {target / FORMATS[name]}" for name in reports if name != "markdown" or reports == ["markdown"]),
+        *[f"TensorBoard: tensorboard --logdir {target / 'tensorboard'}, HParams"] * tensorboard,
     ]
+
+
+def _by_env(thresholds: Mapping[str, float] | float | None, envs: Sequence[str]) -> dict[str, float]:
+    if thresholds is None:
+        return {}
+    if not isinstance(thresholds, Mapping):
+        return dict.fromkeys(envs, thresholds)
+    for env in thresholds:
+        if env not in envs:
+            raise UserError(f"--threshold: the results have no environment {env!r}, but {listed(envs)}.")
+    return dict(thresholds)
 
 
 def _title(results: Results) -> str:
@@ -63,7 +118,7 @@ def _title(results: Results) -> str:
 def _blocks(findings: Findings) -> list[Block]:
     results = findings.results
     look = figures.Look(results.algos)
-    blocks = [Heading(1, _title(results)), *_summary(findings)]
+    blocks = [Heading(1, _title(results)), *_verdicts(findings), *_summary(findings)]
     if results.algos:
         blocks += _together(findings, look)
     for env in results.envs:
@@ -71,6 +126,37 @@ def _blocks(findings: Findings) -> list[Block]:
     if results.algos:
         blocks += _speed(results, look)
     return [*blocks, *_what_was_run(results), *_method()]
+
+
+def _verdicts(findings: Findings) -> list[Block]:
+    first_look: list[Block] = [Text(findings.first_look)] * bool(findings.first_look)
+    if not findings.comparisons:
+        return first_look
+    several = len(findings.adjusted) > 1
+    columns = ["environment", "algorithm", "against", "verdict", "difference [95 %]", "n"]
+    columns += ["Holm"] * several
+    rows = [_verdict(findings, comparison)[: len(columns)] for comparison in findings.comparisons]
+    caption = (
+        "Verdicts on each algorithm, from the difference of its mean score and that of the algorithm it is compared "
+        "with, Student's 95 % interval of this difference, paired by seed, and the number n of seeds"
+    )
+    if several:
+        caption += "; Holm: whether the verdict holds after the correction for all comparisons"
+    return [Heading(2, "Verdicts"), *first_look, Table(columns, rows, numbers=False, caption=f"{caption}.")]
+
+
+def _verdict(findings: Findings, comparison: Comparison) -> list[str]:
+    difference, n = comparison.difference, comparison.n_seeds
+    verdict = comparison.conclusion
+    return [
+        comparison.where,
+        f"`{comparison.algo}`",
+        f"`{comparison.baseline}`",
+        f"**{verdict}**" if verdict in ("better", "worse") else verdict,
+        "" if difference is None else interval(difference[:3]),
+        str(n[0]) if n[0] == n[1] else f"{n[0]} and {n[1]}",
+        comparison.after_correction(findings.corrected(comparison)),
+    ]
 
 
 def _summary(findings: Findings) -> list[Block]:
@@ -92,12 +178,13 @@ def _summary(findings: Findings) -> list[Block]:
             )
         if unlike := findings.unlike_hyperparams(*pair):
             names = "; ".join(f"{', '.join(names)} on {env}" for env, names in unlike.items())
+            omitted = "Values that an entry omits are the algorithm's defaults, which may differ too. "
+            omitted = omitted if findings.hides_defaults(*pair) else ""
             blocks.append(
                 Text(
-                    f"**Trained with different hyperparameters**: their entries differ in {names}. Values that an "
-                    "entry omits are the algorithm's defaults, which may differ too. Scores and speeds therefore "
-                    "compare algorithms including their hyperparameters; `--same-hyperparams` gives both the same "
-                    "entry."
+                    f"**Trained with different hyperparameters**: they differ in {names}. {omitted}Scores and speeds "
+                    "therefore compare algorithms including their hyperparameters; `--same-hyperparams` gives both "
+                    "the same entry."
                 )
             )
     n = len(findings.adjusted)
@@ -165,6 +252,7 @@ def _aggregates(findings: Findings, chosen: Selection, look: figures.Look) -> li
             (algo, RANDOM): statistics.probability_of_improvement(scores[algo], by_chance) for algo in algos
         }
     rows = [[f"`{x}`", f"`{y}`", interval(estimate)] for (x, y), estimate in improvements.items()]
+    chance = "Probability that a run of X scores higher than one of Y on the same environment."
     scales = [findings.scales[env] for env in chosen.envs]
     has_optima = all(scale.best and scale.best_name == "optimal" for scale in scales)
     # Scores and optimality gaps of the two ends, by definition.
@@ -176,16 +264,23 @@ def _aggregates(findings: Findings, chosen: Selection, look: figures.Look) -> li
     return [
         Table(
             ["algorithm", *(f"{name} [95 %]" for name in statistics.AGGREGATES)],
-            [[f"`{algo}`", *map(interval, estimate.values())] for algo, estimate in estimates.items()]
+            _evenly(estimates)
             + [[name, *[value] * (len(statistics.AGGREGATES) - 1), gap] for name, value, gap in ends],
+            caption=f"Normalised scores; {how}.",
         ),
         Pictures(
             {"aggregates": figures.aggregates(look, estimates)},
             f"Normalised scores with {how}. Higher is better, except for the optimality gap.",
         ),
         Pictures(shown, f"{caption}. Bands and brackets: {how}."),
-        *[Table(["X", "Y", "P(X > Y) [95 %]"], rows, numbers=False)] * bool(rows),
+        *[Table(["X", "Y", "P(X > Y) [95 %]"], rows, numbers=False, caption=chance)] * bool(rows),
     ]
+
+
+def _evenly(estimates: Mapping[str, Mapping[str, statistics.Estimate]]) -> list[list[str]]:
+    """A row for each algorithm, with the same number of digits in all of them."""
+    digits = digits_of([estimate for of_one in estimates.values() for estimate in of_one.values()])
+    return [[f"`{algo}`", *(interval(one, digits) for one in of_one.values())] for algo, of_one in estimates.items()]
 
 
 def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block]:
@@ -200,14 +295,48 @@ def _environment(findings: Findings, env: str, look: figures.Look) -> list[Block
         Heading(2, env),
         Text(f"{text[0].upper()}{text[1:]}."),
         *_about_price(scale),
-        Table(columns, _scores(results, env, scale)),
+        Table(columns, _scores(results, env, scale), caption=_about_scores(results, env)),
     ]
     if results.algos_on(env):
-        solved = [f"steps to {number(scale.threshold)}"] if scale.threshold is not None else []
-        columns = ["algorithm", "steps", *solved, "training time", "steps/s (range)", "memory (MiB)"]
-        rows = [[f"`{algo}`", *_cost(results, algo, env, scale)] for algo in _measured(results, env)]
-        blocks.append(Table(columns, rows))
-    return [*blocks, *_curves(results, env, scale, look)]
+        columns = ["algorithm", "steps", "training time", "steps/s (range)", "memory (MiB)"]
+        rows = [[f"`{algo}`", *_cost(results, algo, env)] for algo in _measured(results, env)]
+        caption = f"Cost of a training on {env}: means of steps, medians of time, speed and memory over seeds."
+        blocks.append(Table(columns, rows, caption=caption))
+    return [*blocks, *_times(findings, env), *_curves(findings, env, look)]
+
+
+def _about_scores(results: Results, env: str) -> str:
+    options = next(detail["options"] for detail in results.details if detail["env"] == env)
+    return (
+        f"Scores on {env}: the mean return of {count(options['final_episodes'], 'episode')} after training, over "
+        "seeds, with its 95 % interval."
+    )
+
+
+def _times(findings: Findings, env: str) -> list[Block]:
+    """Steps and seconds until the threshold, if there is one and curves have been measured."""
+    results, threshold = findings.results, findings.threshold(env)
+    algos = [algo for algo in results.algos_on(env) if results.curves_of(algo, env, "timesteps")]
+    if threshold is None or not algos:
+        return []
+    found = {
+        unit: {algo: statistics.mean_time_to(threshold, results.curves_of(algo, env, unit)) for algo in algos}
+        for unit in ("timesteps", "wall_time")
+    }
+    digits = digits_of([one.time for one in found["wall_time"].values()])
+    rows = []
+    for algo in algos:
+        steps, seconds = (by_algo[algo] for by_algo in found.values())
+        sign = "≥ " if steps.reached < steps.n else ""
+        shown = [f"{sign}{interval(steps.time, 0)}", f"{sign}{interval(seconds.time, digits)}"]
+        rows.append([f"`{algo}`", f"{steps.reached} of {steps.n}", *shown])
+    goal = number(threshold)
+    caption = (
+        f"Steps and seconds of training on {env} until the first evaluation with a mean return of at least {goal}: "
+        "mean over seeds with Student's 95 % interval. Runs that never got there are censored: they count with their "
+        "end, and ≥ marks means that are lower bounds for this reason. Times are those of evaluations."
+    )
+    return [Table(["algorithm", f"reached {goal}", "steps [95 %]", "seconds [95 %]"], rows, caption=caption)]
 
 
 def _about_price(scale: Scale) -> list[Block]:
@@ -229,63 +358,66 @@ def _measured(results: Results, env: str) -> list[str]:
 
 
 def _scores(results: Results, env: str, scale: Scale) -> list[list[str]]:
-    rows = []
     measured = _measured(results, env)
-    for algo in measured:
-        scores = results.scores(algo, env).to_numpy()
-        middle = statistics.interquartile_mean(scores[:, None])
-        normal = interval(statistics.mean(scale.normalise(scores))) if scale.one is not None else ""
-        ends = [number(scores.min()), number(scores.max())]
-        rows.append([f"`{algo}`", str(len(scores)), interval(statistics.mean(scores)), interval(middle), *ends, normal])
+    scores = {algo: results.scores(algo, env).to_numpy() for algo in measured}
+    means = {algo: statistics.mean(values) for algo, values in scores.items()}
+    normal = {
+        algo: statistics.mean(scale.normalise(values)) for algo, values in scores.items() if scale.one is not None
+    }
+    digits, fine = digits_of([*means.values()]), digits_of([*normal.values()])
+    rows = []
+    for algo, values in scores.items():
+        middle = statistics.interquartile_mean(values[:, None])
+        shown = [interval(means[algo], digits), interval(middle, digits)]
+        ends = [rounded(values.min(), digits), rounded(values.max(), digits)]
+        rows.append([f"`{algo}`", str(len(values)), *shown, *ends, interval(normal[algo], fine) if normal else ""])
     known = [] if RANDOM in measured or scale.random is None else [("random (known)", scale.random)]
     known += [("reference (known)", scale.reference)] if scale.reference is not None else []
     known += [(f"{scale.best_name} (known)", scale.best.value)] if scale.best else []
     for name, value in known:
-        normal = number(float(scale.normalise(value))) if scale.one is not None else ""
-        rows.append([name, "", number(value), "", "", "", normal])
+        exact = number(float(scale.normalise(value))) if scale.one is not None else ""
+        rows.append([name, "", number(value), "", "", "", exact])
     return rows
 
 
-def _cost(results: Results, algo: str, env: str, scale: Scale) -> list[str]:
+def _cost(results: Results, algo: str, env: str) -> list[str]:
     cells = results.of(algo, env)
-    solved = []
-    if scale.threshold is not None:
-        curves = results.curves_of(algo, env, "timesteps")
-        times = [statistics.time_to(scale.threshold, curve) for curve in curves]
-        reached = [time for time in times if time is not None]
-        median = [f"{np.median(reached):,.0f}"] if reached else []
-        solved = [" ".join([*median, f"({len(reached)} of {len(cells)})"]) if curves else ""]
     speed, memory = cells.steps_per_second.astype(float), cells.peak_memory_mib.astype(float)
     has_trained = speed.notna().any()
     return [
         f"{cells.n_timesteps.mean():,.0f}",
-        *solved,
         duration(cells.wall_time.median()) if has_trained else "",
-        f"{number(speed.median())} ({number(speed.min())} to {number(speed.max())})" if has_trained else "",
-        number(memory.median()) if memory.notna().any() else "",
+        f"{speed.median():,.0f} ({speed.min():,.0f} to {speed.max():,.0f})" if has_trained else "",
+        f"{memory.median():,.0f}" if memory.notna().any() else "",
     ]
 
 
-def _curves(results: Results, env: str, scale: Scale, look: figures.Look) -> list[Block]:
+def _curves(findings: Findings, env: str, look: figures.Look) -> list[Block]:
+    results, scale = findings.results, findings.scales[env]
     n_curves = {algo: len(results.curves_of(algo, env, "timesteps")) for algo in results.algos_on(env)}
     algos = [algo for algo, n in n_curves.items() if n]
     if not algos:
         return []
     best = {scale.best_name: scale.best.value} if scale.best else {}
-    known = {"random": scale.random, **best, "solved": scale.threshold}
+    goal = {"threshold": findings.thresholds[env]} if env in findings.thresholds else {"solved": scale.threshold}
+    known = {"random": scale.random, **best, **goal}
     lines = {name: value for name, value in known.items() if value is not None}
     name = "".join(character if character.isalnum() else "-" for character in env)
     shown = {}
     for column, unit in (("timesteps", "steps"), ("wall_time", "seconds")):
-        curves = {algo: statistics.learning_curve(results.curves_of(algo, env, column)) for algo in algos}
-        shown[f"{name}_{unit}"] = figures.learning_curves(look, curves, lines, seconds=unit == "seconds")
+        single = {algo: results.curves_of(algo, env, column) for algo in algos}
+        curves = {algo: statistics.learning_curve(curves) for algo, curves in single.items()}
+        seeds = {algo: curves for algo, curves in single.items() if 1 < len(curves) <= _FEW}
+        shown[f"{name}_{unit}"] = figures.learning_curves(look, curves, lines, seconds=unit == "seconds", seeds=seeds)
     if len({n_curves[algo] for algo in algos}) == 1:
         n = f"{count(n_curves[algos[0]], 'seed')} of each"
     else:
         n = listed([f"{count(n_curves[algo], 'seed')} of `{algo}`" for algo in algos])
+    thin = "Thin lines: single seeds. " if any(1 < n_curves[algo] <= _FEW for algo in algos) else ""
     caption = (
         f"{env}, evaluations during training, {n}. Lines: mean over seeds of each evaluation, at the mean time (in "
-        "steps or seconds of training). Bands: Student's 95 % interval of this mean, for each evaluation separately."
+        f"steps or seconds of training). {thin}Bands: Student's 95 % interval of this mean, for each evaluation "
+        "separately."
     )
     return [Pictures(shown, caption)]
 
@@ -327,17 +459,19 @@ def _what_was_run(results: Results) -> list[Block]:
             listed(different(f"{cell['n_timesteps']:,}" for cell in cells)),
             listed(different(cell["engine"] for cell in cells)),
             listed(different(cell["device"] for cell in cells)),
+            listed(different(_STEPPED.get(cell.get("vec_env", ""), "") for cell in cells)),
             "most probable" if cells[0]["deterministic"] else "drawn",
             cells[0]["origin"],
         ]
         for (algo, env), cells in groups.items()
     ]
-    columns = ["algorithm", "environment", "seeds", "steps", "engine", "device", "actions in evaluation", "values from"]
+    columns = ["algorithm", "environment", "seeds", "steps", "engine", "device", "environments"]
+    columns += ["actions in evaluation", "values from"]
     entries = {key: _entry(cells[0]) for key, cells in groups.items() if key[0] != RANDOM}
     blocks: list[Block] = [
         Heading(2, "What was run"),
         Bullets([f"**{name}**: {fact}" for name, fact in facts.items()]),
-        Table(columns, rows, numbers=False),
+        Table(columns, rows, numbers=False, caption="What was trained, and how it was evaluated."),
     ]
     if entries:
         blocks += [Heading(3, "Hyperparameters"), Text("In the format of `pg-zoo train --conf-file`:")]
@@ -395,9 +529,13 @@ def _method() -> list[Block]:
                 "**Steps**: environment steps taken. The last rollout is completed, even beyond the requested number.",
                 f"With fewer than {statistics.MIN_SEEDS} seeds, there is no interval and no conclusion. With different "
                 "seeds or failed trainings, there is no conclusion, because the missing scores may be the bad ones.",
-                "**Steps to a return**: steps until the first evaluation during training that reached it, as the "
-                "median of the seeds that did. **Training time**: median, evaluations excluded. **Memory**: median of "
-                "the peak that a training adds to the libraries, which all trainings share.",
+                "**Steps and seconds to a return**: until the first evaluation during training that reached it, as a "
+                "mean over seeds with Student's t interval. A run that never reached it counts with its length: this "
+                "is the mean restricted to the length of the trainings, a lower bound of the mean time. "
+                "**Training time**: median, evaluations excluded. **Memory**: median of the peak that a training adds "
+                "to the libraries, which all trainings share.",
+                "**Equal scores**: with each seed, the two scores are the same number down to the last bit. The "
+                "trainings were the same, or all scores are at a limit of the environment.",
                 "The numbers behind this page are in `cells.csv`, `curves.csv` and `evaluations.csv`.",
             ]
         ),

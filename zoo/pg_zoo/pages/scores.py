@@ -17,7 +17,7 @@ HIGHER, NOT_SHOWN, LOWER = "higher", "not shown", "lower"
 OLDER, MORE_STEPS = "older environment", "more steps"
 REACHED, NOT_REACHED = "reached", "not reached"
 
-_TRAINED_IN = {"envpool": "trained in EnvPool's version", "world": "trained in its world"}
+_STEPPED_IN = {"world": "in its world", "envpool": "trained in EnvPool's version"}
 
 
 def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
@@ -68,8 +68,9 @@ training, averaged over training seeds that tuning did not see, with the 95 % in
   contains 0, the difference is *{NOT_SHOWN}*; that is not evidence of equality. Trainings with *{MORE_STEPS}* than
   theirs are not compared. If the published score is for an *{OLDER}*, rewards and episodes differ, and the answer
   means little.
-- *note*: *{_TRAINED_IN["envpool"]}* and *{_TRAINED_IN["world"]}* say how the training environments were stepped
-  (`--vec-env`). Every score is of episodes in Gymnasium's own environment.
+- *note*: *{_STEPPED_IN["world"]}*: training and evaluation took place in the environment's [world](worlds.md).
+  *{_STEPPED_IN["envpool"]}*: training took place in [EnvPool's version](speed.md#envpool), evaluation in
+  Gymnasium's environment.
 """
 _NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
 _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
@@ -87,7 +88,7 @@ def table(all_evidence: Iterable[Evidence]) -> str:
         answer = comparison(evidence, theirs)
         answers.append(answer)
         notes = [evidence.note] * bool(evidence.note) + [_NOT_FRESH] * (not evidence.fresh)
-        notes += [_TRAINED_IN[kind] for kind in (evidence.vec_env,) if kind in _TRAINED_IN]
+        notes += [_STEPPED_IN[kind] for kind in (evidence.vec_env,) if kind in _STEPPED_IN]
         note = " ".join("; ".join(notes).split())
         rows.append((*_row(evidence, random[_task(evidence)]), _published_score(theirs), answer, note))
     parts = [_HEAD.replace("{source}", scores["source"])]

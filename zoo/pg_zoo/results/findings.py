@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from pg_zoo.results.storage import COMMIT, RANDOM
 from pg_zoo.results.tables import Results
 from pg_zoo.words import count, different, interval, listed, number, ranges
 
-CONCLUSIONS = ("better", "worse", "no difference shown", "nothing can be concluded")
+CONCLUSIONS = ("better", "worse", "equal scores", "no difference shown", "nothing can be concluded")
 # Normalised scores are clipped to these limits before they are averaged over environments. Otherwise, the noise of one
 # run would dominate where random actions are nearly optimal.
 LIMITS = (-1.0, 2.0)
@@ -29,6 +29,9 @@ LIMITS = (-1.0, 2.0)
 # Origins, in the words of `pg_zoo.recipes.files`, of values that were not tuned for the environment.
 _UNTUNED = re.compile(r"'default' in \S+ of (?P<whose>\S+)|the algorithm's own defaults")
 _UNEQUAL_STEPS = 1.1  # a comparison mentions larger ratios of steps
+# Hyperparameters that are no arguments of the algorithm, and what an entry without them has.
+_WITHOUT = {"n_envs": 1, "normalize": False, "env_kwargs": {}, "monitor_kwargs": {}}
+_WITHOUT |= dict.fromkeys(("callback", "env_wrapper", "frame_stack", "vec_env_wrapper"))
 
 
 def pairs(algos: Sequence[str], baseline: str | None = None, *, has_random: bool = False) -> list[tuple[str, str]]:
@@ -97,6 +100,7 @@ class Comparison:
         means: Mean scores of the two.
         difference: Difference of the means; None if nothing can be concluded.
         further: Additional remarks for the sentence; without a difference, the reason.
+        equal: Whether the scores are the same bit for bit, seed by seed.
     """
 
     algo: str
@@ -106,11 +110,29 @@ class Comparison:
     means: tuple[float, float]
     difference: Difference | None
     further: str = ""
+    equal: bool = False
 
     @property
     def conclusion(self) -> str:
         """One of `CONCLUSIONS`."""
-        return self.difference.conclusion if self.difference else CONCLUSIONS[-1]
+        if self.difference is None:
+            return CONCLUSIONS[-1]
+        return "equal scores" if self.equal else self.difference.conclusion
+
+    @property
+    def where(self) -> str:
+        """The environment, or the number of them."""
+        return self.envs[0] if len(self.envs) == 1 else f"{len(self.envs)} environments together"
+
+    def after_correction(self, adjusted: float | None) -> str:
+        """`holds` or `does not hold`; empty where there is nothing to correct.
+
+        Args:
+            adjusted: Holm's p-value, if there is more than one comparison.
+        """
+        if adjusted is None or self.conclusion not in ("better", "worse"):
+            return ""
+        return "holds" if adjusted < 1 - statistics.CONFIDENCE else "does not hold"
 
     def sentence(self, adjusted: float | None = None) -> str:
         """The result as a sentence, with interval and number of seeds.
@@ -119,23 +141,26 @@ class Comparison:
             adjusted: Holm's p-value, if there is more than one comparison.
         """
         first, second, n = f"`{self.algo}`", f"`{self.baseline}`", self.n_seeds[0]
-        where = self.envs[0] if len(self.envs) == 1 else f"{len(self.envs)} environments together"
+        where = self.where
         if self.difference is None:
             return f"**{where}**: nothing can be concluded about {first} and {second}: {self.further}."
+        measure = "mean score" if len(self.envs) == 1 else "mean normalised score"
+        if self.equal:
+            return (
+                f"**{where}**: {first} and {second} have **equal scores**, bit for bit, with each of {n} seeds: "
+                f"{measure} {number(self.means[0])}{self.further}."
+            )
         said = (
             f"no difference shown between {first} and {second}"
             if self.conclusion == "no difference shown"
             else f"{first} is **{self.conclusion}** than {second}"
         )
-        measure = "mean score" if len(self.envs) == 1 else "mean normalised score"
         text = (
             f"**{where}**: {said}: {measure} {number(self.means[0])} against {number(self.means[1])}, "
             f"difference {interval(Estimate(*self.difference[:3]))}, {n} seeds each{self.further}."
         )
-        if adjusted is not None and self.conclusion in ("better", "worse"):
-            text += (
-                f" It {'holds' if adjusted < 1 - statistics.CONFIDENCE else 'does not hold'} after Holm's correction."
-            )
+        if answer := self.after_correction(adjusted):
+            text += f" It {answer} after Holm's correction."
         return text
 
 
@@ -161,10 +186,16 @@ class Findings:
     Attributes:
         results: The results.
         pairs: The pairs of algorithms to compare.
+        thresholds: Scores to be reached, by environment; elsewhere, the return at which it counts as solved.
     """
 
     results: Results
     pairs: list[tuple[str, str]]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def threshold(self, env: str) -> float | None:
+        """The score whose time is told; None without one."""
+        return self.thresholds.get(env, self.scales[env].threshold)
 
     @cached_property
     def scales(self) -> dict[str, Scale]:
@@ -215,24 +246,30 @@ class Findings:
 
     def sentences(self, algo: str, baseline: str) -> list[str]:
         """The results of a pair's comparisons, one sentence each."""
-        several = len(self.adjusted) > 1
-        return [
-            comparison.sentence(self.adjusted.get(comparison) if several else None)
-            for comparison in self._of(algo, baseline)
-        ]
+        return [comparison.sentence(self.corrected(comparison)) for comparison in self._of(algo, baseline)]
+
+    def corrected(self, comparison: Comparison) -> float | None:
+        """Holm's p-value of a comparison; None if it is the only one, or has no difference."""
+        return self.adjusted.get(comparison) if len(self.adjusted) > 1 else None
 
     def unlike_hyperparams(self, algo: str, baseline: str) -> dict[str, list[str]]:
-        """The hyperparameters in which two algorithms differed, by environment."""
+        """The hyperparameters whose values differ between two algorithms, defaults included, by environment."""
         found: dict[str, list[str]] = {}
         for env in self.results.envs:
-            first, second = (
-                next((d["hyperparams"] for d in self.results.details if (d["algo"], d["env"]) == (name, env)), None)
-                for name in (algo, baseline)
-            )
+            first, second = (self._detail(name, env) for name in (algo, baseline))
             if first is not None and second is not None and RANDOM not in (algo, baseline):
-                names = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+                names = _unlike(first, second)
                 found |= {env: names} if names else {}
         return found
+
+    def hides_defaults(self, algo: str, baseline: str) -> bool:
+        """Whether the defaults of one of two algorithms are not among the results."""
+        details = [self._detail(name, env) for name in (algo, baseline) for env in self.results.envs]
+        return not all(detail.get("defaults") for detail in details if detail is not None)
+
+    def _detail(self, algo: str, env: str) -> dict[str, Any] | None:
+        """The record of the first seed."""
+        return next((one for one in self.results.details if (one["algo"], one["env"]) == (algo, env)), None)
 
     def untuned(self, algo: str, baseline: str) -> list[str]:
         """Descriptions of environments on which only one of two algorithms had tuned hyperparameters."""
@@ -259,6 +296,21 @@ class Findings:
             comparison: comparison.difference.p_value for comparison in self.comparisons if comparison.difference
         }
         return dict(zip(p_values, statistics.holm([*p_values.values()]).tolist(), strict=True))
+
+    @property
+    def first_look(self) -> str:
+        """The warning of `pg-zoo benchmark --quick`; empty for full trainings."""
+        short = {(one["algo"], one["env"]): one for one in self.results.details if one.get("full_steps")}
+        if not short:
+            return ""
+        steps = different(f"{one['n_timesteps']:,} of {one['full_steps']:,}" for one in short.values())
+        n_seeds = len({one["seed"] for one in short.values()} | {*self.results.cells.seed})
+        return (
+            f"**A first look** (`--quick`): trainings ended after {listed(steps)} steps, with "
+            f"{count(n_seeds, 'seed')}. This page cannot tell which algorithm is better after a full training, nor "
+            "whether one that has learned little so far will; and only large differences are shown with so few seeds. "
+            "Verdicts are about these short trainings. The command without `--quick`, in another folder, decides."
+        )
 
     def notes(self) -> list[str]:
         """Caveats: missing and failed cells, different tasks, code or package versions."""
@@ -299,6 +351,7 @@ class Findings:
                 f"; difference of the IQMs {interval(statistics.iqm_difference(first, second))}, probability of "
                 f"improvement {interval(statistics.probability_of_improvement(first, second))}"
                 f"{self._unequal_somewhere(algo, baseline, chosen.envs)}",
+                np.array_equal(first, second),
             )
         # Environments without results of one of the two are included: it may have failed with every seed.
         of_both = ({env for name, env in self.results.asked_for if name == one} for one in (algo, baseline))
@@ -314,6 +367,7 @@ class Findings:
                     (scores.mean(), others.mean()),
                     None if why else statistics.difference(scores.to_numpy(), others.to_numpy()),
                     why or self._unequal_steps(algo, baseline, env),
+                    not why and np.array_equal(scores.to_numpy(), others.to_numpy()),
                 )
 
     def _unequal_somewhere(self, algo: str, baseline: str, envs: Sequence[str]) -> str:
@@ -351,3 +405,22 @@ class Findings:
         if 0 < min(steps) * _UNEQUAL_STEPS < max(steps):
             return f", after {steps[0]:,.0f} and {steps[1]:,.0f} steps"
         return ""
+
+
+def _unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The hyperparameters that differ between two cells. A default counts only if the other has that argument too."""
+    names = []
+    for name in sorted({*_all_values(first), *_all_values(second)}):
+        there = [name in _all_values(detail) or name in _WITHOUT for detail in (first, second)]
+        said = name in first["hyperparams"] or name in second["hyperparams"]
+        if all(there):
+            one, other = (_all_values(detail).get(name, _WITHOUT.get(name)) for detail in (first, second))
+            names += [name] * (one != other)
+        else:
+            names += [name] * said
+    return names
+
+
+def _all_values(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's hyperparameters with the algorithm's defaults for the others, if they are stored."""
+    return {**(detail.get("defaults") or {}), **detail["hyperparams"]}

@@ -313,6 +313,30 @@ def time_to(threshold: float, curve: np.ndarray) -> float | None:
     return float(reached[0]) if len(reached) else None
 
 
+class TimeTo(NamedTuple):
+    """The time until a threshold: its mean with the interval, and the numbers of runs that got there, and of all."""
+
+    time: Estimate
+    reached: int
+    n: int
+
+
+def mean_time_to(threshold: float, curves: Sequence[np.ndarray]) -> TimeTo:
+    """The mean time until the first evaluation that reached a threshold, restricted to the length of the trainings.
+
+    E[min(T, end)], with Student's interval
+
+    A run that never got there is censored: it counts with its last time. The mean is a lower bound then.
+
+    Args:
+        threshold: A mean return.
+        curves: As for `learning_curve`, one for each run.
+    """
+    times = [time_to(threshold, curve) for curve in curves]
+    known = [float(curve[-1, 0]) if time is None else time for time, curve in zip(times, curves, strict=True)]
+    return TimeTo(mean(np.array(known)), sum(time is not None for time in times), len(times))
+
+
 def _scalar(estimate: Estimate) -> Estimate:
     return Estimate(*(float(array[0]) for array in estimate))
 

@@ -13,8 +13,6 @@ from pg_agents.checks import check_number
 from pg_zoo.lookup import find_algorithm
 from pg_zoo.results.storage import RANDOM, cell_folder
 
-VecEnvKind = Literal["dummy", "subproc", "native", "world", "envpool"]
-
 MAX_SEED = 2**30  # evaluations use the seeds from here on
 
 _JSON_SCALARS = (bool, int, float, str, type(None))
@@ -39,7 +37,11 @@ class Cell:
         keep_agent: Whether to keep the trained model, and `vecnormalize.pkl` where observations are normalised.
         device: The torch device.
         gym_packages: Modules to import first, because they register environments. Results do not hold them.
-        vec_env: How training steps its environments, as for `Recipe.make_envs`. By default, as evaluations do.
+        full_steps: Steps of a full training, if this one is a shorter first look.
+        vec_env: How environments are stepped: one by one (`"dummy"`), in their own vector version (`"native"`), or in
+            their world (`"world"`), which compiled code steps. `"own"` is native where that resets as SB3 expects it,
+            else dummy; `"auto"` is world where there is one, else as `"own"`. `"envpool"` trains in EnvPool's version
+            and evaluates as with `"own"`.
 
     Raises:
         ValueError: A number is out of range.
@@ -57,7 +59,8 @@ class Cell:
     keep_agent: bool = False
     device: str = "cpu"
     gym_packages: tuple[str, ...] = ()
-    vec_env: VecEnvKind | None = None
+    full_steps: int | None = None
+    vec_env: Literal["auto", "own", "dummy", "native", "world", "envpool"] = "own"
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, at_least=0, at_most=MAX_SEED - 1, integer=True)
@@ -79,10 +82,9 @@ class Cell:
         return int(self.hyperparams.get("n_timesteps", 0))
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The numbers of evaluations and of their episodes, and `vec_env` where it was chosen."""
-        numbers = {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes")}
-        return numbers if self.vec_env is None else {**numbers, "vec_env": self.vec_env}
+    def options(self) -> dict[str, int]:
+        """The numbers of evaluations and of their episodes."""
+        return {name: getattr(self, name) for name in ("eval_points", "eval_episodes", "final_episodes")}
 
 
 def defaults(cell: Cell) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.envs.evaluation import deterministic_evaluation, evaluate_policy
+from pg_agents.envs.make import make_vec
 from pg_zoo.options import EnjoyOptions, TrainOptions
 from pg_zoo.runs.cell import MAX_SEED, Cell
 
@@ -37,8 +38,10 @@ class RandomAgent:
 
 def random_env(cell: Cell) -> VecEnv:
     """The environments for the evaluation of a cell's random actions."""
-    n_envs = min(N_EVAL_ENVS, cell.final_episodes)
-    return make_vec_env(gym.spec(cell.env).make, n_envs, env_kwargs=cell.hyperparams.get("env_kwargs"))
+    n_envs, kwargs = min(N_EVAL_ENVS, cell.final_episodes), cell.hyperparams.get("env_kwargs")
+    if cell.vec_env == "world":  # as those of the trained agents: a seed stands for the same episodes
+        return make_vec(cell.env, n_envs, world=True, env_kwargs=kwargs)
+    return make_vec_env(gym.spec(cell.env).make, n_envs, env_kwargs=kwargs)
 
 
 def run_evaluation(

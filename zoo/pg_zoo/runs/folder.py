@@ -7,6 +7,7 @@
 | `evaluations.npz`                   | the returns of all evaluations                             |
 | `rl_model_<steps>_steps.zip`        | the model after so many steps, with `--save-freq`          |
 | `checkpoints/step_<steps>/`         | the whole training, with `--checkpoint`                    |
+| `replay_buffer.pkl`                 | with `--save-replay-buffer`, where there is one            |
 | `<number>.monitor.csv`              | the episodes of one training environment                   |
 | `<Env>/config.yml`                  | the hyperparameters                                        |
 | `<Env>/args.yml`                    | the options                                                |
@@ -22,7 +23,7 @@ import shutil
 import sys
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,12 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EveryNTimesteps, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents import Checkpoint, EvalCallback
 from pg_agents.files.saving import CheckpointCallback, save_model, save_normalization
-from pg_agents.files.writing import write
+from pg_agents.files.writing import replacing, write
 from pg_agents.interrupts import held
 from pg_agents.resuming.folders import checkpoints
 from pg_zoo.errors import UserError
@@ -165,6 +166,10 @@ class Run:
         """
         try:
             _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
+            model: Any = self.model
+            if self.args.save_replay_buffer and getattr(model, "replay_buffer", None) is not None:
+                with replacing(self.folder / "replay_buffer.pkl") as beside, beside.open("wb") as file:
+                    model.save_replay_buffer(file)
         except OSError:
             self.model_path.unlink(missing_ok=True)  # of an algorithm whose own `save` writes in place
             raise
@@ -262,7 +267,7 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
     if args.progress:
         yield _ProgressBar()
     if args.save_freq > 0:
-        yield _every(args.save_freq, recipe, lambda calls: CheckpointCallback(calls, str(folder), verbose=1))
+        yield CheckpointCallback(args.save_freq, str(folder), save_replay_buffer=args.save_replay_buffer, verbose=1)
     if args.checkpoint is not None:
         yield _MonitorFiles(folder)
         yield Checkpoint(folder / CHECKPOINTS, args.checkpoint)
@@ -270,31 +275,14 @@ def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[Bas
 
 def _evaluations(recipe: Recipe, args: TrainOptions, folder: Path, envs: VecEnv) -> BaseCallback:
     deterministic = takes_most_probable(args, envs, default=recipe.deterministic_evaluation)
-    return _every(
-        args.eval_freq,
-        recipe,
-        lambda calls: EvalCallback(
-            envs,
-            callback_on_new_best=_SaveBest(folder / "best_model.zip", _statistics(folder, recipe)),
-            n_eval_episodes=args.eval_episodes,
-            eval_freq=calls,
-            log_path=str(folder),
-            deterministic=deterministic,
-        ),
+    return EvalCallback(
+        envs,
+        callback_on_new_best=_SaveBest(folder / "best_model.zip", _statistics(folder, recipe)),
+        n_eval_episodes=args.eval_episodes,
+        eval_freq=args.eval_freq,
+        log_path=str(folder),
+        deterministic=deterministic,
     )
-
-
-def _every(steps: int, recipe: Recipe, make: Callable[[int], BaseCallback]) -> BaseCallback:
-    """A callback that acts after so many steps of all environments together.
-
-    Args:
-        steps: The number of steps.
-        recipe: Of what is trained.
-        make: Makes the callback, given the number of its calls.
-    """
-    if getattr(recipe.algorithm, "asks_callbacks_once_for_each", "step") != "step":
-        return EveryNTimesteps(steps, make(1))
-    return make(max(steps // recipe.n_envs, 1))
 
 
 def _write_settings(recipe: Recipe, args: TrainOptions, folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -33,6 +35,7 @@ from pg_zoo.results.storage import (
 )
 from pg_zoo.runs.backends import BACKENDS, Backend
 from pg_zoo.runs.cell import Cell, defaults
+from pg_zoo.runs.forecast import Forecast
 from pg_zoo.runs.provenance import command_line
 
 
@@ -67,7 +70,8 @@ def run_grid(
             if is_left_over(unfinished):
                 shutil.rmtree(unfinished)
         _write_record(cells, folder)
-        with _Display(cells, missing, folder) as display, closing(run(missing, folder, jobs)) as outcomes:
+        at_a_time = jobs or (os.cpu_count() or 1 if backend == "local" else None)
+        with _Display(cells, missing, folder, at_a_time) as display, closing(run(missing, folder, jobs)) as outcomes:
             for cell, error in outcomes:
                 report = failure_report(cell, folder)
                 if error is None:
@@ -108,6 +112,8 @@ def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
         for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
             record = read_cell(path, ("hyperparams", "options"))
             made, asked = record.get("defaults", {}), defaults(cell) if "defaults" in record else {}
+            if "vec_env" in record and cell.vec_env != "own":
+                made, asked = {**made, "vec_env": record["vec_env"]}, {**asked, "vec_env": cell.vec_env}
             _check_same(
                 path.parent,
                 {**made, **record["hyperparams"], **record["options"]},
@@ -137,6 +143,8 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
     asked = {**cell.hyperparams, **cell.options}
     if cell.algo != RANDOM:
         made["device"], asked["device"] = record["device"], cell.device
+        if "vec_env" in record and cell.vec_env != "own":
+            made["vec_env"], asked["vec_env"] = record["vec_env"], cell.vec_env
         for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
             # Additional files do no harm.
             made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True
@@ -173,26 +181,41 @@ def failure_report(cell: Cell, folder: Path) -> Path:
 class _Display(ProgressColumn):
     """The progress of a grid and the time left: a progress bar on a terminal, otherwise one line for each cell."""
 
-    def __init__(self, cells: Sequence[Cell], missing: Sequence[Cell], folder: Path) -> None:
+    def __init__(self, cells: Sequence[Cell], missing: Sequence[Cell], folder: Path, jobs: int | None) -> None:
         super().__init__()
-        self.folder, self.n_cells, self.n_left, self.n_failed = folder, len(cells), len(missing), 0
-        self.steps_left, self.steps_done = sum(cell.n_timesteps for cell in missing), 0
+        self.folder, self.n_cells, self.jobs = folder, len(cells), jobs
+        self.left, self.n_failed, self.steps_done = list(missing), 0, 0
         self.started = self.last = time.monotonic()
+        self.forecast = None if jobs is None else Forecast(cells, folder, jobs)
+        self.ended = threading.Event()
         self.bar = Progress(self, BarColumn())
         self.task = self.bar.add_task("", total=len(cells), completed=len(cells) - len(missing))
 
     def __enter__(self) -> Self:
-        if self.n_left < self.n_cells:
-            print(f"{self._stored()} already in {self.folder}.")
-        elif not self.bar.console.is_terminal:
-            print(self._state(), flush=True)
+        done = self.n_cells - len(self.left)
+        first = f"{self._stored()} already in {self.folder}" if done else f"0 of {self.n_cells} cells"
+        together = "" if self.jobs is None else f", {min(self.jobs, len(self.left) or 1)} at a time"
+        known = self._time_left() if self.left else ""
+        print(f"{first}{together}; {known or _MEASURED}." if self.left else f"{first}.", flush=True)
         if self.bar.console.is_terminal:
             self.bar.start()
+        elif not known:
+            threading.Thread(target=self._tell_once_it_is_known, daemon=True).start()
         return self
+
+    def _tell_once_it_is_known(self) -> None:
+        """Print the time that the grid will take, if it is not over before that is known."""
+        while not self.ended.wait(_EVERY):
+            expected = self._seconds_left()
+            if expected is not None:
+                if expected > _SHORT:
+                    print(f"{time_left(expected)}, as the first cells show", flush=True)
+                return
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.ended.set()
         if self.bar.console.is_terminal:
             self.bar.stop()
         if isinstance(error, KeyboardInterrupt):
@@ -201,11 +224,12 @@ class _Display(ProgressColumn):
 
     def show(self, cell: Cell, error: str | None) -> None:
         """Show that a cell has ended."""
-        self.n_left -= 1
+        self.left.remove(cell)
         self.n_failed += error is not None
         self.steps_done += cell.n_timesteps
-        self.steps_left -= cell.n_timesteps
         self.last = time.monotonic()
+        if self.forecast is not None:
+            self.forecast.note(cell)
         if self.bar.console.is_terminal:
             self.bar.advance(self.task)
         else:
@@ -216,17 +240,34 @@ class _Display(ProgressColumn):
         return Text(self._state())
 
     def _stored(self) -> str:
-        return f"{self.n_cells - self.n_left - self.n_failed} of {self.n_cells} cells are"
+        return f"{self.n_cells - len(self.left) - self.n_failed} of {self.n_cells} cells are"
 
     def _state(self) -> str:
-        parts = [f"{self.n_cells - self.n_left} of {self.n_cells} cells"]
+        parts = [f"{self.n_cells - len(self.left)} of {self.n_cells} cells"]
         if self.n_failed:
             parts.append(f"{self.n_failed} failed")
-        if self.steps_done and self.n_left:  # random actions take no steps, and next to no time
-            # Estimated when the last cell ended: the progress of running cells is unknown.
-            expected = (self.last - self.started) * self.steps_left / self.steps_done
-            parts.append(time_left(expected - (time.monotonic() - self.last)))
+        if self.left and (known := self._time_left()):
+            parts.append(known)
         return ", ".join(parts)
+
+    def _time_left(self) -> str:
+        """The time left, in words; empty if it is not known."""
+        seconds = self._seconds_left()
+        return "" if seconds is None else time_left(seconds)
+
+    def _seconds_left(self) -> float | None:
+        if self.forecast is not None and (expected := self.forecast.left(self.left)) is not None:
+            return expected
+        if not self.steps_done:  # random actions take no steps, and next to no time
+            return None
+        # Estimated when the last cell ended: the progress of running cells is unknown.
+        steps_left = sum(cell.n_timesteps for cell in self.left)
+        return (self.last - self.started) * steps_left / self.steps_done - (time.monotonic() - self.last)
+
+
+_MEASURED = "the first ones will show how long all of them take"
+_EVERY = 1.0  # seconds between looks at whether that is known
+_SHORT = 10.0  # seconds that need no announcement
 
 
 def time_left(seconds: float) -> str:

@@ -48,13 +48,14 @@ from stable_baselines3.common.vec_env import (
 
 from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
-from pg_agents.arguments import Arguments, constructor_arguments
-from pg_agents.checks import check_number, suggestion
+from pg_agents.arguments import Arguments, constructor_arguments, constructor_defaults
+from pg_agents.checks import check_boolean, check_number, suggestion
 from pg_agents.envs.make import NoWorldError, make_vec
 from pg_agents.files import values
 from pg_agents.files.agents import load_replay_buffer
 from pg_agents.priors import read_policy
 from pg_agents.resuming.folders import newest_checkpoint
+from pg_agents.suitability import suitable_policy
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
@@ -420,7 +421,7 @@ def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> 
     Raises:
         UserError: The algorithm has none.
     """
-    kind = "MultiInput" if isinstance(space, spaces.Dict) else "Cnn" if is_image_space(space) else "Mlp"
+    kind = suitable_policy(space).removesuffix("Policy")
     for alias in algorithm.policy_aliases:
         if alias.startswith(kind):
             return alias
@@ -457,6 +458,9 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
         if _is_linear(value) and name not in _SCHEDULES_OF_SB3 and not _takes_schedule(algorithm, name):
             raise UserError(f"{name!r} of {algo} cannot be a schedule, but is {value!r}.")
     with one_line(ValueError):
+        for name, default in constructor_defaults(algorithm).items():
+            if isinstance(default, bool):
+                check_boolean(name, values.get(name))
         check_number("n_timesteps", values["n_timesteps"], at_least=1, at_most=MAX_STEPS)
         check_number("n_envs", values.get("n_envs", 1), at_least=1, at_most=MAX_ENVS, integer=True)
         check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)

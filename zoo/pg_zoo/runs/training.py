@@ -26,17 +26,19 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from pg_agents.envs.evaluation import deterministic_evaluation
+from pg_agents.envs.make import make_vec
 from pg_agents.resuming.checkpoint import can_be_stored
 from pg_agents.resuming.folders import checkpoints
 from pg_agents.resuming.log import continued_logger
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.lookup import find_algorithm, find_env
 from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
-from pg_zoo.runs.cell import Cell, VecEnvKind, defaults
+from pg_zoo.runs.cell import Cell, defaults
 from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
+from pg_zoo.runs.forecast import Progress
 from pg_zoo.runs.partial import CannotGoOnError, TimedCheckpoint, partial_results
 from pg_zoo.runs.provenance import AddedMemory, command_line, cpu_model, versions
-from pg_zoo.runs.recipe import Recipe, closing_envs, resolve
+from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
 
 OnEvaluation = Callable[[int, float], None]
 
@@ -55,6 +57,8 @@ def resolved(cell: Cell) -> Cell:
     """
     _register(cell)
     with _quiet(), _named(cell):
+        if cell.vec_env == "auto":
+            cell = replace(cell, vec_env=_vec_env(cell))
         if cell.algo == RANDOM:
             random_env(cell).close()
             return cell
@@ -118,16 +122,24 @@ def run_cell(
     memory = AddedMemory()
     _register(cell)
     with partial_results(cell, folder) as partial, new_folder(folder) as unfinished:
+        progress = Progress(unfinished, max(1, cell.n_timesteps))
+
+        def hear(timesteps: int, mean_return: float) -> None:
+            progress.tell(timesteps)
+            if on_evaluation is not None:
+                on_evaluation(timesteps, mean_return)
+
         with _quiet():
             if cell.algo == RANDOM:
                 run = _act_randomly(cell)
             else:
                 try:
-                    run = _train(cell, unfinished, partial, on_evaluation)
+                    run = _train(cell, unfinished, partial, hear)
                 except CannotGoOnError:
                     shutil.rmtree(partial)
-                    run = _train(cell, unfinished, partial, on_evaluation)
-        _store(cell, run, unfinished, command or command_line(), memory.at_its_peak())
+                    run = _train(cell, unfinished, partial, hear)
+        progress.end()
+        _store(cell, run, unfinished, command or command_line(), memory.at_its_peak(), progress.seconds)
 
 
 @dataclass(frozen=True)
@@ -164,13 +176,13 @@ def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
     remedy = "Such an entry cannot be used here, only by pg-zoo train with --trust."
     algorithm = find_algorithm(cell.algo)
     recipe = resolve(cell.algo, algorithm, cell.env, cell.hyperparams, cell.origin, remedy=remedy)
-    own, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
-    vec_env = cell.vec_env or own
+    vec_env, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
+    evaluated_in = _vec_env(replace(cell, vec_env="own")) if vec_env == "envpool" else vec_env
     with ExitStack() as stack:
         # Evaluation environments come first: making them seeds their action space, which the environments of a class,
         # those of training included, may share.
         with own_random_state(cell.seed):
-            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, own)))
+            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, evaluated_in)))
         envs = stack.enter_context(closing_envs(_on_one_thread(recipe, vec_env).make_envs(cell.seed, vec_env)))
         goes_on = partial is not None and bool(checkpoints(partial))
         if partial is not None and goes_on:
@@ -191,11 +203,26 @@ def _on_one_thread(recipe: Recipe, vec_env: VecEnvKind) -> Recipe:
 
 
 def _vec_env(cell: Cell) -> VecEnvKind:
-    """`native` if the environment has a vector version that, as SB3 expects, resets in the last step of an episode."""
-    if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys() or gym.spec(cell.env).vector_entry_point is None:
+    """How the environments of a cell are stepped: `vec_env` of the cell, once its environment has been asked."""
+    if cell.vec_env not in ("auto", "own"):
+        return cell.vec_env
+    if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys():
+        return "dummy"
+    if cell.vec_env == "auto" and _has_world(cell):
+        return "world"
+    if gym.spec(cell.env).vector_entry_point is None:
         return "dummy"
     with closing(gym.make_vec(cell.env, 1, "vector_entry_point", **(cell.hyperparams.get("env_kwargs") or {}))) as env:
         return "native" if env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP else "dummy"
+
+
+def _has_world(cell: Cell) -> bool:
+    """Whether the environment has a world that takes these arguments."""
+    try:
+        make_vec(cell.env, 1, world=True, env_kwargs=cell.hyperparams.get("env_kwargs")).close()
+    except Exception:  # of many kinds: the environment itself, made without a world, reports what is wrong
+        return False
+    return True
 
 
 @dataclass
@@ -213,7 +240,7 @@ class _Run:
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
 
-def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation | None) -> _Run:
+def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation) -> _Run:
     set_random_seed(cell.seed)  # as `pg-zoo train` does
     with built(cell, partial) as training:
         env, recipe = training.eval_envs, training.recipe
@@ -228,8 +255,8 @@ def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation 
         callbacks, log = [*recipe.callbacks, curve], folder / "tensorboard" if cell.tensorboard else None
         if log is not None:
             model.set_logger(_logger(log, partial / "tensorboard", model.num_timesteps))
-        # A trial on the environments of evaluations tells nothing about those of another kind.
-        if can_be_stored(model) and cell.vec_env is None:
+        # A trial on the environments of evaluations tells nothing about EnvPool's.
+        if can_be_stored(model) and training.vec_env != "envpool":
             callbacks.append(TimedCheckpoint(cell, partial, env, log, curve.paused))
         try:
             if training.goes_on:
@@ -281,9 +308,7 @@ class _Curve(BaseCallback):
         on_evaluation: Called with timesteps and mean return after each evaluation.
     """
 
-    def __init__(
-        self, cell: Cell, env: VecEnv, evaluate: Callable[[int], float], on_evaluation: OnEvaluation | None
-    ) -> None:
+    def __init__(self, cell: Cell, env: VecEnv, evaluate: Callable[[int], float], on_evaluation: OnEvaluation) -> None:
         super().__init__()
         self.env = env
         self.evaluate, self.on_evaluation = evaluate, on_evaluation
@@ -322,8 +347,7 @@ class _Curve(BaseCallback):
             if self.log:
                 self.logger.record("eval/mean_reward", mean_return)
                 self.logger.dump(timesteps)
-            if self.on_evaluation is not None:
-                self.on_evaluation(timesteps, mean_return)
+            self.on_evaluation(timesteps, mean_return)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -341,18 +365,18 @@ class _Curve(BaseCallback):
         self.rows = [(timesteps, wall_time, value) for timesteps, wall_time, value in state["rows"]]
         self.moments, self.wall_time = list(state["moments"]), state["wall_time"]
         for timesteps, _, mean_return in self.rows:
-            if self.on_evaluation is not None:
-                self.on_evaluation(timesteps, mean_return)
+            self.on_evaluation(timesteps, mean_return)
         self.resumed = time.perf_counter()
 
 
 def _act_randomly(cell: Cell) -> _Run:
     with own_random_state(cell.seed), closing(random_env(cell)) as env:
         env.action_space.seed(cell.seed)
-        return _Run(*run_evaluation(cell, RandomAgent(env), env, 0, cell.final_episodes, deterministic=False))
+        found = run_evaluation(cell, RandomAgent(env), env, 0, cell.final_episodes, deterministic=False)
+        return _Run(*found, vec_env="world" if cell.vec_env == "world" else "dummy")
 
 
-def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | None) -> None:
+def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | None, total_seconds: float) -> None:
     _write_rows(folder / "curve.csv", "timesteps,wall_time,mean_return", run.curve)
     episodes = zip(itertools.count(), run.returns, run.lengths)
     _write_rows(folder / "evaluation.csv", "episode,return,length", episodes)
@@ -373,6 +397,7 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | No
         "deterministic": run.deterministic,
         "score": float(np.mean(run.returns)),
         "wall_time": run.wall_time,
+        "total_seconds": total_seconds,
         "steps_per_second": run.n_timesteps / run.wall_time if run.wall_time else None,
         "peak_memory_mib": memory,
         "versions": versions(cell),
@@ -381,6 +406,8 @@ def _store(cell: Cell, run: _Run, folder: Path, command: str, memory: float | No
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "options": cell.options,
     }
+    if cell.full_steps is not None:
+        record["full_steps"] = cell.full_steps
     (folder / "cell.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,25 @@
+"""Schedules: the progress that they are given, and whether they are constant."""
+
+from __future__ import annotations
+
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
+
+
+def progress_remaining(n_steps: int, end: float) -> float:
+    """1 at the beginning and 0 from `end` on, where SB3's goes on below 0: schedules end at their last value.
+
+    Args:
+        n_steps: Steps taken so far.
+        end: Steps at which schedules end.
+    """
+    return max(1.0 - n_steps / end, 0.0)
+
+
+def constant_value(schedule: float | Schedule | None) -> float | None:
+    """The value of what is a number, before and after SB3 has wrapped it in schedules; None for any other schedule."""
+    if isinstance(schedule, FloatSchedule):
+        return constant_value(schedule.value_schedule)
+    if isinstance(schedule, ConstantSchedule):
+        return schedule.val
+    return None if callable(schedule) else schedule
