@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -59,9 +59,10 @@ from pg_agents.suitability import suitable_policy
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
-from pg_zoo.runs.cell import VecEnvKind
 
 N_TIMESTEPS = 100_000  # without a number in the entry
+
+VecEnvKind = Literal["dummy", "subproc", "native", "world", "envpool"]
 
 # Hyperparameters that are not arguments of an algorithm's constructor.
 _MANAGED = {"callback", "env_kwargs", "env_wrapper", "frame_stack", "monitor_kwargs", "n_envs", "n_timesteps"}
