@@ -82,8 +82,12 @@ MISFITS = {
         {},
         ["MultiInputPolicy", "36 x 36", "'eye'", "7 x 7"],
     ),
-    "image policy on a Box": ("CnnPolicy", BOX, {}, ["CnnPolicy reads images", "Box(-1.0", "MlpPolicy fits"]),
-    "image without channels": ("CnnPolicy", image(64, 64), {}, ["CnnPolicy reads images", "(64, 64)"]),
+    "bytes that are no image": (
+        "CnnPolicy",
+        image(40, 40, 3, high=7),
+        {},
+        ["CnnPolicy reads images of bytes", "(40, 40, 3)", "MlpPolicy fits"],
+    ),
     "image of fractions": (
         "CnnPolicy",
         image(3, 64, 64, high=1, dtype=np.float32),
