@@ -50,7 +50,7 @@ from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import Arguments, constructor_arguments, constructor_defaults
 from pg_agents.checks import check_boolean, check_number, suggestion
-from pg_agents.envs.make import NoWorldError, make_vec
+from pg_agents.envs.make import NoWorldError, make_vec, readable
 from pg_agents.envs.processes import ProcessesVecEnv
 from pg_agents.files import values
 from pg_agents.files.agents import load_replay_buffer
@@ -422,12 +422,13 @@ def single_envs(
         vec_env_cls: Their processes.
         **monitoring: `monitor_dir` and `monitor_kwargs` of SB3's `make_vec_env`.
     """
+    wrapper = with_recorded_endings(env_wrapper)
     # Other processes need not know the id: it may have been registered by a module that only this one imports.
     return make_vec_env(
         gym.spec(env).make,
         n_envs,
         seed,
-        wrapper_class=with_recorded_endings(env_wrapper),
+        wrapper_class=readable(wrapper) if vec_env_cls is DummyVecEnv else wrapper,
         env_kwargs=env_kwargs,
         vec_env_cls=vec_env_cls,
         **monitoring,
