@@ -120,7 +120,7 @@ def test_a_shipped_run_is_one_of_rl_zoo3s_and_is_replayed_with_its_normalisation
     assert hyperparams["normalize_kwargs"] == {"norm_obs": True, "norm_reward": False}
     assert main(["enjoy", "-f", "agents", "--env", "Pendulum-v1", "--no-render", "-n", "200"]) == 0
     out = capsys.readouterr().out
-    assert "Loading running average" in out
+    assert "Pendulum-v1/vecnormalize.pkl\n" in out
     assert "1 episodes" in out
 
 
