@@ -1316,7 +1316,8 @@ class PolicyGradient(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return value_of(name, value, self._current_progress_remaining) if callable(value) else value
+        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
+        return value_of(name, value, progress) if callable(value) else value
 
     def value_clip(self) -> float | None:
         """How far the value may move from that of the rollout in the value loss; None for no limit."""
