@@ -300,7 +300,7 @@ def test_a_report_in_latex_has_tables_with_intervals_and_figures_that_are_there(
 
 
 def test_negative_numbers_have_a_minus_in_latex_and_names_their_hyphen():
-    (row,) = re.findall(r"^.* & .*$", latex("", [Table(["pg/A-1"], [["a-1", "-0.5 [-2, -1]"]])]), re.M)
+    _, row = re.findall(r"^.* & .*$", latex("", [Table(["name", "score"], [["a-1", "-0.5 [-2, -1]"]])]), re.M)
     assert row == r"a-{}1 & $-$0.5 [$-$2, $-$1] \\"
 
 
