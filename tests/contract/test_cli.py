@@ -18,7 +18,7 @@ import pytest
 import stable_baselines3
 import torch as th
 import yaml
-from fakes import RepeatEnv
+from fakes import RepeatEnv, TinyEnv
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from prose import says
@@ -415,15 +415,12 @@ def test_numbers_that_do_not_count_from_0_are_learnt_and_replayed(monkeypatch, c
     assert "Mean reward: 1.00 +/- 0.00" in capsys.readouterr().out
 
 
-class FarActions(CartPoleEnv):
+class FarActions(TinyEnv):
     def __init__(self, **kwargs):
-        super().__init__()
-        self.action_space = spaces.Box(1, 10, (1,))
-
-    def step(self, action):
-        return super().step(0)
+        super().__init__(spaces.Box(1, 10, (1,)))
 
 
+@pytest.mark.filterwarnings("always:The actions of")
 def test_a_warning_of_a_new_agent_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(gym.registry, "Far-v0", gym.envs.registration.EnvSpec("Far-v0", FarActions))
     assert main(["train", "--env", "Far-v0", "-n", "32", "--eval-freq", "-1", *SMALL]) == 0
@@ -437,6 +434,18 @@ def test_a_text_is_no_truth_value_in_a_hyperparameter_file(algo, empty_folder, c
     (empty_folder / "mine.yml").write_text(yaml.safe_dump({"CartPole-v1": entry}))
     assert main(["train", "--algo", algo, "--conf-file", "mine.yml"]) == 2
     assert says(only_error_line(capsys), "`normalize_advantage` must be True or False", "the text 'False'")
+
+
+class Lists(CartPoleEnv):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.observation_space = spaces.Dict({"seen": spaces.Sequence(spaces.Discrete(3))})
+
+
+def test_observations_that_no_policy_reads_are_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(gym.registry, "Lists-v0", gym.envs.registration.EnvSpec("Lists-v0", Lists))
+    assert main(["train", "--env", "Lists-v0", *SMALL]) == 2
+    assert says(only_error_line(capsys), "No policy reads the observation space Dict", "part Sequence")
 
 
 def test_a_mistake_in_the_options_of_an_environment_is_one_line(capsys):

@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents import A2C, PPO, REINFORCE
+from pg_agents.envs.make import make_vec
 from pg_agents.suitability import suitable_policy
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -38,6 +39,11 @@ UNREADABLE = {
 def test_observations_that_no_policy_reads_are_refused_with_a_remedy(space, facts):
     with pytest.raises(ValueError, match=saying("No policy reads the observation space", *facts)):
         PPO("MlpPolicy", TinyEnv(None, space))
+
+
+def test_they_are_refused_before_an_array_is_made_for_them():
+    with pytest.raises(ValueError, match="No policy reads the observation space Sequence"):
+        make_vec(lambda **_: TinyEnv(None, spaces.Sequence(BOX)), 2)
 
 
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (0,)), spaces.Dict(a=spaces.Box(-1, 1, (2, 0)))], ids=str)

@@ -150,6 +150,8 @@ def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -
                 f"{kwargs[0]}, but {cell.algo} has {own}."
             )
     hyperparams = {"env_kwargs": kwargs[0]} if kwargs and kwargs[0] else {}
+    if options["vec_env"] == "envpool":  # as evaluations
+        options = {**options, "vec_env": "own"}
     return resolved(Cell(RANDOM, env, seed, hyperparams, "random actions", **options))
 
 
