@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
