@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
@@ -62,6 +63,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def bars(results: str) -> str:
     """HTML of a few rows of the table of throughput, each with a bar for the reference and one for ours."""
     rows = {cells[0]: cells for line in results.splitlines() if len(cells := line.strip("| ").split(" | ")) == 7}
+    if missing := set(SHOWN) - set(rows):
+        raise PluginError(f"The first page shows rows that benchmarks/results/throughput.md lacks: {sorted(missing)}")
     shown = []
     for workload in SHOWN:
         reference, ours = rows[workload][3:5]

@@ -69,7 +69,7 @@ from pg_agents.contract import (
 )
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
-from pg_agents.engines.choice import check_engine, make_engine, make_predictor
+from pg_agents.engines.choice import check_engine, load_predictor, make_engine, make_predictor
 from pg_agents.engines.compiling import announced
 from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
@@ -270,6 +270,7 @@ class PolicyGradient(Arguments):
         self.interrupted: Interrupted | None = None  # what `resume` has read, for `learn_on`
         self.as_made: AsMade | None = None
         self._in_mid_episode = False
+        self._schedules_end: int | None = None  # steps, as given to `learn`
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
@@ -671,6 +672,13 @@ class PolicyGradient(Arguments):
         if actions is None:
             actions, state = super().predict(observation, state, episode_start, deterministic)
         return actions if translation is None else translation.actions(actions), state
+
+    def load_predictor(self) -> None:
+        """Have `predict` answer from compiled code from now on, if that serves the policy and need not be compiled.
+
+        Training does it anyway; `evaluate_policy` calls this when an evaluation becomes a long one.
+        """
+        load_predictor(self.engine, self.policy)
 
     def _predictor(self) -> Predictor | None:
         """The predictor of the policy as it is; None if the policy has to answer itself."""
@@ -1308,7 +1316,8 @@ class PolicyGradient(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return value_of(name, value, self._current_progress_remaining) if callable(value) else value
+        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
+        return value_of(name, value, progress) if callable(value) else value
 
     def value_clip(self) -> float | None:
         """How far the value may move from that of the rollout in the value loss; None for no limit."""
@@ -1356,8 +1365,6 @@ class PolicyGradient(Arguments):
             The content of an entry of a hyperparameter file, except `n_timesteps` and `policy`.
         """
         return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
-
-    _schedules_end: int | None = None  # steps, as given to `learn`
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)

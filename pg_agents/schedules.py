@@ -26,19 +26,14 @@ def value_of(name: str, schedule: Schedule, progress: float) -> float:
         schedule: The schedule.
         progress: The progress remaining.
 
-    Raises:
-        ValueError: It is no number.
-
     Warns:
         UserWarning: It is below 0.
     """
     value = float(schedule(progress))
-    if value >= 0:
-        return value
     if value < 0:
         warnings.warn(f"`{name}` is a schedule whose value falls below 0, where 0 is taken instead.", stacklevel=2)
         return 0.0
-    raise ValueError(f"`{name}` is a schedule whose value must be a number at least 0, but is {value} at {progress}.")
+    return value
 
 
 def constant_value(schedule: float | Schedule | None) -> float | None:

@@ -36,6 +36,9 @@ from pg_agents.files.saving import save_with_statistics
 from pg_agents.files.writing import write
 from pg_agents.looking import calls_until, passes_multiple
 
+# Steps of an evaluation after which loading compiled code is worth while: by then torch has taken a third of that time.
+WORTH_LOADING = 500
+
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
 Watcher = Callable[[dict[str, Any], dict[str, Any]], None]
 MAX_EPISODE_STEPS = 100_000  # after which an evaluation no longer waits for an episode's end
@@ -172,6 +175,8 @@ def _episodes(
             break
         if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
             step = statistics.watched(stepper(env))
+        if n_steps == WORTH_LOADING and (load := getattr(model, "load_predictor", None)) is not None:
+            load()
         actions, states = model.predict(
             observations,
             state=states,

@@ -99,9 +99,18 @@ def statistics_beside(model: str | Path) -> Path:
     Args:
         model: File of the model, with or without `.zip`.
     """
+    return _beside(model, "vecnormalize")
+
+
+def replay_buffer_beside(model: str | Path) -> Path:
+    """As `statistics_beside`, the file that has its replay buffer: `rl_model_replay_buffer_500_steps.pkl`."""
+    return _beside(model, "replay_buffer")
+
+
+def _beside(model: str | Path, content: str) -> Path:
     path = Path(model)
     name, steps = re.fullmatch(r"(.*?)(_\d+_steps)?", path.name.removesuffix(".zip"), re.DOTALL).groups("")  # type: ignore[union-attr]
-    return path.with_name(f"{name}_vecnormalize{steps}.pkl")
+    return path.with_name(f"{name}_{content}{steps}.pkl")
 
 
 def save_with_statistics(model: BaseAlgorithm, path: str | Path, *statistics: str | Path) -> None:

@@ -741,7 +741,8 @@ class LanguageAlgorithm(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return value_of(name, value, self._current_progress_remaining) if callable(value) else value
+        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
+        return value_of(name, value, progress) if callable(value) else value
 
     _schedules_end: int | None = None  # tokens, as given to `learn`
 

@@ -380,6 +380,13 @@ def test_all_algorithms_of_a_grid_have_the_same_environments(monkeypatch):
     assert [cell.vec_env for cell in cells] == ["dummy"] * 3
 
 
+def test_where_one_algorithm_has_no_room_for_a_world_none_has_one(monkeypatch):
+    wrapped = {"ppo": {"monitor_kwargs": {"allow_early_resets": True}}, "a2c": {}}
+    monkeypatch.setattr(benchmark, "find_entry", lambda algo, env, **_: (dict(wrapped[algo]), "here"))
+    cells = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--seeds", "1")
+    assert [cell.vec_env for cell in cells] == ["own"] * 3
+
+
 def test_the_exit_status_tells_of_failed_cells(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "run_grid", lambda cells, folder, **_: cells)
     monkeypatch.setattr(benchmark, "failure_report", lambda cell, folder: Path(__file__))

@@ -644,6 +644,22 @@ def test_importing_and_making_an_agent_and_asking_it_compiles_nothing():
     assert printed == ["imported", "made", "asked"]
 
 
+def test_a_long_evaluation_loads_what_was_compiled_before_and_a_short_one_nothing(tmp_path, monkeypatch):
+    tables.load_kernels()
+    printed = run_python("""
+        import sys
+        from pg_agents import PPO, evaluate_policy, make_vec
+        agent = PPO("MlpPolicy", "CartPole-v1", device="cpu", seed=0)
+        for n_episodes in (1, 100):
+            evaluate_policy(agent, make_vec("CartPole-v1", 1, seed=0), n_episodes)
+            print("numba" in sys.modules, agent._predictor() is not None)
+    """)
+    assert printed == ["False", "False", "True", "True"]
+    assert tables.kernels_are_kept()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not tables.kernels_are_kept()
+
+
 # Numbers that are not finite
 
 

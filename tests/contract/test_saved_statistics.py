@@ -154,6 +154,26 @@ def test_training_goes_on_with_the_statistics_of_the_model_that_it_begins_with(r
     assert f"Loading {run / statistics}\n" in capsys.readouterr().out
 
 
+def test_an_off_policy_agent_goes_on_with_the_replay_buffer_of_its_moment(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dqn = ["train", "--algo", "sb3/dqn", "--eval-freq", "-1", "--verbose", "0", "--seed", "1"]
+    few = ["--hyperparams", "learning_starts:1000", "buffer_size:100", "train_freq:10"]
+    assert main([*dqn, "-n", "60", "--save-freq", "20", "--save-replay-buffer", *few]) == 0
+    saved = Path("logs/sb3/dqn/CartPole-v1_1")
+    # SB3 asks callbacks before it stores the step.
+    for number, (model, position) in enumerate([("rl_model_40_steps", 39), ("CartPole-v1", 60)]):
+        argv = ["-i", str(saved / f"{model}.zip"), "-n", "10", "--save-replay-buffer"]
+        assert main([*dqn, *argv, *few]) == 0
+        buffer = stable_baselines3.DQN("MlpPolicy", "CartPole-v1", buffer_size=100)
+        buffer.load_replay_buffer(saved.with_name(f"CartPole-v1_{number + 2}") / "replay_buffer.pkl")
+        assert buffer.replay_buffer.pos == position + 10
+    assert capsys.readouterr().err == ""
+    (saved / "rl_model_replay_buffer_20_steps.pkl").unlink()
+    (saved / "replay_buffer.pkl").unlink()
+    assert main([*dqn, "-i", str(saved / "rl_model_20_steps.zip"), "-n", "10", *few]) == 0
+    assert "rl_model_20_steps.zip has no replay buffer beside it" in capsys.readouterr().err
+
+
 def test_an_agent_of_a_benchmark_has_its_statistics_in_its_folder(run, tmp_path, capsys):
     shutil.copy(run / "CartPole-v1.zip", tmp_path / "agent.zip")
     shutil.copy(run / "CartPole-v1/vecnormalize.pkl", tmp_path)

@@ -4,6 +4,7 @@ What EnvPool's own object does is the known answer, and Gymnasium's environment 
 `pip install 'pg-agents[envpool]'`. The others are about a small stand-in for EnvPool.
 """
 
+import json
 import sys
 from collections import namedtuple
 
@@ -15,11 +16,14 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import pg_agents
 from pg_agents import PPO, make_vec
 from pg_agents.envs import EnvPoolVector, VectorEnvAdapter
 from pg_zoo.cli import main
+from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.training import built, resolved, run_cell
 
 # The stand-in
 
@@ -356,3 +360,15 @@ def test_the_command_line_trains_on_it(envpool, tmp_path, capsys):
     assert th.equal(a, b)
     assert main(["train", *arguments[:2], "--env", "Taxi-v4", "--vec-env", "envpool", "-f", str(tmp_path)]) != 0
     assert "EnvPool does not have 'Taxi-v4', but has Taxi-v3" in capsys.readouterr().err
+
+
+def test_a_benchmarks_cell_trains_on_it_and_is_scored_in_gymnasiums_environment(envpool, tmp_path):
+    entry = {"n_timesteps": 128, "n_envs": 2, "n_steps": 32, "batch_size": 32, "normalize": True}
+    cell = resolved(Cell("ppo", "Pendulum-v1", 0, entry, eval_points=0, final_episodes=2, vec_env="envpool"))
+    with built(cell) as training:
+        pool = training.model.get_env().venv.env
+        assert isinstance(pool, EnvPoolVector)
+        assert pool.pool.config["num_threads"] == 1  # other cells train beside this one
+        assert isinstance(training.eval_envs.venv, DummyVecEnv)
+    run_cell(cell, tmp_path / "cell")
+    assert json.loads((tmp_path / "cell/cell.json").read_text())["vec_env"] == "envpool"

@@ -325,6 +325,19 @@ def test_the_three_answers_are_counted_apart_and_what_cannot_be_compared_not_at_
     assert "can be compared" not in table([more, unpublished])
 
 
+def test_evidence_and_its_row_say_where_training_stepped(results, zoo):
+    add_cells(results, vec_env="envpool")
+    add_cells(results.with_name("own"), first_seed=2000)
+    envpool, own = (
+        scored.from_cells(path, "ppo", "Pendulum-v1", ENTRY) for path in (results, results.with_name("own"))
+    )
+    assert (envpool.vec_env, own.vec_env) == ("envpool", "own")
+    assert scored.read(envpool.write(zoo)) == envpool
+    *_, of_envpool, of_own = table([envpool, own]).splitlines()
+    assert of_envpool.endswith("| trained in EnvPool's version |")
+    assert of_own.endswith("|  |")
+
+
 def test_random_actions_score_one_number_on_an_environment_that_of_most_episodes():
     few = with_mean(0.0, algo="a2c", random=-191.1)
     many = with_mean(0.0, random=-184.4, final_episodes=101)
@@ -352,4 +365,5 @@ def test_published_scores_are_rl_zoo3s():
     older = published["ppo"]["LunarLander-v3"]
     assert older == {"env": "LunarLander-v2", "mean": 242.119, "std": 31.823, "steps": 1_000_000, "episodes": 369}
     assert published["a2c"]["Pendulum-v1"]["mean"] == -162.965
-    assert {*published} == {"source", "a2c", "ppo"}
+    assert published["trpo"]["Swimmer-v5"]["mean"] == 365.663
+    assert {*published} == {"source", "a2c", "ppo", "trpo"}

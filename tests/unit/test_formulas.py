@@ -8,7 +8,7 @@ import markdown
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-sys.path.insert(0, str(DOCS))
+sys.path.append(str(DOCS))
 
 from formulas import decomposed, formulas, latex  # noqa: E402 - docs is no package
 from marking import Formulas  # noqa: E402

@@ -170,7 +170,7 @@ class BenchmarkOptions(Options):
     final_episodes: int | None
     tensorboard: bool
     keep_agents: bool
-    vec_env: Literal["auto", "dummy"]
+    vec_env: Literal["auto", "dummy", "envpool"]
     device: str
     jobs: int | None
     backend: Literal["local", "ray"]
@@ -543,9 +543,10 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     add("--keep-agents", action="store_true", help="keep the trained agents")
     add(
         "--vec-env",
-        choices=["auto", "dummy"],
+        choices=["auto", "dummy", "envpool"],
         default="auto",
-        help="all environments in their worlds or vector versions, where there are such, or one by one",
+        help="all environments in their worlds or vector versions, where there are such, or one by one; or training in "
+        "EnvPool's versions (pip install 'pg-agents[envpool]')",
     )
     add("--device", default="cpu", help="torch device")
     add("--jobs", type=int, help="trainings at a time; by default, one for each core (of the Ray cluster)")

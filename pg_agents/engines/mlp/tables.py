@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from operator import attrgetter, is_
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -52,6 +57,24 @@ _hooks, _later_hooks = attrgetter("_backward_hooks"), attrgetter("_post_accumula
 def kernels_are_loaded() -> bool:
     """Whether this process has loaded the kernels, so that their use costs no more loading time."""
     return load_kernels.cache_info().currsize > 0
+
+
+def kernels_are_kept() -> bool:
+    """Whether compiled kernels lie on the disk, so that loading them takes no longer than importing Numba.
+
+    Numba itself would say so, but only once it is imported.
+    """
+    source = Path(__file__).with_name("kernels.py")
+    folder, name = source.parent, f"kernels.act-*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
+    of_source = f"{folder.name}_{hashlib.sha1(str(folder).encode()).hexdigest()}"  # Numba's name
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    places = [Path(given, of_source)] if given else [folder / "__pycache__", Path.home() / ".cache/numba" / of_source]
+    try:
+        made_by, changed = version("numba").encode(), source.stat().st_mtime
+    except (PackageNotFoundError, OSError):
+        return False
+    found = [file for place in places for file in place.glob(name)]
+    return any(file.stat().st_mtime >= changed and made_by in file.read_bytes()[:64] for file in found)
 
 
 @cache

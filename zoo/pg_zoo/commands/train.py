@@ -108,10 +108,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
     with ExitStack() as stack:
         stack.enter_context(announced(args.verbose))
         # Anything can be wrong in files, plugins and environments, and it is for the user to mend.
-        with (
-            one_line(Exception, verbose=args.verbose),
-            _written_into(args.log_folder, args.verbose),
-        ):
+        with one_line(Exception, verbose=args.verbose), _written_into(args.log_folder, args.verbose):
             set_random_seed(args.seed)
             if interrupted is None:
                 run = stack.enter_context(set_up(_recipe(args, algorithm), args))

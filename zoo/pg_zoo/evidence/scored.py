@@ -87,7 +87,7 @@ class Evidence:
     best: tuple[float, str] | None = None
     note: str = ""
     fresh: bool = True
-    vec_env: Literal["own", "world"] = "own"
+    vec_env: Literal["own", "world", "envpool"] = "own"
 
     def write(self, zoo: Path) -> Path:
         """Store the evidence in a hyperparameter folder.
@@ -189,7 +189,7 @@ def _from_cells(
         command=last["command"],
         random=scale.random,
         best=scale.goal,
-        vec_env="world" if group[0].get("vec_env") == "world" else "own",
+        vec_env=kind if (kind := group[0].get("vec_env")) in ("world", "envpool") else "own",
     )
 
 

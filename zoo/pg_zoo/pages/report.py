@@ -35,7 +35,7 @@ from pg_zoo.results.tables import Results, read
 from pg_zoo.words import count, different, digits_of, duration, interval, listed, number, ranges, rounded
 
 FORMATS = {"html": "report.html", "markdown": "report.md", "latex": "report.tex"}
-_STEPPED = {"dummy": "one by one", "native": "vector version", "world": "world"}
+_STEPPED = {"dummy": "one by one", "native": "vector version", "world": "world", "envpool": "EnvPool"}
 _FEW = 5  # seeds, up to which each has a line of its own in a figure
 
 

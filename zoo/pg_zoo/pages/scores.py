@@ -17,6 +17,8 @@ HIGHER, NOT_SHOWN, LOWER = "higher", "not shown", "lower"
 OLDER, MORE_STEPS = "older environment", "more steps"
 REACHED, NOT_REACHED = "reached", "not reached"
 
+_STEPPED_IN = {"world": "in its world", "envpool": "trained in EnvPool's version"}
+
 
 def comparison(evidence: Evidence, theirs: Mapping[str, Any] | None) -> str:
     """Whether a score is higher or lower than a published one, or why the two cannot be compared.
@@ -59,13 +61,15 @@ training, averaged over training seeds that tuning did not see, with the 95 % in
   return at which Gymnasium calls the environment solved, and whether the interval of the score lies above it
   (*{REACHED}*), below it (*{NOT_REACHED}*), or contains it (*{NOT_SHOWN}*).
 - *SB3 in rl_zoo3*: the score that rl_zoo3 [publishes]({{source}})
-  for Stable-Baselines3's algorithm of the same name (one run, mean ± standard deviation over evaluation episodes), its
-  steps, and the version of the environment if it was an older one.
+  for Stable-Baselines3's algorithm of the same name, or sb3-contrib's TRPO (one run, mean ± standard deviation over
+  evaluation episodes), its steps, and the version of the environment if it was an older one.
 - *than SB3's*: whether the score here is shown to be *{HIGHER}* or *{LOWER}*, by the 95 % interval of the difference
   (Welch). The standard error is over seeds here, and over the episodes of the one run there. If the interval
   contains 0, the difference is *{NOT_SHOWN}*; that is not evidence of equality. Trainings with *{MORE_STEPS}* than
   theirs are not compared. If the published score is for an *{OLDER}*, rewards and episodes differ, and the answer
   means little.
+- *note*: *{_STEPPED_IN["world"]}* says that training and evaluation took place in the environment's world, which
+  compiled code steps; *{_STEPPED_IN["envpool"]}*, that training took place there and evaluation in Gymnasium's.
 """
 _NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
 _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
@@ -83,6 +87,7 @@ def table(all_evidence: Iterable[Evidence]) -> str:
         answer = comparison(evidence, theirs)
         answers.append(answer)
         notes = [evidence.note] * bool(evidence.note) + [_NOT_FRESH] * (not evidence.fresh)
+        notes += [_STEPPED_IN[kind] for kind in (evidence.vec_env,) if kind in _STEPPED_IN]
         note = " ".join("; ".join(notes).split())
         rows.append((*_row(evidence, random[_task(evidence)]), _published_score(theirs), answer, note))
     parts = [_HEAD.replace("{source}", scores["source"])]

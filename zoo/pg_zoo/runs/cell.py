@@ -40,7 +40,8 @@ class Cell:
         full_steps: Steps of a full training, if this one is a shorter first look.
         vec_env: How environments are stepped: one by one (`"dummy"`), in their own vector version (`"native"`), or in
             their world (`"world"`), which compiled code steps. `"own"` is native where that resets as SB3 expects it,
-            else dummy; `"auto"` is world where there is one, else as `"own"`.
+            else dummy; `"auto"` is world where there is one, else as `"own"`. `"envpool"` trains in EnvPool's version
+            and evaluates as with `"own"`.
 
     Raises:
         ValueError: A number is out of range.
@@ -59,7 +60,7 @@ class Cell:
     device: str = "cpu"
     gym_packages: tuple[str, ...] = ()
     full_steps: int | None = None
-    vec_env: Literal["auto", "own", "dummy", "native", "world"] = "own"
+    vec_env: Literal["auto", "own", "dummy", "native", "world", "envpool"] = "own"
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, at_least=0, at_most=MAX_SEED - 1, integer=True)

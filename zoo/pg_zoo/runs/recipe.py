@@ -34,6 +34,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -53,7 +54,7 @@ from pg_agents.envs.make import NoWorldError, make_vec, readable
 from pg_agents.envs.processes import ProcessesVecEnv
 from pg_agents.files import values
 from pg_agents.files.agents import load_replay_buffer
-from pg_agents.files.saving import statistics_beside
+from pg_agents.files.saving import replay_buffer_beside, statistics_beside
 from pg_agents.priors import read_policy
 from pg_agents.resuming.folders import newest_checkpoint
 from pg_agents.suitability import suitable_policy
@@ -158,7 +159,8 @@ class Recipe:
     ) -> BaseAlgorithm:
         """A new model, or the trained agent with this recipe's arguments except those of its policy.
 
-        The replay buffer is loaded from `replay_buffer.pkl` beside the trained agent if that exists.
+        The replay buffer is loaded from the file beside the trained agent, if there is one: that of its moment, or else
+        `replay_buffer.pkl`.
 
         Args:
             env: The training environments.
@@ -178,16 +180,27 @@ class Recipe:
         kept = {name: value for name, value in arguments.items() if name not in ("policy", "policy_kwargs")}
         model = load_agent(self.algorithm, self.trained_agent, env, trust=self.trust, **options, **kept)
         self._warn_of_other_observations(model)
-        replay_buffer = Path(self.trained_agent).with_name("replay_buffer.pkl")
-        if isinstance(model, OffPolicyAlgorithm) and replay_buffer.is_file():
-            load_replay_buffer(model, replay_buffer, trust=self.trust)
+        if isinstance(model, OffPolicyAlgorithm):
+            self._load_replay_buffer(model)
         return model
+
+    def _load_replay_buffer(self, model: OffPolicyAlgorithm) -> None:
+        path = replay_buffer_beside(self.trained_agent)
+        found = next((one for one in (path, path.with_name("replay_buffer.pkl")) if one.is_file()), None)
+        if found is not None:
+            load_replay_buffer(model, found, trust=self.trust)
+        elif model.num_timesteps > 0:
+            warn(
+                f"{self.trained_agent} has no replay buffer beside it ({path.name}), as --save-replay-buffer saves it: "
+                "training goes on with an empty one."
+            )
 
     def _warn_of_other_observations(self, model: BaseAlgorithm) -> None:
         """Warn if the trained agent knows normalised observations and will see others, or the other way round."""
         if self.statistics is not None or model.num_timesteps == 0:
             return
-        if model._last_original_obs is not None:
+        # Off-policy algorithms of SB3 have one in any case.
+        if isinstance(model, OnPolicyAlgorithm) and model._last_original_obs is not None:
             warn(
                 f"{self.trained_agent} was trained with VecNormalize, but there are no statistics beside it "
                 f"({statistics_beside(self.trained_agent).name}): it will see observations that mean something else."

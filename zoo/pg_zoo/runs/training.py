@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -150,7 +150,7 @@ class Built:
         recipe: Their recipe, with the policy named.
         model: The model, with the training environments.
         eval_envs: Environments of evaluations.
-        vec_env: The kind of all environments: `"dummy"`, `"native"` or `"world"`.
+        vec_env: The kind of the training environments.
         goes_on: Whether the model comes from a checkpoint.
     """
 
@@ -177,12 +177,13 @@ def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
     algorithm = find_algorithm(cell.algo)
     recipe = resolve(cell.algo, algorithm, cell.env, cell.hyperparams, cell.origin, remedy=remedy)
     vec_env, n_eval_envs = _vec_env(cell), min(N_EVAL_ENVS, cell.final_episodes)
+    evaluated_in = _vec_env(replace(cell, vec_env="own")) if vec_env == "envpool" else vec_env
     with ExitStack() as stack:
         # Evaluation environments come first: making them seeds their action space, which the environments of a class,
         # those of training included, may share.
         with own_random_state(cell.seed):
-            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, vec_env)))
-        envs = stack.enter_context(closing_envs(recipe.make_envs(cell.seed, vec_env)))
+            eval_envs = stack.enter_context(closing_envs(recipe.make_eval_envs(n_eval_envs, cell.seed, evaluated_in)))
+        envs = stack.enter_context(closing_envs(_on_one_thread(recipe, vec_env).make_envs(cell.seed, vec_env)))
         goes_on = partial is not None and bool(checkpoints(partial))
         if partial is not None and goes_on:
             try:
@@ -194,9 +195,16 @@ def built(cell: Cell, partial: Path | None = None) -> Iterator[Built]:
         yield Built(recipe.settled(envs), model, eval_envs, vec_env, goes_on)
 
 
-def _vec_env(cell: Cell) -> VecEnvKind:
+def _on_one_thread(recipe: Recipe, vec_env: VecEnvKind) -> Recipe:
+    """EnvPool would step in as many threads as there are cores, but other cells train beside this one."""
+    if vec_env != "envpool":
+        return recipe
+    return replace(recipe, env_kwargs={"num_threads": 1, **(recipe.env_kwargs or {})})
+
+
+def _vec_env(cell: Cell) -> Literal["dummy", "native", "world", "envpool"]:
     """How the environments of a cell are stepped: `vec_env` of the cell, once its environment has been asked."""
-    if cell.vec_env not in ("auto", "own"):
+    if cell.vec_env != "auto" and cell.vec_env != "own":
         return cell.vec_env
     if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys():
         return "dummy"
@@ -247,7 +255,8 @@ def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation)
         callbacks, log = [*recipe.callbacks, curve], folder / "tensorboard" if cell.tensorboard else None
         if log is not None:
             model.set_logger(_logger(log, partial / "tensorboard", model.num_timesteps))
-        if can_be_stored(model):
+        # A trial on the environments of evaluations tells nothing about EnvPool's.
+        if can_be_stored(model) and training.vec_env != "envpool":
             callbacks.append(TimedCheckpoint(cell, partial, env, log, curve.paused))
         try:
             if training.goes_on:
