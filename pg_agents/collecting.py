@@ -159,15 +159,19 @@ class Collector:
 
     def _checked_once(self, ask: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
         """As `ask`; the observations of the first answer are checked as the environments give them."""
+        is_first = True
 
-        def first(actions: np.ndarray) -> Any:
-            self._ask = ask
+        def checked(actions: np.ndarray) -> Any:
+            nonlocal is_first
+            if not is_first:
+                return ask(actions)
+            is_first = False
             with checked_as_given(self.env):
                 answer = self._statistics.watched(self.env.step)(actions)
             check_storable(answer[0], self.agent.policy.observation_space, self.agent.num_timesteps + self._n_moving)
             return answer
 
-        return first
+        return checked
 
     def collect(self) -> bool:
         """Collect one rollout, advantages included.

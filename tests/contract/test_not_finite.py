@@ -86,14 +86,14 @@ class Inside(gym.ObservationWrapper):
 
 
 class AsImage(gym.ObservationWrapper):
-    """Fills an image of floats."""
+    """Fills an image."""
 
     def __init__(self, env):
         super().__init__(env)
         self.observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
     def observation(self, observation):
-        return np.broadcast_to(observation, (36, 36, 3))
+        return np.broadcast_to(np.abs(observation).astype(np.uint8), (36, 36, 3))
 
 
 def dummies(fault, wrap=lambda env: env):
