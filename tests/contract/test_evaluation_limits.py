@@ -249,18 +249,18 @@ def test_in_the_middle_of_a_rollout_it_is_refused_by_name():
 
 def shared_environments():
     single = TinyEnv()
-    yield "single", single, single
+    yield pytest.param(single, single, id="single")
     monitored = Monitor(TinyEnv())
-    yield "wrapped", monitored, TimeLimit(monitored, 5)
+    yield pytest.param(monitored, TimeLimit(monitored, 5), id="wrapped")
     vec_env = make_vec_env(TinyEnv, 2)
-    yield "vector", vec_env, vec_env
-    yield "inside VecNormalize", VecNormalize(vec_env), VecNormalize(vec_env, training=False)
+    yield pytest.param(vec_env, vec_env, id="vector")
+    yield pytest.param(VecNormalize(vec_env), VecNormalize(vec_env, training=False), id="inside VecNormalize")
 
 
 @pytest.mark.parametrize("kind", [EvalCallback, callbacks.EvalCallback])
-@pytest.mark.parametrize(("name", "training", "evaluated"), list(shared_environments()), ids=lambda one: str(one)[:9])
+@pytest.mark.parametrize(("training", "evaluated"), list(shared_environments()))
 @pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
-def test_an_eval_callback_in_the_trainings_environment_is_refused_when_learn_begins(kind, name, training, evaluated):
+def test_an_eval_callback_in_the_trainings_environment_is_refused_when_learn_begins(kind, training, evaluated):
     agent = short(PPO, training)
     with pytest.raises(ValueError, match="`eval_env` of EvalCallback is the environment of the training"):
         agent.learn(8, callback=kind(evaluated, verbose=0))
