@@ -337,9 +337,10 @@ def reset_noise(policy: ActorCriticPolicy, n_envs: int) -> None:
         policy.reset_noise(n_envs)
         return
     assert isinstance(noise, StateDependentNoiseDistribution), "it has the method of that class"
-    # Without a graph, of which nothing is differentiated, and without the two distributions around these numbers.
+    # Without a graph, which nothing asks for and which cannot be copied.
     with th.no_grad():
         std = noise.get_std(policy.log_std)
+        noise.weights_dist = th.distributions.Normal(th.zeros_like(std), std, validate_args=False)
         noise.exploration_mat, noise.exploration_matrices = (
             std.new_empty(shape).normal_() * std for shape in (std.shape, (n_envs, *std.shape))
         )

@@ -1,5 +1,7 @@
 """Policies without a critic, and with a standard deviation that the network gives."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -146,8 +148,15 @@ def test_noise_is_drawn_as_sb3_draws_it_bit_for_bit(kwargs, n_envs):
     for draw in (policies.reset_noise, ActorCriticPolicy.reset_noise):
         th.manual_seed(5)
         draw(policy, n_envs)
-        found.append((policy.action_dist.exploration_mat, policy.action_dist.exploration_matrices, th.rand(1)))
+        noise = policy.action_dist
+        found.append((noise.exploration_mat, noise.exploration_matrices, noise.weights_dist.stddev, th.rand(1)))
     assert all(map(th.equal, *found))
+
+
+def test_an_agent_with_gsde_can_be_copied_after_training():
+    agent = A2C(**PENDULUM, use_sde=True).learn(8)
+    policy = copy.deepcopy(agent.policy)
+    assert th.equal(policy.action_dist.exploration_mat, agent.policy.action_dist.exploration_mat)
 
 
 class CustomPolicy(ActorCriticPolicy):
