@@ -89,15 +89,8 @@ def check_policy(
     elif extractor is CombinedExtractor:
         raise ValueError(f"{name} reads a Dict, but the observation space is {space}: {fits} fits.")
     elif extractor is NatureCNN and not is_image_space(space, normalized_image=scaled):
-        if normalized and isinstance(space, spaces.Box) and len(space.shape) == 3:
-            raise ValueError(
-                f"{name} scales images itself, but VecNormalize has made {space} of them: leave them as they are with "
-                "VecNormalize(env, norm_obs=False)."
-            )
-        raise ValueError(
-            f"{name} reads images, such as Box(0, 255, (64, 64, 3), uint8), but the observation space is {space}: "
-            f"MlpPolicy fits, or, for an image with other numbers, policy_kwargs=dict(normalize_images=False)."
-        )
+        if len(_shape(space)) == 3:  # of all others, SB3 says it
+            raise ValueError(_no_bytes(name, space, normalized))
     elif extractor is NatureCNN and scaled and _shape(space)[-1] in _COLOURS and _shape(space)[0] not in _COLOURS:
         raise ValueError(
             f"{name} reads images with their channels first, but the observation space {space} has the shape "
@@ -194,6 +187,18 @@ def _shape(space: spaces.Space[Any]) -> tuple[int, ...]:
 
 def _is_large(sides: Sequence[int]) -> bool:
     return min(sides) >= SMALLEST_IMAGE
+
+
+def _no_bytes(name: str, image: spaces.Space[Any], normalized: bool) -> str:
+    if normalized:
+        return (
+            f"{name} scales images itself, but VecNormalize has made {image} of them: leave them as they are with "
+            "VecNormalize(env, norm_obs=False)."
+        )
+    return (
+        f"{name} reads images of bytes, such as Box(0, 255, (64, 64, 3), uint8), but the observation space is {image}: "
+        "policy_kwargs=dict(normalize_images=False) reads other numbers, and MlpPolicy fits where they are no image."
+    )
 
 
 def _too_small(name: str, image: spaces.Space[Any], what: str, others: str = "") -> str:

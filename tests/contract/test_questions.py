@@ -41,7 +41,7 @@ def test_every_picture_of_a_failing_run_is_one_of_the_scripts_cases():
 
 @pytest.mark.parametrize("case", ["step_size"])
 def test_a_picture_is_drawn_from_runs(case, tmp_path, capsys):
-    script(DOCS / "images/not_learning.py").main([case, "--seeds", "1", "--scale", "0.05", "--output", str(tmp_path)])
+    script(DOCS / "images/not_learning.py").main([case, "--seeds", "1", "--scale", "0.2", "--output", str(tmp_path)])
     assert (tmp_path / f"{case}.png").read_bytes().startswith(b"\x89PNG")
     failing, mended = re.findall(r"policy/kl \['([\d.e+-]+)'\]", capsys.readouterr().out)
-    assert float(failing) > 2 * float(mended)
+    assert float(failing) > 0.05 > float(mended)  # the limit that the page gives

@@ -299,6 +299,11 @@ def test_a_report_in_latex_has_tables_with_intervals_and_figures_that_are_there(
     assert text.count(r"\label{figure:") == 5
 
 
+def test_negative_numbers_have_a_minus_in_latex_and_names_their_hyphen():
+    _, row = re.findall(r"^.* & .*$", latex("", [Table(["name", "score"], [["a-1", "-0.5 [-2, -1]"]])]), re.M)
+    assert row == r"a-{}1 & $-$0.5 [$-$2, $-$1] \\"
+
+
 def test_every_row_of_a_latex_table_has_its_columns(in_latex):
     found = re.findall(r"(?s)\\begin\{tabular\}\{(\w+)\}\n(.*?)\\end\{tabular\}", in_latex.text)
     assert len(found) >= 8

@@ -82,8 +82,12 @@ MISFITS = {
         {},
         ["MultiInputPolicy", "36 x 36", "'eye'", "7 x 7"],
     ),
-    "image policy on a Box": ("CnnPolicy", BOX, {}, ["CnnPolicy reads images", "Box(-1.0", "MlpPolicy fits"]),
-    "image without channels": ("CnnPolicy", image(64, 64), {}, ["CnnPolicy reads images", "(64, 64)"]),
+    "bytes that are no image": (
+        "CnnPolicy",
+        image(40, 40, 3, high=7),
+        {},
+        ["CnnPolicy reads images of bytes", "(40, 40, 3)", "MlpPolicy fits"],
+    ),
     "image of fractions": (
         "CnnPolicy",
         image(3, 64, 64, high=1, dtype=np.float32),
@@ -125,6 +129,7 @@ def box(low, high, dtype=np.float32):
 FAR = {
     "wide": (box([-1e6], [1e6]), ["-1e+06", "1e+06", "between -3 and 3", "RescaleAction"]),
     "above": (box([1], [10]), ["from 1 to 10", "between 1 and 3", "84 % of them at 1", "RescaleAction"]),
+    "clipped": (box([1], [2]), ["from 1 to 2", "between 1 and 2", "84 % of them at 1"]),
     "out of reach": (box([-9], [-8]), ["from -9 to -8", "between -8 and -8", "100 % of them at -8"]),
     "one of two": (box([-1, 0], [1, 50]), ["from 0 to 50 in dimension 1", "between 0 and 3"]),
     "bytes": (box([0, 0], [255, 255], np.uint8), ["uint8", "from 0 to 255", "MultiDiscrete"]),

@@ -15,6 +15,7 @@ _HEAD = r"""\documentclass{article}
 \usepackage{booktabs}
 \usepackage{graphicx}
 \extrafloats{500}
+\setlength{\belowcaptionskip}{6pt}
 \sloppy
 % A table or figure that is too wide for the page is scaled to its width.
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
@@ -35,6 +36,7 @@ _SPECIAL = {
     "“": "``",
     "”": "''",
     "–": "--",
+    "−": "$-$",
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "±": r"$\pm$",
@@ -113,6 +115,7 @@ def _inline(text: str) -> str:
         if place % 2:
             parts[place] = f"\\texttt{{{_escaped(part)}}}"
         else:
+            part = re.sub(r"(?<!\w)-(?=\d)", "−", part)  # of negative numbers
             pieces = re.split(r"\*\*([^*]+)\*\*", part)
             pieces = [f"\\textbf{{{_escaped(one)}}}" if i % 2 else _escaped(one) for i, one in enumerate(pieces)]
             parts[place] = "".join(pieces)

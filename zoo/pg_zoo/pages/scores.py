@@ -68,9 +68,8 @@ training, averaged over training seeds that tuning did not see, with the 95 % in
   contains 0, the difference is *{NOT_SHOWN}*; that is not evidence of equality. Trainings with *{MORE_STEPS}* than
   theirs are not compared. If the published score is for an *{OLDER}*, rewards and episodes differ, and the answer
   means little.
-- *note*: *{_STEPPED_IN["world"]}*: training and evaluation took place in the environment's [world](worlds.md).
-  *{_STEPPED_IN["envpool"]}*: training took place in [EnvPool's version](speed.md#envpool), evaluation in
-  Gymnasium's environment.
+- *note*: *{_STEPPED_IN["world"]}* says that training and evaluation took place in the environment's world, which
+  compiled code steps; *{_STEPPED_IN["envpool"]}*, that training took place there and evaluation in Gymnasium's.
 """
 _NUMBERS = ("score", "seeds", "episodes", "steps", "time", "random", "best known")
 _COLUMNS = ("environment", "algorithm", *_NUMBERS, "SB3 in rl_zoo3", "than SB3's", "note")
