@@ -7,6 +7,7 @@ import random
 import shutil
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -208,8 +209,13 @@ def test_what_cannot_be_resumed_is_said_in_one_line(
     assert "other has no checkpoints" in error_line(capsys, ["--resume", "other"])
     for manifest in interrupted.glob("checkpoints/*/manifest.json"):
         manifest.write_text("{}")
-    with pytest.warns(UserWarning, match="is damaged and skipped"):
-        assert "There is no whole checkpoint" in error_line(capsys, ["--resume", str(interrupted)])
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["train", "--resume", str(interrupted)]) == 2
+    *damaged, line = capsys.readouterr().err.splitlines()
+    assert ["is damaged and skipped" in one for one in damaged] == [True, True]  # each of them once
+    assert "There is no whole checkpoint" in line
     assert "only trainings of a pg_agents.PolicyGradient" in error_line(
         capsys, ["--algo", "sb3/ppo", "--checkpoint", "9"]
     )

@@ -129,13 +129,16 @@ def _own_code(error: Exception) -> TracebackType | None:
 
 @contextmanager
 def warnings_on_one_line() -> Iterator[None]:
-    """Show warnings for users without their line of code."""
+    """Show warnings for users without their line of code, each once."""
+    said: set[str] = set()
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **source: Any) -> None:
             if category is UserWarning:
-                warn(str(message))
+                if str(message) not in said:
+                    warn(str(message))
+                said.add(str(message))
             else:
                 shown(message, category, *place, **source)
 
