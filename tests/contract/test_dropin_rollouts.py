@@ -38,7 +38,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from pg_agents import A2C, ReinforceBaseline
 
-BOX = spaces.Box(np.float32([-1, 2]), np.float32([1, 6]))
+BOX = spaces.Box(np.float32([-1, 0]), np.float32([1, 3]))
 
 
 # 9. collect_rollouts may be called directly
