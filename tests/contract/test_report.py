@@ -691,7 +691,8 @@ def test_the_command_writes_where_it_is_told_and_compares_with_whom_it_is_told(t
     }
     folder = write_results(tmp_path / "runs", scores)
     assert main(["report", str(folder), "--baseline", "a2c", "-o", str(tmp_path / "here")]) == 0
-    missing, first, second, where = capsys.readouterr().out.splitlines()
+    reading, missing, first, second, where = capsys.readouterr().out.splitlines()
+    assert says(reading, folder)
     assert says(missing, 3, 12, "pg-zoo benchmark -o somewhere")
     assert says(first, "ppo", "a2c", "worse", 1, 1)
     assert says(second, "sb3/ppo", "a2c", "worse", 1, 1)
