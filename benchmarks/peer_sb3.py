@@ -133,11 +133,12 @@ def reach(work: dict[str, Any]) -> None:
     """Train until the target is reached."""
     agent = make_agent(work, work["seed"])
     eval_env, confirm = make(work, 20, seed=1_000, training=False), Confirm(work["target"])
+    counted = 1 if LIBRARY == "pg_agents" else work["n_envs"]  # steps of what the callback counts, steps or calls
     watch = EvalCallback(
         eval_env,
         callback_after_eval=confirm,
         n_eval_episodes=20,
-        eval_freq=work["interval"] // work["n_envs"],
+        eval_freq=work["interval"] // counted,
         deterministic=True,
         verbose=0,
         warn=False,

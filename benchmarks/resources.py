@@ -71,9 +71,9 @@ def train_long(module: str, algorithm: str, envs: str, watched: bool) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         callbacks: list[BaseCallback] = [EveryNTimesteps(EVERY, Weigh())]
         if watched:
-            calls = 50_000 // N_ENVS
+            calls = 50_000 // N_ENVS  # SB3's callback counts them, ours counts steps
             callbacks += [
-                EvalCallback(make(envs, 2), eval_freq=calls, best_model_save_path=folder, log_path=folder, verbose=0),
+                EvalCallback(make(envs, 2), eval_freq=50_000, best_model_save_path=folder, log_path=folder, verbose=0),
                 CheckpointCallback(calls, folder),
                 GradientDiagnostics(),
                 AdvantageDiagnostics(),

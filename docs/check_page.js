@@ -27,6 +27,18 @@
   for (const formula of content.querySelectorAll(".formula")) if (!formula.querySelector(".katex")) say("not typeset", formula)
   for (const formula of content.querySelectorAll(".katex-error")) say("an error of KaTeX's", formula)
 
+  const formula = content.querySelector(".formula .katex")
+  if (formula) {
+    const range = document.createRange()
+    range.selectNode(formula)
+    getSelection().removeAllRanges()
+    getSelection().addRange(range)
+    const copied = new DataTransfer()
+    formula.dispatchEvent(new ClipboardEvent("copy", { clipboardData: copied, bubbles: true, cancelable: true }))
+    getSelection().removeAllRanges()
+    if (!copied.getData("text/plain").startsWith("$")) say("not copied as LaTeX", formula)
+  }
+
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true })
   const known = new Map()
   const rgba = (colour) => {

@@ -16,6 +16,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,12 +24,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, Request, TimeoutError, sync_playwright
+from playwright.sync_api import Page, Request, sync_playwright
 
 SITE = Path(__file__).parents[1] / "site"
 WIDTHS = (400, 1400)
 SCHEMES = {"light": "default", "dark": "slate"}  # and the theme's names of them
 LONGEST = 9000  # pixels of a picture
+PATIENCE = 20  # seconds for a search
 SEARCHED = ("baseline", "resume", "GRPO")
 CHECKS = Path(__file__).with_name("check_page.js").read_text()
 
@@ -91,13 +93,13 @@ def check_search(page: Page, width: int) -> list[str]:
         box.fill("")
         box.press_sequentially(word)  # the search listens to keys
         hit = page.locator(".md-search-result__item").filter(has_text=re.compile(word, re.IGNORECASE)).first
-        try:
-            hit.wait_for(state="visible", timeout=20_000)
-        except TimeoutError:
+        area, end = None, time.monotonic() + PATIENCE  # the list is drawn again while words are found
+        while time.monotonic() < end and not (area and area["height"] >= 20 and area["y"] <= 600):
+            page.wait_for_timeout(200)
+            area = hit.bounding_box() if hit.is_visible() else None
+        if not area:
             wrong.append(f'the search for "{word}" shows no hit')
-            continue
-        area = hit.bounding_box()
-        if not area or area["height"] < 20 or area["y"] > 600:
+        elif area["height"] < 20 or area["y"] > 600:
             wrong.append(f'the first hit for "{word}" cannot be seen: {area}')
     return wrong
 

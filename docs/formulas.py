@@ -36,7 +36,7 @@ FUNCTIONS = {
 # In a sentence these are words, unless what they apply to is glued to them.
 ALSO_WORDS = {"min", "max", "exp", "tr"}
 # Functions where brackets are glued to them, and words otherwise.
-APPLIED = {"clip", "mean", "sd", "sg", "softmax", "sign"}
+APPLIED = {"clip", "mean", "sd", "sg", "softmax", "sign", "Var"}
 RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ᵀⁿ", [*"0123456789-+", r"\top", "n"], strict=True))
 LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 TEXT = r"\text{"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
@@ -62,13 +63,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def bars(results: str) -> str:
     """HTML of a few rows of the table of throughput, each with a bar for the reference and one for ours."""
     rows = {cells[0]: cells for line in results.splitlines() if len(cells := line.strip("| ").split(" | ")) == 7}
+    if missing := set(SHOWN) - set(rows):
+        raise PluginError(f"The first page shows rows that benchmarks/results/throughput.md lacks: {sorted(missing)}")
     shown = []
     for workload in SHOWN:
         reference, ours = rows[workload][3:5]
+        ratio = round(float(rows[workload][5].strip("*")))
         share = 100 * float(reference.replace(",", "")) / float(ours.replace(",", ""))
         shown.append(
-            f"<dt>{workload}</dt><dd><span class='bar theirs' style='width: {share:.1f}%'></span> {reference}</dd>"
-            f"<dd><span class='bar ours'></span> {ours}, {float(rows[workload][5].strip('*')):.0f} times as many</dd>"
+            f"<dt>{workload}</dt><dd><span class='bar theirs' style='width: {share:.1f}%'></span> SB3: {reference}</dd>"
+            f"<dd><span class='bar ours'></span> ours: {ours}, × {ratio}</dd>"
         )
     return f'<dl class="bars">{"".join(shown)}</dl>'
 
@@ -83,3 +87,11 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
     if foreign := LOADED.search(output) or STYLED.search(output):
         LOG.warning(f"{page.file.src_uri} loads a file from another server: {foreign[0]}")
     return typeset_page(output, lambda message: LOG.warning(f"{page.file.src_uri}: {message}"))
+
+
+def on_post_build(config: Any) -> None:
+    """Check that the site has KaTeX's style and the fonts that it names."""
+    style = Path(config.site_dir) / "katex" / "katex.min.css"
+    fonts = set(re.findall(r"fonts/[\w-]+\.woff2", style.read_text()))
+    if missing := sorted(one for one in fonts if not (style.parent / one).exists()):
+        LOG.warning(f"fonts of KaTeX are missing: {missing}")

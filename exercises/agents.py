@@ -88,11 +88,11 @@ def _old(batch: Minibatch) -> tuple[th.Tensor, th.Tensor]:
 AGENTS = {"reinforce": reinforce, "baseline": baseline, "gae": gae, "ppo_clip": ppo_clip}
 
 
-def train(name: str, exercise: ModuleType, n_steps: int = 50_000) -> str:
+def train(name: str, exercise: ModuleType, n_steps: int = 50_000, n_episodes: int = 20) -> str:
     """Train the agent of an exercise on CartPole, and say how well it balances."""
     import gymnasium as gym
 
     agent = AGENTS[name](exercise)("MlpPolicy", Monitor(gym.make("CartPole-v1")), seed=0, engine="autograd")
     agent.learn(n_steps, progress_bar=True)
-    mean, std = evaluate_policy(agent, agent.get_env(), n_eval_episodes=20)
+    mean, std = evaluate_policy(agent, agent.get_env(), n_eval_episodes=n_episodes)
     return f"After {n_steps:,} steps of CartPole your agent's mean return is {mean:.0f} ± {std:.0f}; 500 is the most."

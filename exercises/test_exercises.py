@@ -125,4 +125,4 @@ def test_other_faults_are_told_in_one_sentence(code, words, tmp_path):
 @pytest.mark.filterwarnings("ignore:rich is experimental")
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_trains_with_the_lines_of_the_solution(name):
-    assert "20 steps" in train(name, load(SOLUTIONS / f"{name}.py"), n_steps=20)
+    assert "20 steps" in train(name, load(SOLUTIONS / f"{name}.py"), n_steps=20, n_episodes=1)

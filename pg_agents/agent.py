@@ -34,6 +34,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer as SB3DictRollout
 from stable_baselines3.common.buffers import RolloutBuffer as SB3RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -52,7 +53,7 @@ from pg_agents.arguments import Arguments, argument, check_keywords, constructor
 from pg_agents.buffers import OURS, DictEpisodeBuffer, EpisodeBuffer, EpisodeMixin, EstimatorMixin
 from pg_agents.callback_checks import check_callbacks
 from pg_agents.checks import check_boolean, check_steps
-from pg_agents.collecting import Collector, EpisodeCollector, EpisodeStatistics, Setting
+from pg_agents.collecting import MANY, Collector, EpisodeCollector, EpisodeStatistics, Setting
 from pg_agents.contract import (
     Batches,
     CompiledLoop,
@@ -68,13 +69,15 @@ from pg_agents.contract import (
 )
 from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
-from pg_agents.engines.choice import check_engine, make_engine, make_predictor
+from pg_agents.engines.choice import check_engine, load_predictor, make_engine, make_predictor
+from pg_agents.engines.compiling import announced
 from pg_agents.engines.mlp.tables import kernels_are_loaded
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.compiled import CompiledEnv, compiled_env
 from pg_agents.envs.given import checked_as_given
 from pg_agents.envs.make import make_vec, offers_copies
 from pg_agents.envs.normalizing import Statistics
+from pg_agents.envs.processes import explained
 from pg_agents.envs.restarting import check_restarts
 from pg_agents.envs.sharing import copied_env
 from pg_agents.estimators import Floats, gae
@@ -104,10 +107,10 @@ from pg_agents.policies import (
 )
 from pg_agents.priors import check_prior, frozen_policy
 from pg_agents.resuming.agents import AsMade, as_made
-from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
+from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed, warn_of_another_training
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
-from pg_agents.schedules import constant_value, progress_remaining
+from pg_agents.schedules import constant_value, progress_remaining, value_of
 from pg_agents.spaces import Translation
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
@@ -255,7 +258,8 @@ class PolicyGradient(Arguments):
         registry.find_env(env)
         if isinstance(env, str) and offers_copies(env):
             # A world's id means its copies, which compiled code can step; `gym.make` would hide them.
-            env = make_vec(env, 1)
+            with announced(values["verbose"]):
+                env = make_vec(env, 1)
         sb3s = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
         for name in values.keys() - sb3s:
             if name in arguments or name not in vars(self):  # a subclass may have set its own before
@@ -266,6 +270,7 @@ class PolicyGradient(Arguments):
         self.interrupted: Interrupted | None = None  # what `resume` has read, for `learn_on`
         self.as_made: AsMade | None = None
         self._in_mid_episode = False
+        self._schedules_end: int | None = None  # steps, as given to `learn`
         # A copy: additions of algorithms and policies must not show up in the caller's own dictionary.
         policy_kwargs = dict(values["policy_kwargs"] or {})
         state_dependent_std = policy_kwargs.pop("state_dependent_std", False)
@@ -374,7 +379,8 @@ class PolicyGradient(Arguments):
         self._check_buffer_class(named)
         # A file names SB3's own buffer class, so that it loads in SB3; the class derived from it is used.
         self.rollout_buffer_class = OURS.get(named, named)
-        check_policy(self.policy_class, self.observation_space, self.policy_kwargs or {})
+        kwargs, normalized = self.policy_kwargs or {}, self._normalizes_observations
+        check_policy(self.policy_class, self.observation_space, kwargs, normalized=normalized)
         with self._spaces_of_policy():
             super()._setup_model()
         self.rollout_buffer_class = named
@@ -403,8 +409,8 @@ class PolicyGradient(Arguments):
         if buffer.buffer_size != self.n_steps and type(buffer) is cls:  # a caller's own stays
             self.rollout_buffer = cls(
                 self.n_steps,
-                self.observation_space,
-                self.action_space,
+                self.policy.observation_space,
+                self.policy.action_space,
                 device=self.device,
                 n_envs=self.n_envs,
                 **(self.rollout_buffer_kwargs or {}),
@@ -428,11 +434,15 @@ class PolicyGradient(Arguments):
         given = self.observation_space, self.action_space
         *known, translation = self._translation_of
         if known[0] is not given[0] or known[1] is not given[1]:
-            normalizer = self.get_vec_normalize_env()
-            made = Translation(*given, normalizes=normalizer is not None and normalizer.norm_obs)
+            made = Translation(*given, normalizes=self._normalizes_observations)
             translation = made if made.is_needed else None
             self._translation_of = *given, translation
         return translation
+
+    @property
+    def _normalizes_observations(self) -> bool:
+        normalizer = self.get_vec_normalize_env()
+        return normalizer is not None and normalizer.norm_obs
 
     @contextmanager
     def _spaces_of_policy(self) -> Iterator[None]:
@@ -573,7 +583,7 @@ class PolicyGradient(Arguments):
     def set_parameters(
         self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        """As in SB3.
+        """As in SB3. The learning rate stays the agent's own; `model.learning_rate = ...` changes it.
 
         Raises:
             ValueError: The optimiser's state does not fit the parameters, or the file is not an agent's.
@@ -662,6 +672,13 @@ class PolicyGradient(Arguments):
         if actions is None:
             actions, state = super().predict(observation, state, episode_start, deterministic)
         return actions if translation is None else translation.actions(actions), state
+
+    def load_predictor(self) -> None:
+        """Have `predict` answer from compiled code from now on, if that serves the policy and need not be compiled.
+
+        Training does it anyway; `evaluate_policy` calls this when an evaluation becomes a long one.
+        """
+        load_predictor(self.engine, self.policy)
 
     def _predictor(self) -> Predictor | None:
         """The predictor of the policy as it is; None if the policy has to answer itself."""
@@ -787,7 +804,8 @@ class PolicyGradient(Arguments):
         assert self.env is not None, (
             f"This {type(self).__name__} has no environment: give `load(..., env=...)` one, or call `set_env`."
         )
-        with threads.for_policy(self.policy), deferrable():
+        warn_of_another_training(self, stacklevel=3)
+        with threads.for_policy(self.policy), deferrable(), explained(self.env), announced(self.verbose):
             self._loop(
                 total_timesteps,
                 callback,
@@ -826,12 +844,12 @@ class PolicyGradient(Arguments):
             run: Moves on. Its callback has been told of the beginning, and of the boundary before the next rollout.
         """
         go_through(self, run, self._before_rollout)
-        self.episode_statistics.check_ends(self.num_timesteps)
+        self._check_ends()
 
     def _before_rollout(self, run: Run) -> None:
         if self._last_obs is None:  # an evaluation was here
             self._begin_episodes()
-        self.episode_statistics.check_ends(self.num_timesteps)
+        self._check_ends()
         self._renew_buffer()
         self._advance_unwatched(run)
 
@@ -900,7 +918,7 @@ class PolicyGradient(Arguments):
         for update in range(1 if constant else n_updates):
             steps = first_step + (update + 1) * self.n_steps * self.n_envs
             self._update_current_progress_remaining(steps, total_timesteps)
-            rate = self.lr_schedule(self._current_progress_remaining)
+            rate = value_of("learning_rate", self.lr_schedule, self._current_progress_remaining)
             found[:, update] = rate, self.coefficient("ent_coef"), self.coefficient("vf_coef")
         if constant:
             found[:] = found[:, :1]
@@ -968,7 +986,7 @@ class PolicyGradient(Arguments):
         interrupted = interrupted_run(self)
         if total_timesteps is not None:
             self._schedules_end = None
-        with threads.for_policy(self.policy), deferrable():
+        with threads.for_policy(self.policy), deferrable(), explained(self.env), announced(self.verbose):
             self._engine_in_use = self._make_engine(self.loss())
             self._lazy_log.clear()
             run = prepared(self, interrupted, total_timesteps, callback, log_interval, progress_bar)
@@ -990,6 +1008,21 @@ class PolicyGradient(Arguments):
         )
     )
     """Attributes that are made anew when they are needed, so that no file and no checkpoint has them."""
+
+    def _check_ends(self) -> None:
+        """Warn of episodes that do not end, or whose end `Monitor` does not see."""
+        statistics, env = self.episode_statistics, self.env
+        statistics.check_ends(self.num_timesteps)
+        if not statistics.looks_at_monitor or statistics.n_finished < MANY:
+            return
+        statistics.looks_at_monitor = False
+        assert env is not None, "checked by `learn`"
+        if not self.ep_info_buffer and env.env_is_wrapped(Monitor)[0]:
+            warnings.warn(
+                "Episodes end, but `Monitor` reports none, and there is no `rollout/ep_rew_mean`. It must be outside "
+                "the wrapper that ends them: Monitor(TimeLimit(env, ...)).",
+                stacklevel=2,
+            )
 
     def _begin_episodes(self) -> None:
         """Reset the environment, and begin new episodes."""
@@ -1028,7 +1061,7 @@ class PolicyGradient(Arguments):
         if self._last_obs is None:
             self._begin_episodes()
         self._renew_buffer()
-        with threads.for_policy(self.policy):
+        with threads.for_policy(self.policy), explained(self.env), announced(self.verbose):
             self.collect_rollouts(self.env, prepared, self.rollout_buffer, self.n_steps)
         return self.rollout_buffer
 
@@ -1283,7 +1316,8 @@ class PolicyGradient(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return float(value(self._current_progress_remaining)) if callable(value) else value
+        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
+        return value_of(name, value, progress) if callable(value) else value
 
     def value_clip(self) -> float | None:
         """How far the value may move from that of the rollout in the value loss; None for no limit."""
@@ -1332,18 +1366,17 @@ class PolicyGradient(Arguments):
         """
         return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
 
-    _schedules_end: int | None = None  # steps, as given to `learn`
-
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        rate = self.lr_schedule(self._current_progress_remaining)
+        rate = value_of("learning_rate", self.lr_schedule, self._current_progress_remaining)
         self._logger.record("train/learning_rate", rate)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             update_learning_rate(optimizer, rate)
         if self.separate_critic and self.value_learning_rate is not None:
-            rate = FloatSchedule(self.value_learning_rate)(self._current_progress_remaining)
+            schedule = FloatSchedule(self.value_learning_rate)
+            rate = value_of("value_learning_rate", schedule, self._current_progress_remaining)
             self.policy.optimizer.param_groups[1]["lr"] = rate
             self._logger.record("train/value_learning_rate", rate)
 

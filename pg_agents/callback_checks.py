@@ -54,7 +54,7 @@ def _check_evaluation(callback: callbacks.EvalCallback, training: VecEnv, space:
     if not (fits and _fits(env.observation_space, space)):
         raise ValueError(
             f"`eval_env` of {name} is not wrapped like the training's environment: {_described(env)}, not "
-            f"{_described(training)}. Wrap both in the same way (VecNormalize with training=False for the evaluation)."
+            f"{_described(training)}. Wrap both in the same way."
         )
 
 

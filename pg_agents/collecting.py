@@ -32,6 +32,7 @@ from pg_agents.observations import LARGEST, are_finite, check_finite, check_obse
 from pg_agents.policies import explained, reset_noise
 
 LONG, LONG_OF_EACH = 100_000, 10_000  # steps without an end, of all environments together and of each
+MANY = 10  # episodes, one of which at least must have been reported
 
 
 class EpisodeStatistics:
@@ -41,12 +42,13 @@ class EpisodeStatistics:
         running: `(N,)`, return so far of each environment's current episode.
         finished: Returns of the last `window` finished episodes.
         n_finished: Number of finished episodes.
+        looks_at_monitor: Nobody has checked yet whether `Monitor` reports them.
     """
 
     def __init__(self, n_envs: int, window: int) -> None:
         self.running = np.zeros(n_envs)
         self.finished: deque[float] = deque(maxlen=window)
-        self.n_finished = 0
+        self.n_finished, self.looks_at_monitor = 0, True
         # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
         self._known, self._since = -1, 0.0
 

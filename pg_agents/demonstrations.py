@@ -23,6 +23,7 @@ from pg_agents.checks import check_number
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.evaluation import AnyEnv
 from pg_agents.envs.make import make_vec
+from pg_agents.envs.masking import with_masks
 from pg_agents.estimators import reward_to_go
 
 Observations = np.ndarray | dict[str, np.ndarray]
@@ -181,7 +182,7 @@ def collect_demonstrations(
     if normalizer is not None:
         normalizer.training = False
     try:
-        return _play(policy, vec_env, n_episodes, deterministic)
+        return _play(with_masks(policy, vec_env), vec_env, n_episodes, deterministic)
     finally:
         if normalizer is not None:
             normalizer.training = was_training

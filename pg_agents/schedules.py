@@ -1,6 +1,8 @@
-"""Schedules: the progress that they are given, and whether they are constant."""
+"""Schedules: the progress that they are given, their values, and whether they are constant."""
 
 from __future__ import annotations
+
+import warnings
 
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
@@ -14,6 +16,24 @@ def progress_remaining(n_steps: int, end: float) -> float:
         end: Steps at which schedules end.
     """
     return max(1.0 - n_steps / end, 0.0)
+
+
+def value_of(name: str, schedule: Schedule, progress: float) -> float:
+    """The value of a schedule; 0 in the place of one below.
+
+    Args:
+        name: Of the argument.
+        schedule: The schedule.
+        progress: The progress remaining.
+
+    Warns:
+        UserWarning: It is below 0.
+    """
+    value = float(schedule(progress))
+    if value < 0:
+        warnings.warn(f"`{name}` is a schedule whose value falls below 0, where 0 is taken instead.", stacklevel=2)
+        return 0.0
+    return value
 
 
 def constant_value(schedule: float | Schedule | None) -> float | None:

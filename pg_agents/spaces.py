@@ -124,17 +124,17 @@ def _from_0(space: spaces.Space[Any]) -> spaces.Space[Any]:
     return space
 
 
-def _in_a_row(values: Any, space: spaces.Space[Any]) -> np.ndarray:
+def _in_a_row(given: Any, space: spaces.Space[Any]) -> np.ndarray:
     """Elements of a space as those of the policy's: categories from 0, each element flat."""
-    values = np.asarray(values)
+    values: np.ndarray = np.asarray(given)
     if isinstance(space, spaces.Discrete):
         return np.asarray(values - space.start)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-        n_dims = len(space.shape)
-        counted = values - space.start if isinstance(space, spaces.MultiDiscrete) else values
-        return counted.reshape(*values.shape[: values.ndim - n_dims], -1)
+        first = space.start if isinstance(space, spaces.MultiDiscrete) else 0
+        lead = values.shape[: values.ndim - len(space.shape)]
+        return np.reshape(values - first, (*lead, -1))
     if isinstance(space, spaces.Box) and space.shape == ():
-        return values.reshape(-1, 1) if values.ndim else values.reshape(1)
+        return np.reshape(values, (-1, 1) if values.ndim else (1,))
     return values
 
 
@@ -143,4 +143,5 @@ def _rounded(actions: np.ndarray, space: spaces.Box) -> np.ndarray:
     low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
     low = np.where(low < -_EXACT, np.nextafter(low, 0), low)
     high = np.where(high > _EXACT, np.nextafter(high, 0), high)
-    return np.clip(np.rint(actions.astype(np.float64)), low, high)
+    rounded: np.ndarray = np.clip(np.rint(actions.astype(np.float64)), low, high)
+    return rounded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -35,11 +36,13 @@ def check_observation_space(space: spaces.Space[Any]) -> None:
     """Refuse observations that no policy reads.
 
     Raises:
-        ValueError: The space, or a part of it, is of another kind; the message says what can be done.
+        ValueError: The space or a part of it is of another kind, and the message says what can be done; or it is empty.
     """
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    parts = [*space.spaces.values()] if isinstance(space, spaces.Dict) else [space]
     odd = next((part for part in parts if not isinstance(part, _OBSERVED)), None)
     if odd is None:
+        if all(0 in (part.shape or ()) for part in parts):
+            raise ValueError(f"No policy reads the observation space {space}: it has no numbers.")
         return
     kinds = ", ".join(kind.__name__ for kind in _OBSERVED)
     remedy = (
@@ -54,13 +57,16 @@ def check_observation_space(space: spaces.Space[Any]) -> None:
     )
 
 
-def check_policy(policy_class: type[Any], space: spaces.Space[Any], policy_kwargs: dict[str, Any]) -> None:
+def check_policy(
+    policy_class: type[Any], space: spaces.Space[Any], policy_kwargs: dict[str, Any], *, normalized: bool = False
+) -> None:
     """Refuse a policy that cannot read the observations, and arguments that it would misread.
 
     Args:
         policy_class: Its class.
         space: The observation space, images with their channels first.
         policy_kwargs: Arguments of its constructor.
+        normalized: The observations come from a `VecNormalize`.
 
     Raises:
         ValueError: The policy is for other observations, and the message says which one fits; or an argument is a text
@@ -78,21 +84,19 @@ def check_policy(policy_class: type[Any], space: spaces.Space[Any], policy_kwarg
             raise ValueError(f"{name} does not read the observation space {space}: {fits} does.")
         if extractor is CombinedExtractor:
             for key, part in space.spaces.items():
-                if is_image_space(part, normalized_image=scaled) and not _is_large(part.shape[1:]):
+                if is_image_space(part, normalized_image=scaled) and not _is_large(_shape(part)[1:]):
                     raise ValueError(_too_small(name, part, f"the image {key!r} of the observation space {space}"))
     elif extractor is CombinedExtractor:
         raise ValueError(f"{name} reads a Dict, but the observation space is {space}: {fits} fits.")
     elif extractor is NatureCNN and not is_image_space(space, normalized_image=scaled):
-        raise ValueError(
-            f"{name} reads images, such as Box(0, 255, (64, 64, 3), uint8), but the observation space is {space}: "
-            f"MlpPolicy fits, or, for an image with other numbers, policy_kwargs=dict(normalize_images=False)."
-        )
-    elif extractor is NatureCNN and scaled and space.shape[-1] in _COLOURS and space.shape[0] not in _COLOURS:
+        if len(_shape(space)) == 3:  # of all others, SB3 says it
+            raise ValueError(_no_bytes(name, space, normalized))
+    elif extractor is NatureCNN and scaled and _shape(space)[-1] in _COLOURS and _shape(space)[0] not in _COLOURS:
         raise ValueError(
             f"{name} reads images with their channels first, but the observation space {space} has the shape "
             f"{space.shape}: a gymnasium.ObservationWrapper with np.moveaxis(observation, -1, 0) puts them there."
         )
-    elif extractor is NatureCNN and not _is_large(space.shape[1:]):
+    elif extractor is NatureCNN and not _is_large(_shape(space)[1:]):
         raise ValueError(_too_small(name, space, f"the observation space {space}", "MlpPolicy, "))
 
 
@@ -100,7 +104,7 @@ def suitable_policy(space: spaces.Space[Any]) -> str:
     """The name of the usual policy for observations, images in either layout."""
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(space) and _is_large(sorted(space.shape)[1:]) else "MlpPolicy"
+    return "CnnPolicy" if is_image_space(space) and _is_large(sorted(_shape(space))[1:]) else "MlpPolicy"
 
 
 def warn_of_policy(policy: ActorCriticPolicy, action_space: spaces.Space[Any], stacklevel: int = 2) -> None:
@@ -177,12 +181,28 @@ def _name_of(policy_class: type[Any]) -> str:
     return _ALIASES.get(policy_class, policy_class.__name__)
 
 
-def _is_large(sides: Any) -> bool:
+def _shape(space: spaces.Space[Any]) -> tuple[int, ...]:
+    return space.shape or ()
+
+
+def _is_large(sides: Sequence[int]) -> bool:
     return min(sides) >= SMALLEST_IMAGE
 
 
+def _no_bytes(name: str, image: spaces.Space[Any], normalized: bool) -> str:
+    if normalized:
+        return (
+            f"{name} scales images itself, but VecNormalize has made {image} of them: leave them as they are with "
+            "VecNormalize(env, norm_obs=False)."
+        )
+    return (
+        f"{name} reads images of bytes, such as Box(0, 255, (64, 64, 3), uint8), but the observation space is {image}: "
+        "policy_kwargs=dict(normalize_images=False) reads other numbers, and MlpPolicy fits where they are no image."
+    )
+
+
 def _too_small(name: str, image: spaces.Space[Any], what: str, others: str = "") -> str:
-    height, width = (image.shape or ())[1:]
+    height, width = _shape(image)[1:]
     return (
         f"{name} reads images of at least {SMALLEST_IMAGE} x {SMALLEST_IMAGE} pixels, but {what} has {height} x "
         f"{width}: {others}gymnasium.wrappers.ResizeObservation or a `features_extractor_class` of your own fits."

@@ -9,6 +9,7 @@ def test_mine_behaves_like_an_algorithm_of_sb3():
 from __future__ import annotations
 
 import csv
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def capabilities_of(cls: type[BaseAlgorithm]) -> Capabilities:
     return stated
 
 
-def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
+def check_agent(cls: type[BaseAlgorithm], *, progress: bool | None = None, **kwargs: Any) -> None:
     """Check that an algorithm keeps the contract of Stable-Baselines3, as far as its `Capabilities` go.
 
     It trains for a few dozen steps on tiny environments: every kind of action space that the algorithm supports, with
@@ -69,6 +70,7 @@ def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
 
     Args:
         cls: The algorithm.
+        progress: Print a line for each of the environments; by default, if stdout is a terminal.
         **kwargs: Arguments for its constructor. `n_steps`, `batch_size`, `n_epochs`, `n_episodes` and `group_size`,
             where it takes them, are small unless given here.
 
@@ -84,11 +86,16 @@ def check_agent(cls: type[BaseAlgorithm], **kwargs: Any) -> None:
         )
         cases = _supported_cases(cls, kwargs)
         _check_defaults(cases[0])
-        for case in cases:
+        shown = sys.stdout.isatty() if progress is None else progress
+        for number, case in enumerate(cases):
+            if shown:
+                print(f"{number + 1} of {len(cases)}: {case}", flush=True)
             _check_objective(case)
             _check_training(case)
             _check_predictions(case)
             _check_files(case)
+        if shown:
+            print("Callbacks, log, interruption and files", flush=True)
         for case in cases[:2]:  # with one environment and with two
             for check in _PROTOCOL:
                 check(case)

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/questions/it_does_not_learn.md: `python docs/images/not_learning.py`, in ten minutes.
+"""Draw the pictures of docs/questions/it_does_not_learn.md: `python docs/images/not_learning.py`, in two minutes.
 
 Each case is a training that fails for one reason, and the same training with this reason removed.
 """
@@ -9,19 +9,21 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
+from gymnasium import spaces
 from matplotlib.figure import Figure
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 from pg_agents import PPO, REINFORCE, make_vec
 from pg_agents.diagnostics import AdvantageDiagnostics, PolicyDiagnostics
+from pg_envs.classic.pendulum import pendulum
+from pg_envs.worlds import WorldVector
 
 matplotlib.use("agg")
 FOLDER = Path(__file__).parent / "questions"
@@ -47,106 +49,116 @@ class Case:
     log_scale: bool = False
 
 
-def ppo(env: VecEnv | gym.Env, seed: int, **settings: Any) -> PPO:
+def ppo(env: Any, seed: int, **settings: Any) -> PPO:
     """PPO with small rollouts of several environments."""
     return PPO("MlpPolicy", env, **{"n_steps": 256, "batch_size": 256, "seed": seed, "device": "cpu", **settings})
 
 
-def envs(env_id: str, seed: int, *wrappers: Callable[[gym.Env], gym.Env], **settings: Any) -> VecEnv:
-    """Eight environments, in which the returns that are logged are those inside the wrappers."""
-
-    def wrapped(env: gym.Env) -> gym.Env:
-        for wrapper in wrappers:
-            env = wrapper(env)
-        return env
-
-    return make_vec_env(env_id, 8, seed=seed, wrapper_class=wrapped, **settings)
+def world(env_id: str) -> VecEnv:
+    """Eight copies of a world; what wrappers change around it does not change the returns that are logged."""
+    return make_vec(env_id, 8, world=True)
 
 
-def hundredfold(env: gym.Env) -> gym.Env:
-    return gym.wrappers.TransformReward(env, lambda reward: 100 * float(reward))
+class Changed(VecEnvWrapper):
+    """An environment whose observations, rewards and actions are multiplied or shifted.
+
+    Args:
+        venv: The environment.
+        shift: Added to observations.
+        reward: Factor of rewards.
+        limit: Bound of the actions, which are scaled to the environment's own; None for those.
+    """
+
+    def __init__(self, venv: VecEnv, shift: float = 0, reward: float = 1, limit: float | None = None) -> None:
+        own = venv.action_space
+        self.factor = 1.0 if limit is None else float(own.high[0]) / limit
+        action_space = own if limit is None else spaces.Box(-limit, limit, own.shape, np.float32)
+        super().__init__(venv, action_space=action_space)
+        self.shift, self.reward = np.float32(shift), np.float32(reward)
+
+    def reset(self) -> Any:
+        """The first observations, shifted."""
+        return self.venv.reset() + self.shift
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Act with scaled actions."""
+        self.venv.step_async(actions if self.factor == 1 else (self.factor * actions).astype(np.float32))
+
+    def step_wait(self) -> Any:
+        """Shifted observations, also the last ones of episodes, and scaled rewards."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for i in np.flatnonzero(dones):
+            infos[i]["terminal_observation"] = infos[i]["terminal_observation"] + self.shift
+        return observations + self.shift, rewards * self.reward, dones, infos
 
 
-def far_from_the_origin(env: gym.Env) -> gym.Env:
-    return gym.wrappers.TransformObservation(env, lambda observation: 1000 + observation, env.observation_space)
-
-
-def percent(env: gym.Env) -> gym.Env:
-    return gym.wrappers.RescaleAction(env, np.float32(-100), np.float32(100))
-
-
-def rescaled(env: gym.Env) -> gym.Env:
-    return gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-
-
-class Shaped(gym.Wrapper):
+class Shaped(VecEnvWrapper):
     """MountainCar whose reward also counts the gain of energy: γ Φ(s') - Φ(s), which moves no optimum."""
 
-    def reset(self, **kwargs: Any) -> Any:
-        """Remember the first potential."""
-        observation, info = self.env.reset(**kwargs)
-        self.potential = self.energy(observation)
-        return observation, info
+    def reset(self) -> Any:
+        """Remember the first potentials."""
+        observations = self.venv.reset()
+        self.potential = self.energy(observations)
+        return observations
 
-    def step(self, action: Any) -> Any:
-        """Add the gain."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        potential = self.energy(observation)
-        gain, self.potential = 0.99 * potential - self.potential, potential
-        return observation, float(reward) + gain, terminated, truncated, info
+    def step_wait(self) -> Any:
+        """Add the gain, at the end of an episode that of its last state."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        last = observations.copy()
+        for i in np.flatnonzero(dones):
+            last[i] = infos[i]["terminal_observation"]
+        gain = 0.99 * self.energy(last) - self.potential
+        self.potential = self.energy(observations)
+        return observations, (rewards + gain).astype(np.float32), dones, infos
 
     @staticmethod
-    def energy(observation: np.ndarray) -> float:
-        """Height and speed of the car, 0 at rest in the valley."""
-        return float(100 * (np.sin(3 * observation[0]) + 1) + 40_000 * observation[1] ** 2)
+    def energy(observations: np.ndarray) -> np.ndarray:
+        """Height and speed of the cars, 0 at rest in the valley."""
+        return 100 * (np.sin(3 * observations[:, 0]) + 1) + 40_000 * observations[:, 1] ** 2
 
 
 PENDULUM = {"gamma": 0.95, "gae_lambda": 0.95, "learning_rate": 1e-3}
+CAR, POLE, SWING = (partial(world, name) for name in ("MountainCar-v0", "CartPole-v1", "Pendulum-v1"))
 CASES = {
     "sparse": Case(
-        ("reward at the goal only", lambda seed: ppo(envs("MountainCar-v0", seed), seed, learning_rate=1e-3)),
-        ("with a shaped reward", lambda seed: ppo(envs("MountainCar-v0", seed, Shaped), seed, learning_rate=1e-3)),
+        ("reward at the goal only", lambda seed: ppo(CAR(), seed, learning_rate=1e-3)),
+        ("with a shaped reward", lambda seed: ppo(Shaped(CAR()), seed, learning_rate=1e-3)),
         "advantage/std",
-        n_steps=150_000,
+        n_steps=200_000,
     ),
     "entropy": Case(
-        ("step size 0.1", lambda seed: REINFORCE("MlpPolicy", "CartPole-v1", 0.1, seed=seed)),
-        ("step size 0.003", lambda seed: REINFORCE("MlpPolicy", "CartPole-v1", 0.003, seed=seed)),
+        ("step size 0.1", lambda seed: REINFORCE("MlpPolicy", "pg/CartPole-v1", 0.1, seed=seed)),
+        ("step size 0.003", lambda seed: REINFORCE("MlpPolicy", "pg/CartPole-v1", 0.003, seed=seed)),
         "policy/entropy_share",
     ),
     "step_size": Case(
-        ("step size 0.03", lambda seed: ppo(make_vec("CartPole-v1", 8, world=True), seed, learning_rate=0.03)),
-        ("step size 0.001", lambda seed: ppo(make_vec("CartPole-v1", 8, world=True), seed, learning_rate=0.001)),
+        ("step size 0.03", lambda seed: ppo(POLE(), seed, learning_rate=0.03)),
+        ("step size 0.001", lambda seed: ppo(POLE(), seed, learning_rate=0.001)),
         "policy/kl",
         log_scale=True,
     ),
     "reward_scale": Case(
-        ("hundredfold rewards", lambda seed: ppo(envs("Pendulum-v1", seed, hundredfold), seed, **PENDULUM)),
+        ("hundredfold rewards", lambda seed: ppo(Changed(SWING(), reward=100), seed, **PENDULUM)),
         (
             "with VecNormalize",
-            lambda seed: ppo(VecNormalize(envs("Pendulum-v1", seed, hundredfold), norm_obs=False), seed, **PENDULUM),
+            lambda seed: ppo(VecNormalize(Changed(SWING(), reward=100), norm_obs=False), seed, **PENDULUM),
         ),
         "advantage/explained_variance",
     ),
     "observations": Case(
-        ("1,000 added to observations", lambda seed: ppo(envs("CartPole-v1", seed, far_from_the_origin), seed)),
-        (
-            "with VecNormalize",
-            lambda seed: ppo(VecNormalize(envs("CartPole-v1", seed, far_from_the_origin), norm_reward=False), seed),
-        ),
+        ("1,000 added to observations", lambda seed: ppo(Changed(POLE(), shift=1000), seed)),
+        ("with VecNormalize", lambda seed: ppo(VecNormalize(Changed(POLE(), shift=1000), norm_reward=False), seed)),
         "policy/entropy_share",
-        n_steps=50_000,
     ),
     "actions": Case(
-        ("actions in [-100, 100]", lambda seed: ppo(envs("Pendulum-v1", seed, percent), seed, **PENDULUM)),
-        ("with RescaleAction", lambda seed: ppo(envs("Pendulum-v1", seed, percent, rescaled), seed, **PENDULUM)),
+        ("actions in [-100, 100]", lambda seed: ppo(Changed(SWING(), limit=100), seed, **PENDULUM)),
+        ("actions in [-1, 1]", lambda seed: ppo(Changed(SWING(), limit=1), seed, **PENDULUM)),
         "policy/std_0",
     ),
     "endless": Case(
-        ("no time limit", lambda seed: ppo(envs("Pendulum-v1", seed, env_kwargs={"max_episode_steps": -1}), seed)),
-        ("TimeLimit of 200 steps", lambda seed: ppo(envs("Pendulum-v1", seed), seed, **PENDULUM)),
+        ("no time limit", lambda seed: ppo(WorldVector(pendulum(), 8), seed, **PENDULUM)),
+        ("TimeLimit of 200 steps", lambda seed: ppo(SWING(), seed, **PENDULUM)),
         "rollout/ep_len_mean",
-        n_steps=50_000,
     ),
 }
 

@@ -38,7 +38,8 @@ def table() -> str:
 def _cell(evidence: Evidence | None) -> str:
     if evidence is None:
         return ""
-    return f"{interval([evidence.mean, *evidence.interval])}<br>{evidence.n_timesteps:,}"
+    score = interval([evidence.mean, *evidence.interval])
+    return f"{score.replace(' [', '<br>[')}<br>{evidence.n_timesteps:,}"
 
 
 def main() -> None:

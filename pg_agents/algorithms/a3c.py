@@ -59,6 +59,16 @@ class A3C(A2C, Linked):
                 f"{self.n_workers} and `backend` {self.backend!r}; allowed are n_workers=1 and backend='auto'."
             )
 
+    def before_assigning(self, name: str, before: Any) -> None:
+        """As the parent's; workers at work have arguments of their own.
+
+        Raises:
+            ValueError: They are at work.
+        """
+        if self.current_run is not None and not self.collects_itself:
+            raise ValueError(f"`{name}` cannot change while {self.n_workers} workers train.")
+        super().before_assigning(name, before)
+
     @property
     def collects_itself(self) -> bool:
         """Whether `learn` collects rollouts in this process, into the agent's own buffer: one worker, no `backend`."""

@@ -22,6 +22,7 @@ from pg_agents.asynchronous.links import SharedLink, SharedMemory
 from pg_agents.asynchronous.parcels import Parcel
 from pg_agents.asynchronous.worker import Worker
 from pg_agents.engines.mlp.tables import kernels_are_loaded
+from pg_agents.envs.processes import ElsewhereError
 
 _PATIENCE = 5.0  # seconds in which a worker that was told to may end by itself
 
@@ -30,13 +31,6 @@ _PATIENCE = 5.0  # seconds in which a worker that was told to may end by itself
 class _Failure:
     error: BaseException
     text: str
-
-
-class WorkerError(Exception):
-    """The cause of an error that comes from a worker: its traceback there."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
 
 
 @contextlib.contextmanager
@@ -113,7 +107,7 @@ class Processes:
                 f"Worker {worker} (process {process.pid}) has died, with exit code {process.exitcode}."
             ) from None
         if isinstance(answer, _Failure):
-            raise answer.error from WorkerError(answer.text)
+            raise answer.error from ElsewhereError(answer.text)
         assert isinstance(answer, Report)
         return worker, answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -21,8 +22,8 @@ from pg_agents.contract import (
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.mlp.engine import MLPEngine
 from pg_agents.engines.mlp.predicting import MLPPredictor
-from pg_agents.engines.mlp.served import check_served
-from pg_agents.engines.mlp.tables import kernels_are_loaded
+from pg_agents.engines.mlp.served import check_policy, check_served
+from pg_agents.engines.mlp.tables import kernels_are_kept, kernels_are_loaded, load_kernels
 
 BUILT_IN = ("auto", "autograd", "mlp")
 
@@ -85,6 +86,19 @@ def make_predictor(name: str, engine: Engine | None, policy: ActorCriticPolicy) 
         return MLPPredictor(policy) if name in ("auto", "mlp") and kernels_are_loaded() else None
     except NotServedError:
         return None
+
+
+def load_predictor(name: str, policy: ActorCriticPolicy) -> None:
+    """Load what `make_predictor` needs for a policy, if that takes less than a second: nothing is compiled.
+
+    Args:
+        name: As for `make_engine`.
+        policy: The policy.
+    """
+    if name in ("auto", "mlp") and not kernels_are_loaded() and kernels_are_kept():
+        with suppress(NotServedError):
+            check_policy(policy)
+            load_kernels()
 
 
 def _factory(name: str) -> EngineFactory:

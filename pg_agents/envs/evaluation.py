@@ -24,15 +24,20 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, is_vecenv_wrapped, sync_envs_normalization
 
-from pg_agents.checks import check_steps
+from pg_agents.checks import check_number, check_steps
 from pg_agents.contract import EndlessEpisodeError
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.masking import with_masks
 from pg_agents.envs.normalizing import Statistics
-from pg_agents.envs.sharing import lent
+from pg_agents.envs.processes import explained
+from pg_agents.envs.sharing import frozen, lent
 from pg_agents.envs.stepping import stepper
-from pg_agents.files.saving import save_model
+from pg_agents.files.saving import save_with_statistics
 from pg_agents.files.writing import write
 from pg_agents.looking import calls_until, passes_multiple
+
+# Steps of an evaluation after which loading compiled code is worth while: by then torch has taken a third of that time.
+WORTH_LOADING = 500
 
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv
 Watcher = Callable[[dict[str, Any], dict[str, Any]], None]
@@ -74,8 +79,8 @@ def evaluate_policy(
 ) -> tuple[float, float] | tuple[list[float], list[int]]:
     """SB3's `evaluate_policy`, which also takes Gymnasium's vector environments.
 
-    In the agent's own environment, `model.get_env()`, the statistics of `VecNormalize` stay as they are. The training's
-    episodes break off: its next rollout begins new ones.
+    The statistics of `VecNormalize` stay as they are. In the agent's own environment, `model.get_env()`, the training's
+    episodes break off, and its next rollout begins new ones.
 
     Args:
         model: The agent, or any object with SB3's `predict`.
@@ -96,17 +101,19 @@ def evaluate_policy(
     Raises:
         AssertionError: The mean return does not exceed `reward_threshold`.
         EndlessEpisodeError: An episode does not end. It is a ValueError.
-        ValueError: An observation or a reward is not finite, and would spoil the statistics of a `VecNormalize`; or
-            the agent is in the middle of a rollout in this environment.
+        ValueError: An observation or a reward is not finite, and would spoil the statistics of a `VecNormalize`; an
+            argument is out of range; or the agent is in the middle of a rollout in this environment.
     """
+    check_number("n_eval_episodes", n_eval_episodes, at_least=1)
     given = _for_sb3(locals(), "env")
     limit = _limit(given.pop("max_episode_steps"))
     vec_env: VecEnv = given["env"] if isinstance(given["env"], VecEnv) else DummyVecEnv([lambda: given["env"]])
     monitored = _is_monitored(vec_env)
-    with lent(model, vec_env):
+    given["model"] = acting = with_masks(model, vec_env)
+    with lent(model, vec_env), frozen(vec_env), explained(vec_env):
         if callback is not None or render or not monitored:
             return evaluation.evaluate_policy(**given | {"callback": _guarded(callback, vec_env, limit)})
-        returns, lengths = _episodes(model, vec_env, n_eval_episodes, given["deterministic"], limit)
+        returns, lengths = _episodes(acting, vec_env, n_eval_episodes, given["deterministic"], limit)
     mean: Any = np.mean(returns)  # a NumPy number, as SB3's
     std: Any = np.std(returns)
     if reward_threshold is not None:
@@ -168,6 +175,8 @@ def _episodes(
             break
         if n_steps in (0, 2):  # Gymnasium's wrappers check the first steps, and can be left out only then
             step = statistics.watched(stepper(env))
+        if n_steps == WORTH_LOADING and (load := getattr(model, "load_predictor", None)) is not None:
+            load()
         actions, states = model.predict(
             observations,
             state=states,
@@ -207,7 +216,8 @@ class EvalCallback(callbacks.EvalCallback):
         eval_freq: Environment steps between evaluations, of all environments together. (SB3's counts calls, in each of
             which all environments take a step.)
         log_path: Folder for `evaluations.npz`.
-        best_model_save_path: Folder for `best_model.zip`.
+        best_model_save_path: Folder for `best_model.zip`, and for `best_model_vecnormalize.pkl` with the statistics of
+            that moment, if observations or rewards are normalised.
         deterministic: True for the most probable actions, False for sampled ones, None for the environment's choice
             (`deterministic_evaluation`).
         render: Render the environment.
@@ -231,6 +241,7 @@ class EvalCallback(callbacks.EvalCallback):
         warn: bool = True,
         max_episode_steps: int | None = MAX_EPISODE_STEPS,
     ) -> None:
+        check_number("n_eval_episodes", n_eval_episodes, at_least=1)
         given = _for_sb3(locals(), "eval_env")
         self.max_episode_steps = _limit(given.pop("max_episode_steps"))
         super().__init__(**given)
@@ -266,7 +277,7 @@ class EvalCallback(callbacks.EvalCallback):
             if self.verbose >= 1:
                 print("New best mean reward!")
             if self.best_model_save_path is not None:
-                save_model(self.model, Path(self.best_model_save_path, "best_model"))
+                save_with_statistics(self.model, Path(self.best_model_save_path, "best_model"))
             self.best_mean_reward = self.last_mean_reward
             if self.callback_on_new_best is not None:
                 goes_on = self.callback_on_new_best.on_step()
@@ -286,16 +297,17 @@ class EvalCallback(callbacks.EvalCallback):
                     "above."
                 ) from error
         self._is_success_buffer = []
-        found: Any = evaluation.evaluate_policy(
-            self.model,
-            self.eval_env,
-            n_eval_episodes=self.n_eval_episodes,
-            render=self.render,
-            deterministic=self.deterministic,
-            return_episode_rewards=True,
-            warn=self.warn,
-            callback=_guarded(self._log_success_callback, self.eval_env, self.max_episode_steps),
-        )
+        with frozen(self.eval_env), explained(self.eval_env):
+            found: Any = evaluation.evaluate_policy(
+                with_masks(self.model, self.eval_env),
+                self.eval_env,
+                n_eval_episodes=self.n_eval_episodes,
+                render=self.render,
+                deterministic=self.deterministic,
+                return_episode_rewards=True,
+                warn=self.warn,
+                callback=_guarded(self._log_success_callback, self.eval_env, self.max_episode_steps),
+            )
         returns, lengths = found
         return returns, lengths
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pg_agents.checks import check_choice, check_number, suggestion
+from pg_agents.engines.compiling import announced, listen
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.envs.envpool import make_pool
 from pg_agents.registry import find_env
+from pg_agents.suitability import check_observation_space
 
 
 def make_vec(
@@ -56,7 +59,8 @@ def make_vec(
 
     Raises:
         TypeError: A keyword is unknown.
-        ValueError: An argument is out of range or cannot be combined with `vectorization_mode` or `backend`.
+        ValueError: An argument is out of range or cannot be combined with `vectorization_mode` or `backend`, or there
+            is no array for the environment's observations.
         ImportError: EnvPool is not installed.
         gymnasium.error.Error: The id is unknown, also in this version, or `vectorization_mode` is
             `"vector_entry_point"` and there is no native version.
@@ -86,9 +90,12 @@ def make_vec(
         return _seeded(VectorEnvAdapter(make_pool(env_id, n_envs, env_kwargs or {})), seed)
     if isinstance(env_id, str) and not given:
         try:
-            vec_env = VectorEnvAdapter(
-                _vector_env(env_id, n_envs, vectorization_mode or "vector_entry_point", env_kwargs or {})
-            )
+            with announced(0):
+                if offers_copies(env_id):
+                    listen()
+                vec_env = VectorEnvAdapter(
+                    _vector_env(env_id, n_envs, vectorization_mode or "vector_entry_point", env_kwargs or {})
+                )
         except (gym.error.Error, ImportError, TypeError):
             # There is no native version, it does not take these arguments, or a requirement is missing. An error in
             # `env_id` or `env_kwargs` themselves is raised again by `make_vec_env`.
@@ -96,7 +103,29 @@ def make_vec(
                 raise
         else:
             return _seeded(vec_env, seed)
+    if kwargs.get("vec_env_cls") in (None, DummyVecEnv):
+        kwargs["wrapper_class"] = readable(kwargs.get("wrapper_class"))
     return make_vec_env(env_id, n_envs, seed, env_kwargs=env_kwargs, **kwargs)
+
+
+def readable(wrapper_class: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A `wrapper_class` that refuses observations for which `DummyVecEnv` has neither an array nor words.
+
+    Args:
+        wrapper_class: Wraps the environment first; None leaves it as it is.
+    """
+
+    def wrap(env: gym.Env[Any, Any], **kwargs: Any) -> Any:
+        wrapped = env if wrapper_class is None else wrapper_class(env, **kwargs)
+        space = wrapped.observation_space
+        parts: Iterable[spaces.Space[Any]] = [space]
+        if isinstance(space, spaces.Dict | spaces.Tuple):
+            parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        if any(part.shape is None for part in parts):
+            check_observation_space(space)
+        return wrapped
+
+    return wrap
 
 
 def _seeded(env: VecEnv, seed: int | None) -> VecEnv:

@@ -55,10 +55,21 @@ def copied_env(env: VecEnv, memo: dict[int, Any]) -> VecEnv:
 
 
 @contextmanager
-def lent(model: Any, env: VecEnv) -> Iterator[None]:
-    """Let an evaluation play in an environment that may be the model's own.
+def frozen(env: VecEnv) -> Iterator[None]:
+    """Leave the statistics of every `VecNormalize` as they are, whatever happens in the environment."""
+    normalizations = [one for one in layers(env) if isinstance(one, VecNormalize) and one.training]
+    for one in normalizations:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in normalizations:
+            one.training = True
 
-    The statistics of its `VecNormalize` stay as they are. The model's next rollout begins with new episodes.
+
+@contextmanager
+def lent(model: Any, env: VecEnv) -> Iterator[None]:
+    """Let an evaluation play in an environment. If it is the model's own, the next rollout begins new episodes.
 
     Args:
         model: An agent, or a policy.
@@ -78,13 +89,8 @@ def lent(model: Any, env: VecEnv) -> Iterator[None]:
             "break off in mid-rollout: evaluate in another one, such as make_vec_env(id, n), or between rollouts, in a "
             "callback's `_on_rollout_end`."
         )
-    normalizations = [one for one in layers(env) if isinstance(one, VecNormalize) and one.training]
-    for one in normalizations:
-        one.training = False
     try:
         yield
     finally:
-        for one in normalizations:
-            one.training = True
         if is_collecting is not None:  # any other model may be in mid-rollout
             model._last_obs = None

@@ -58,7 +58,16 @@ _DATA_KINDS = (spaces.Space, BaseBuffer, ActionNoise, Distribution, th.distribut
 
 
 class NotAllowedError(ValueError):
-    """A file names or does something that is not on the allow-list."""
+    """A file names or does something that is not on the allow-list.
+
+    Args:
+        message: What it is.
+        advice: The part of the message that says what to write in Python; `pg-zoo` says `--trust` in its place.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def find(module: str, name: str) -> Any:

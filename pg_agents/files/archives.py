@@ -11,6 +11,7 @@ import binascii
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -32,7 +33,8 @@ MOST_COMPRESSED, SMALL = 100, 2**26
 
 FilePath = str | Path | io.BufferedIOBase
 
-_TRUST = "If you trust whoever wrote it, say trust=True (pg-zoo: --trust)"
+_ADVICE = "trust=True (pg-zoo: --trust)"
+_TRUST = f"If you trust whoever wrote it, say {_ADVICE}"
 _TENSORS = ("pytorch_variables", "tensors")  # under both names, tensors that are no parameters
 _VARIABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -94,7 +96,9 @@ class AgentFile:
 
     def _tensors(self, member: str, device: th.device | str = "cpu") -> Any:
         try:
-            return th.load(io.BytesIO(self.members[member]), map_location=device, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's, of what is refused
+                return th.load(io.BytesIO(self.members[member]), map_location=device, weights_only=True)
         except Exception as error:  # of any kind, and of many lines
             raise ValueError(f"{self.source} ({member}) holds something that is no tensor, or is damaged.") from error
 
@@ -288,7 +292,7 @@ def _attributes(
             data[key] = instead[key]
     if data.get("env") is not None and "env" not in given:
         # SB3 would make it, and import the module that its id names.
-        raise NotAllowedError(f"{source} (data: env) names an environment, which could run code. {_TRUST}.")
+        raise NotAllowedError(f"{source} (data: env) names an environment, which could run code. {_TRUST}.", _ADVICE)
     if not (isinstance(cls := data.get("policy_class", BasePolicy), type) and issubclass(cls, BasePolicy)):
         raise ValueError(f"{source} (data: policy_class) must be a policy's class, but is {cls!r}.")
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,48 @@ def save_normalization(normalization: VecNormalize, path: str | Path) -> None:
         normalization.save(str(beside))
 
 
+def statistics_beside(model: str | Path) -> Path:
+    """The file that has the statistics of the normalisation that a saved model acts with.
+
+    SB3's `CheckpointCallback` names it `rl_model_vecnormalize_500_steps.pkl` for `rl_model_500_steps.zip`. Of a name
+    without a number of steps, it is the name and `_vecnormalize.pkl`.
+
+    Args:
+        model: File of the model, with or without `.zip`.
+    """
+    return _beside(model, "vecnormalize")
+
+
+def replay_buffer_beside(model: str | Path) -> Path:
+    """As `statistics_beside`, the file that has its replay buffer: `rl_model_replay_buffer_500_steps.pkl`."""
+    return _beside(model, "replay_buffer")
+
+
+def _beside(model: str | Path, content: str) -> Path:
+    path = Path(model)
+    name, steps = re.fullmatch(r"(.*?)(_\d+_steps)?", path.name.removesuffix(".zip"), re.DOTALL).groups("")  # type: ignore[union-attr]
+    return path.with_name(f"{name}_{content}{steps}.pkl")
+
+
+def save_with_statistics(model: BaseAlgorithm, path: str | Path, *statistics: str | Path) -> None:
+    """Save a model, and beside it the statistics of its normalisation at this moment, if there is one.
+
+    Args:
+        model: Any algorithm.
+        path: The file; see SB3's `save`.
+        *statistics: Files of the statistics; by default the one of `statistics_beside`.
+
+    Raises:
+        OSError: A file cannot be written; the old one is as it was.
+    """
+    normalization = model.get_vec_normalize_env()
+    with held():
+        if normalization is not None:  # first: a model that is without it acts wrongly
+            for file in statistics or [statistics_beside(path)]:
+                save_normalization(normalization, file)
+        save_model(model, path)
+
+
 class CheckpointCallback(callbacks.CheckpointCallback):
     """SB3's `CheckpointCallback`, which counts environment steps, and whose files are there whole or not at all.
 
@@ -98,7 +141,7 @@ class CheckpointCallback(callbacks.CheckpointCallback):
         save_path: Folder of the files.
         name_prefix: Beginning of their names.
         save_replay_buffer: Save the replay buffer, too, of an algorithm that has one.
-        save_vecnormalize: Save the statistics of `VecNormalize`, too.
+        save_vecnormalize: Save the statistics of `VecNormalize`, too, without which the model would act otherwise.
         verbose: 2 prints the name of each file.
     """
 
@@ -108,7 +151,7 @@ class CheckpointCallback(callbacks.CheckpointCallback):
         save_path: str,
         name_prefix: str = "rl_model",
         save_replay_buffer: bool = False,
-        save_vecnormalize: bool = False,
+        save_vecnormalize: bool = True,
         verbose: int = 0,
     ) -> None:
         super().__init__(save_freq, save_path, name_prefix, save_replay_buffer, save_vecnormalize, verbose)

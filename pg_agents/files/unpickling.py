@@ -61,9 +61,9 @@ def loads(
     try:
         return _Machine(classes or {}, storage).run(data)
     except NotAllowedError as error:
+        advice = f"trust=True (pg-zoo: --trust){remedy}"
         raise NotAllowedError(
-            f"{place} {error}, which could run code. If you trust whoever wrote it, say trust=True (pg-zoo: --trust)"
-            f"{remedy}."
+            f"{place} {error}, which could run code. If you trust whoever wrote it, say {advice}.", advice
         ) from None
     except Exception as error:
         raise ValueError(f"{place} cannot be read: {type(error).__name__}: {error}") from error

@@ -44,9 +44,9 @@ from pg_agents.language.texts import Completions, encode_prompts, padded
 from pg_agents.language.updating import TextRollout, update
 from pg_agents.logs import DEFAULT, Default, record_hyperparameters
 from pg_agents.objectives import KL_ESTIMATORS
-from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed
+from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed, warn_of_another_training
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
-from pg_agents.schedules import progress_remaining
+from pg_agents.schedules import progress_remaining, value_of
 from pg_agents.tuning import LogInteger, PowerOfTwo, ScheduleBetween, SearchSpace
 
 if TYPE_CHECKING:
@@ -466,6 +466,7 @@ class LanguageAlgorithm(Arguments):
         for name in ("prompts", "reward"):
             if getattr(self, name) is None:
                 raise ValueError(f"`{name}` is needed to learn, but is None: give it to `load` or the constructor.")
+        warn_of_another_training(self, stacklevel=3)
         tb_log_name = type(self).__name__ if tb_log_name is None else tb_log_name
         with threads.for_policy(self.policy), deferrable():
             iteration = 0  # as the next one, a local variable that callbacks may read
@@ -740,7 +741,8 @@ class LanguageAlgorithm(Arguments):
     def coefficient(self, name: str) -> float:
         """The current value of an argument that may be a number or a schedule."""
         value = getattr(self, name)
-        return float(value(self._current_progress_remaining)) if callable(value) else value
+        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
+        return value_of(name, value, progress) if callable(value) else value
 
     _schedules_end: int | None = None  # tokens, as given to `learn`
 

@@ -231,6 +231,21 @@ def interrupted_run(agent: Any) -> Interrupted:
     return found
 
 
+def warn_of_another_training(agent: Any, stacklevel: int) -> None:
+    """Warn that `learn` leaves the training behind that `resume` has read.
+
+    Args:
+        agent: The agent.
+        stacklevel: As for `warnings.warn`, from here.
+    """
+    if agent.interrupted is not None:
+        warnings.warn(
+            "`learn` begins a new training with the parameters of the checkpoint; `learn_on` goes on with the "
+            "interrupted one.",
+            stacklevel=stacklevel,
+        )
+
+
 def prepared(
     agent: Any,
     interrupted: Interrupted,

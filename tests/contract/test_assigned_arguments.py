@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from pg_agents import A2C, GRPO, PPO, REINFORCE, TRPO, ActorCritic
+from pg_agents import A2C, A3C, GRPO, PPO, REINFORCE, TRPO, ActorCritic
 from pg_agents.envs.make import make_vec
 
 OUT_OF_RANGE = [
@@ -202,6 +202,17 @@ def test_values_of_sb3s_scripts_are_taken():
     assert agent.logger.name_to_value["train/clip_range"] == 0.1
 
 
+def test_workers_cannot_be_told_in_the_middle_of_their_training():
+    def change(spy):
+        spy.model.learning_rate = 1e-3
+
+    agent = A3C("MlpPolicy", make_vec("pg/CartPole-v1", 1, world=True), n_workers=2, backend="threads", device="cpu")
+    with pytest.raises(ValueError, match="`learning_rate` cannot change while 2 workers train"):
+        agent.learn(40, callback=Spy(step=change))
+    agent.learning_rate = 1e-3
+    assert agent.lr_schedule(1.0) == 1e-3
+
+
 def test_an_attribute_of_a_plugin_stays_its_own():
     class Mine(PPO):
         warmth = 1.0  # no argument
@@ -343,6 +354,17 @@ def test_no_schedule_is_told_a_progress_below_0(cls, arguments):
 
     cls("MlpPolicy", TinyEnv(), learning_rate=rate, **arguments).learn(100)
     assert min(told) == 0
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip_range", "ent_coef"])
+def test_a_schedule_below_0_is_0_there_and_says_so(name):
+    agent = short(PPO, **{name: lambda progress: progress - 0.75})
+    with pytest.warns(UserWarning, match=f"`{name}` is a schedule whose value falls below 0"):
+        agent.learn(16)
+    if name == "learning_rate":
+        assert _rate(agent) == 0
+    elif name == "clip_range":
+        assert agent.logger.name_to_value["train/clip_range"] == 0
 
 
 @pytest.mark.parametrize("world", [False, True])

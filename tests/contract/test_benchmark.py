@@ -98,7 +98,8 @@ def without_times(path):
     record = json.loads(path.read_text())
     # Ray's workers load the checkout that the tests run in, others what is installed: the same code, without a commit.
     record["versions"].pop(COMMIT, None)
-    return record | dict.fromkeys(["wall_time", "steps_per_second", "peak_memory_mib", "command", "date"])
+    times = ["wall_time", "total_seconds", "steps_per_second"]
+    return record | dict.fromkeys([*times, "peak_memory_mib", "command", "date"])
 
 
 def assert_same(one, other, paths):
@@ -153,7 +154,8 @@ def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path
     if kill is signal.SIGINT:
         assert status == 130
         # Random actions are there at once.
-        begun, *done, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
+        begun, *between, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
+        done = [line for line in between if line.endswith(" done")]  # and not how long it will take
         assert says(begun, 0, 4)
         assert says(stored, len(done), 4, folder, "same command")
         assert interrupted == "pg-zoo: interrupted"
@@ -168,7 +170,7 @@ def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path
 def test_a_cell_has_the_same_result_without_the_grid(undisturbed, tmp_path):
     path = Path("cells/ppo/CartPole-v1/seed_5")
     stored = json.loads((undisturbed / path / "cell.json").read_text())
-    names = ("algo", "env", "seed", "hyperparams", "origin", "device")
+    names = ("algo", "env", "seed", "hyperparams", "origin", "device", "vec_env")
     run_cell(Cell(**{name: stored[name] for name in names}, **stored["options"]), tmp_path / path)
     assert_same(tmp_path, undisturbed, files(tmp_path))
 
@@ -208,7 +210,7 @@ def test_cells_that_crash_are_reported_and_tried_again_and_the_others_are_stored
 def test_a_grid_on_ray_has_the_same_results_and_goes_on_in_the_same_way(plugin, undisturbed, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     stored = json.loads((undisturbed / "cells/ppo/CartPole-v1/seed_5/cell.json").read_text())
-    names = ("algo", "env", "seed", "hyperparams", "origin")
+    names = ("algo", "env", "seed", "hyperparams", "origin", "vec_env")
     same = Cell(**{name: stored[name] for name in names}, **stored["options"])
     raises, kills = moody(1, 2)
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns of its next version
@@ -349,6 +351,40 @@ def test_options_reach_the_cells(monkeypatch):
     assert (cell.tensorboard, cell.keep_agent, cell.device) == (True, True, "cpu")
     assert cell.hyperparams["n_timesteps"] == 70
     assert chance.hyperparams == {}
+
+
+def test_a_first_look_has_fewer_seeds_evaluations_and_steps(monkeypatch):
+    cells = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--quick", "--jobs", "2")
+    trained = [cell for cell in cells if cell.algo != "random"]
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    # 100,000 steps for each of 2 jobs, divided among 6 trainings.
+    assert {cell.n_timesteps for cell in trained} == {33_000}
+    full = {cell.algo: cell.n_timesteps for cell in grid_of(monkeypatch, "--algos", "ppo", "a2c", "--seeds", "1")}
+    assert {cell.algo: cell.full_steps for cell in trained} == {"ppo": full["ppo"], "a2c": full["a2c"]}
+    assert {tuple(cell.options.values()) for cell in cells} == {(10, 5, 20)}
+
+
+def test_a_first_look_keeps_what_the_user_has_said_and_lengthens_nothing(monkeypatch):
+    given = ["--seeds", "1", "--final-episodes", "7", "-n", "50000"]
+    (cell, _) = grid_of(monkeypatch, "--algos", "ppo", "--quick", *given)
+    assert (cell.n_timesteps, cell.full_steps, cell.final_episodes, cell.eval_points) == (50_000, None, 7, 10)
+    (cell, _) = grid_of(monkeypatch, "--algos", "ppo", "--quick", "--seeds", "1", "--jobs", "9")
+    assert cell.full_steps is None
+    assert cell.n_timesteps < 900_000
+
+
+def test_all_algorithms_of_a_grid_have_the_same_environments(monkeypatch):
+    cells = grid_of(monkeypatch, "--algos", "ppo", "sb3/ppo", "--seeds", "1")
+    assert [cell.vec_env for cell in cells] == ["world"] * 3
+    cells = grid_of(monkeypatch, "--algos", "ppo", "sb3/ppo", "--seeds", "1", "--vec-env", "dummy")
+    assert [cell.vec_env for cell in cells] == ["dummy"] * 3
+
+
+def test_where_one_algorithm_has_no_room_for_a_world_none_has_one(monkeypatch):
+    wrapped = {"ppo": {"monitor_kwargs": {"allow_early_resets": True}}, "a2c": {}}
+    monkeypatch.setattr(benchmark, "find_entry", lambda algo, env, **_: (dict(wrapped[algo]), "here"))
+    cells = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--seeds", "1")
+    assert [cell.vec_env for cell in cells] == ["own"] * 3
 
 
 def test_the_exit_status_tells_of_failed_cells(monkeypatch, capsys, tmp_path):

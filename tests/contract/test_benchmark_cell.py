@@ -192,6 +192,52 @@ def test_environments_that_step_all_at_once_do_so_as_in_train(tmp_path, algo):
     assert same_policy(algo, tmp_path / "cell/agent.zip", trained)
 
 
+@pytest.mark.parametrize("algo", ["ppo", "sb3/a2c"])
+def test_a_world_is_trained_in_as_in_train(tmp_path, algo):
+    cell = resolved(
+        Cell(
+            algo,
+            "CartPole-v1",
+            2,
+            {"n_timesteps": 64, "n_envs": 2, "n_steps": 32},
+            keep_agent=True,
+            vec_env="auto",
+            **FEW,
+        )
+    )
+    run_cell(cell, tmp_path / "cell")
+    assert record(tmp_path / "cell")["vec_env"] == "world"
+    options = ["--conf-file", str(tmp_path / "cell/hyperparameters.yml"), "--seed", "2", "--vec-env", "world"]
+    options += ["--device", "cpu", "--eval-freq", "-1", "-f", str(tmp_path / "logs"), "--verbose", "0"]
+    assert main(["train", "--algo", algo, "--env", "CartPole-v1", *options]) == 0
+    (trained,) = (tmp_path / "logs").rglob("CartPole-v1.zip")
+    assert same_policy(algo, tmp_path / "cell/agent.zip", trained)
+
+
+def test_random_actions_start_where_the_agents_in_a_world_do(tmp_path):
+    """CartPole's first states differ between Gymnasium and its world, and so do the lengths of episodes."""
+    lengths = {}
+    for vec_env in ("world", "own"):
+        folder = run(tmp_path / vec_env, RANDOM, "CartPole-v1", hyperparams={}, vec_env=vec_env, final_episodes=10)
+        assert record(folder)["vec_env"] == ("world" if vec_env == "world" else "dummy")
+        lengths[vec_env] = [row["length"] for row in rows(folder / "evaluation.csv")]
+    assert lengths["world"] != lengths["own"]
+
+
+@pytest.mark.parametrize(
+    ("env", "hyperparams", "kind"),
+    [
+        ("CartPole-v1", {}, "world"),
+        ("CartPole-v1", {"env_kwargs": {"sutton_barto_reward": True}}, "world"),
+        ("CartPole-v1", {"monitor_kwargs": {"allow_early_resets": True}}, "dummy"),
+        ("CartPole-v1", {"env_kwargs": {"max_episode_steps": 7, "render_mode": "ansi"}}, "dummy"),
+        ("Constant-v0", {}, "dummy"),
+    ],
+)
+def test_a_world_is_taken_where_there_is_one_that_fits(env, hyperparams, kind):
+    assert training._vec_env(Cell("ppo", env, 0, hyperparams, vec_env="auto")) == kind
+
+
 def test_the_final_evaluation_is_sb3s_with_the_statistics_of_training(tmp_path):
     hyperparams = {**SMALL, "normalize": True, "n_timesteps": 256}
     folder = run(tmp_path, env="Pendulum-v1", seed=1, hyperparams=hyperparams, keep_agent=True)

@@ -58,6 +58,14 @@ class Base(Mixin, A2C):
         super()._setup_model()
 
 
+@pytest.mark.parametrize("progress", [True, None])
+def test_a_line_for_each_environment_is_printed_if_asked_for(progress, capsys):
+    check_agent(Base, progress=progress)
+    said = [f"{number} of 2: Base (MlpPolicy, Discrete actions, n_envs={number})" for number in (1, 2)]
+    # Stdout is no terminal here.
+    assert capsys.readouterr().out.splitlines()[:2] == (said if progress else [])
+
+
 def negative(log_prob, ratio, advantage):
     return -advantage
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,6 +18,8 @@ import pytest
 import stable_baselines3
 import torch as th
 import yaml
+from fakes import RepeatEnv, TinyEnv
+from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 from prose import says
 from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
@@ -25,6 +28,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pg_agents
+from pg_agents.envs.processes import ProcessesVecEnv
 from pg_zoo.cli import main
 
 SMALL = ["--hyperparams", "n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1", "learning_rate:0.001"]
@@ -262,15 +266,52 @@ def test_an_interrupt_before_the_first_step_is_no_error_of_the_progress_bar(monk
 
 
 class Faulty(CartPoleEnv):
+    def __init__(self, at=1, error=ValueError, **kwargs):
+        super().__init__(**kwargs)
+        self.left, self.error = at, error
+
     def step(self, action):
-        raise ValueError("out of order")
+        self.left -= 1
+        if self.left == 0:
+            raise self.error("out of order")
+        return super().step(action)
+
+
+def faulty(monkeypatch, **kwargs):
+    """Options of an environment that fails."""
+    spec = gym.envs.registration.EnvSpec("Faulty-v0", Faulty, kwargs=kwargs)
+    monkeypatch.setitem(gym.registry, "Faulty-v0", spec)
+    return ["train", "--env", "Faulty-v0", "--eval-freq", "-1"]
+
+
+def error_after_traceback(capsys):
+    """The traceback and the error line."""
+    *trace, line = capsys.readouterr().err.splitlines()
+    assert trace[0].startswith("Traceback")
+    assert line.startswith("pg-zoo: error: ")
+    return "\n".join(trace), line
 
 
 def test_what_fails_at_once_leaves_no_run(empty_folder, capsys, monkeypatch):
-    monkeypatch.setitem(gym.registry, "Faulty-v0", gym.envs.registration.EnvSpec("Faulty-v0", Faulty))
-    assert main(["train", "--env", "Faulty-v0", "--eval-freq", "-1", *SMALL]) == 2
-    assert "out of order" in only_error_line(capsys)
+    assert main([*faulty(monkeypatch), *SMALL]) == 2
+    assert "out of order" in error_after_traceback(capsys)[1]
     assert not list(empty_folder.rglob("Faulty*"))
+
+
+@pytest.mark.parametrize("kind", [ValueError, ZeroDivisionError, FileNotFoundError])
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_an_error_of_the_environments_own_shows_where_it_is_and_what_was_learnt_is_kept(
+    kind, vec_env, capsys, monkeypatch
+):
+    if vec_env == "subproc":  # which begins in a second less so
+        monkeypatch.setattr("pg_zoo.runs.recipe.ProcessesVecEnv", partial(ProcessesVecEnv, start_method="fork"))
+    assert main([*faulty(monkeypatch, at=50, error=kind), "--vec-env", vec_env, *SMALL, "n_envs:2"]) == 2
+    trace, line = error_after_traceback(capsys)
+    assert says(line, kind.__name__, "out of order")
+    assert 'raise self.error("out of order")' in trace
+    assert ("in learn" in trace) is False  # what is before it is not the user's
+    assert pg_agents.PPO.load("logs/ppo/Faulty-v0_1/Faulty-v0.zip").num_timesteps in (98, 100)
+    assert vec_env == "dummy" or "Environment 0 raised" in line
 
 
 def fill_the_disk(monkeypatch, from_step=0):
@@ -325,9 +366,92 @@ def test_what_the_environment_may_not_do_is_not_taken_for_the_run(path, capsys, 
 
     monkeypatch.setitem(gym.registry, "Locked-v0", gym.envs.registration.EnvSpec("Locked-v0", Locked))
     assert main(["train", "--env", "Locked-v0", "--eval-freq", "-1", *SMALL]) == 2
-    line = only_error_line(capsys)
+    _, line = error_after_traceback(capsys)
     assert "Operation not permitted" in line
     assert "-f" not in line
+
+
+class BrokenStep(CartPoleEnv):
+    def step(self, action):
+        return self.measure(), 0.0, False, False, {}
+
+    def measure(self):
+        raise ValueError("out of order")
+
+
+class BrokenReset(CartPoleEnv):
+    def reset(self, *, seed=None, options=None):
+        raise OSError("out of order")
+
+
+class BrokenFromTheStart(CartPoleEnv):
+    def __init__(self, **kwargs):
+        raise KeyError("out of order")
+
+
+@pytest.mark.parametrize(
+    ("broken", "place"), [(BrokenStep, "measure"), (BrokenReset, "reset"), (BrokenFromTheStart, "__init__")]
+)
+def test_an_exception_of_an_environment_keeps_its_traceback(broken, place, capsys, monkeypatch):
+    monkeypatch.setitem(gym.registry, "Broken-v0", gym.envs.registration.EnvSpec("Broken-v0", broken))
+    assert main(["train", "--env", "Broken-v0", "--eval-freq", "-1", *SMALL]) == 2
+    trace, line = error_after_traceback(capsys)
+    assert f"in {place}\n" in trace
+    assert "out of order" in line
+
+
+class Repeats(RepeatEnv):
+    def __init__(self, space=(3, 5), **kwargs):
+        n, start = space
+        super().__init__(spaces.Discrete(n, start=start))
+
+
+def test_numbers_that_do_not_count_from_0_are_learnt_and_replayed(monkeypatch, capsys):
+    monkeypatch.setitem(gym.registry, "Repeats-v0", gym.envs.registration.EnvSpec("Repeats-v0", Repeats))
+    hyperparams = ["n_steps:64", "learning_rate:0.003", "gamma:0.0", "batch_size:64"]
+    assert main(["train", "--env", "Repeats-v0", "-n", "4000", "--eval-freq", "2000", "--seed", "1",
+                 "--hyperparams", *hyperparams]) == 0  # fmt: skip
+    assert main(["enjoy", "--env", "Repeats-v0", "-f", "logs", "--no-render", "-n", "50"]) == 0
+    assert "Mean reward: 1.00 +/- 0.00" in capsys.readouterr().out
+
+
+class FarActions(TinyEnv):
+    def __init__(self, **kwargs):
+        super().__init__(spaces.Box(1, 10, (1,)))
+
+
+@pytest.mark.filterwarnings("always:The actions of")
+def test_a_warning_of_a_new_agent_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(gym.registry, "Far-v0", gym.envs.registration.EnvSpec("Far-v0", FarActions))
+    assert main(["train", "--env", "Far-v0", "-n", "32", "--eval-freq", "-1", *SMALL]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says(line, "pg-zoo: warning: The actions of Box(1.0, 10.0", "RescaleAction")
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sb3/ppo"])
+def test_a_text_is_no_truth_value_in_a_hyperparameter_file(algo, empty_folder, capsys):
+    entry = {"n_timesteps": 32, "policy": "MlpPolicy", "normalize_advantage": "False"}
+    (empty_folder / "mine.yml").write_text(yaml.safe_dump({"CartPole-v1": entry}))
+    assert main(["train", "--algo", algo, "--conf-file", "mine.yml"]) == 2
+    assert says(only_error_line(capsys), "`normalize_advantage` must be True or False", "the text 'False'")
+
+
+class Lists(CartPoleEnv):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.observation_space = spaces.Dict({"seen": spaces.Sequence(spaces.Discrete(3))})
+
+
+def test_observations_that_no_policy_reads_are_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(gym.registry, "Lists-v0", gym.envs.registration.EnvSpec("Lists-v0", Lists))
+    assert main(["train", "--env", "Lists-v0", *SMALL]) == 2
+    assert says(only_error_line(capsys), "No policy reads the observation space Dict", "part Sequence")
+
+
+def test_a_mistake_in_the_options_of_an_environment_is_one_line(capsys):
+    """Gymnasium's `make` says what it is, and the environment has not begun."""
+    assert main(["train", "--env-kwargs", "size:3", *SMALL]) == 2
+    assert "size" in only_error_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -346,6 +470,12 @@ def test_what_the_environment_may_not_do_is_not_taken_for_the_run(path, capsys, 
         (["train", "--hyperparams", "gamma:2"], "`gamma` must be a number at least 0 and at most 1, but is 2."),
         (["train", "--hyperparams", "policy_kwargs:dict(activation_fn=nn.Tan)"], "torch.nn has no 'Tan'"),
         (["train", "--algo", "sb3/a2c", "--hyperparams", "ent_coef:lin_0.1"], "cannot be a schedule"),
+        (
+            ["train", "--hyperparams", "use_sde:'False'"],
+            "`use_sde` must be True or False, but is the text 'False'",
+        ),
+        (["train", "--algo", "sb3/sac", "--hyperparams", "optimize_memory_usage:'False'"], "True or False"),
+        (["train", "--algo", "grpo", "--hyperparams", "length_normalization:'off'"], "True or False"),
         (["train", "--env-kwargs", "gravitation:1"], "gravitation"),
         (["train", "-conf", "missing.yml"], "missing.yml"),
         (["train", "-i", "missing.zip"], "missing.zip"),
@@ -362,6 +492,34 @@ def test_a_mistake_is_one_line_that_helps_and_leaves_no_run_behind(argv, said, c
     assert main(argv) == 2
     assert said in only_error_line(capsys)
     assert not [path for path in empty_folder.rglob("*") if path.is_file()]
+
+
+LIMITS = [("CartPole-v1", 4), ("Endless-v0", 7)]
+
+
+@pytest.mark.parametrize(("env", "limit"), LIMITS)
+def test_a_time_limit_of_a_hyperparameter_file_holds_in_training_evaluation_and_replay(
+    env, limit, empty_folder, monkeypatch, capsys
+):
+    class Endless(CartPoleEnv):
+        def step(self, action):
+            observation, reward, *_ = super().step(action)
+            self.steps_beyond_terminated = None
+            return np.zeros_like(observation), reward, False, False, {}
+
+    monkeypatch.setitem(gym.registry, "Endless-v0", gym.envs.registration.EnvSpec("Endless-v0", Endless))
+    entry = {"n_timesteps": 64, "n_steps": 32, "batch_size": 32, "n_epochs": 1, "policy": "MlpPolicy"}
+    entry["env_wrapper"] = [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": limit}}]
+    (empty_folder / "mine.yml").write_text(yaml.safe_dump({env: entry}))
+    assert main(["train", "--env", env, "-conf", "mine.yml", "--eval-freq", "32"]) == 0
+    said = capsys.readouterr()
+    assert re.search(rf"ep_len_mean +\| {limit} ", said.out)
+    assert said.err == ""
+    (run,) = Path("logs/ppo").iterdir()
+    assert (np.load(run / "evaluations.npz")["ep_lengths"] == limit).all()
+    assert {line.split(",")[1] for line in (run / "0.monitor.csv").read_text().splitlines()[2:]} == {f"{limit}"}
+    assert main(["enjoy", "--env", env, "--no-render", "-n", "30"]) == 0
+    assert f"Mean episode length: {limit}.00 +/- 0.00" in capsys.readouterr().out
 
 
 def test_a_hyperparameter_of_another_algorithm_is_not_taken_for_a_slip(capsys, empty_folder):

@@ -16,6 +16,7 @@ import stable_baselines3
 import torch as th
 from fakes import ALL, REFERENCES, SB3S, TinyEnv, same, short, tiny_vec_env, weights
 from gymnasium import spaces
+from rl_zoo3.utils import SimpleLinearSchedule
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.envs import SimpleMultiObsEnv
@@ -65,6 +66,8 @@ def test_learn_takes_sb3s_arguments_in_sb3s_order_with_sb3s_defaults(cls):
     # The name of the class by default, for subclasses too.
     assert ours.pop("tb_log_name")[0] is None
     reference.pop("tb_log_name")
+    assert ours.pop("schedules_end")[0] is None  # by keyword; not in SB3
+    reference.pop("schedules_end", None)
     # Each class has a default of its own, which one signature stands for.
     assert ours.pop("log_interval")[0] is DEFAULT
     default = reference.pop("log_interval")[0]
@@ -155,6 +158,13 @@ def test_the_clip_range_is_a_float_schedule_before_and_after_load(tmp_path):
         assert isinstance(each.clip_range, FloatSchedule)
         assert isinstance(each.clip_range_vf, FloatSchedule)
         assert (each.clip_range(1.0), each.clip_range_vf(0.5)) == (0.3, 0.4)
+
+
+def test_a_file_of_sb3s_whose_schedule_has_fallen_below_zero_loads_without_a_warning(tmp_path):
+    schedule = SimpleLinearSchedule(0.2)
+    settings = {"n_steps": 64, "batch_size": 64, "n_epochs": 1, "clip_range": schedule, "device": "cpu"}
+    stable_baselines3.PPO("MlpPolicy", "CartPole-v1", **settings).learn(65).save(tmp_path / "theirs")
+    assert PPO.load(tmp_path / "theirs").coefficient("clip_range") == schedule(0)
 
 
 def test_a_lambda_stays_reachable_in_the_clip_range():

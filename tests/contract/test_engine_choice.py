@@ -348,14 +348,12 @@ FROM_1 = [spaces.Discrete(3, start=1), spaces.MultiDiscrete([3, 3], start=[0, 1]
 
 
 @pytest.mark.parametrize("space", FROM_1, ids=str)
-def test_observations_that_do_not_count_from_0_are_left_to_sb3(space):
-    """Who cannot serve them either, and says so in its own words."""
+def test_observations_that_do_not_count_from_0_are_served_as_the_policy_counts_them(space):
     for policy, observation_space in {
         "MlpPolicy": space,
         "MultiInputPolicy": spaces.Dict({"a": BOX, "b": space}),
     }.items():
-        with pytest.raises(ValueError, match=refused(r"Discrete\(.*start")):
-            short(A2C, TinyEnv(observation_space=observation_space), policy, engine="mlp")
+        assert engine_of(short(A2C, TinyEnv(observation_space=observation_space), policy, engine="mlp")) == "mlp"
 
 
 def test_without_verbose_nothing_is_said(capsys):
@@ -644,6 +642,22 @@ def test_importing_and_making_an_agent_and_asking_it_compiles_nothing():
         print("asked", *compiling & sys.modules.keys())
     """)
     assert printed == ["imported", "made", "asked"]
+
+
+def test_a_long_evaluation_loads_what_was_compiled_before_and_a_short_one_nothing(tmp_path, monkeypatch):
+    tables.load_kernels()
+    printed = run_python("""
+        import sys
+        from pg_agents import PPO, evaluate_policy, make_vec
+        agent = PPO("MlpPolicy", "CartPole-v1", device="cpu", seed=0)
+        for n_episodes in (1, 100):
+            evaluate_policy(agent, make_vec("CartPole-v1", 1, seed=0), n_episodes)
+            print("numba" in sys.modules, agent._predictor() is not None)
+    """)
+    assert printed == ["False", "False", "True", "True"]
+    assert tables.kernels_are_kept()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not tables.kernels_are_kept()
 
 
 # Numbers that are not finite

@@ -73,6 +73,16 @@ def test_episodes_of_exactly_the_limit_are_evaluated(monitored):
         evaluate_policy(Ones(), env, 1, warn=False, max_episode_steps=0)
 
 
+@pytest.mark.parametrize("n_episodes", [0, -1, None])
+def test_no_episodes_have_no_mean(n_episodes):
+    for evaluate in (
+        lambda *args: evaluate_policy(Ones(), *args),
+        lambda *args: EvalCallback(args[0], None, None, args[1]),
+    ):
+        with pytest.raises(ValueError, match="`n_eval_episodes` must be a number at least 1"):
+            evaluate(Monitor(TinyEnv()), n_episodes)
+
+
 def start(state, random):
     state[0] = 0.0
 
@@ -158,6 +168,15 @@ def test_learn_says_that_no_episode_has_ended():
     assert not agent.episode_statistics.finished
 
 
+def test_learn_names_ends_that_monitor_does_not_see():
+    agent = short(PPO, TimeLimit(Monitor(Endless()), 5))
+    with pytest.warns(UserWarning, match=re.escape("Monitor(TimeLimit(env, ...))")) as told:
+        agent.learn(128)
+    assert len(told) == 1
+    assert len(agent.ep_info_buffer) == 0
+    short(PPO, Monitor(TimeLimit(Endless(), 5))).learn(128)  # says nothing
+
+
 # The training's environment
 
 
@@ -180,6 +199,17 @@ def test_an_evaluation_in_the_models_environment_leaves_the_statistics(cls, give
     assert 15 <= mean <= 20  # the raw return: 15, and one for each action 1
     np.testing.assert_equal(statistics(agent.get_env()), before)
     assert agent.get_env().training
+
+
+def test_no_evaluation_changes_statistics():
+    """SB3's lets them drift in the evaluation's environment, from one episode to the next."""
+    agent, env = short(PPO, normalised()), normalised(1)
+    callback = EvalCallback(env, eval_freq=16, n_eval_episodes=3, verbose=0)
+    agent.learn(16, callback=callback)
+    np.testing.assert_equal(statistics(env), statistics(agent.get_env()))  # of the step of the evaluation, the last
+    evaluate_policy(agent, env, 4)
+    np.testing.assert_equal(statistics(env), statistics(agent.get_env()))
+    assert env.training
 
 
 @pytest.mark.parametrize("again", ["learn", "rollout"])

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -29,7 +30,20 @@ def test_an_example_ends_in_its_figure(name, tmp_path, capsys):
     seeds = [] if name in WITHOUT_SEEDS else ["--seeds", "2"]
     importlib.import_module(name).main([*seeds, "--scale", "0.02", "--jobs", "1", "--output", str(tmp_path)])
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "Wrote" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Wrote" in said
+    # What it names is there afterwards.
+    assert all(Path(path).is_file() for path in re.findall(r"^Report: (.*)$", said, re.M))
+
+
+@pytest.mark.parametrize(
+    ("given", "is_whole"),
+    [([], True), (["--seeds", "10"], True), (["--seeds", "2"], False), (["--scale", "0.2"], False)],
+)
+def test_a_shortened_example_leaves_the_figure_of_the_documentation_alone(given, is_whole):
+    common = importlib.import_module("common")
+    assert (common.arguments("", given, seeds=10).output == common.FIGURES) == is_whole
+    assert common.arguments("", [*given, "--output", "here"], seeds=10).output == Path("here")
 
 
 def test_every_example_has_its_figure_in_the_docs():

@@ -280,6 +280,25 @@ def test_a_file_that_runs_code_is_refused_by_name(name, place, agent):
         assert "names posix.mkdir" in str(refused.value) or "names nt.mkdir" in str(refused.value)
 
 
+def test_the_command_line_says_its_own_option_in_place_of_pythons(agent, capsys):
+    changed(agent, "bad.zip", nobody_reads_it=PICKLES["os.mkdir"]())
+    assert main(["train", "-i", "bad.zip", "-n", "8", "--eval-freq", "-1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("which could run code. If you trust whoever wrote it, say --trust.")
+    assert not has_fired()
+
+
+def test_of_tensors_that_are_none_pytorch_says_nothing_beside_the_error(agent):
+    with zipfile.ZipFile(agent) as good, zipfile.ZipFile("bad.zip", "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, pickle.dumps({"a": 1}, protocol=4) if name == "policy.pth" else good.read(name))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match=r"bad\.zip \(policy\.pth\) holds something that is no tensor"):
+            PPO.load("bad.zip")
+    assert caught == []
+
+
 def test_trust_runs_it(agent):
     changed(agent, "bad.zip", learning_rate=PICKLES["os.mkdir"]())
     with suppress(Exception):

@@ -64,10 +64,10 @@ def test_the_verdicts_are_the_first_table(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert text.index("**Table 1.**") < text.index("## In plain words")
     head, _, *rows = table(tmp_path, "Table 1")
-    assert head == ["environment", "algorithm", "against", "verdict", "difference [95 %]", "n", "Holm"]
+    assert head == ["environment", "algorithm", "verdict", "against", "difference [95 %]", "n", "Holm"]
     assert rows == [
-        ["A-v0", "`ppo`", "`sb3/ppo`", "**better**", "2.00 [1.28, 2.72]", "10", "holds"],
-        ["B-v0", "`ppo`", "`sb3/ppo`", "equal scores", "0 [0, 0]", "10", ""],
+        ["A-v0", "`ppo`", "**better**", "`sb3/ppo`", "2.00 [1.28, 2.72]", "10", "holds"],
+        ["B-v0", "`ppo`", "equal scores", "`sb3/ppo`", "0 [0, 0]", "10", ""],
     ]
 
 
@@ -138,7 +138,8 @@ def test_steps_and_seconds_to_a_threshold_by_hand(tmp_path):
     assert rows[2][2].startswith("≥ 8,667 [")
     assert rows[2][3].startswith("≥ 9.7 [")
     write_report(tmp_path)  # by default, the return that solves it
-    assert [row[1] for row in table(tmp_path, "CartPole-v1", "at least 475")[2:]] == ["0 of 3", "0 of 3"]
+    rows = table(tmp_path, "CartPole-v1", "at least 475")[2:]
+    assert [row[1:3] for row in rows] == [["0 of 3", "≥ 10,000"]] * 2
 
 
 def test_the_mean_time_to_a_threshold_counts_censored_runs_with_their_end():
@@ -292,10 +293,15 @@ def test_a_report_in_latex_has_tables_with_intervals_and_figures_that_are_there(
     assert [rule for rule in (r"\toprule", r"\midrule", r"\bottomrule") if rule in first] == [
         *(r"\toprule", r"\midrule", r"\bottomrule")
     ]
-    assert r"CartPole-{}v1 & \texttt{ppo} & \texttt{sb3/ppo} & \textbf{better} & " in first
+    assert r"CartPole-{}v1 & \texttt{ppo} & \textbf{better} & \texttt{sb3/ppo} & " in first
     assert re.search(r"\d+ \[-?(\{\})?\d+, \d+\] & 5 & ", first)
     assert r"\label{table:1}" in first
     assert text.count(r"\label{figure:") == 5
+
+
+def test_negative_numbers_have_a_minus_in_latex_and_names_their_hyphen():
+    _, row = re.findall(r"^.* & .*$", latex("", [Table(["name", "score"], [["a-1", "-0.5 [-2, -1]"]])]), re.M)
+    assert row == r"a-{}1 & $-$0.5 [$-$2, $-$1] \\"
 
 
 def test_every_row_of_a_latex_table_has_its_columns(in_latex):

@@ -61,6 +61,7 @@ def evaluation(agent, **folders):
 def checkpoint(model, folder, **kinds):
     callback = CheckpointCallback(1, str(folder), "at", **kinds)
     callback.init_callback(model)
+    model.num_timesteps = max(model.num_timesteps, 1)  # as many as are between two files
     return callback.on_step
 
 

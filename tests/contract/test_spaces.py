@@ -92,9 +92,8 @@ class RoundingEnv(RepeatEnv):
 def test_rounded_actions_are_learnt_from_as_they_were_drawn():
     """SB3's buffer would keep their integer parts only."""
     settings = {"policy": "MlpPolicy", "seed": 0, "n_steps": 8, "batch_size": 8, "n_epochs": 2}
-    floats = spaces.Box(0, 5, (2,), np.float32)
-    ours = PPO(env=RepeatEnv(floats, DICE), engine="autograd", **settings).learn(48)
-    rounds = RoundingEnv(floats)
+    ours = PPO(env=RepeatEnv(DICE), engine="autograd", **settings).learn(48)
+    rounds = RoundingEnv(DICE, spaces.Box(0, 5, (2,), np.float32))
     theirs = stable_baselines3.PPO(env=rounds, **settings).learn(48)
     for one, other in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
         assert th.equal(one, other)

@@ -45,7 +45,7 @@ def test_an_agent_that_comes_with_the_zoo_scores_what_is_recorded(agent):
     _, path, folder = _find_model(args)
     assert Path(path).is_relative_to(trained.AGENTS)
     model = registry.algorithm(agent.algo).load(path, device="cpu")
-    with closing(_make_env(args, folder)) as env:
+    with closing(_make_env(args, path, folder)) as env:
         assert takes_most_probable(args, env) == agent.deterministic
         score, _ = evaluate_policy(model, env, N_EPISODES, agent.deterministic)
     # Four standard errors of the difference between two means over so many episodes.
@@ -120,7 +120,7 @@ def test_a_shipped_run_is_one_of_rl_zoo3s_and_is_replayed_with_its_normalisation
     assert hyperparams["normalize_kwargs"] == {"norm_obs": True, "norm_reward": False}
     assert main(["enjoy", "-f", "agents", "--env", "Pendulum-v1", "--no-render", "-n", "200"]) == 0
     out = capsys.readouterr().out
-    assert "Loading running average" in out
+    assert "Pendulum-v1/vecnormalize.pkl\n" in out
     assert "1 episodes" in out
 
 

@@ -381,7 +381,7 @@ def test_a_run_that_train_wrote_is_replayed_as_it_was_trained(run, capsys):
     assert "!!python/tuple" in (run / "config.yml").read_text()
     assert main(ENJOY) == 0
     out = capsys.readouterr().out
-    assert "Loading running average" in out
+    assert "vecnormalize.pkl\n" in out
     # That reward is -1 at the end, and 0 before.
     assert "Mean reward: -1.00 +/- 0.00" in out
 
@@ -483,5 +483,5 @@ def test_a_run_of_rl_zoo3_itself_is_replayed(folder, capsys):
     subprocess.run([sys.executable, "-m", "rl_zoo3.train", *options], check=True, capture_output=True)
     assert main(["enjoy", "--algo", "sb3/ppo", "--no-render", "-n", "200"]) == 0
     out = capsys.readouterr().out
-    assert "Loading running average" in out
+    assert "vecnormalize.pkl\n" in out
     assert "Mean reward: -1.00 +/- 0.00" in out

@@ -28,6 +28,7 @@ from pg_agents.engines import threads
 from pg_agents.engines.autograd import AutogradEngine
 from pg_agents.engines.mlp.engine import MLPEngine
 from pg_agents.objectives import score_function, score_function_weight
+from pg_agents.priors import frozen_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -428,7 +429,7 @@ class Pulled(PPO):
 
     def penalty(self):
         if self._reference is None:
-            self._reference = deepcopy(self.policy)
+            self._reference = frozen_policy(self.policy)
             with th.no_grad():
                 for parameter in self._reference.parameters():
                     parameter.add_(0.2 * th.randn_like(parameter))
@@ -1065,10 +1066,9 @@ def test_noise_of_gsde_that_a_callback_changes_is_that_which_explores(way):
     agent = make(A2C, n_steps=12, learning_rate=0.0, **gsde())
     agent.learn(36, callback=during(step=change))
     buffer = agent.rollout_buffer
-    observations = th.as_tensor(buffer.observations.reshape(3, 12, 3).swapaxes(0, 1))
     with th.no_grad():
-        means = agent.policy.get_distribution(observations.flatten(0, 1)).mode().view(12, 3, 6).numpy()
-    explored = np.abs(buffer.actions.reshape(3, 12, 6).swapaxes(0, 1) - means)
+        means = agent.policy.get_distribution(th.as_tensor(buffer.observations.reshape(36, 3))).mode().numpy()
+    explored = np.abs(buffer.actions - means.reshape(12, 3, 6))
     assert explored[:5].min() > 1e-5
     assert explored[5:].max() < 1e-5
 

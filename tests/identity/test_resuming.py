@@ -587,7 +587,7 @@ def evaluation(folder: Path, env: Any) -> list[BaseCallback]:
         EvalCallback(
             env,
             n_eval_episodes=2,
-            eval_freq=30,
+            eval_freq=60,
             callback_after_eval=stop,
             log_path=str(folder),
             best_model_save_path=str(folder),

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNo
 from pg_agents.envs.make import make_vec
 from pg_zoo.errors import UserError
 from pg_zoo.lookup import find_algorithm, find_env
+from pg_zoo.runs.endings import RecordedEndings
 from pg_zoo.runs.recipe import is_atari, resolve
 
 # Our names of rl_zoo3's algorithms. Its `ars` trains with one environment, whatever the entry says; ours does not.
@@ -108,6 +109,8 @@ def layers(env):
     # Ours mends only the end of SB3's processes.
     found.append((SubprocVecEnv if isinstance(env, SubprocVecEnv) else type(env), env.num_envs, env._seeds))
     for inner in getattr(env, "envs", ()):
+        if isinstance(inner, RecordedEndings):  # ours: it only completes infos
+            inner = inner.env
         while isinstance(inner, gym.Wrapper):
             found.append((type(inner), getattr(inner, "info_keywords", None), getattr(inner, "_skip", None)))
             inner = inner.env

@@ -136,6 +136,20 @@ def test_a_cell_that_was_made_otherwise_is_neither_kept_nor_overwritten(tmp_path
     assert files(tmp_path) == before
 
 
+def test_seeds_made_in_other_environments_are_refused(tmp_path):
+    world = [replace(cell, vec_env="world") for cell in CELLS]
+    run(tmp_path, world[:2])
+    for cell in world[:2]:
+        path = tmp_path / cell.path / "cell.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "vec_env": "dummy"}))
+    for wanted in (world[:2], world[2:]):
+        with pytest.raises(UserError, match=saying("seed_0", "vec_env", "'dummy'", "'world'", "-o")):
+            run(tmp_path, wanted)
+    assert run(tmp_path, [replace(cell, vec_env="dummy") for cell in CELLS])[0] == [
+        replace(cell, vec_env="dummy") for cell in CELLS[2:]
+    ]
+
+
 def test_seeds_made_with_another_default_of_the_algorithm_are_refused(tmp_path, monkeypatch):
     run(tmp_path, CELLS[:1])
     monkeypatch.setattr("pg_zoo.runs.grid.defaults", lambda cell: {"n_steps": 2048})

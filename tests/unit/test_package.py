@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pg_agents
-from pg_agents.engines.mlp import kernels, looping, natural_kernels, rolling
+from pg_agents.engines.mlp import kernels, looping, natural_kernels, noise_kernels, rolling
 
 
 def test_the_exported_names_are_these():
@@ -47,12 +47,12 @@ def test_compiled_kernels_are_renewed_when_simd_changes():
     assert hashlib.sha256(source).hexdigest()[:12] == kernels.SIMD == rolling.SIMD == looping.SIMD
 
 
-def test_compiled_natural_steps_are_renewed_when_the_other_kernels_change():
+def test_compiled_natural_steps_and_gsde_are_renewed_when_the_other_kernels_change():
     source = Path(kernels.__file__).read_bytes()
-    assert hashlib.sha256(source).hexdigest()[:12] == natural_kernels.KERNELS
+    assert hashlib.sha256(source).hexdigest()[:12] == natural_kernels.KERNELS == noise_kernels.KERNELS
 
 
-def test_the_kernels_of_natural_steps_are_not_compiled_for_other_agents():
+def test_the_kernels_of_natural_steps_and_gsde_are_not_compiled_for_other_agents():
     code = (
         "import sys; from pg_agents.engines.mlp import engine, tables; tables.load_kernels(); "
         "print(*{name for name in sys.modules if name.endswith('kernels')})"

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import stable_baselines3
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pg_agents
 from pg_zoo.options import parse
 from pg_zoo.runs.folder import set_up
+from pg_zoo.runs.log import log_interval
 from pg_zoo.runs.recipe import resolve
 
 ENTRY = {"n_timesteps": 40, "policy": "MlpPolicy", "n_steps": 8, "batch_size": 8, "n_epochs": 1, "n_envs": 2}
@@ -29,10 +33,12 @@ class Told(BaseCallback):
         self.ends += 1
 
 
-def training(folder, *options, callbacks=(), trained_agent=""):
+def training(folder, *options, callbacks=(), trained_agent="", n_timesteps=None):
     """A training of PPO on CartPole that is about to be set up."""
     argv = ["train", "--seed", "1", "--eval-freq", "-1", "--verbose", "0", "-f", str(folder), *options]
-    recipe = resolve("ppo", pg_agents.PPO, "CartPole-v1", ENTRY, "a test", trained_agent=trained_agent)
+    recipe = resolve(
+        "ppo", pg_agents.PPO, "CartPole-v1", ENTRY, "a test", trained_agent=trained_agent, n_timesteps=n_timesteps
+    )
     return set_up(replace(recipe, callbacks=[*callbacks]), parse(argv))
 
 
@@ -54,6 +60,40 @@ def test_the_log_is_written_as_often_as_was_asked_for(tmp_path, capsys, interval
     with training(tmp_path, "--log-interval", interval, "--verbose", "1") as run:
         run.learn()
     assert capsys.readouterr().out.count("total_timesteps") == lines
+
+
+def test_a_long_training_prints_few_tables_and_tensorboard_gets_a_curve(tmp_path, capsys):
+    argv = ["--verbose", "1", "-n", "6400", "-tb", str(tmp_path / "tb")]
+    with training(tmp_path, *argv, n_timesteps=6400) as run:
+        run.learn()
+    assert capsys.readouterr().out.count("total_timesteps") in (20, 21)
+    log = EventAccumulator(str(tmp_path / "tb/CartPole-v1/PPO_1"))
+    log.Reload()
+    points = [point.step for point in log.Scalars("rollout/ep_rew_mean")]
+    assert len(points) == 200
+    assert points[-1] == 6400
+
+
+@pytest.mark.parametrize(
+    ("cls", "n_updates", "curves", "interval"),
+    [
+        (pg_agents.PPO, 1000, False, 50),
+        (pg_agents.PPO, 1000, True, 5),
+        (pg_agents.PPO, 10, False, None),
+        (stable_baselines3.PPO, 1000, False, 50),
+        (stable_baselines3.A2C, 1000, False, None),  # SB3 logs in every hundredth update
+        (pg_agents.REINFORCE, 1000, False, None),  # whole episodes, of unknown length
+        (stable_baselines3.DQN, 1000, False, None),
+    ],
+)
+def test_the_log_has_twenty_tables_or_two_hundred_points_unless_the_algorithm_has_fewer(
+    cls, n_updates, curves, interval
+):
+    steps = {"n_steps": 8} if issubclass(cls, OnPolicyAlgorithm) and cls is not pg_agents.REINFORCE else {}
+    model = cls(
+        "MlpPolicy", "CartPole-v1", device="cpu", **steps, **({"batch_size": 8} if "PPO" in cls.__name__ else {})
+    )
+    assert log_interval(model, 8 * n_updates, curves=curves) == interval
 
 
 def test_a_folder_stays_if_a_model_came_of_it(tmp_path):

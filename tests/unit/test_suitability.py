@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents import A2C, PPO, REINFORCE
+from pg_agents.envs.make import make_vec
 from pg_agents.suitability import suitable_policy
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -40,10 +41,27 @@ def test_observations_that_no_policy_reads_are_refused_with_a_remedy(space, fact
         PPO("MlpPolicy", TinyEnv(None, space))
 
 
+def test_they_are_refused_before_an_array_is_made_for_them():
+    with pytest.raises(ValueError, match="No policy reads the observation space Sequence"):
+        make_vec(lambda **_: TinyEnv(None, spaces.Sequence(BOX)), 2)
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (0,)), spaces.Dict(a=spaces.Box(-1, 1, (2, 0)))], ids=str)
+def test_observations_without_numbers_are_refused(space):
+    with pytest.raises(ValueError, match=r"No policy reads .* no numbers"):
+        PPO("MlpPolicy", TinyEnv(None, space))
+
+
+def test_normalised_images_are_left_to_the_policy_for_images():
+    envs = VecNormalize(make_vec_env(lambda: TinyEnv(None, image(36, 36, 3)), 1))
+    with pytest.raises(ValueError, match=saying("CnnPolicy scales images itself", "VecNormalize", "norm_obs=False")):
+        A2C("CnnPolicy", envs)
+
+
 @pytest.mark.parametrize("name", ["Text", "OneOf", "Tuple", "Dict of Text", "Dict of Dict"])
 def test_the_remedy_helps(name):
     space, _ = UNREADABLE[name]
-    A2C("MlpPolicy", gym.wrappers.FlattenObservation(TinyEnv(None, space)), n_steps=4).learn(8)
+    A2C("MlpPolicy", gym.wrappers.FlattenObservation(TinyEnv(None, space)), n_steps=4, engine="autograd").learn(4)
 
 
 MISFITS = {
@@ -64,8 +82,12 @@ MISFITS = {
         {},
         ["MultiInputPolicy", "36 x 36", "'eye'", "7 x 7"],
     ),
-    "image policy on a Box": ("CnnPolicy", BOX, {}, ["CnnPolicy reads images", "Box(-1.0", "MlpPolicy fits"]),
-    "image without channels": ("CnnPolicy", image(64, 64), {}, ["CnnPolicy reads images", "(64, 64)"]),
+    "bytes that are no image": (
+        "CnnPolicy",
+        image(40, 40, 3, high=7),
+        {},
+        ["CnnPolicy reads images of bytes", "(40, 40, 3)", "MlpPolicy fits"],
+    ),
     "image of fractions": (
         "CnnPolicy",
         image(3, 64, 64, high=1, dtype=np.float32),
@@ -107,6 +129,7 @@ def box(low, high, dtype=np.float32):
 FAR = {
     "wide": (box([-1e6], [1e6]), ["-1e+06", "1e+06", "between -3 and 3", "RescaleAction"]),
     "above": (box([1], [10]), ["from 1 to 10", "between 1 and 3", "84 % of them at 1", "RescaleAction"]),
+    "clipped": (box([1], [2]), ["from 1 to 2", "between 1 and 2", "84 % of them at 1"]),
     "out of reach": (box([-9], [-8]), ["from -9 to -8", "between -8 and -8", "100 % of them at -8"]),
     "one of two": (box([-1, 0], [1, 50]), ["from 0 to 50 in dimension 1", "between 0 and 3"]),
     "bytes": (box([0, 0], [255, 255], np.uint8), ["uint8", "from 0 to 255", "MultiDiscrete"]),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-from pg_zoo.errors import UserError, is_of_environment, say
+from pg_zoo.errors import UserError, say, warnings_on_one_line
 from pg_zoo.options import (
     BenchmarkOptions,
     CrosscheckOptions,
@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if trainings or a check failed; 2 for a mistake in the command line or in files that it
         names, which is explained on one line of stderr.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        from pg_zoo.completion import complete
+
+        complete()
     with _standard_streams(), _ended_like_ctrl_c():
         return _main(argv)
 
@@ -104,7 +108,8 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         _check_current_folder()
         options = parse(argv)
-        status = 0 if options is None else _run(options) or 0
+        with warnings_on_one_line():
+            status = 0 if options is None else _run(options) or 0
         message = ""
         sys.stdout.flush()
     except UserError as error:
@@ -112,8 +117,6 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except OSError as error:  # of what the commands do not expect to fail
-        if is_of_environment(error):
-            raise
         message, status = f"error: {error}", 2
     if problem := _problem_of_stdout():
         # What went wrong before may well have been this.

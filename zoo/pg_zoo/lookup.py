@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import get_device
 from pg_agents import registry
 from pg_agents.checks import suggestion
 from pg_zoo.errors import UserError, one_line, warn
+from pg_zoo.simulators import say_once
 
 
 @contextmanager
@@ -67,6 +68,7 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
         if env_id in pettingzoo.parallel_registry or env_id in pettingzoo.aec_registry:
             hint = " It is a PettingZoo game for several agents: train on it in Python with pg_envs.SelfPlayVecEnv."
         raise UserError(f"Unknown environment {env_id!r}.{hint}")
+    say_once(env_id)
 
 
 def import_packages(packages: Iterable[str], verbose: int = 1) -> None:

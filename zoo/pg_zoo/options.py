@@ -404,7 +404,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "options, only -n may differ from the run's, to extend it, and --device, --num-threads, --trust, --verbose, -P",
     )
     add(
-        "--log-interval", type=int, default=-1, help="log every so many updates; -1: the algorithm's default, -2: never"
+        "--log-interval",
+        type=int,
+        default=-1,
+        help="log every so many updates; -1: print about 20 tables, with about 200 points in TensorBoard; -2: never",
     )
     add(
         "--vec-env",
@@ -422,7 +425,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--wandb-group", metavar="NAME", help="group of the run")
     add("-tags", "--wandb-tags", nargs="+", default=[], metavar="TAG", help="tags of the run")
     for names, instead in _ELSEWHERE.items():
-        add(*names.split(), nargs="*", action=_OfRlZoo3, const=instead, help=argparse.SUPPRESS)
+        add(
+            *names.split(),
+            nargs="*",
+            action=_OfRlZoo3,
+            const=instead,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
 
 
 class _OfRlZoo3(argparse.Action):

@@ -25,6 +25,7 @@ from pg_agents.engines.mlp.simd import (
     give_way,
     inner,
     integers,
+    make_function_caller,
     observe,
     product,
     publish,
@@ -109,16 +110,11 @@ POLICY = np.dtype(
         ("log_std", _address),  # (n_outputs,), torch's; 0 where a network gives it
         ("log_std_grad", _address),
         ("log_stds", _address),  # (n_outputs, 64)
-        # gSDE, whose `log_std` is (n_latent, noise_columns)
-        ("n_latent", _integer),  # inputs of the head, which the noise is linear in; 0 without gSDE
-        ("noise_columns", _integer),  # n_outputs, or 1 where all outputs share them
-        ("use_expln", _integer),
-        ("noise_epsilon", _number),
-        ("noise_variances", _address),  # (n_latent, noise_columns): s², s the deviations of the noise matrix
-        ("noise_slopes", _address),  # (n_latent, noise_columns): s ∂s/∂log_std
-        ("squares", _address),  # (n_latent, 64): of the head's inputs
-        ("square_rows", _address),  # (64, n_latent rounded up to 16): its transpose
-        ("by_variance", _address),  # (n_outputs, n_latent rounded up to 16)
+        ("noise", _address),  # of a row of `noise_kernels.NOISE`; 0 without gSDE
+        ("n_latent", _integer),  # inputs of the head, which gSDE's noise is linear in
+        ("find_deviations", _address),  # functions of `noise_kernels`
+        ("find_changes", _address),
+        ("add_gradient", _address),
         ("actions", _address),  # (n_actions, 64)
         ("log_prob", _address),  # (64,) from here on
         ("entropy", _address),
@@ -469,61 +465,10 @@ def backward(layers, tower, rows, lanes):
             )  # fmt: skip
 
 
+# gSDE's, through their addresses: only users of gSDE compile them.
+_find_deviations, call_noise = make_function_caller(3), make_function_caller(4)
+
 # Distributions: of each kind, what is read from the head, drawn, and how its gradient comes about
-
-
-@njit(**compiled)
-def read_noise(policy):
-    """s² of gSDE's noise matrix, and s ∂s/∂log_std."""
-    log_std, epsilon, one = floats(policy.log_std), np.float32(policy.noise_epsilon), np.float32(1)
-    variances, slopes = floats(policy.noise_variances), floats(policy.noise_slopes)
-    for i in range(policy.n_latent * policy.noise_columns):
-        # A NaN gets through.
-        deviation = exp32(log_std[i]) + log_std[i] * np.float32(0)
-        slope = deviation
-        if policy.use_expln and log_std[i] > 0:
-            deviation = np.float32(math.log1p(log_std[i] + epsilon)) + one
-            slope = one / (one + log_std[i] + epsilon)
-        variances[i] = deviation * deviation
-        slopes[i] = deviation * slope
-
-
-@njit(**compiled)
-def sum_over_latents(policy, head, lanes):
-    """Σ_k φ_k² A_kj to `log_stds`, with A in `noise_variances` and φ the head's inputs."""
-    inputs, squares = floats(head.input), floats(policy.squares)
-    for k in range(policy.n_latent):
-        for i in range(k * BLOCK, k * BLOCK + lanes):
-            squares[i] = inputs[i] * inputs[i]
-    column = _ONE if policy.noise_columns > 1 else _ZERO
-    product(
-        policy.noise_variances, column, policy.noise_columns, policy.squares, _BLOCK, policy.log_stds, _BLOCK,
-        policy.n_outputs, lanes, policy.n_latent, _ZERO,
-    )  # fmt: skip
-
-
-@njit(**compiled)
-def add_noise_gradient(policy, by_variance, rows, lanes):
-    """Add gSDE's gradient by `log_std`, after `sum_over_latents`.
-
-    Args:
-        policy: The policy's row.
-        by_variance: Address of (n_outputs, 64), twice the derivative by Σ_k φ_k² s_kj².
-        rows: Samples.
-        lanes: Columns that are computed.
-    """
-    n_latent, width = policy.n_latent, rounded_up(policy.n_latent)
-    transpose(policy.squares, _BLOCK, policy.square_rows, width, n_latent, lanes)
-    product(
-        by_variance, _BLOCK, _ONE, policy.square_rows, width, policy.by_variance, width,
-        policy.n_outputs, width, rows, _ZERO,
-    )  # fmt: skip
-    gradient, slopes = floats(policy.log_std_grad), floats(policy.noise_slopes)
-    columns = policy.noise_columns
-    for j in range(policy.n_outputs):
-        given, column = floats(policy.by_variance + 4 * j * width), j if columns > 1 else 0
-        for k in range(n_latent):
-            gradient[k * columns + column] += slopes[k * columns + column] * given[k]
 
 
 @njit(**compiled)
@@ -561,13 +506,8 @@ def read_distribution(policy, head, std_head, lanes):
             first = after
     elif policy.distribution == GAUSSIAN:
         log_stds = floats(policy.log_stds)
-        if policy.n_latent > 0:
-            read_noise(policy)
-            sum_over_latents(policy, head, lanes)
-            epsilon = np.float32(policy.noise_epsilon)
-            for j in range(policy.n_outputs):
-                for i in range(j * BLOCK, j * BLOCK + lanes):
-                    log_stds[i] = np.float32(0.5) * math.log(log_stds[i] + epsilon)
+        if policy.noise != 0:
+            _find_deviations(policy.find_deviations, policy.noise, head.input, lanes)
         elif policy.log_std != 0:
             log_std = floats(policy.log_std)
             for j in range(policy.n_outputs):
@@ -638,6 +578,16 @@ def _sample(policy, head, noise, lanes_used):
             for i in range(lanes_used):
                 p1 = np.float32(1) / (np.float32(1) + exp32(-outputs[j * BLOCK + i]))
                 actions[j * BLOCK + i] = np.float32(1) if noise[i * policy.n_actions + j] < p1 else np.float32(0)
+
+
+@njit(**compiled)
+def _put_in_columns(head, rows):
+    """The head's inputs as `forward` would leave them, after `_forward_row`."""
+    columns, width = floats(head.input), rounded_up(head.n_in)
+    for row in range(rows):
+        inputs = floats(head.input_rows + 4 * row * width)
+        for k in range(head.n_in):
+            columns[k * BLOCK + row] = inputs[k]
 
 
 @njit(**compiled)
@@ -744,12 +694,11 @@ def policy_delta(policy, head, std_head, ent_coef, factor, rows, lanes, has_refe
                     precision = exp32(np.float32(-2) * reference[(policy.n_outputs + j) * BLOCK + i])
                     delta[j * BLOCK + i] += factor * kl_coef * (mean - reference[j * BLOCK + i]) * precision
                     outputs[j * BLOCK + i] += factor * kl_coef * (precision / (inverse * inverse) - one)
-        if policy.n_latent > 0:
-            # ∂log σ/∂(σ²) = 1 / 2σ²; the features of the noise are no function of the parameters here.
+        if policy.noise != 0:
             for j in range(policy.n_actions):
                 for i in range(j * BLOCK, j * BLOCK + lanes):
                     outputs[i] *= exp32(np.float32(-2) * log_stds[i])
-            add_noise_gradient(policy, head.output, rows, lanes)
+            call_noise(policy.add_gradient, policy.noise, head.output, rows, lanes)
         elif policy.log_std != 0:
             log_std_grad = floats(policy.log_std_grad)
             for j in range(policy.n_actions):
@@ -838,12 +787,12 @@ def act(policies_at, towers_at, layers_at, steps_at, t):
         lanes = lanes_of(rows)
         if not step.values_only:
             _evaluate(policy, layers, towers[0], observations, start, rows)
-            if policy.n_latent > 0 and rows <= FEW:
-                transpose(head.input_rows, rounded_up(head.n_in), head.input, _BLOCK, lanes, head.n_in)
+            if policy.noise != 0 and rows <= FEW:
+                _put_in_columns(head, rows)
             read_distribution(policy, head, std_head, lanes)
             if step.deterministic:
                 _mode(policy, head, rows)
-            elif policy.n_latent > 0:
+            elif policy.noise != 0:
                 _explore(policy, head, step, start, rows)
             else:
                 _sample(policy, head, floats(noise + 4 * start * policy.n_actions), rows)

@@ -25,8 +25,8 @@ from pg_agents.engines.mlp.kernels import (
     POLICY,
     TOWER,
     UPDATE,
-    add_noise_gradient,
     backward,
+    call_noise,
     compiled,
     divergence_from_reference,
     evaluate_samples,
@@ -35,17 +35,15 @@ from pg_agents.engines.mlp.kernels import (
     kept,
     lanes_of,
     mean_and_deviation,
-    read_noise,
     rounded_up,
     sum_of,
-    sum_over_latents,
     surrogate_delta,
 )
 from pg_agents.engines.mlp.simd import floats, integers, product
 
 # SHA-256 of kernels.py, its first 12 digits: Numba compiles this file anew when kernels.py, which follows simd.py, has
 # changed. A test compares them.
-KERNELS = "161bfb5043b0"
+KERNELS = "230f18a050a1"
 
 LINEARISE, PRODUCT, TRIAL = range(3)
 
@@ -99,7 +97,7 @@ def _tangents(layers, tower, vector, lanes):
 
 @njit(**inlined)
 def _multiply_by_fisher(policy, head, std_head, old, vector, factor, rows, lanes):
-    """`delta` of the heads: u = J v becomes M u, times a factor. gSDE's Jᵀ M J v by `log_std` is added to the gradient.
+    """`delta` of the heads: u = J v becomes M u, times a factor. Of gSDE's `log_std`, Jᵀ M J v goes to the gradient.
 
     Args:
         policy: The policy's row.
@@ -137,18 +135,13 @@ def _multiply_by_fisher(policy, head, std_head, old, vector, factor, rows, lanes
             for i in range(j * BLOCK, j * BLOCK + lanes):
                 inverse = exp32(-old[size + i])
                 delta[i] *= factor * inverse * inverse
-        if policy.n_latent > 0:
-            # The derivative of log σ along v is Σ_k φ_k² s ∂s v_kj / σ².
-            read_noise(policy)
-            slopes, along, moved = floats(policy.noise_slopes), floats(vector), floats(policy.noise_variances)
-            for i in range(policy.n_latent * policy.noise_columns):
-                moved[i] = slopes[i] * along[i]
-            sum_over_latents(policy, head, lanes)
+        if policy.noise != 0:
+            call_noise(policy.find_changes, policy.noise, head.input, vector, lanes)
             changes = floats(policy.log_stds)
             for j in range(policy.n_outputs):
                 for i in range(j * BLOCK, j * BLOCK + lanes):
-                    changes[i] *= 2 * factor * exp32(np.float32(-4) * old[size + i])
-            add_noise_gradient(policy, policy.log_stds, rows, lanes)
+                    changes[i] *= factor * exp32(np.float32(-4) * old[size + i])
+            call_noise(policy.add_gradient, policy.noise, policy.log_stds, rows, lanes)
         elif policy.log_std == 0:
             given, std_delta = floats(std_head.output), floats(std_head.delta)
             for j in range(policy.n_outputs):
@@ -216,7 +209,7 @@ def natural_pass(policies, towers, layers, updates, naturals, task):
             surrogate_delta(policy, head, std_head, update, start, rows, factor, mean, deviation)
         if task != TRIAL:
             backward(layers, tower, rows, lanes)
-    if task == PRODUCT and policy.distribution == GAUSSIAN and policy.log_std != 0 and policy.n_latent == 0:
+    if task == PRODUCT and policy.distribution == GAUSSIAN and policy.log_std != 0 and policy.noise == 0:
         log_std_grad, along = floats(policy.log_std_grad), floats(of_log_std)
         for j in range(policy.n_outputs):
             log_std_grad[j] = 2 * scale * along[j]

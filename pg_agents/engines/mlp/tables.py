@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from operator import attrgetter, is_
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +26,7 @@ from torch import nn
 
 from pg_agents import estimators
 from pg_agents.contract import NotServedError
+from pg_agents.engines.compiling import listen
 from pg_agents.engines.mlp.arrays import Arrays
 from pg_agents.engines.mlp.memory import address
 from pg_agents.engines.mlp.rows import COPIED, Rows
@@ -53,6 +59,24 @@ def kernels_are_loaded() -> bool:
     return load_kernels.cache_info().currsize > 0
 
 
+def kernels_are_kept() -> bool:
+    """Whether compiled kernels lie on the disk, so that loading them takes no longer than importing Numba.
+
+    Numba itself would say so, but only once it is imported.
+    """
+    source = Path(__file__).with_name("kernels.py")
+    folder, name = source.parent, f"kernels.act-*.py{sys.version_info.major}{sys.version_info.minor}.nbi"
+    of_source = f"{folder.name}_{hashlib.sha1(str(folder).encode()).hexdigest()}"  # Numba's name
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    places = [Path(given, of_source)] if given else [folder / "__pycache__", Path.home() / ".cache/numba" / of_source]
+    try:
+        made_by, changed = version("numba").encode(), source.stat().st_mtime
+    except (PackageNotFoundError, OSError):
+        return False
+    found = [file for place in places for file in place.glob(name)]
+    return any(file.stat().st_mtime >= changed and made_by in file.read_bytes()[:64] for file in found)
+
+
 @cache
 def load_kernels() -> ModuleType:
     """Import the compiled kernels; the first import on a machine compiles them.
@@ -67,6 +91,7 @@ def load_kernels() -> ModuleType:
 
         if numba.config.DISABLE_JIT:  # type: ignore[attr-defined] # set when Numba is imported
             raise NotServedError("NUMBA_DISABLE_JIT is set")
+        listen()
         from pg_agents.engines.mlp import kernels, scan
     except NotServedError:
         raise
@@ -75,6 +100,14 @@ def load_kernels() -> ModuleType:
         raise NotServedError(f"Numba cannot compile, or cannot keep what it compiled ({first_line})") from error
     estimators.use_scan(scan.discounted_sums)
     return kernels
+
+
+@cache
+def load_noise_kernels() -> ModuleType:
+    """Import the kernels of gSDE; the first import on a machine compiles them."""
+    from pg_agents.engines.mlp import noise_kernels
+
+    return noise_kernels
 
 
 class Program:
@@ -123,10 +156,6 @@ class Program:
             row[name] = self._zeros(kernels.BLOCK)
         row["cross"] = self._zeros(self.n_actions * kernels.BLOCK)
         row["reference"] = self._zeros(2 * n_outputs * kernels.BLOCK)
-        if self.exploration is not None:
-            self._explores_by = _settings(self.exploration)
-            self._lay_out_noise(row, self.exploration, policy.log_std)
-
         self.layers = self._table(kernels.LAYER, len(actor) + len(critic))
         self.tensors = self._table(kernels.TENSOR, 2 * len(self.layers) + has_log_std)
         self.towers = self._table(kernels.TOWER, 2)
@@ -141,6 +170,9 @@ class Program:
             n_heads = 0 if not pairs else 2 if pairs is actor and hasattr(policy, "log_std_net") else 1
             self._lay_out(tower, first, pairs, n_heads, extra)
             first += len(pairs)
+        if self.exploration is not None:
+            self._explores_by = _settings(self.exploration)
+            self._lay_out_noise(self.exploration, policy.log_std)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters)
         self._tables = tuple(map(address, (self.policies, self.towers, self.layers, self.tensors)))
         self._remember()
@@ -228,19 +260,27 @@ class Program:
             self._add_tensor(extra, 1, extra.numel(), gradient, extra.numel())
         tower["n_tensors"] = len(self.parameters) - tower["first_tensor"]
 
-    def _lay_out_noise(self, row: Any, exploration: StateDependentNoiseDistribution, log_std: th.Tensor) -> None:
-        """Fill in gSDE's columns of the policy's table."""
-        block, n_latent = self.kernels.BLOCK, len(log_std)
-        row["n_latent"], row["noise_columns"] = log_std.shape
-        row["use_expln"], row["noise_epsilon"] = exploration.use_expln, exploration.epsilon
+    def _lay_out_noise(self, exploration: StateDependentNoiseDistribution, log_std: th.Tensor) -> None:
+        """Fill in gSDE's table, and its place in the policy's."""
+        kernels, policy = load_noise_kernels(), self.policies
+        noise = self._table(kernels.NOISE, 1)
+        policy["noise"], policy["n_latent"] = self._address(noise), len(log_std)
+        for name in ("find_deviations", "find_changes", "add_gradient"):
+            policy[name] = getattr(kernels, name).address
+        noise["n_latent"], noise["columns"] = log_std.shape
+        noise["n_outputs"] = self.n_outputs
+        noise["use_expln"], noise["epsilon"] = exploration.use_expln, exploration.epsilon
+        for name in ("log_std", "log_std_grad", "log_stds"):
+            noise[name] = policy[name]
+        block, padded = self.kernels.BLOCK, self.padded(len(log_std))
         for name, size in (
-            ("noise_variances", log_std.numel()),
-            ("noise_slopes", log_std.numel()),
-            ("squares", self.padded(n_latent) * block),
-            ("square_rows", self.padded(n_latent) * block),
-            ("by_variance", self.padded(n_latent) * self.n_outputs),
+            ("variances", log_std.numel()),
+            ("slopes", log_std.numel()),
+            ("squares", padded * block),
+            ("square_rows", padded * block),
+            ("sums", padded * self.n_outputs),
         ):
-            row[name] = self._zeros(size)
+            noise[name] = self._zeros(size)
 
     def _add_tensor(self, parameter: th.Tensor, rows: int, columns: int, gradient: int, gradient_row: int) -> None:
         tensor = self.tensors[len(self.parameters)]

@@ -73,8 +73,8 @@ def _finish(cells: Sequence[Cell], failed: Sequence[Cell], folder: Path) -> int:
 
 def _cells(args: BenchmarkOptions) -> list[Cell]:
     """The grid, after a look at whether every part of it can be trained."""
-    chosen = _QUICK if args.quick else _DEFAULTS
-    args = replace(args, **{name: value for name, value in chosen.items() if getattr(args, name) is None})
+    numbers: dict[str, Any] = _QUICK if args.quick else _DEFAULTS
+    args = replace(args, **{name: value for name, value in numbers.items() if getattr(args, name) is None})
     assert args.seeds is not None
     check_options(args, "seeds", at_least=1, at_most=MAX_SEEDS)
     check_options(args, "first_seed", at_least=0)
@@ -101,7 +101,11 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     firsts = []
     for env in dict.fromkeys(args.envs):
         trained = [_trained(args, algo, env, options) for algo in algos]
-        firsts += [*trained, _random(trained, env, args.first_seed, options)]
+        kinds = {cell.vec_env for cell in trained}
+        if len(kinds) > 1:  # the wrappers of some leave no room for a world
+            trained, kinds = [replace(cell, vec_env="own") for cell in trained], {"own"}
+        of_all = {**options, "vec_env": next(iter(kinds), args.vec_env)}
+        firsts += [*trained, _random(trained, env, args.first_seed, of_all)]
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     # Seed by seed: an interrupted benchmark covers the whole grid with fewer seeds.
     return [replace(first, seed=seed) for seed in seeds for first in firsts]

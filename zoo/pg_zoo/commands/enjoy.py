@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch as th
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.utils import create_test_env, get_model_path
+from rl_zoo3.utils import get_model_path, get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecVideoRecorder
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecVideoRecorder
 
 from pg_agents import load_agent, load_normalization
+from pg_agents.envs.masking import with_masks
 from pg_agents.envs.text import TextTask, text_task
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence import agents
@@ -29,6 +31,8 @@ from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_STEPS, MAX_THREADS, check_
 from pg_zoo.recipes.trust import data_only
 from pg_zoo.results.storage import as_name
 from pg_zoo.runs.evaluating import takes_most_probable
+from pg_zoo.runs.normalization import STATISTICS, statistics_of, warn_of_later_statistics
+from pg_zoo.runs.recipe import single_envs
 from pg_zoo.runs.settings import read_settings
 
 FOLDER = "logs"  # of all runs, where the user does not say another
@@ -64,7 +68,7 @@ def enjoy(args: EnjoyOptions) -> None:
         # A replay buffer of full size would take gigabytes for nothing.
         buffer: dict[str, Any] = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {}
         model = load_agent(algorithm, model_path, trust=args.trust, device=args.device, **buffer)
-        env = _make_env(args, run_folder)
+        env = _make_env(args, model_path, run_folder)
         if args.video is not None:
             env = VecVideoRecorder(
                 env,
@@ -73,6 +77,7 @@ def enjoy(args: EnjoyOptions) -> None:
                 video_length=args.n_timesteps,
                 name_prefix=as_name(name),
             )
+            print(f"Recording {args.n_timesteps} steps", flush=True)
         with closing(env):
             episodes = _replay(model, env, args.n_timesteps, deterministic=takes_most_probable(args, env))
     if isinstance(env, VecVideoRecorder):
@@ -173,7 +178,7 @@ def _what_is_there(args: EnjoyOptions, folder: Path) -> str:
     return f"In {folder} there is {', '.join(map(str, there)) or 'no model at all'}."
 
 
-def _make_env(args: EnjoyOptions, run_folder: str) -> VecEnv:
+def _make_env(args: EnjoyOptions, model_path: str, run_folder: str) -> VecEnv:
     """The environment as it was in training: same arguments, wrappers, frame stack and normalisation."""
     folder = Path(run_folder, EnvironmentName(args.env))
     config, options = read_settings(folder / "config.yml", args.trust), read_settings(folder / "args.yml", args.trust)
@@ -187,19 +192,19 @@ def _make_env(args: EnjoyOptions, run_folder: str) -> VecEnv:
         env_kwargs["render_mode"] = "rgb_array"
     elif args.no_render:
         env_kwargs.pop("render_mode", None)
-    env: VecEnv = create_test_env(
-        args.env,
-        n_envs=args.n_envs,
-        seed=args.seed,
-        should_render=not args.no_render,
-        hyperparams=hyperparams,
-        env_kwargs=env_kwargs,
-        vec_env_cls=DummyVecEnv,
-    )
-    if normalize and folder.is_dir():
-        print("Loading running average")
+    elif "render_mode" not in env_kwargs:
+        env_kwargs["render_mode"] = "human"
+    env = single_envs(args.env, args.n_envs, args.seed, get_wrapper_class(hyperparams), env_kwargs)
+    vec_env_wrapper: Callable[[Any], Any] | None = get_wrapper_class(hyperparams, "vec_env_wrapper")
+    if vec_env_wrapper is not None:
+        env = vec_env_wrapper(env)
+    statistics = statistics_of(model_path, args.env)
+    if statistics is not None or (normalize and folder.is_dir()):
+        statistics = statistics or folder / STATISTICS  # which is missing, as the error says
+        print(f"Loading {statistics}")
+        warn_of_later_statistics(model_path, statistics, args.env)
         try:
-            normalized = load_normalization(folder / "vecnormalize.pkl", env, trust=args.trust)
+            normalized = load_normalization(statistics, env, trust=args.trust)
         except Exception:
             env.close()
             raise
@@ -215,18 +220,19 @@ def _replay(model: BaseAlgorithm, env: VecEnv, n_timesteps: int, *, deterministi
         Reward, not normalised, and length of each episode that ended.
     """
     episodes: list[tuple[float, int]] = []
-    task = _text_task(env)
+    task, agent = _text_task(env), with_masks(model, env)
     observations, state, starts = env.reset(), None, np.ones(env.num_envs, dtype=bool)
     try:
         for _ in range(n_timesteps):
-            actions, state = model.predict(observations, state, starts, deterministic)  # type: ignore[arg-type]
+            actions, state = agent.predict(observations, state, starts, deterministic)  # type: ignore[arg-type]
             observations, _, starts, infos = env.step(actions)
             for index in np.flatnonzero(starts):
-                # Monitor's numbers: those of the environment itself, under all wrappers.
-                episode = infos[index]["episode"]
+                # Monitor's numbers: those of the environment itself, under all wrappers. A life that is lost is no end.
+                if (episode := infos[index].get("episode")) is None:
+                    continue
                 episodes.append((episode["r"], episode["l"]))
                 text = "" if task is None else f": {_text(task, infos[index]['terminal_observation'])}"
-                print(f"Episode {len(episodes)}: reward {episode['r']:.2f}, length {episode['l']}{text}")
+                print(f"Episode {len(episodes)}: reward {episode['r']:.2f}, length {episode['l']}{text}", flush=True)
     except KeyboardInterrupt:
         pass
     return episodes

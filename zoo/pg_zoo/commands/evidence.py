@@ -22,9 +22,11 @@ def evidence(args: EvidenceOptions) -> None:
     if output is not None and not output.parent.is_dir():
         raise UserError(f"-o/--output is {args.output}, but there is no folder {output.parent}.")
     if args.results is not None:
-        written = list(update(Path(args.results), zoo, same_seeds=args.same_seeds))
-        print("\n".join(map(str, written)))
-        if not written:
+        n_written = 0
+        for path in update(Path(args.results), zoo, same_seeds=args.same_seeds):
+            print(path, flush=True)
+            n_written += 1
+        if not n_written:
             raise UserError(f"{args.results} contains no evidence for any entry.")
     if output is not None:
         with one_line(OSError), writing(output, "-o/--output"):

@@ -17,6 +17,8 @@ def report(args: ReportOptions) -> None:
     """
     thresholds = None if args.threshold is None else _thresholds(args.threshold)
     check_report_packages()
+    if args.verbose:
+        print(f"Reading the results in {args.folder}, and drawing figures", flush=True)
     from pg_zoo.pages.report import write_report
 
     with one_line(OSError, verbose=args.verbose):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-import warnings
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from pprint import pprint
@@ -19,14 +19,17 @@ from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 
+from pg_agents.engines.compiling import announced
+from pg_agents.envs.processes import EnvironmentFailedError
 from pg_agents.resuming.folders import newest_checkpoint, steps_of
-from pg_zoo.errors import UserError, one_line, warn
+from pg_zoo.errors import UserError, one_line, own_code_in_full
 from pg_zoo.lookup import find_algorithm, find_device, find_env, plugin_warnings
 from pg_zoo.options import ResumeOptions, TrainOptions
 from pg_zoo.ranges import LARGEST_SEED, MAX_ENVS, MAX_STEPS, MAX_THREADS, check_options
 from pg_zoo.recipes.files import find_entry
 from pg_zoo.results.storage import NO_ROOM
 from pg_zoo.runs.folder import Run, set_up
+from pg_zoo.runs.normalization import warn_of_later_statistics
 from pg_zoo.runs.recipe import Recipe, check_resumable, is_atari, resolve
 from pg_zoo.runs.settings import CHECKPOINTS, Interrupted, interrupted_run
 from pg_zoo.runs.tracking import tracked, with_tracking
@@ -91,7 +94,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
     check_options(args, "num_threads", at_least=-1, at_most=MAX_THREADS)
     if args.log_interval < -2 or args.log_interval == 0:
         raise UserError(
-            f"--log-interval must be at least 1, or -1 for the algorithm's default, or -2 for never, but is "
+            f"--log-interval must be at least 1, or -1 for about 20 tables, or -2 for never, but is "
             f"{args.log_interval}."
         )
     find_device(args.device)
@@ -103,6 +106,7 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
     print(f"{args.algo} ({algorithm.__module__}.{algorithm.__name__}) on {args.env}, seed {args.seed}")
 
     with ExitStack() as stack:
+        stack.enter_context(announced(args.verbose))
         # Anything can be wrong in files, plugins and environments, and it is for the user to mend.
         with one_line(Exception, verbose=args.verbose), _written_into(args.log_folder, args.verbose):
             set_random_seed(args.seed)
@@ -112,9 +116,10 @@ def train(args: TrainOptions, interrupted: Interrupted | None = None) -> None:
                 run = stack.enter_context(set_up(_recipe_of(interrupted, algorithm), args, interrupted.folder))
         stack.enter_context(tracked(args, run.recipe.entry, run.folder))
         with (
-            _warnings_on_one_line(),
             one_line(ValueError, FloatingPointError, OSError, verbose=args.verbose),
             _written_into(args.log_folder, args.verbose),
+            _told_of_processes(args.verbose),
+            own_code_in_full(_is_of_a_full_disk, args.verbose),
         ):
             _train(run)
     if args.tensorboard_log:
@@ -137,6 +142,8 @@ def _recipe(args: TrainOptions, algorithm: type[BaseAlgorithm]) -> Recipe:
     for path in (recipe.trained_agent, recipe.statistics):
         if path:
             print(f"Loading {path}")
+    if recipe.statistics is not None:
+        warn_of_later_statistics(recipe.trained_agent, recipe.statistics, args.env)
     return recipe
 
 
@@ -197,20 +204,26 @@ def _command_to_resume(run: Run) -> str:
     return shlex.join(["pg-zoo", "train", "--resume", str(run.folder), *trust, *packages])
 
 
+def _is_of_a_full_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 @contextmanager
-def _warnings_on_one_line() -> Iterator[None]:
-    """Show warnings for users without their line of code."""
-    with warnings.catch_warnings():
-        shown = warnings.showwarning
+def _told_of_processes(verbose: int) -> Iterator[None]:
+    """Show the traceback of an environment in a process of its own.
 
-        def show(message: Warning | str, category: type[Warning], *place: Any, **source: Any) -> None:
-            if category is UserWarning:
-                warn(str(message))
-            else:
-                shown(message, category, *place, **source)
-
-        warnings.showwarning = show
+    Raises:
+        UserError: It has raised an error.
+    """
+    try:
         yield
+    except EnvironmentFailedError as error:
+        if verbose > 1:
+            raise
+        if error.__cause__ is not None:
+            with suppress(OSError):
+                print(str(error.__cause__).strip(), file=sys.stderr)
+        raise UserError(str(error)) from error
 
 
 def _on_one_path(one: Path, other: Path) -> bool:

@@ -28,6 +28,7 @@ from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.env_util import make_vec_env
 
 from pg_agents import registry
+from pg_agents.envs.make import readable
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.evidence.entries import Entry, entries, evidence_path
 from pg_zoo.evidence.scored import FIRST_SEED, MIN_SEEDS, Evidence, from_cells, read, succeeding
@@ -152,7 +153,7 @@ def _spaces(env: str, given: dict[str, Any]) -> tuple[gym.Space[Any], gym.Space[
     """The spaces of observations and actions, with the entry's wrappers."""
     with one_line(Exception):
         wrapper = get_wrapper_class({"env_wrapper": given.get("env_wrapper")})
-        vec_env = make_vec_env(env, env_kwargs=given.get("env_kwargs"), wrapper_class=wrapper)
+        vec_env = make_vec_env(env, env_kwargs=given.get("env_kwargs"), wrapper_class=readable(wrapper))
     vec_env.close()
     return vec_env.observation_space, vec_env.action_space
 

@@ -213,6 +213,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 .numbers th:not(:first-child), .numbers td:not(:first-child) { text-align: right; white-space: nowrap; }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .3rem .35rem; } }
 figure { margin: 1rem 0; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
 .pictures > div { flex-grow: 0; flex-shrink: 1; min-width: 0; }

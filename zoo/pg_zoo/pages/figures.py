@@ -32,7 +32,16 @@ _COLORS = (
 )
 _MARKERS = "os^Dv*PX<>hp"
 # Algorithms that often meet in one figure have colours of their own; others get one by their names.
-_KNOWN = ("ppo", "sb3/ppo", "a2c", "sb3/a2c", "reinforce", "reinforce_baseline", "trpo", "contrib/trpo")
+_KNOWN: tuple[str, ...] = (
+    "ppo",
+    "sb3/ppo",
+    "a2c",
+    "sb3/a2c",
+    "reinforce",
+    "reinforce_baseline",
+    "trpo",
+    "contrib/trpo",
+)
 _KNOWN += ("actor_critic", "npg", "grpo", "rloo")
 # Text and axes; `svg` replaces exactly this colour by the page's own.
 _INK = "#33363a"

@@ -9,11 +9,14 @@ from pg_zoo.pages.document import Block, Bullets, Details, Heading, Pictures, Ta
 
 _HEAD = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=1in]{geometry}
 \usepackage{booktabs}
 \usepackage{graphicx}
 \extrafloats{500}
+\setlength{\belowcaptionskip}{6pt}
+\sloppy
 % A table or figure that is too wide for the page is scaled to its width.
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
 """
@@ -33,6 +36,7 @@ _SPECIAL = {
     "“": "``",
     "”": "''",
     "–": "--",
+    "−": "$-$",
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "±": r"$\pm$",
@@ -54,7 +58,7 @@ def latex(title: str, blocks: Sequence[Block]) -> str:
     """
     body = "\n\n".join(_latex(block) for block in blocks if not (isinstance(block, Heading) and block.level == 1))
     document = _environment("document", ["\\maketitle", "", body])
-    return f"{_HEAD}\\title{{{_inline(title)}}}\n\\date{{}}\n{document}\n"
+    return f"{_HEAD}\\title{{{_inline(title)}}}\n\\author{{}}\n\\date{{}}\n{document}\n"
 
 
 def _latex(block: Block) -> str:
@@ -111,6 +115,7 @@ def _inline(text: str) -> str:
         if place % 2:
             parts[place] = f"\\texttt{{{_escaped(part)}}}"
         else:
+            part = re.sub(r"(?<!\w)-(?=\d)", "−", part)  # of negative numbers
             pieces = re.split(r"\*\*([^*]+)\*\*", part)
             pieces = [f"\\textbf{{{_escaped(one)}}}" if i % 2 else _escaped(one) for i, one in enumerate(pieces)]
             parts[place] = "".join(pieces)

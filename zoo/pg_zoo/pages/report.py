@@ -133,7 +133,7 @@ def _verdicts(findings: Findings) -> list[Block]:
     if not findings.comparisons:
         return first_look
     several = len(findings.adjusted) > 1
-    columns = ["environment", "algorithm", "against", "verdict", "difference [95 %]", "n"]
+    columns = ["environment", "algorithm", "verdict", "against", "difference [95 %]", "n"]
     columns += ["Holm"] * several
     rows = [_verdict(findings, comparison)[: len(columns)] for comparison in findings.comparisons]
     caption = (
@@ -151,8 +151,8 @@ def _verdict(findings: Findings, comparison: Comparison) -> list[str]:
     return [
         comparison.where,
         f"`{comparison.algo}`",
-        f"`{comparison.baseline}`",
         f"**{verdict}**" if verdict in ("better", "worse") else verdict,
+        f"`{comparison.baseline}`",
         "" if difference is None else interval(difference[:3]),
         str(n[0]) if n[0] == n[1] else f"{n[0]} and {n[1]}",
         comparison.after_correction(findings.corrected(comparison)),
@@ -328,7 +328,8 @@ def _times(findings: Findings, env: str) -> list[Block]:
     for algo in algos:
         steps, seconds = (by_algo[algo] for by_algo in found.values())
         sign = "≥ " if steps.reached < steps.n else ""
-        shown = [f"{sign}{interval(steps.time, 0)}", f"{sign}{interval(seconds.time, digits)}"]
+        times = [one.time if one.reached else _without_interval(one.time) for one in (steps, seconds)]
+        shown = [f"{sign}{interval(times[0], 0)}", f"{sign}{interval(times[1], digits)}"]
         rows.append([f"`{algo}`", f"{steps.reached} of {steps.n}", *shown])
     goal = number(threshold)
     caption = (
@@ -337,6 +338,11 @@ def _times(findings: Findings, env: str) -> list[Block]:
         "end, and ≥ marks means that are lower bounds for this reason. Times are those of evaluations."
     )
     return [Table(["algorithm", f"reached {goal}", "steps [95 %]", "seconds [95 %]"], rows, caption=caption)]
+
+
+def _without_interval(estimate: statistics.Estimate) -> statistics.Estimate:
+    """The value alone: where every run is censored, it says only how long they were."""
+    return statistics.Estimate(estimate.value, np.nan, np.nan)
 
 
 def _about_price(scale: Scale) -> list[Block]:

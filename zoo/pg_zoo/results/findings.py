@@ -303,10 +303,10 @@ class Findings:
         short = {(one["algo"], one["env"]): one for one in self.results.details if one.get("full_steps")}
         if not short:
             return ""
-        steps = different(f"{one['n_timesteps']:,} of {one['full_steps']:,}" for one in short.values())
+        made, full = (_span([int(one[name]) for one in short.values()]) for name in ("n_timesteps", "full_steps"))
         n_seeds = len({one["seed"] for one in short.values()} | {*self.results.cells.seed})
         return (
-            f"**A first look** (`--quick`): trainings ended after {listed(steps)} steps, with "
+            f"**A first look** (`--quick`): trainings ended after {made} of {full} steps, with "
             f"{count(n_seeds, 'seed')}. This page cannot tell which algorithm is better after a full training, nor "
             "whether one that has learned little so far will; and only large differences are shown with so few seeds. "
             "Verdicts are about these short trainings. The command without `--quick`, in another folder, decides."
@@ -405,6 +405,11 @@ class Findings:
         if 0 < min(steps) * _UNEQUAL_STEPS < max(steps):
             return f", after {steps[0]:,.0f} and {steps[1]:,.0f} steps"
         return ""
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = f"{min(numbers):,}", f"{max(numbers):,}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

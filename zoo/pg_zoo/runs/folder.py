@@ -6,13 +6,14 @@
 | `best_model.zip`                    | the model with the best evaluation                         |
 | `evaluations.npz`                   | the returns of all evaluations                             |
 | `rl_model_<steps>_steps.zip`        | the model after so many steps, with `--save-freq`          |
+| `*_vecnormalize*.pkl`               | the statistics of the normalisation at these moments       |
 | `checkpoints/step_<steps>/`         | the whole training, with `--checkpoint`                    |
 | `replay_buffer.pkl`                 | with `--save-replay-buffer`, where there is one            |
 | `<number>.monitor.csv`              | the episodes of one training environment                   |
 | `<Env>/config.yml`                  | the hyperparameters                                        |
 | `<Env>/args.yml`                    | the options                                                |
 | `<Env>/command.txt`                 | the command                                                |
-| `<Env>/vecnormalize.pkl`            | the statistics of the normalisation                        |
+| `<Env>/vecnormalize.pkl`            | the statistics of the normalisation at the end             |
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents import Checkpoint, EvalCallback
-from pg_agents.files.saving import CheckpointCallback, save_model, save_normalization
+from pg_agents.files.saving import CheckpointCallback, save_with_statistics, statistics_beside
 from pg_agents.files.writing import replacing, write
-from pg_agents.interrupts import held
 from pg_agents.resuming.folders import checkpoints
 from pg_zoo.errors import UserError
 from pg_zoo.options import TrainOptions
 from pg_zoo.runs.evaluating import takes_most_probable
+from pg_zoo.runs.log import FewTables, log_interval
+from pg_zoo.runs.normalization import STATISTICS
 from pg_zoo.runs.recipe import Recipe, closing_envs
 from pg_zoo.runs.settings import CHECKPOINTS
 
@@ -60,6 +62,10 @@ class _SaveBest(BaseCallback):
     """Saves the model and the statistics of its normalisation, if there is one, as files of these names.
 
     `EvalCallback` leaves it to `save` whether the model is a folder.
+
+    Args:
+        model: The file of the model, beside which are the statistics of its moment.
+        statistics: Where rl_zoo3 looks for them, if the run has no end.
     """
 
     def __init__(self, model: Path, statistics: Path) -> None:
@@ -67,7 +73,7 @@ class _SaveBest(BaseCallback):
         self.model_path, self.statistics = model, statistics
 
     def _on_step(self) -> bool:
-        _save(self.model, self.model_path, self.statistics)
+        save_with_statistics(self.model, self.model_path, self.statistics, statistics_beside(self.model_path))
         return True
 
 
@@ -104,14 +110,6 @@ class _MonitorFiles(BaseCallback):
         return True
 
 
-def _save(model: BaseAlgorithm, path: Path, statistics: Path) -> None:
-    normalization = model.get_vec_normalize_env()
-    with held():
-        if normalization is not None:  # first: a model that is without it acts wrongly
-            save_normalization(normalization, statistics)
-        save_model(model, path)
-
-
 @dataclass(frozen=True)
 class Run:
     """A run that is ready to begin; `set_up` makes it.
@@ -143,8 +141,12 @@ class Run:
         Returns:
             Whether the training came to its end without Ctrl-C.
         """
-        interval = self.args.log_interval
-        options: dict[str, Any] = {} if interval == -1 else {"log_interval": interval if interval >= 0 else None}
+        interval: int | None = self.args.log_interval
+        options: dict[str, Any] = {"log_interval": None if interval == -2 else interval}
+        if interval == -1:
+            curves = bool(self.args.tensorboard_log)
+            interval = None if self.goes_on else log_interval(self.model, self.recipe.n_timesteps, curves=curves)
+            options = {} if interval is None else {"log_interval": interval}
         model: Any = self.model
         learn = model.learn_on if self.goes_on else model.learn
         try:
@@ -165,7 +167,7 @@ class Run:
             OSError: They cannot be saved; no part of the file that failed is left.
         """
         try:
-            _save(self.model, self.model_path, _statistics(self.folder, self.recipe))
+            save_with_statistics(self.model, self.model_path, _statistics(self.folder, self.recipe))
             model: Any = self.model
             if self.args.save_replay_buffer and getattr(model, "replay_buffer", None) is not None:
                 with replacing(self.folder / "replay_buffer.pkl") as beside, beside.open("wb") as file:
@@ -260,12 +262,14 @@ def _settings_folder(folder: Path, recipe: Recipe) -> Path:
 
 
 def _statistics(folder: Path, recipe: Recipe) -> Path:
-    return _settings_folder(folder, recipe) / "vecnormalize.pkl"
+    return _settings_folder(folder, recipe) / STATISTICS
 
 
 def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[BaseCallback]:
     if args.progress:
         yield _ProgressBar()
+    if args.log_interval == -1:
+        yield FewTables(recipe.n_timesteps)
     if args.save_freq > 0:
         yield CheckpointCallback(args.save_freq, str(folder), save_replay_buffer=args.save_replay_buffer, verbose=1)
     if args.checkpoint is not None:

@@ -112,7 +112,7 @@ def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
         for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
             record = read_cell(path, ("hyperparams", "options"))
             made, asked = record.get("defaults", {}), defaults(cell) if "defaults" in record else {}
-            if "vec_env" in record and cell.vec_env != "own":
+            if cell.algo != RANDOM and "vec_env" in record and cell.vec_env != "own":
                 made, asked = {**made, "vec_env": record["vec_env"]}, {**asked, "vec_env": cell.vec_env}
             _check_same(
                 path.parent,

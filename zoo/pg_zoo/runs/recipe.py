@@ -28,13 +28,13 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import SimpleLinearSchedule, get_callback_list, get_class_by_name, get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -50,15 +50,19 @@ from pg_agents import load_agent, load_normalization, registry
 from pg_agents.agent import PolicyGradient
 from pg_agents.arguments import Arguments, constructor_arguments, constructor_defaults
 from pg_agents.checks import check_boolean, check_number, suggestion
-from pg_agents.envs.make import NoWorldError, make_vec
+from pg_agents.envs.make import NoWorldError, make_vec, readable
+from pg_agents.envs.processes import ProcessesVecEnv
 from pg_agents.files import values
 from pg_agents.files.agents import load_replay_buffer
+from pg_agents.files.saving import replay_buffer_beside, statistics_beside
 from pg_agents.priors import read_policy
 from pg_agents.resuming.folders import newest_checkpoint
 from pg_agents.suitability import suitable_policy
-from pg_zoo.errors import UserError, one_line
+from pg_zoo.errors import UserError, one_line, warn
 from pg_zoo.ranges import MAX_ENVS, MAX_PROCESSES, MAX_STEPS
 from pg_zoo.recipes.trust import TRUST, data_only, evaluated, names_a_class
+from pg_zoo.runs.endings import with_recorded_endings
+from pg_zoo.runs.normalization import statistics_of
 
 N_TIMESTEPS = 100_000  # without a number in the entry
 
@@ -155,7 +159,8 @@ class Recipe:
     ) -> BaseAlgorithm:
         """A new model, or the trained agent with this recipe's arguments except those of its policy.
 
-        The replay buffer is loaded from `replay_buffer.pkl` beside the trained agent if that exists.
+        The replay buffer is loaded from the file beside the trained agent, if there is one: that of its moment, or else
+        `replay_buffer.pkl`.
 
         Args:
             env: The training environments.
@@ -174,10 +179,38 @@ class Recipe:
             return self.algorithm(env=env, **options, **arguments)
         kept = {name: value for name, value in arguments.items() if name not in ("policy", "policy_kwargs")}
         model = load_agent(self.algorithm, self.trained_agent, env, trust=self.trust, **options, **kept)
-        replay_buffer = Path(self.trained_agent).with_name("replay_buffer.pkl")
-        if isinstance(model, OffPolicyAlgorithm) and replay_buffer.is_file():
-            load_replay_buffer(model, replay_buffer, trust=self.trust)
+        self._warn_of_other_observations(model)
+        if isinstance(model, OffPolicyAlgorithm):
+            self._load_replay_buffer(model)
         return model
+
+    def _load_replay_buffer(self, model: OffPolicyAlgorithm) -> None:
+        path = replay_buffer_beside(self.trained_agent)
+        found = next((one for one in (path, path.with_name("replay_buffer.pkl")) if one.is_file()), None)
+        if found is not None:
+            load_replay_buffer(model, found, trust=self.trust)
+        elif model.num_timesteps > 0:
+            warn(
+                f"{self.trained_agent} has no replay buffer beside it ({path.name}), as --save-replay-buffer saves it: "
+                "training goes on with an empty one."
+            )
+
+    def _warn_of_other_observations(self, model: BaseAlgorithm) -> None:
+        """Warn if the trained agent knows normalised observations and will see others, or the other way round."""
+        if self.statistics is not None or model.num_timesteps == 0:
+            return
+        # Off-policy algorithms of SB3 have one in any case.
+        if isinstance(model, OnPolicyAlgorithm) and model._last_original_obs is not None:
+            warn(
+                f"{self.trained_agent} was trained with VecNormalize, but there are no statistics beside it "
+                f"({statistics_beside(self.trained_agent).name}): it will see observations that mean something else."
+            )
+        elif self.normalization is not None:
+            warn(
+                f"{self.trained_agent} has no statistics of a normalisation beside it, but the hyperparameters say "
+                "normalize: it will see observations that mean something else, unless normalize:False is among "
+                "--hyperparams."
+            )
 
     def resumed_model(self, folder: Path, env: VecEnv, *, device: str = "auto", verbose: int = 0) -> PolicyGradient:
         """The model of an interrupted training, as it was at the newest whole checkpoint.
@@ -225,8 +258,7 @@ class Recipe:
     @property
     def statistics(self) -> Path | None:
         """The file of the trained agent's normalisation, which comes before `normalization`; None if there is none."""
-        path = Path(self.trained_agent).parent / EnvironmentName(self.env) / "vecnormalize.pkl"
-        return path if self.trained_agent and path.is_file() else None
+        return statistics_of(self.trained_agent, self.env) if self.trained_agent else None
 
     @property
     def deterministic_evaluation(self) -> bool:
@@ -250,15 +282,14 @@ class Recipe:
             return together
         if vec_env == "subproc" and n_envs > MAX_PROCESSES:
             raise UserError(f"--vec-env subproc has room for {MAX_PROCESSES} environments, but n_envs is {n_envs}.")
-        # Other processes need not know the id: it may have been registered by a module that only this one imports.
-        return make_vec_env(
-            gym.spec(self.env).make,
+        return single_envs(
+            self.env,
             n_envs,
             seed,
-            monitor_dir=monitor_dir,
-            wrapper_class=self.env_wrapper,
-            env_kwargs=env_kwargs,
+            self.env_wrapper,
+            env_kwargs,
             vec_env_cls=ProcessesVecEnv if vec_env == "subproc" else DummyVecEnv,
+            monitor_dir=monitor_dir,
             monitor_kwargs={**(self.monitor_kwargs or {}), "override_existing": False}
             if goes_on
             else self.monitor_kwargs,
@@ -336,6 +367,8 @@ def resolve(
         UserError: A hyperparameter is unknown or out of range, or is code and not trusted.
     """
     entry = {"n_timesteps": N_TIMESTEPS, "policy": "auto", **entry}
+    if trained_agent and statistics_of(trained_agent, env) and not entry.get("normalize"):
+        entry["normalize"] = True  # what the run stores must say so, for rl_zoo3 too
     _check(algo, algorithm, entry)
     values = evaluated(entry) if trust else data_only(entry, origin, remedy)
     # A constructor may change a dictionary that it is given.
@@ -368,6 +401,40 @@ def resolve(
     )
 
 
+def single_envs(
+    env: str,
+    n_envs: int,
+    seed: int,
+    env_wrapper: Callable[[Any], Any] | None,
+    env_kwargs: dict[str, Any] | None,
+    *,
+    vec_env_cls: type[DummyVecEnv | SubprocVecEnv] = DummyVecEnv,
+    **monitoring: Any,
+) -> VecEnv:
+    """Single environments in their wrappers, each with its record of episodes.
+
+    Args:
+        env: The Gymnasium id.
+        n_envs: Number of environments.
+        seed: Seed of the first environment.
+        env_wrapper: Wraps one environment.
+        env_kwargs: Arguments of the environments.
+        vec_env_cls: Their processes.
+        **monitoring: `monitor_dir` and `monitor_kwargs` of SB3's `make_vec_env`.
+    """
+    wrapper = with_recorded_endings(env_wrapper)
+    # Other processes need not know the id: it may have been registered by a module that only this one imports.
+    return make_vec_env(
+        gym.spec(env).make,
+        n_envs,
+        seed,
+        wrapper_class=readable(wrapper) if vec_env_cls is DummyVecEnv else wrapper,
+        env_kwargs=env_kwargs,
+        vec_env_cls=vec_env_cls,
+        **monitoring,
+    )
+
+
 def check_resumable(algorithm: type[BaseAlgorithm]) -> None:
     """Check that a training of an algorithm can be stored and resumed.
 
@@ -390,30 +457,6 @@ def closing_envs(env: VecEnv) -> Iterator[VecEnv]:
         # Ctrl-C reaches environments in other processes too: they may be gone.
         with suppress(EOFError, OSError):
             env.close()
-
-
-class ProcessesVecEnv(SubprocVecEnv):
-    """SB3's, which can also be closed where an interrupt came in the middle of a step or of an answer.
-
-    Otherwise, `close` waits for all answers to a step, those included that have been read.
-    """
-
-    def close(self) -> None:
-        """End the processes, whatever they have been asked."""
-        if self.closed:
-            return
-        for remote in self.remotes:
-            with suppress(OSError):  # it is gone
-                remote.send(("close", None))
-        for remote in self.remotes:
-            with suppress(EOFError, OSError):
-                while True:  # until the other side is closed
-                    remote.recv_bytes()
-        for process in self.processes:
-            process.join()
-        for remote in self.remotes:
-            remote.close()
-        self.waiting, self.closed = False, True
 
 
 def default_policy(algorithm: type[BaseAlgorithm], space: spaces.Space[Any]) -> str:

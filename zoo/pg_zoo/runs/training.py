@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -202,9 +202,9 @@ def _on_one_thread(recipe: Recipe, vec_env: VecEnvKind) -> Recipe:
     return replace(recipe, env_kwargs={"num_threads": 1, **(recipe.env_kwargs or {})})
 
 
-def _vec_env(cell: Cell) -> VecEnvKind:
+def _vec_env(cell: Cell) -> Literal["dummy", "native", "world", "envpool"]:
     """How the environments of a cell are stepped: `vec_env` of the cell, once its environment has been asked."""
-    if cell.vec_env not in ("auto", "own"):
+    if cell.vec_env != "auto" and cell.vec_env != "own":
         return cell.vec_env
     if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys():
         return "dummy"
