@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pg_agents import PPO, REINFORCE
 
-BOX = spaces.Box(np.float32([-1, 2]), np.float32([1, 6]))
+BOX = spaces.Box(np.float32([-1, 0]), np.float32([1, 3]))
 FALSE = [False, np.bool_(False), th.tensor(False), 0]
 
 

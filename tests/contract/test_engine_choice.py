@@ -205,6 +205,11 @@ def image_env():
     return TinyEnv(observation_space=IMAGE)
 
 
+def small_image_env():
+    """Too small for `CnnPolicy`."""
+    return TinyEnv(observation_space=spaces.Box(0, 255, (8, 8, 1), np.uint8))
+
+
 def parts_env(**parts):
     return TinyEnv(observation_space=spaces.Dict({"vector": BOX, "category": spaces.Discrete(2), **parts}))
 
@@ -251,7 +256,7 @@ BOX_ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
 # By name: the agent's class, its environment, arguments, and what the reason must name.
 CONSTRUCTED = {
     "CnnPolicy": (A2C, image_env, {"policy": "CnnPolicy"}, "ActorCriticCnnPolicy"),
-    "images": (A2C, image_env, {}, "images"),
+    "images": (A2C, small_image_env, {}, "images"),
     "an image among others": (A2C, lambda: parts_env(image=IMAGE), of_parts(), "images"),
     "an image among others, in episodes": (REINFORCE, lambda: parts_env(image=IMAGE), of_parts(), "images"),
     "a normalised image among others": (
@@ -368,9 +373,8 @@ def test_what_was_changed_since_it_was_made_is_noticed_at_the_next_learn(change,
     assert engine_of(agent) == "mlp"
     change(agent)
     assert_served_by_autograd(agent, reason, capsys)
-    agent.engine = "mlp"
     with pytest.raises(ValueError, match=refused(reason)):
-        agent.learn(8)
+        agent.engine = "mlp"
 
 
 class OwnNoise(StateDependentNoiseDistribution):
