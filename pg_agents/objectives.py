@@ -50,7 +50,7 @@ def loss(batch: Minibatch, form: Loss) -> LossTerms:
     whole episodes, `scale` turns it into the mean over episodes of the sum over their steps, as in the policy-gradient
     theorem. Where the entropy has no closed form, -log π of the sampled actions estimates it.
     """
-    policy = -form.objective(batch).mean()
+    policy = -one_per_sample(form.objective(batch), batch).mean()
     entropy = -(-batch.log_prob if batch.entropy is None else batch.entropy).mean()
     predict = form.value_prediction or partial(predicted_values, value_clip=form.value_clip)
     value = F.mse_loss(batch.returns, predict(batch)) if form.trains_critic else None
@@ -59,6 +59,25 @@ def loss(batch: Minibatch, form: Loss) -> LossTerms:
     if form.penalty is not None and penalty is not None:
         total = total + form.penalty.kl_coef * penalty
     return LossTerms(form.scale * total, policy, entropy, value, penalty)
+
+
+def one_per_sample(values: th.Tensor, batch: Minibatch) -> th.Tensor:
+    """The values of an objective, if there is one for each sample, and a gradient.
+
+    Raises:
+        ValueError: They are something else, which would train silently on a wrong mean, or not at all.
+    """
+    if not isinstance(values, th.Tensor) or values.shape != batch.log_prob.shape:
+        given = f"shape {tuple(values.shape)}" if isinstance(values, th.Tensor) else repr(values)
+        raise ValueError(
+            f"The objective's `value` must be a tensor with one number for each sample, of shape "
+            f"{tuple(batch.log_prob.shape)}, but is {given}."
+        )
+    if not values.requires_grad and batch.log_prob.requires_grad:
+        raise ValueError(
+            "The objective's `value` has no gradient: it does not depend on log π, or everything in it is detached."
+        )
+    return values
 
 
 def reference_kl(batch: Minibatch, form: Penalty) -> th.Tensor:
@@ -236,7 +255,7 @@ def check_weight(objective: Objective, *, rtol: float = 1e-4) -> None:
         rtol: Relative tolerance, with respect to the largest weight of the samples too.
 
     Raises:
-        WrongWeightError: The two differ; the message shows the sample where they differ most.
+        WrongWeightError: The two differ, and the message shows the sample where they differ most; or the weight fails.
         NotServedError: The value needs more of a minibatch than log π, the old log π and the advantages, so that no
             weight can be its derivative.
     """
@@ -254,15 +273,22 @@ def check_weight(objective: Objective, *, rtol: float = 1e-4) -> None:
         raise NotServedError(f"its objective's value cannot be compared with its `weight` ({error})") from error
     expected = th.zeros_like(log_prob) if derivatives is None else derivatives
     samples = list(zip(log_prob.tolist(), batch.ratio.tolist(), advantages.tolist(), strict=True))
-    weights = th.tensor([objective.weight(*sample, *objective.coefficients) for sample in samples], dtype=th.float64)
+    name = getattr(objective.weight, "__qualname__", repr(objective.weight))
+    try:
+        given = [float(objective.weight(*sample, *objective.coefficients)) for sample in samples]
+    except Exception as error:
+        raise WrongWeightError(
+            f"its weight `{name}` fails ({type(error).__name__}: {error}): it is given numbers, so it can use `math`, "
+            "but not torch"
+        ) from error
+    weights = th.tensor(given, dtype=th.float64)
     errors = (weights - expected).abs()
     wrong = ~(errors <= rtol * (expected.abs() + float(expected.abs().max())))
     if wrong.any():
         worst = int(th.where(wrong, errors.nan_to_num(nan=th.inf), -1).argmax())
         new, ratio, advantage = samples[worst]
-        name = getattr(objective.weight, "__qualname__", repr(objective.weight))
         raise WrongWeightError(
-            f"its weight {name} is not the derivative of its objective: at log π = {new:.4g}, ratio {ratio:.4g} and "
+            f"its weight `{name}` is not the derivative of its objective: at log π = {new:.4g}, ratio {ratio:.4g} and "
             f"advantage {advantage:.4g} the weight is {float(weights[worst]):.6g}, the derivative "
             f"{float(expected[worst]):.6g}"
         )

@@ -501,7 +501,7 @@ def test_an_objective_that_is_mixed_in_brings_its_own_weight():
 
 
 def test_a_weight_that_is_not_the_derivative_of_the_objective_is_refused():
-    sample = r"tamed_weight is not the derivative .* log π = .* ratio .* advantage .* the weight is .* the derivative"
+    sample = r"tamed_weight` is not the derivative .* log π = .* ratio .* advantage .* the weight is .* the derivative"
     agent = OwnWithAnotherObjective("MlpPolicy", TinyEnv(), device="cpu")
     with pytest.warns(UserWarning, match=rf"Using the autograd engine, because .*{sample}"):
         agent.learn(8)

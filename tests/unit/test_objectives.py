@@ -1,19 +1,23 @@
 """Objectives against the cases of the paper, worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch as th
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pg_agents.contract import Loss, Minibatch, Objective, WrongWeightError
 from pg_agents.objectives import (
     KL_ESTIMATORS,
+    check_weight,
     clipped_surrogate,
     clipped_values,
     importance_weighted,
     kl_divergence,
     kl_penalised,
+    loss,
     normalise,
     score_function,
 )
@@ -110,3 +114,35 @@ def test_means_and_mean_gradients_of_kl_estimates(name, mean, gradient_of_mean):
     (found,) = th.autograd.grad((p.detach() * estimates).sum(), logits, retain_graph=True)
     (expected,) = th.autograd.grad(gradient_of_mean(p), logits)
     assert found.tolist() == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda batch: None, "but is None"),
+        (lambda batch: 0.0, "but is 0.0"),
+        (lambda batch: (batch.advantages * batch.log_prob).mean(), r"of shape \(3,\), but is shape \(\)"),
+        (lambda batch: batch.advantages[:, None] * batch.log_prob, r"of shape \(3,\), but is shape \(3, 3\)"),
+        (lambda batch: batch.advantages, "has no gradient"),
+        (lambda batch: (batch.advantages * batch.log_prob).detach(), "has no gradient"),
+    ],
+    ids=["nothing", "a number", "a mean", "each with each", "no log π", "detached"],
+)
+def test_an_objective_that_would_train_on_something_else_is_refused(value, said):
+    log_prob = th.tensor([-1.0, -2.0, -3.0], requires_grad=True)
+    batch = Minibatch(log_prob, log_prob.detach(), th.ones(3), th.zeros(3), th.zeros(3), th.zeros(3), entropy=None)
+    form = Loss(Objective(value), ent_coef=0.0, vf_coef=0.0, max_grad_norm=0.5)
+    with pytest.raises(ValueError, match=said):
+        loss(batch, form)
+    right = loss(batch, replace(form, objective=Objective(lambda batch: batch.advantages * batch.log_prob)))
+    assert right.policy.item() == pytest.approx(2.0)
+
+
+def test_a_weight_that_fails_is_named():
+    objective = Objective(lambda batch: th.tanh(batch.advantages) * batch.log_prob, with_torch)
+    with pytest.raises(WrongWeightError, match=r"its weight `with_torch` fails \(TypeError: tanh\(\)"):
+        check_weight(objective)
+
+
+def with_torch(log_prob, ratio, advantage):
+    return th.tanh(advantage)
