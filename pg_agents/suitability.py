@@ -152,10 +152,12 @@ def _out_of_reach(policy: ActorCriticPolicy, env_space: spaces.Space[Any]) -> st
     for index, (low, high) in enumerate(zip(space.low.ravel().tolist(), space.high.ravel().tolist(), strict=True)):
         if not -_NO_BOUND < low < high < _NO_BOUND:
             continue
-        lowest, highest = (min(max(end, low), high) for end in (-_REACH * sigma, _REACH * sigma))
+        lowest, highest = _within(_REACH * sigma, low, high)
+        # A small deviation is a choice: tuned values often begin with exp(-2), and the mean moves.
+        least, most = _within(_REACH * max(sigma, 1), low, high)
         drawn = NormalDist(0, sigma)
         clipped, end = max((drawn.cdf(low), low), (1 - drawn.cdf(high), high))
-        if highest - lowest >= _LEAST_REACHED * (high - low) and clipped <= _MOST_CLIPPED:
+        if most - least >= _LEAST_REACHED * (high - low) and clipped <= _MOST_CLIPPED:
             continue
         which = "" if space.shape in ((), (1,)) else f" in dimension {index}"
         share = f", {100 * clipped:.0f} % of them at {end:g}" if clipped >= _LEAST_REACHED else ""
@@ -168,6 +170,11 @@ def _out_of_reach(policy: ActorCriticPolicy, env_space: spaces.Space[Any]) -> st
             f"hardly learn. {remedy}"
         )
     return None
+
+
+def _within(reach: float, low: float, high: float) -> tuple[float, float]:
+    """The part of a range that is within reach of 0."""
+    return min(max(-reach, low), high), min(max(reach, low), high)
 
 
 def _extractor_of(policy_class: type[Any], policy_kwargs: dict[str, Any]) -> Any:
