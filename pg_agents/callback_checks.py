@@ -37,6 +37,9 @@ def check_callbacks(agent: Any, total_timesteps: int, callback: BaseCallback) ->
         _warn_of_too_few_calls(one, agent, total_timesteps)
 
 
+_FROZEN = ", this one with VecNormalize(env, training=False, norm_reward=False)"
+
+
 def _check_evaluation(callback: callbacks.EvalCallback, training: VecEnv, space: spaces.Space[Any]) -> None:
     name, env = type(callback).__name__, callback.eval_env
     if share_episodes(training, env):
@@ -54,7 +57,7 @@ def _check_evaluation(callback: callbacks.EvalCallback, training: VecEnv, space:
     if not (fits and _fits(env.observation_space, space)):
         raise ValueError(
             f"`eval_env` of {name} is not wrapped like the training's environment: {_described(env)}, not "
-            f"{_described(training)}. Wrap both in the same way."
+            f"{_described(training)}. Wrap both in the same way{_FROZEN if normalizes else ''}."
         )
 
 
