@@ -150,6 +150,19 @@ def test_seeds_made_in_other_environments_are_refused(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("made", "asked", "remedy"), [("world", "dummy", "choose"), ("dummy", "world", "--vec-env dummy")]
+)
+def test_another_algorithm_in_other_environments_is_refused(tmp_path, made, asked, remedy):
+    run(tmp_path, CELLS[:1])
+    path = tmp_path / CELLS[0].path / "cell.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vec_env": made}))
+    other = replace(CELLS[0], algo="another", vec_env=asked)
+    with pytest.raises(UserError, match=saying("seed_0", "vec_env", f"'{made}'", f"'{asked}'", remedy, "-o")):
+        run(tmp_path, [other])
+    assert run(tmp_path, [replace(other, vec_env=made)])[0] != []
+
+
 def test_seeds_made_with_another_default_of_the_algorithm_are_refused(tmp_path, monkeypatch):
     run(tmp_path, CELLS[:1])
     monkeypatch.setattr("pg_zoo.runs.grid.defaults", lambda cell: {"n_steps": 2048})

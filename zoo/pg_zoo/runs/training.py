@@ -206,9 +206,9 @@ def _vec_env(cell: Cell) -> Literal["dummy", "native", "world", "envpool"]:
     """How the environments of a cell are stepped: `vec_env` of the cell, once its environment has been asked."""
     if cell.vec_env != "auto" and cell.vec_env != "own":
         return cell.vec_env
-    if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys():
+    if needs_single_envs(cell):
         return "dummy"
-    if cell.vec_env == "auto" and _has_world(cell):
+    if cell.vec_env == "auto" and has_world(cell):
         return "world"
     if gym.spec(cell.env).vector_entry_point is None:
         return "dummy"
@@ -216,7 +216,12 @@ def _vec_env(cell: Cell) -> Literal["dummy", "native", "world", "envpool"]:
         return "native" if env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP else "dummy"
 
 
-def _has_world(cell: Cell) -> bool:
+def needs_single_envs(cell: Cell) -> set[str]:
+    """The hyperparameters of a cell that leave no room for a world or vector version of its environment."""
+    return {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys()
+
+
+def has_world(cell: Cell) -> bool:
     """Whether the environment has a world that takes these arguments."""
     try:
         make_vec(cell.env, 1, world=True, env_kwargs=cell.hyperparams.get("env_kwargs")).close()
