@@ -142,6 +142,12 @@ def test_what_is_trained_on_keeps_and_saves_its_statistics_though_nobody_has_sai
     assert dict(yaml.unsafe_load((further / "CartPole-v1/config.yml").read_text()))["normalize"] is True
 
 
+def test_whoever_says_that_nothing_is_normalised_is_obeyed_with_a_warning(run, capsys):
+    assert main(["train", "-i", str(run / "CartPole-v1.zip"), "--eval-freq", "-1", *SHORT, "normalize:False"]) == 0
+    assert "was trained with VecNormalize, but normalize is False" in capsys.readouterr().err
+    assert not [*run.with_name("CartPole-v1_2").rglob("*.pkl")]
+
+
 @pytest.mark.parametrize(
     ("model", "statistics"),
     [
