@@ -36,6 +36,7 @@ from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
 from pg_zoo.runs.cell import Cell, defaults
 from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
 from pg_zoo.runs.forecast import Progress
+from pg_zoo.runs.normalization import STATISTICS
 from pg_zoo.runs.partial import CannotGoOnError, TimedCheckpoint, partial_results
 from pg_zoo.runs.provenance import AddedMemory, command_line, cpu_model, versions
 from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
@@ -277,7 +278,7 @@ def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation)
             model.save(folder / "agent.zip")
             normalisation = model.get_vec_normalize_env()
             if normalisation is not None:
-                normalisation.save(str(folder / "vecnormalize.pkl"))
+                normalisation.save(str(folder / STATISTICS))
     return _Run(
         returns,
         lengths,
