@@ -126,7 +126,7 @@ def test_of_an_older_run_those_of_its_end_are_used_with_a_warning(run, capsys):
     assert main(["enjoy", "--no-render", "-n", "1", "--load-best"]) == 0
     said = capsys.readouterr()
     assert f"Loading {run / 'CartPole-v1/vecnormalize.pkl'}\n" in said.out
-    assert "best_model.zip has no statistics of its own moment" in said.err
+    assert "no statistics saved with best_model.zip; those from the end of its run are used" in said.err
 
 
 def test_what_is_trained_on_keeps_and_saves_its_statistics_though_nobody_has_said_normalize(run, capsys):

@@ -225,7 +225,7 @@ class _Display(ProgressColumn):
             expected = self._seconds_left()
             if expected is not None:
                 if expected > _SHORT:
-                    print(f"{time_left(expected)}, as the first cells show", flush=True)
+                    print(f"{time_left(expected)}, estimated from the first cells", flush=True)
                 return
 
     def __exit__(
@@ -281,7 +281,7 @@ class _Display(ProgressColumn):
         return (self.last - self.started) * steps_left / self.steps_done - (time.monotonic() - self.last)
 
 
-_MEASURED = "the first ones will show how long all of them take"
+_MEASURED = "a time estimate follows after the first cells"
 _EVERY = 1.0  # seconds between looks at whether that is known
 _SHORT = 10.0  # seconds that need no announcement
 
