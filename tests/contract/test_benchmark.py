@@ -340,9 +340,9 @@ def test_libraries_are_loaded_for_other_processes_before_anything_else_but_not_f
 ):
     calls = []
     monkeypatch.setattr(processes, "prepare", lambda: calls.append("prepare"))
-    monkeypatch.setattr(benchmark, "benchmark", lambda args: calls.append("benchmark"))
+    monkeypatch.setattr(benchmark, "benchmark", lambda args: calls.append(f"benchmark after {capsys.readouterr().out}"))
     assert main(["benchmark", "--algos", "ppo", "--envs", "CartPole-v1", "-o", "x", "--backend", backend]) == 0
-    assert calls == [*first, "benchmark"]
+    assert calls == [*first, "benchmark after Loading ...\n"]
 
 
 def test_options_reach_the_cells(monkeypatch):
@@ -393,7 +393,7 @@ def test_where_one_algorithm_has_no_room_for_a_world_none_has_one(monkeypatch, c
     monkeypatch.setattr(benchmark, "find_entry", lambda algo, env, **_: (dict(wrapped[algo]), "here"))
     cells = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--seeds", "1")
     assert [cell.vec_env for cell in cells] == ["dummy"] * 3
-    (line,) = capsys.readouterr().out.splitlines()
+    _, line = capsys.readouterr().out.splitlines()
     assert says(line, "CartPole-v1", "one by one", "world", "ppo has monitor_kwargs")
     grid_of(monkeypatch, "--algos", "ppo", "--seeds", "1", "--vec-env", "dummy")
     assert "one by one" not in capsys.readouterr().out
