@@ -154,7 +154,7 @@ def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path
     if kill is signal.SIGINT:
         assert status == 130
         # Random actions are there at once.
-        begun, *between, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
+        _, begun, *between, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
         done = [line for line in between if line.endswith(" done")]  # and not how long it will take
         assert says(begun, 0, 4)
         assert says(stored, len(done), 4, folder, "same command")

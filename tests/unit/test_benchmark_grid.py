@@ -337,7 +337,7 @@ def test_time_left_counts_steps_and_not_cells(tmp_path, monkeypatch, capsys):
 
     run_grid(cells, tmp_path, backend=clock)
     expected = [
-        [0, 4],
+        [0, 4, "a time estimate follows"],
         [1, 4, "random", "X", 0, "done"],
         [2, 4, "15 min", "a", "X", 0, "done"],  # 101 s for 100 of 1000 steps
         [3, 4, "1 failed", "3 min", "a", "X", 1, "failed"],  # 801 s for 800
