@@ -50,7 +50,7 @@ def test_a_plugin_is_the_users_own_wherever_it_is_installed(monkeypatch):
     error = error_in("acme.envs", f"{INSTALLED}/acme/envs.py")
     assert not is_of_environment(error)
     entry = EntryPoint("acme", "acme.plugin:register", registry.ENVS)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == registry.ENVS else [])
+    monkeypatch.setattr(errors, "entry_points", lambda group: [entry] if group == registry.ENVS else [])
     assert is_of_environment(error)
 
 

@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -137,7 +138,7 @@ def _plugins() -> set[str]:
     from pg_agents import registry
 
     groups = (registry.ALGORITHMS, registry.ENVS, registry.HYPERPARAMS, registry.ENGINES)
-    return {entry.module.partition(".")[0] for group in groups for entry in registry.entry_points(group=group)}
+    return {entry.module.partition(".")[0] for group in groups for entry in entry_points(group=group)}
 
 
 @contextmanager
