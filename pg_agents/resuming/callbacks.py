@@ -26,11 +26,15 @@ _OF_OTHERS = frozenset({"model", "locals", "globals", "parent", "logger"})
 
 
 def kept_callbacks(callback: BaseCallback) -> list[BaseCallback]:
-    """The callbacks of a run whose state is kept: those inside, without lists and progress bars."""
+    """The callbacks of a run whose state is kept: those inside, without lists, progress bars and the like.
+
+    A callback that only shows something says `is_in_checkpoints = False`: a run may go on with or without it.
+    """
     return [
         one
         for one in callbacks_in(callback)
         if not isinstance(one, (CallbackList, ProgressBarCallback))
+        and getattr(one, "is_in_checkpoints", True)
         and not (type(one) is ConvertCallback and one.callback is None)
     ]
 

@@ -154,7 +154,7 @@ def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path
     if kill is signal.SIGINT:
         assert status == 130
         # Random actions are there at once.
-        begun, *between, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
+        _, begun, *between, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
         done = [line for line in between if line.endswith(" done")]  # and not how long it will take
         assert says(begun, 0, 4)
         assert says(stored, len(done), 4, folder, "same command")
@@ -335,12 +335,14 @@ def test_each_algorithm_has_its_own_values_or_all_have_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize(("backend", "first"), [("local", ["prepare"]), ("ray", [])])
-def test_libraries_are_loaded_for_other_processes_before_anything_else_but_not_for_rays(monkeypatch, backend, first):
+def test_libraries_are_loaded_for_other_processes_before_anything_else_but_not_for_rays(
+    monkeypatch, capsys, backend, first
+):
     calls = []
     monkeypatch.setattr(processes, "prepare", lambda: calls.append("prepare"))
-    monkeypatch.setattr(benchmark, "benchmark", lambda args: calls.append("benchmark"))
+    monkeypatch.setattr(benchmark, "benchmark", lambda args: calls.append(f"benchmark after {capsys.readouterr().out}"))
     assert main(["benchmark", "--algos", "ppo", "--envs", "CartPole-v1", "-o", "x", "--backend", backend]) == 0
-    assert calls == [*first, "benchmark"]
+    assert calls == [*first, "benchmark after Loading ...\n"]
 
 
 def test_options_reach_the_cells(monkeypatch):
@@ -354,11 +356,10 @@ def test_options_reach_the_cells(monkeypatch):
 
 
 def test_a_first_look_has_fewer_seeds_evaluations_and_steps(monkeypatch):
-    cells = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--quick", "--jobs", "2")
+    cells = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--quick")
     trained = [cell for cell in cells if cell.algo != "random"]
     assert {cell.seed for cell in cells} == {0, 1, 2}
-    # 100,000 steps for each of 2 jobs, divided among 6 trainings.
-    assert {cell.n_timesteps for cell in trained} == {33_000}
+    assert {cell.n_timesteps for cell in trained} == {10_000}
     full = {cell.algo: cell.n_timesteps for cell in grid_of(monkeypatch, "--algos", "ppo", "a2c", "--seeds", "1")}
     assert {cell.algo: cell.full_steps for cell in trained} == {"ppo": full["ppo"], "a2c": full["a2c"]}
     assert {tuple(cell.options.values()) for cell in cells} == {(10, 5, 20)}
@@ -368,9 +369,16 @@ def test_a_first_look_keeps_what_the_user_has_said_and_lengthens_nothing(monkeyp
     given = ["--seeds", "1", "--final-episodes", "7", "-n", "50000"]
     (cell, _) = grid_of(monkeypatch, "--algos", "ppo", "--quick", *given)
     assert (cell.n_timesteps, cell.full_steps, cell.final_episodes, cell.eval_points) == (50_000, None, 7, 10)
-    (cell, _) = grid_of(monkeypatch, "--algos", "ppo", "--quick", "--seeds", "1", "--jobs", "9")
-    assert cell.full_steps is None
-    assert cell.n_timesteps < 900_000
+    few = {"ppo": {"n_timesteps": 3000}, "a2c": {"n_timesteps": 50_000}}
+    monkeypatch.setattr(benchmark, "find_entry", lambda algo, env, **_: (dict(few[algo]), "here"))
+    ppo, a2c, _ = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--quick", "--seeds", "1")
+    assert [(cell.n_timesteps, cell.full_steps) for cell in (ppo, a2c)] == [(3000, None), (3000, 50_000)]
+
+
+@pytest.mark.parametrize("more", [["--jobs", "9"], ["--seeds", "1"], ["--jobs", "1", "--seeds", "4"]])
+def test_a_first_look_can_go_on_with_other_jobs_and_seeds(monkeypatch, more):
+    first, again = (grid_of(monkeypatch, "--algos", "ppo", "--quick", *options)[0] for options in ([], more))
+    assert first == again
 
 
 def test_all_algorithms_of_a_grid_have_the_same_environments(monkeypatch):
@@ -380,11 +388,15 @@ def test_all_algorithms_of_a_grid_have_the_same_environments(monkeypatch):
     assert [cell.vec_env for cell in cells] == ["dummy"] * 3
 
 
-def test_where_one_algorithm_has_no_room_for_a_world_none_has_one(monkeypatch):
+def test_where_one_algorithm_has_no_room_for_a_world_none_has_one(monkeypatch, capsys):
     wrapped = {"ppo": {"monitor_kwargs": {"allow_early_resets": True}}, "a2c": {}}
     monkeypatch.setattr(benchmark, "find_entry", lambda algo, env, **_: (dict(wrapped[algo]), "here"))
     cells = grid_of(monkeypatch, "--algos", "ppo", "a2c", "--seeds", "1")
-    assert [cell.vec_env for cell in cells] == ["own"] * 3
+    assert [cell.vec_env for cell in cells] == ["dummy"] * 3
+    _, line = capsys.readouterr().out.splitlines()
+    assert says(line, "CartPole-v1", "one by one", "world", "ppo has monitor_kwargs")
+    grid_of(monkeypatch, "--algos", "ppo", "--seeds", "1", "--vec-env", "dummy")
+    assert "one by one" not in capsys.readouterr().out
 
 
 def test_the_exit_status_tells_of_failed_cells(monkeypatch, capsys, tmp_path):

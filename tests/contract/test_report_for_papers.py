@@ -304,6 +304,21 @@ def test_negative_numbers_have_a_minus_in_latex_and_names_their_hyphen():
     assert row == r"a-{}1 & $-$0.5 [$-$2, $-$1] \\"
 
 
+def test_formulas_in_latex_are_formulas():
+    text = latex("", [Text("½ σ² β, θ₀ → ∇")])
+    assert r"$\frac{1}{2}$ $\sigma$$^{2}$ $\beta$, $\theta$$_{0}$ [U+2192] [U+2207]" in text
+
+
+def test_a_bracket_that_begins_a_row_is_no_option_of_the_row_above():
+    text = latex("", [Table(["[a", "b"], [["[1, 2]", "3"], ["*", "4"], ["x", "[5]"]])])
+    assert [line for line in text.splitlines() if line.endswith("\\\\")] == [
+        r"{}[a & b \\",
+        r"{}[1, 2] & 3 \\",
+        r"{}* & 4 \\",
+        r"x & [5] \\",
+    ]
+
+
 def test_every_row_of_a_latex_table_has_its_columns(in_latex):
     found = re.findall(r"(?s)\\begin\{tabular\}\{(\w+)\}\n(.*?)\\end\{tabular\}", in_latex.text)
     assert len(found) >= 8

@@ -178,6 +178,26 @@ def test_ctrl_c_tells_the_command_that_goes_on_and_a_finished_run_says_so(
     assert "finished after 320 steps" in capsys.readouterr().out
 
 
+def test_what_only_shows_something_is_no_part_of_a_checkpoint(interrupted: Path) -> None:
+    path = interrupted / "CartPole-v1/args.yml"
+    path.write_text(yaml.safe_dump({**read_settings(path, trust=False), "log_interval": 1}))  # as of older runs
+    assert main(["train", "--resume", str(interrupted)]) == 0
+
+
+def test_what_fails_before_callbacks_have_begun_is_said_alone(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("out of order")
+
+    monkeypatch.setattr(PPO, "learn_on", fail)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(interrupted)]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("out of order\n")
+    assert said.count("Traceback") == 1  # that of `fail`
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

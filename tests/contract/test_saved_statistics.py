@@ -126,7 +126,7 @@ def test_of_an_older_run_those_of_its_end_are_used_with_a_warning(run, capsys):
     assert main(["enjoy", "--no-render", "-n", "1", "--load-best"]) == 0
     said = capsys.readouterr()
     assert f"Loading {run / 'CartPole-v1/vecnormalize.pkl'}\n" in said.out
-    assert "best_model.zip has no statistics of its own moment" in said.err
+    assert "no statistics saved with best_model.zip; those from the end of its run are used" in said.err
 
 
 def test_what_is_trained_on_keeps_and_saves_its_statistics_though_nobody_has_said_normalize(run, capsys):
@@ -140,6 +140,12 @@ def test_what_is_trained_on_keeps_and_saves_its_statistics_though_nobody_has_sai
     assert found == rewards_by_sb3(further / "CartPole-v1.zip", files[1], len(found)) != []
     # rl_zoo3 asks this file.
     assert dict(yaml.unsafe_load((further / "CartPole-v1/config.yml").read_text()))["normalize"] is True
+
+
+def test_whoever_says_that_nothing_is_normalised_is_obeyed_with_a_warning(run, capsys):
+    assert main(["train", "-i", str(run / "CartPole-v1.zip"), "--eval-freq", "-1", *SHORT, "normalize:False"]) == 0
+    assert "was trained with VecNormalize, but normalize is False" in capsys.readouterr().err
+    assert not [*run.with_name("CartPole-v1_2").rglob("*.pkl")]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,15 @@ def test_a_run_that_goes_on_is_the_same_run(wandb, tmp_path):
     assert first == again != another
 
 
+def test_an_older_run_that_names_a_project_goes_on_untracked(wandb, tmp_path):
+    assert main(["train", *SMALL, "--checkpoint", "32"]) == 0
+    (path,) = tmp_path.glob("logs/ppo/CartPole-v1_1/*/args.yml")
+    path.write_text(path.read_text().replace("wandb_project_name\n    - null", "wandb_project_name\n    - sb3"))
+    assert "- sb3\n" in path.read_text()
+    assert main(["train", "--resume", "logs/ppo/CartPole-v1_1", "-n", "128", "--verbose", "0"]) == 0
+    assert wandb.given == []
+
+
 def test_a_run_that_fails_is_told_as_one(wandb, tmp_path, monkeypatch):
     def fail(self, *args, **kwargs):
         raise ValueError("out of order")
@@ -90,7 +99,9 @@ def test_without_an_account_a_line_says_what_to_do(wandb, tmp_path, capsys):
     wandb.error = RuntimeError("api_key not configured (no-tty)")
     assert main(["train", *SMALL, "--track"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert says(line, "--track", "RuntimeError: api_key not configured", "`wandb login`", "WANDB_MODE=offline")
+    assert says(
+        line, "--track", "RuntimeError: api_key not configured (no-tty). ", "`wandb login`", "WANDB_MODE=offline"
+    )
     assert not [*tmp_path.glob("logs/ppo/*")]
 
 
@@ -103,7 +114,9 @@ def test_without_the_package_a_line_says_how_to_get_it(tmp_path, monkeypatch, ca
     assert says(line, "--track", "wandb", "pip install 'pg-agents[wandb]'")
 
 
-@pytest.mark.parametrize("option", [["--wandb-entity", "lab"], ["--wandb-group", "x"], ["-tags", "x"]])
+@pytest.mark.parametrize(
+    "option", [["--wandb-entity", "lab"], ["--wandb-group", "x"], ["-tags", "x"], ["--wandb-project-name", "x"]]
+)
 def test_what_would_have_no_effect_is_refused(option, capsys):
     assert main(["train", *SMALL, *option]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -138,7 +151,7 @@ def test_every_option_of_rl_zoo3_is_taken_or_refused_with_its_equivalent(monkeyp
         assert {*action.option_strings} <= ours.keys(), action.option_strings
         (own,) = {ours[name] for name in action.option_strings}
         if own.help is not argparse.SUPPRESS:
-            if own.dest not in ("verbose", "gym_packages"):
+            if own.dest not in ("verbose", "gym_packages", "wandb_project_name"):
                 assert own.default == action.default, own.dest
             continue
         refused += action.option_strings

@@ -150,6 +150,19 @@ def test_seeds_made_in_other_environments_are_refused(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("made", "asked", "remedy"), [("world", "dummy", "choose"), ("dummy", "world", "--vec-env dummy")]
+)
+def test_another_algorithm_in_other_environments_is_refused(tmp_path, made, asked, remedy):
+    run(tmp_path, CELLS[:1])
+    path = tmp_path / CELLS[0].path / "cell.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "vec_env": made}))
+    other = replace(CELLS[0], algo="another", vec_env=asked)
+    with pytest.raises(UserError, match=saying("seed_0", "vec_env", f"'{made}'", f"'{asked}'", remedy, "-o")):
+        run(tmp_path, [other])
+    assert run(tmp_path, [replace(other, vec_env=made)])[0] != []
+
+
 def test_seeds_made_with_another_default_of_the_algorithm_are_refused(tmp_path, monkeypatch):
     run(tmp_path, CELLS[:1])
     monkeypatch.setattr("pg_zoo.runs.grid.defaults", lambda cell: {"n_steps": 2048})
@@ -324,7 +337,7 @@ def test_time_left_counts_steps_and_not_cells(tmp_path, monkeypatch, capsys):
 
     run_grid(cells, tmp_path, backend=clock)
     expected = [
-        [0, 4],
+        [0, 4, "a time estimate follows"],
         [1, 4, "random", "X", 0, "done"],
         [2, 4, "15 min", "a", "X", 0, "done"],  # 101 s for 100 of 1000 steps
         [3, 4, "1 failed", "3 min", "a", "X", 1, "failed"],  # 801 s for 800

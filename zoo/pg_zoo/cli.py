@@ -157,6 +157,7 @@ def _run(options: Options) -> int | None:
 
             enjoy(options)
         case BenchmarkOptions():
+            print("Loading ...", flush=True)  # which takes seconds
             from pg_zoo.runs.processes import prepare
 
             if options.backend == "local":

@@ -7,24 +7,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 _LONGEST = 1500  # characters of a message
-# Their errors are about what they were given, and their own lines of code say nothing to the user.
-_OTHERS = {
-    "pg_agents",
-    "pg_envs",
-    "pg_zoo",
-    "stable_baselines3",
-    "sb3_contrib",
-    "rl_zoo3",
-    "gymnasium",
-    "torch",
-    "numpy",
-}
-# Whose environments and wrappers raise errors for users, in complete sentences.
-_KNOWN = _OTHERS - {"numpy", "torch"}
+_OURS = {"pg_agents", "pg_envs", "pg_zoo"}
+_GIVEN: set[str] = set()
 
 
 class UserError(Exception):
@@ -117,14 +107,38 @@ def _show_own_code(error: Exception) -> None:
 
 
 def _own_code(error: Exception) -> TracebackType | None:
-    """The traceback from the first call of code that is of no library which we know; None if there is none."""
+    """The traceback from the first call of the user's own code; None if there is none."""
     place = error.__traceback__
-    while place is not None:
-        package = str(place.tb_frame.f_globals.get("__name__")).partition(".")[0]
-        if package == "__main__" or package not in _OTHERS | sys.stdlib_module_names:
-            return place
+    while place is not None and not _is_own(place.tb_frame):
         place = place.tb_next
-    return None
+    return place
+
+
+def count_as_own(module: str) -> None:
+    """Count a module that the user has named, and its package, as the user's own code, wherever it is installed."""
+    _GIVEN.add(module.partition(".")[0])
+
+
+def _is_own(frame: FrameType) -> bool:
+    """Whether code is the user's own: neither ours nor Python's nor installed, unless it is a plugin's.
+
+    The errors of other code are about what it was given, and its own lines say nothing to the user.
+    """
+    package, path = str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename
+    if package in _OURS:
+        return False
+    if package == "__main__" or package in _GIVEN | _plugins():
+        return True
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts)
+    return not (installed or package in sys.stdlib_module_names or path.startswith("<"))
+
+
+def _plugins() -> set[str]:
+    """The packages of registered plugins."""
+    from pg_agents import registry
+
+    groups = (registry.ALGORITHMS, registry.ENVS, registry.HYPERPARAMS, registry.ENGINES)
+    return {entry.module.partition(".")[0] for group in groups for entry in entry_points(group=group)}
 
 
 @contextmanager
@@ -147,12 +161,9 @@ def warnings_on_one_line() -> Iterator[None]:
 
 
 def is_of_environment(error: Exception) -> bool:
-    """Whether an exception has passed through a method of an environment or wrapper that is no library's."""
+    """Whether an exception has passed through a method of the user's own environment or wrapper."""
     from gymnasium import Env
     from gymnasium.vector import VectorEnv
 
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package not in _KNOWN and isinstance(frame.f_locals.get("self"), Env | VectorEnv):
-            return True
-    return False
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(isinstance(frame.f_locals.get("self"), Env | VectorEnv) and _is_own(frame) for frame in frames)

@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import get_device
 
 from pg_agents import registry
 from pg_agents.checks import suggestion
-from pg_zoo.errors import UserError, one_line, warn
+from pg_zoo.errors import UserError, count_as_own, one_line, warn
 from pg_zoo.simulators import say_once
 
 
@@ -82,6 +82,7 @@ def import_packages(packages: Iterable[str], verbose: int = 1) -> None:
         UserError: One cannot be imported.
     """
     for package in packages:
+        count_as_own(package)
         try:
             importlib.import_module(package)
         except (Exception, SystemExit) as error:

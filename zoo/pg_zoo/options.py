@@ -114,7 +114,7 @@ class TrainOptions(CommonOptions):
     uuid: bool
     save_replay_buffer: bool
     track: bool
-    wandb_project_name: str
+    wandb_project_name: str | None
     wandb_entity: str | None
     wandb_group: str | None
     wandb_tags: list[str]
@@ -420,7 +420,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("-uuid", "--uuid", action="store_true", help="give the run's folder a unique name")
     add("--save-replay-buffer", action="store_true", help="save the replay buffer, too, of algorithms that have one")
     add("--track", action="store_true", help="track the run with Weights & Biases (pip install 'pg-agents[wandb]')")
-    add("--wandb-project-name", default="sb3", metavar="NAME", help="project in Weights & Biases")
+    add("--wandb-project-name", metavar="NAME", help="project in Weights & Biases; by default sb3")
     add("--wandb-entity", metavar="NAME", help="team of the project; by default your own account")
     add("--wandb-group", metavar="NAME", help="group of the run")
     add("-tags", "--wandb-tags", nargs="+", default=[], metavar="TAG", help="tags of the run")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,12 +24,11 @@ from pg_zoo.runs.backends import connected_to_ray
 from pg_zoo.runs.cell import MAX_SEED, Cell
 from pg_zoo.runs.grid import failure_report, run_grid
 from pg_zoo.runs.recipe import is_atari
-from pg_zoo.runs.training import resolved
+from pg_zoo.runs.training import has_world, needs_single_envs, resolved
 
 _DEFAULTS = {"seeds": 10, "eval_points": 20, "eval_episodes": 10, "final_episodes": 100}
 _QUICK = {"seeds": 3, "eval_points": 10, "eval_episodes": 5, "final_episodes": 20}
-# Steps of all trainings together, for each job: about half a minute with SB3 on small tasks.
-_QUICK_STEPS = 100_000
+_QUICK_STEPS = 10_000  # of one training, at most: a second or two with SB3 on small tasks
 
 
 def benchmark(args: BenchmarkOptions) -> int:
@@ -101,9 +99,11 @@ def _cells(args: BenchmarkOptions) -> list[Cell]:
     firsts = []
     for env in dict.fromkeys(args.envs):
         trained = [_trained(args, algo, env, options) for algo in algos]
+        if args.quick and args.n_timesteps is None:
+            trained = _shortened(trained)
+        if args.vec_env == "auto":
+            trained = _in_one_kind(trained)
         kinds = {cell.vec_env for cell in trained}
-        if len(kinds) > 1:  # the wrappers of some leave no room for a world
-            trained, kinds = [replace(cell, vec_env="own") for cell in trained], {"own"}
         of_all = {**options, "vec_env": next(iter(kinds), args.vec_env)}
         firsts += [*trained, _random(trained, env, args.first_seed, of_all)]
     seeds = range(args.first_seed, args.first_seed + args.seeds)
@@ -118,8 +118,7 @@ def _trained(args: BenchmarkOptions, algo: str, env: str, options: dict[str, Any
         hyperparams["n_timesteps"] = args.n_timesteps
         origin += ", with --n-timesteps"
     try:
-        cell = resolved(Cell(algo, env, args.first_seed, hyperparams, origin, **options))
-        return _shortened(cell, args) if args.quick and args.n_timesteps is None else cell
+        return resolved(Cell(algo, env, args.first_seed, hyperparams, origin, **options))
     except UserError as error:
         if args.same_hyperparams in (None, algo):
             raise
@@ -129,15 +128,32 @@ def _trained(args: BenchmarkOptions, algo: str, env: str, options: dict[str, Any
         ) from error
 
 
-def _shortened(cell: Cell, args: BenchmarkOptions) -> Cell:
-    """The cell with its share of the steps of a first look, if that is less than it has."""
-    assert args.seeds is not None
-    n_trainings = len(set(args.algos) - {RANDOM}) * len(set(args.envs)) * args.seeds
-    steps = max(1000, _QUICK_STEPS * (args.jobs or os.cpu_count() or 1) // n_trainings // 1000 * 1000)
-    if steps >= cell.n_timesteps:
-        return cell
-    hyperparams = {**cell.hyperparams, "n_timesteps": steps}
-    return replace(cell, hyperparams=hyperparams, origin=f"{cell.origin}, with --quick", full_steps=cell.n_timesteps)
+def _in_one_kind(trained: list[Cell]) -> list[Cell]:
+    """The cells of an environment, one by one if the wrappers of some leave no room for a world or vector version."""
+    wrapped = {cell.algo: needs_single_envs(cell) for cell in trained if needs_single_envs(cell)}
+    if wrapped and any(map(has_world, trained)):
+        reason = "; ".join(f"{algo} has {', '.join(sorted(names))}" for algo, names in wrapped.items())
+        print(f"{trained[0].env}: environments are stepped one by one instead of in their world: {reason}.")
+    return [replace(cell, vec_env="dummy") for cell in trained] if wrapped else trained
+
+
+def _shortened(trained: list[Cell]) -> list[Cell]:
+    """The cells of an environment with the same number of steps, which no other option changes: a first look.
+
+    So it can go on with more jobs or seeds.
+    """
+    steps = min([_QUICK_STEPS, *(cell.n_timesteps for cell in trained)])
+    return [
+        cell
+        if cell.n_timesteps == steps
+        else replace(
+            cell,
+            hyperparams={**cell.hyperparams, "n_timesteps": steps},
+            origin=f"{cell.origin}, with --quick",
+            full_steps=cell.n_timesteps,
+        )
+        for cell in trained
+    ]
 
 
 def _random(trained: list[Cell], env: str, seed: int, options: dict[str, Any]) -> Cell:

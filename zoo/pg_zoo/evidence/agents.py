@@ -24,6 +24,7 @@ from pg_agents.files.writing import replacing_folder
 from pg_zoo.errors import UserError, one_line
 from pg_zoo.results.storage import read_cells
 from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.normalization import STATISTICS
 
 AGENTS = Path(__file__).parents[1] / "agents"
 RECORD = "agent.json"
@@ -141,8 +142,8 @@ def _ship(cell: dict[str, Any], results: Path, folder: Path, trust: bool) -> tup
     with replacing_folder(target) as run:
         (run / name).mkdir()
         _save_slim(cell["algo"], source / "agent.zip", run / f"{name}.zip", trust)
-        if (source / "vecnormalize.pkl").is_file():
-            shutil.copy(source / "vecnormalize.pkl", run / name)
+        if (source / STATISTICS).is_file():
+            shutil.copy(source / STATISTICS, run / name)
         (run / name / "config.yml").write_text(yaml.safe_dump(hyperparams), encoding="utf-8")
         (run / name / "args.yml").write_text(yaml.safe_dump(options), encoding="utf-8")
         (run / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

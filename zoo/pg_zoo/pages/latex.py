@@ -21,6 +21,12 @@ _HEAD = r"""\documentclass{article}
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
 """
 _SECTIONS = {2: "section", 3: "subsection"}
+_SMALL = (
+    "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho varsigma sigma tau upsilon "
+)
+_SMALL += "varphi chi psi omega"
+_CAPITAL = "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+_GREEK = dict(zip("αβγδεζηθικλμνξπρςστυφχψωΓΔΘΛΞΠΣΥΦΨΩ", re.findall(r"\w+", f"{_SMALL} {_CAPITAL}"), strict=True))
 _SPECIAL = {
     **{letter: f"\\{letter}" for letter in "#$%&_{}"},
     "\\": r"\textbackslash{}",
@@ -41,7 +47,17 @@ _SPECIAL = {
     "≤": r"$\leq$",
     "±": r"$\pm$",
     "×": r"$\times$",
-    "τ": r"$\tau$",
+    "·": r"$\cdot$",
+    "√": r"$\surd$",
+    "∞": r"$\infty$",
+    "≈": r"$\approx$",
+    "…": r"\ldots{}",
+    "¼": r"$\frac{1}{4}$",
+    "½": r"$\frac{1}{2}$",
+    "¾": r"$\frac{3}{4}$",
+    **{letter: f"$^{{{power}}}$" for power, letter in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{letter: f"$_{{{index}}}$" for index, letter in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    **{letter: f"$\\{name}$" for letter, name in _GREEK.items()},
 }
 # What T1 fonts and `inputenc` have beyond ASCII.
 _LETTERS = re.compile(r"[ -~À-ÖØ-öø-ÿ]")
@@ -83,11 +99,17 @@ def _environment(name: str, lines: Sequence[str], options: str = "") -> str:
 
 def _table(table: Table) -> str:
     columns = "l" + ("r" if table.numbers else "l") * (len(table.columns) - 1)
-    head, *body = (f"{' & '.join(map(_inline, row))} \\\\" for row in (table.columns, *table.rows))
+    head, *body = (_row(row) for row in (table.columns, *table.rows))
     rows = ["\\toprule", head, "\\midrule", *body, "\\bottomrule"]
     tabular = f"\\fitted{{%\n{_environment('tabular', rows, f'{{{columns}}}')}}}"
     above = [f"\\caption{{{_inline(table.caption)}}}", *_label(table.label)] if table.caption else []
     return _environment("table", ["\\centering", *above, tabular], "[htbp]")
+
+
+def _row(cells: Sequence[str]) -> str:
+    row = f"{' & '.join(map(_inline, cells))} \\\\"
+    # The command at the end of the line above would take these for its own.
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row
 
 
 def _figure(pictures: Pictures) -> str:

@@ -335,7 +335,7 @@ def _times(findings: Findings, env: str) -> list[Block]:
     caption = (
         f"Steps and seconds of training on {env} until the first evaluation with a mean return of at least {goal}: "
         "mean over seeds with Student's 95 % interval. Runs that never got there are censored: they count with their "
-        "end, and ≥ marks means that are lower bounds for this reason. Times are those of evaluations."
+        "end; a mean marked ≥ is therefore a lower bound. Times are those of evaluations."
     )
     return [Table(["algorithm", f"reached {goal}", "steps [95 %]", "seconds [95 %]"], rows, caption=caption)]
 

@@ -50,14 +50,6 @@ from pg_zoo.runs.recipe import Recipe, closing_envs
 from pg_zoo.runs.settings import CHECKPOINTS
 
 
-class _ProgressBar(ProgressBarCallback):
-    """SB3's, which may end before it has begun."""
-
-    def _on_training_end(self) -> None:
-        if hasattr(self, "pbar"):
-            super()._on_training_end()
-
-
 class _SaveBest(BaseCallback):
     """Saves the model and the statistics of its normalisation, if there is one, as files of these names.
 
@@ -154,7 +146,8 @@ class Run:
         except BaseException as error:
             # SB3 tells callbacks of the end only if nothing has stopped the training.
             for callback in self.callbacks:
-                callback.on_training_end()
+                if callback.locals:  # it has begun
+                    callback.on_training_end()
             if not isinstance(error, KeyboardInterrupt):
                 raise
             return False
@@ -267,7 +260,7 @@ def _statistics(folder: Path, recipe: Recipe) -> Path:
 
 def _callbacks(recipe: Recipe, args: TrainOptions, folder: Path) -> Iterator[BaseCallback]:
     if args.progress:
-        yield _ProgressBar()
+        yield ProgressBarCallback()
     if args.log_interval == -1:
         yield FewTables(recipe.n_timesteps)
     if args.save_freq > 0:

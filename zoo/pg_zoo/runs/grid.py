@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timezone
+from glob import escape
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
@@ -55,7 +56,7 @@ def run_grid(
 
     Raises:
         UserError: The folder cannot be written, is damaged, from another version, or in use, or has cells of the same
-            algorithm and environment with other hyperparameters.
+            algorithm and environment with other hyperparameters, or of the same environment in another kind.
     """
     _check_folders(cells)
     run = BACKENDS[backend] if isinstance(backend, str) else backend
@@ -64,6 +65,7 @@ def run_grid(
             read_record(folder)
     failed = []
     with resumable(folder):
+        _check_kinds(cells, folder)
         _check_repetitions(cells, folder)
         missing = [cell for cell in cells if not _is_finished(cell, folder)]
         for unfinished in folder.glob(f"cells/*/*/{HIDDEN}seed_*"):
@@ -112,13 +114,29 @@ def _check_repetitions(cells: Sequence[Cell], folder: Path) -> None:
         for path in sorted((folder / cell.path).parent.glob("seed_*/cell.json")):
             record = read_cell(path, ("hyperparams", "options"))
             made, asked = record.get("defaults", {}), defaults(cell) if "defaults" in record else {}
-            if cell.algo != RANDOM and "vec_env" in record and cell.vec_env != "own":
-                made, asked = {**made, "vec_env": record["vec_env"]}, {**asked, "vec_env": cell.vec_env}
             _check_same(
                 path.parent,
                 {**made, **record["hyperparams"], **record["options"]},
                 {**asked, **cell.hyperparams, **cell.options},
             )
+
+
+def _check_kinds(cells: Sequence[Cell], folder: Path) -> None:
+    """Refuse cells that would not be trained in the same kind of environments as those in the folder.
+
+    Raises:
+        UserError: One algorithm would act in an environment's world and another in single environments, for example.
+    """
+    for env, kind in sorted({(cell.path.parent.name, cell.vec_env) for cell in cells if cell.algo != RANDOM}):
+        for path in sorted(folder.glob(f"cells/*/{escape(env)}/seed_*/cell.json")) if kind != "own" else ():
+            record = read_cell(path, ())
+            made = record.get("vec_env", kind)
+            if record.get("algo") != RANDOM and made != kind:
+                remedy = f"give --vec-env {made}, or " if made in ("dummy", "envpool") else ""
+                raise UserError(
+                    f"{path.parent} was made with vec_env {made!r}, but the algorithms of this command have {kind!r}, "
+                    f"and all on one environment need the same: {remedy}choose another -o."
+                )
 
 
 def _check_same(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -143,8 +161,6 @@ def _is_finished(cell: Cell, folder: Path) -> bool:
     asked = {**cell.hyperparams, **cell.options}
     if cell.algo != RANDOM:
         made["device"], asked["device"] = record["device"], cell.device
-        if "vec_env" in record and cell.vec_env != "own":
-            made["vec_env"], asked["vec_env"] = record["vec_env"], cell.vec_env
         for name, kept in (("tensorboard", "tensorboard"), ("keep_agent", "agent.zip")):
             # Additional files do no harm.
             made[name], asked[name] = (path / kept).exists() or not getattr(cell, name), True
@@ -209,7 +225,7 @@ class _Display(ProgressColumn):
             expected = self._seconds_left()
             if expected is not None:
                 if expected > _SHORT:
-                    print(f"{time_left(expected)}, as the first cells show", flush=True)
+                    print(f"{time_left(expected)}, estimated from the first cells", flush=True)
                 return
 
     def __exit__(
@@ -265,7 +281,7 @@ class _Display(ProgressColumn):
         return (self.last - self.started) * steps_left / self.steps_done - (time.monotonic() - self.last)
 
 
-_MEASURED = "the first ones will show how long all of them take"
+_MEASURED = "a time estimate follows after the first cells"
 _EVERY = 1.0  # seconds between looks at whether that is known
 _SHORT = 10.0  # seconds that need no announcement
 

@@ -45,6 +45,8 @@ class FewTables(BaseCallback):
         n_timesteps: Steps of the training.
     """
 
+    is_in_checkpoints = False
+
     def __init__(self, n_timesteps: int) -> None:
         super().__init__()
         self.total = n_timesteps

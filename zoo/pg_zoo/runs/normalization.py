@@ -39,6 +39,6 @@ def warn_of_later_statistics(model: str | Path, statistics: Path, env: str) -> N
     of_the_end = statistics.parent.name == EnvironmentName(env) and path.name != f"{EnvironmentName(env)}.zip"
     if of_the_end and statistics != statistics_beside(path):
         warn(
-            f"{path.name} has no statistics of its own moment ({statistics_beside(path).name}). Those of the end of "
-            "its run take their place, with which its scores may be worse than in training."
+            f"There are no statistics saved with {path.name}; those from the end of its run are used, so scores may be "
+            "worse than in training."
         )

@@ -201,9 +201,11 @@ class Recipe:
             return
         # Off-policy algorithms of SB3 have one in any case.
         if isinstance(model, OnPolicyAlgorithm) and model._last_original_obs is not None:
+            missing = f"there are no statistics beside it ({statistics_beside(self.trained_agent).name})"
+            reason = "normalize is False" if self.entry.get("normalize") is False else missing
             warn(
-                f"{self.trained_agent} was trained with VecNormalize, but there are no statistics beside it "
-                f"({statistics_beside(self.trained_agent).name}): it will see observations that mean something else."
+                f"{self.trained_agent} was trained with VecNormalize, but {reason}: it will see observations that mean "
+                "something else."
             )
         elif self.normalization is not None:
             warn(
@@ -257,8 +259,13 @@ class Recipe:
 
     @property
     def statistics(self) -> Path | None:
-        """The file of the trained agent's normalisation, which comes before `normalization`; None if there is none."""
-        return statistics_of(self.trained_agent, self.env) if self.trained_agent else None
+        """The file of the trained agent's normalisation, which comes before `normalization`.
+
+        None if there is none, or the entry says that nothing is normalised.
+        """
+        if not self.trained_agent or self.entry.get("normalize") is False:
+            return None
+        return statistics_of(self.trained_agent, self.env)
 
     @property
     def deterministic_evaluation(self) -> bool:
@@ -367,7 +374,7 @@ def resolve(
         UserError: A hyperparameter is unknown or out of range, or is code and not trusted.
     """
     entry = {"n_timesteps": N_TIMESTEPS, "policy": "auto", **entry}
-    if trained_agent and statistics_of(trained_agent, env) and not entry.get("normalize"):
+    if trained_agent and statistics_of(trained_agent, env) and entry.get("normalize") is None:
         entry["normalize"] = True  # what the run stores must say so, for rl_zoo3 too
     _check(algo, algorithm, entry)
     values = evaluated(entry) if trust else data_only(entry, origin, remedy)

@@ -112,6 +112,8 @@ def interrupted_run(options: ResumeOptions) -> Interrupted:
     entry = read_settings(config, trust)
     if not isinstance(entry.get("n_timesteps"), (int, float)) or not isinstance(entry.get("policy"), str):
         raise UserError(f"{config} is damaged: it must say n_timesteps and policy.")
+    if not args.track:
+        args = replace(args, wandb_project_name=None)  # which older runs have nevertheless
     if args.n_timesteps == -1:
         args = replace(args, n_timesteps=int(entry["n_timesteps"]))
     _check_contradictions(folder, args, given)

@@ -27,18 +27,19 @@ def with_tracking(args: TrainOptions) -> TrainOptions:
         args: The options of `pg-zoo train`, with the seed.
 
     Returns:
-        The options; without `-tb`, the log is in `runs/<name of the run>`.
+        The options; by default the project is `sb3`, and the log is in `runs/<name of the run>`.
 
     Raises:
         UserError: The package is missing, or an option needs `--track`.
     """
-    for name in ("wandb_entity", "wandb_group", "wandb_tags"):
+    for name in ("wandb_project_name", "wandb_entity", "wandb_group", "wandb_tags"):
         if getattr(args, name) and not args.track:
             raise UserError(f"--{name.replace('_', '-')} needs --track.")
     if not args.track:
         return args
     if importlib.util.find_spec("wandb") is None:
         raise UserError("--track needs the package wandb: pip install 'pg-agents[wandb]'.")
+    args = replace(args, wandb_project_name=args.wandb_project_name or "sb3")
     if args.tensorboard_log:
         return args
     name = f"{EnvironmentName(args.env)}__{args.algo.replace('/', '-')}__{args.seed}__{int(time.time())}"
@@ -76,8 +77,8 @@ def tracked(args: TrainOptions, entry: dict[str, Any], folder: Path) -> Iterator
         )
     except Exception as error:  # of many kinds, without an account or a network
         raise UserError(
-            f"--track: wandb cannot begin: {type(error).__name__}: {error} `wandb login` says who you are; "
-            "WANDB_MODE=offline tracks the run on this machine only."
+            f"--track: wandb cannot begin: {type(error).__name__}: {str(error).rstrip('. ')}. Log in with `wandb "
+            "login`, or set WANDB_MODE=offline."
         ) from error
     failed = True
     try:

@@ -36,6 +36,7 @@ from pg_zoo.results.storage import FORMAT, RANDOM, new_folder
 from pg_zoo.runs.cell import Cell, defaults
 from pg_zoo.runs.evaluating import N_EVAL_ENVS, RandomAgent, own_random_state, random_env, run_evaluation
 from pg_zoo.runs.forecast import Progress
+from pg_zoo.runs.normalization import STATISTICS
 from pg_zoo.runs.partial import CannotGoOnError, TimedCheckpoint, partial_results
 from pg_zoo.runs.provenance import AddedMemory, command_line, cpu_model, versions
 from pg_zoo.runs.recipe import Recipe, VecEnvKind, closing_envs, resolve
@@ -206,9 +207,9 @@ def _vec_env(cell: Cell) -> Literal["dummy", "native", "world", "envpool"]:
     """How the environments of a cell are stepped: `vec_env` of the cell, once its environment has been asked."""
     if cell.vec_env != "auto" and cell.vec_env != "own":
         return cell.vec_env
-    if {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys():
+    if needs_single_envs(cell):
         return "dummy"
-    if cell.vec_env == "auto" and _has_world(cell):
+    if cell.vec_env == "auto" and has_world(cell):
         return "world"
     if gym.spec(cell.env).vector_entry_point is None:
         return "dummy"
@@ -216,7 +217,12 @@ def _vec_env(cell: Cell) -> Literal["dummy", "native", "world", "envpool"]:
         return "native" if env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP else "dummy"
 
 
-def _has_world(cell: Cell) -> bool:
+def needs_single_envs(cell: Cell) -> set[str]:
+    """The hyperparameters of a cell that leave no room for a world or vector version of its environment."""
+    return {"env_wrapper", "monitor_kwargs"} & cell.hyperparams.keys()
+
+
+def has_world(cell: Cell) -> bool:
     """Whether the environment has a world that takes these arguments."""
     try:
         make_vec(cell.env, 1, world=True, env_kwargs=cell.hyperparams.get("env_kwargs")).close()
@@ -272,7 +278,7 @@ def _train(cell: Cell, folder: Path, partial: Path, on_evaluation: OnEvaluation)
             model.save(folder / "agent.zip")
             normalisation = model.get_vec_normalize_env()
             if normalisation is not None:
-                normalisation.save(str(folder / "vecnormalize.pkl"))
+                normalisation.save(str(folder / STATISTICS))
     return _Run(
         returns,
         lengths,
