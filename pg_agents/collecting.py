@@ -45,12 +45,14 @@ class EpisodeStatistics:
         looks_at_monitor: Nobody has checked yet whether `Monitor` reports them.
     """
 
+    # Of the class, because checkpoints of earlier versions lack them.
+    n_finished, looks_at_monitor = 0, True
+    # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
+    _known, _since = -1, 0.0
+
     def __init__(self, n_envs: int, window: int) -> None:
         self.running = np.zeros(n_envs)
         self.finished: deque[float] = deque(maxlen=window)
-        self.n_finished, self.looks_at_monitor = 0, True
-        # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
-        self._known, self._since = -1, 0.0
 
     def finish(self, *returns: float) -> None:
         """Count finished episodes."""
