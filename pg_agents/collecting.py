@@ -170,7 +170,13 @@ class Collector:
             is_first = False
             with checked_as_given(self.env):
                 answer = self._statistics.watched(self.env.step)(actions)
-            check_storable(answer[0], self.agent.policy.observation_space, self.agent.num_timesteps + self._n_moving)
+            normalizer = self.agent.get_vec_normalize_env()
+            check_storable(
+                answer[0],
+                self.agent.policy.observation_space,
+                self.agent.num_timesteps + self._n_moving,
+                normalized=normalizer is not None and normalizer.norm_obs,
+            )
             return answer
 
         return checked
