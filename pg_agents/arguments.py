@@ -23,6 +23,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
+from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -164,7 +165,7 @@ def check_taken(cls: type[Arguments], name: str, value: Any) -> None:
         raise ValueError(f"{cls.__name__} has no argument `{name}`, but {value!r} was assigned.")
 
 
-class ShowsDefaults(type(OnPolicyAlgorithm)):  # type: ignore[misc]
+class ShowsDefaults(ABCMeta):
     """The class of classes with arguments: read from a class, an argument is its default."""
 
     if not TYPE_CHECKING:  # attributes keep their types
