@@ -20,7 +20,7 @@ import io
 import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import InitVar
 from functools import partial
@@ -753,7 +753,12 @@ class PolicyGradient(Arguments):
         statistics.check(self.num_timesteps)
         check_observations(self._last_obs, self.observation_space, self.n_envs, self.num_timesteps)
         check_callbacks(self, *prepared)
-        check_storable(self._last_obs, self.policy.observation_space, self.num_timesteps)
+        check_storable(
+            self._last_obs,
+            self.policy.observation_space,
+            self.num_timesteps,
+            normalized=self._normalizes_observations,
+        )
         if self.group_size is not None:
             check_restarts(self.env)
         self._engine_in_use = self._make_engine(self.loss())
@@ -1017,7 +1022,12 @@ class PolicyGradient(Arguments):
             return
         statistics.looks_at_monitor = False
         assert env is not None, "checked by `learn`"
-        if not self.ep_info_buffer and env.env_is_wrapped(Monitor)[0]:
+        if self.ep_info_buffer:
+            return
+        monitored = [False]
+        with suppress(Exception):  # of environments that cannot say; a training does not end because of a warning
+            monitored = env.env_is_wrapped(Monitor)
+        if monitored[0]:
             warnings.warn(
                 "Episodes end, but `Monitor` reports none, and there is no `rollout/ep_rew_mean`. It must be outside "
                 "the wrapper that ends them: Monitor(TimeLimit(env, ...)).",

@@ -21,12 +21,15 @@ from the next update on.
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
+from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, ClassVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
@@ -139,9 +142,43 @@ class Assigned:
         known, name = vars(agent), self.name
         is_new = not (name in known and _is_same(known[name], value))
         if is_new and "policy" in known and not agent._takes_all:
+            if not _is_method_of(agent, sys._getframe(1)):
+                check_taken(type(agent), name, value)
             agent.assign(name, value)
         else:
             known[name] = value
+
+
+def _is_method_of(agent: Arguments, frame: FrameType) -> bool:
+    """Whether code that runs is a method of an agent, which may set what its class takes from nobody else."""
+    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    return bool(names) and frame.f_locals.get(names[0]) is agent
+
+
+def check_taken(cls: type[Arguments], name: str, value: Any) -> None:
+    """Refuse a value for an argument that is declared for all classes, but that a class does not take.
+
+    Raises:
+        ValueError: The class does not take it.
+    """
+    if name not in cls.taken and name not in constructor_arguments(cls):
+        raise ValueError(f"{cls.__name__} has no argument `{name}`, but {value!r} was assigned.")
+
+
+class ShowsDefaults(ABCMeta):
+    """The class of classes with arguments: read from a class, an argument is its default."""
+
+    if not TYPE_CHECKING:  # attributes keep their types
+
+        def __getattribute__(cls, name: str) -> Any:
+            """As of any class; the default, where there is one, instead of an `Assigned`."""
+            found = super().__getattribute__(name)
+            if type(found) is not Assigned:
+                return found
+            default = cls.declared[name].default
+            if default is _REQUIRED:
+                raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+            return default
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -174,7 +211,7 @@ _NOT_WATCHED = frozenset({"policy", "env", "prior", "verbose", "tensorboard_log"
 
 
 @dataclass_transform(field_specifiers=(argument,))
-class Arguments(OnPolicyAlgorithm):
+class Arguments(OnPolicyAlgorithm, metaclass=ShowsDefaults):
     """The arguments that algorithms choose from, and the constructor made of those that a class takes.
 
     Attributes:
@@ -328,8 +365,6 @@ class Arguments(OnPolicyAlgorithm):
                 self.check_arguments()
                 field.check(name, value)
                 self.complete_arguments()
-                if known[name] is not value and name not in constructor_arguments(type(self)):
-                    raise ValueError(f"`{name}` is no argument of {type(self).__name__}, but {value!r} was assigned.")
             except Exception:
                 known.update(before)
                 raise

@@ -77,13 +77,14 @@ def check_steps(name: str, value: Any, at_least: int) -> None:
 
 
 def check_boolean(name: str, value: Any) -> None:
-    """Refuse a text as a truth value: any but the empty one would mean True, "False" too.
+    """Refuse all but True and False, also as NumPy has them, and 0 and 1: "False" would mean True, and None False.
 
     Raises:
-        ValueError: It is a text.
+        ValueError: It is something else.
     """
-    if isinstance(value, str):
-        raise ValueError(f"`{name}` must be True or False, but is the text {value!r}.")
+    if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, (int, np.integer)) and value in (0, 1)):
+        what = f"the text {value!r}" if isinstance(value, str) else repr(value)
+        raise ValueError(f"`{name}` must be True or False, but is {what}.")
 
 
 def check_choice(name: str, value: Any, allowed: Any) -> None:

@@ -45,12 +45,14 @@ class EpisodeStatistics:
         looks_at_monitor: Nobody has checked yet whether `Monitor` reports them.
     """
 
+    # Of the class, because checkpoints of earlier versions lack them.
+    n_finished, looks_at_monitor = 0, True
+    # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
+    _known, _since = -1, 0.0
+
     def __init__(self, n_envs: int, window: int) -> None:
         self.running = np.zeros(n_envs)
         self.finished: deque[float] = deque(maxlen=window)
-        self.n_finished, self.looks_at_monitor = 0, True
-        # Number of finished episodes, and of steps, at the last `check_ends` that found a new one.
-        self._known, self._since = -1, 0.0
 
     def finish(self, *returns: float) -> None:
         """Count finished episodes."""
@@ -168,7 +170,13 @@ class Collector:
             is_first = False
             with checked_as_given(self.env):
                 answer = self._statistics.watched(self.env.step)(actions)
-            check_storable(answer[0], self.agent.policy.observation_space, self.agent.num_timesteps + self._n_moving)
+            normalizer = self.agent.get_vec_normalize_env()
+            check_storable(
+                answer[0],
+                self.agent.policy.observation_space,
+                self.agent.num_timesteps + self._n_moving,
+                normalized=normalizer is not None and normalizer.norm_obs,
+            )
             return answer
 
         return checked

@@ -319,7 +319,7 @@ class EndlessEpisodeError(ValueError):
         )
         super().__init__(
             f"The episode of environment {index} has not ended after {limit:,} steps of the evaluation. {remedy}, or "
-            "raise `max_episode_steps`, the number of steps that the evaluation waits for an end."
+            "raise `max_episode_steps`, the longest episode that an evaluation allows."
         )
 
 

@@ -56,7 +56,9 @@ def check_observations(observations: Any, space: spaces.Space[Any], n_envs: int,
         check_finite(name, observations, step)
 
 
-def check_storable(observations: Any, space: spaces.Space[Any], step: int, key: str = "") -> None:
+def check_storable(
+    observations: Any, space: spaces.Space[Any], step: int, key: str = "", *, normalized: bool = False
+) -> None:
     """Refuse observations that a rollout buffer of a space would change.
 
     Args:
@@ -64,16 +66,23 @@ def check_storable(observations: Any, space: spaces.Space[Any], step: int, key: 
         space: The policy's and the buffer's.
         step: Environment steps taken so far, for the message.
         key: Key of the observation in a Dict space, for the message.
+        normalized: They come from a `VecNormalize`.
 
     Raises:
         ValueError: Numbers that the space's type does not hold.
     """
     if isinstance(space, spaces.Dict):
         for subkey, part in space.spaces.items():
-            check_storable(observations[subkey], part, step, subkey)
+            check_storable(observations[subkey], part, step, subkey, normalized=normalized)
     elif (lost := _lost(np.asarray(observations), space)) is not None:
         name = f"observation {key!r}" if key else "observation"
-        raise ValueError(f"The {name} after {step} steps {_stored_as(*lost, space)}.")
+        remedy = (
+            " VecNormalize makes fractions, but the policy was made for integers: save the agent, and "
+            "load(path, env=...) makes one for fractions, with the same parameters."
+            if normalized
+            else ""
+        )
+        raise ValueError(f"The {name} after {step} steps {_stored_as(*lost, space)}.{remedy}")
 
 
 def check_as_given(env: int | None, observation: Any, space: spaces.Space[Any], key: str = "") -> None:

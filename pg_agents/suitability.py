@@ -69,12 +69,12 @@ def check_policy(
         normalized: The observations come from a `VecNormalize`.
 
     Raises:
-        ValueError: The policy is for other observations, and the message says which one fits; or an argument is a text
-            instead of True or False.
+        ValueError: The policy is for other observations, and the message says which one fits; or an argument is
+            neither True nor False where it must be.
     """
     for argument, default in constructor_defaults(policy_class).items():
         if isinstance(default, bool):
-            check_boolean(f"policy_kwargs[{argument!r}]", policy_kwargs.get(argument))
+            check_boolean(f"policy_kwargs[{argument!r}]", policy_kwargs.get(argument, default))
     extractor, fits = _extractor_of(policy_class, policy_kwargs), suitable_policy(space)
     of_extractor = policy_kwargs.get("features_extractor_kwargs") or {}
     scaled = not policy_kwargs.get("normalize_images", True) or of_extractor.get("normalized_image", False)
@@ -134,8 +134,8 @@ def _flat_image(policy: ActorCriticPolicy) -> str | None:
         return None
     keywords = ", with policy_kwargs=dict(normalize_images=False)" if scaled else ""
     return (
-        f"{_name_of(type(policy))} reads an image of the shape {space.shape} as {math.prod(space.shape)} numbers "
-        f"without places, from which it will hardly learn: CnnPolicy reads it as an image{keywords}."
+        f"{_name_of(type(policy))} reads an image of the shape {space.shape} as a flat list of "
+        f"{math.prod(space.shape):,} numbers, and will hardly learn from it: CnnPolicy reads it as an image{keywords}."
     )
 
 

@@ -206,7 +206,7 @@ def _episodes(
 class EvalCallback(callbacks.EvalCallback):
     """SB3's `EvalCallback`, but it counts environment steps, takes vector environments, and writes whole files.
 
-    An evaluation with an episode that does not end is given up with a warning, and the training goes on.
+    An evaluation with an episode that does not end is given up with a warning, and the training goes on without others.
 
     Args:
         eval_env: The environment, single or vector.
@@ -245,15 +245,15 @@ class EvalCallback(callbacks.EvalCallback):
         given = _for_sb3(locals(), "eval_env")
         self.max_episode_steps = _limit(given.pop("max_episode_steps"))
         super().__init__(**given)
-        self.last_timesteps = 0
+        self.last_timesteps, self.gave_up = 0, False
 
     def next_look(self) -> int | None:
         """Number of calls until the next evaluation; None for none."""
-        return calls_until(self.eval_freq, self)
+        return None if self.gave_up else calls_until(self.eval_freq, self)
 
     def _init_callback(self) -> None:
         super()._init_callback()
-        self.last_timesteps = self.model.num_timesteps
+        self.last_timesteps, self.gave_up = self.model.num_timesteps, False
 
     def _on_step(self) -> bool:
         """Evaluate if it is time to; SB3's, apart from how files are written.
@@ -262,12 +262,16 @@ class EvalCallback(callbacks.EvalCallback):
             False if one of the callbacks of this one stops the training.
         """
         before, self.last_timesteps = self.last_timesteps, self.num_timesteps
-        if not passes_multiple(self.eval_freq, before, self.num_timesteps):
+        if self.gave_up or not passes_multiple(self.eval_freq, before, self.num_timesteps):
             return True
         try:
             returns, lengths = self._evaluate()
         except EndlessEpisodeError as error:
-            warnings.warn(f"There is no evaluation at {self.num_timesteps:,} steps. {error}", stacklevel=2)
+            self.gave_up = True
+            warnings.warn(
+                f"There is no evaluation at {self.num_timesteps:,} steps, nor later in this training. {error}",
+                stacklevel=2,
+            )
             return True
         if self.log_path is not None:
             self._store(returns, lengths)

@@ -164,10 +164,14 @@ def test_a_schedule_in_the_place_of_lr_schedule_is_followed_where_updates_are_co
         (PPO, "device", "cuda", "`load`"),
         (A2C, "rms_prop_eps", 1e-3, "make a new agent"),
         (GRPO, "reference", None, None),
-        (GRPO, "n_episodes", 3, "leave `n_episodes` out"),
-        (PPO, "n_episodes", 3, "another kind of rollout"),
+        (GRPO, "n_episodes", 3, "GRPO has no argument `n_episodes`"),
+        (PPO, "n_episodes", 3, "PPO has no argument `n_episodes`"),
+        (A2C, "target_kl", 1e-9, "A2C has no argument `target_kl`"),
+        (A2C, "n_epochs", 3, "A2C has no argument `n_epochs`"),
+        (TRPO, "ent_coef", 5.0, "TRPO has no argument `ent_coef`"),
+        (REINFORCE, "gae_lambda", 0.5, "REINFORCE has no argument `gae_lambda`"),
         (REINFORCE, "n_episodes", None, "at least 1|another kind of rollout"),
-        (TRPO, "max_grad_norm", 0.5, "no argument of TRPO"),
+        (TRPO, "max_grad_norm", 0.5, "TRPO has no argument `max_grad_norm`"),
     ],
 )
 def test_what_cannot_change_says_so(cls, name, value, remedy):
@@ -226,6 +230,36 @@ def test_an_attribute_of_a_plugin_stays_its_own():
     assert (agent.n_epochs, agent.warmth) == (3, "hot")
     with pytest.raises(ValueError, match="`n_epochs` must be an integer at least 1, but is 0"):
         agent.n_epochs = 0
+
+
+def test_a_class_may_set_arguments_that_it_does_not_take():
+    class Mine(A2C):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.n_epochs = 2
+
+        def train(self):
+            self.target_kl = 0.5
+            super().train()
+
+    class OwnInit(PPO):
+        def __init__(self, env):
+            super().__init__("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
+
+    agent = Mine("MlpPolicy", TinyEnv(), device="cpu").learn(8)
+    assert (agent.n_epochs, agent.target_kl) == (2, 0.5)
+    with pytest.raises(ValueError, match="Mine has no argument `n_epochs`"):
+        agent.n_epochs = 3
+    other = OwnInit(TinyEnv())
+    other.learning_rate = 1e-3  # which its parent takes
+    assert other.lr_schedule(1.0) == 1e-3
+
+
+def test_read_from_a_class_an_argument_is_its_default():
+    class Mine(PPO):
+        n_steps: int = 7
+
+    assert (PPO.n_steps, A2C.n_steps, Mine.n_steps, PPO.n_epochs, PPO.target_kl) == (2048, 5, 7, 10, None)
 
 
 def test_arguments_are_read_at_the_price_of_any_attribute():

@@ -131,9 +131,12 @@ def test_a_training_goes_on_without_an_evaluation_that_does_not_end():
         Monitor(Endless()), eval_freq=8, n_eval_episodes=1, verbose=0, max_episode_steps=30
     )  # as a policy that stands still has it
     agent = short(PPO)
-    with pytest.warns(UserWarning, match=r"There is no evaluation at 8 steps\. The episode .* 30 steps.*TimeLimit"):
-        agent.learn(8, callback=evaluation)
-    assert agent.num_timesteps == 8
+    said = r"There is no evaluation at 8 steps, nor later in this training\. The episode .* 30 steps.*TimeLimit"
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=said) as told:
+            agent.learn(24, callback=evaluation)
+        assert len(told) == 1
+    assert agent.num_timesteps == 24
     assert evaluation.best_mean_reward == -np.inf
     assert "eval/mean_reward" not in agent.logger.name_to_value
 
@@ -175,6 +178,18 @@ def test_learn_names_ends_that_monitor_does_not_see():
     assert len(told) == 1
     assert len(agent.ep_info_buffer) == 0
     short(PPO, Monitor(TimeLimit(Endless(), 5))).learn(128)  # says nothing
+
+
+def test_environments_that_do_not_know_their_wrappers_are_trained_in():
+    class Mute(DummyVecEnv):
+        def env_is_wrapped(self, wrapper_class, indices=None):
+            if not hasattr(self, "agent"):  # SB3's constructor asks, too
+                return [False]
+            raise NotImplementedError
+
+    env = Mute([TinyEnv])
+    env.agent = short(PPO, env)
+    assert env.agent.learn(128).num_timesteps == 128
 
 
 # The training's environment

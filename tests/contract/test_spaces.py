@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch as th
-from fakes import RepeatEnv, TinyEnv
+from fakes import RepeatEnv, TinyEnv, short
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -179,3 +179,15 @@ def test_a_vector_environment_with_a_start_is_adapted():
     env = VectorEnvAdapter(vector)
     env.seed(0)
     assert set(env.reset()) <= {5, 6, 7}
+
+
+def test_normalising_integers_after_construction_names_the_remedy(tmp_path):
+    def envs():
+        return make_vec_env(lambda: TinyEnv(None, spaces.Box(0, 10, (3,), np.int64)), 1)
+
+    agent = short(A2C, envs())
+    agent.save(tmp_path / "agent")
+    agent.set_env(VecNormalize(envs()))
+    with pytest.raises(ValueError, match=r"VecNormalize makes fractions.*load\(path, env=\.\.\.\)"):
+        agent.learn(8)
+    A2C.load(tmp_path / "agent", env=VecNormalize(envs()), device="cpu").learn(8)

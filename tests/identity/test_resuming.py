@@ -643,6 +643,23 @@ def interrupted_run(folder: Path, callbacks: list[BaseCallback] | None = None, *
     return agent.learn(100, callback=[Checkpoint(folder, 32, keep=3), *(callbacks or [])])
 
 
+def test_a_checkpoint_of_an_earlier_version_goes_on_alike(tmp_path: Path) -> None:
+    """It has none of what agents have learnt to keep since."""
+    interrupted_run(tmp_path)
+    whole = PPO.resume(tmp_path).learn_on(200)
+
+    def change(made: dict[str, Any], state: dict[str, Any]) -> None:
+        attributes = state["agent"]["attributes"]
+        del attributes["_schedules_end"]
+        for name in ("n_finished", "looks_at_monitor", "_known", "_since"):
+            attributes["episode_statistics"]["attributes"].pop(name, None)
+
+    altered(tmp_path, change)
+    earlier = PPO.resume(tmp_path).learn_on(200)
+    assert earlier.episode_statistics.finished == whole.episode_statistics.finished
+    assert_equal(capture(earlier.policy), capture(whole.policy))
+
+
 def test_callbacks_that_are_not_given_again_are_named(tmp_path: Path) -> None:
     interrupted_run(tmp_path, [StopTrainingOnMaxEpisodes(10**6)])
     with pytest.raises(ValueError, match=r"StopTrainingOnMaxEpisodes, but has none.*callback=\[\]"):

@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pg_agents import A2C, PPO, REINFORCE
+from pg_agents.checks import check_boolean
 from pg_agents.envs.make import make_vec
 from pg_agents.suitability import suitable_policy
 
@@ -116,7 +117,7 @@ def test_the_suitable_policy_is_taken(space):
 
 @pytest.mark.parametrize("space", [image(64, 64, 3), image(3, 64, 64), image(64, 64, 3, high=1, dtype=np.float32)])
 def test_an_image_that_is_read_as_numbers_causes_one_warning(space):
-    with pytest.warns(UserWarning, match=saying("MlpPolicy", "12288", "CnnPolicy")) as caught:
+    with pytest.warns(UserWarning, match=saying("MlpPolicy", "12,288 numbers", "CnnPolicy")) as caught:
         REINFORCE("MlpPolicy", TinyEnv(None, space))
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -183,6 +184,14 @@ TEXTS = [
 def test_a_text_is_no_truth_value(given):
     with pytest.raises(ValueError, match=r"must be True or False, but is the text '(False|no)'"):
         PPO("MlpPolicy", TinyEnv(box([-1], [1])), **given)
+
+
+@pytest.mark.parametrize("value", [None, 2, 0.5, 1.0, [], "", np.ones(2)], ids=repr)
+def test_only_true_and_false_are_truth_values_and_their_numbers(value):
+    with pytest.raises(ValueError, match="`use_sde` must be True or False, but is"):
+        A2C("MlpPolicy", TinyEnv(box([-1], [1])), use_sde=value)
+    for allowed in (True, False, np.bool_(True), 0, 1, np.int64(1)):
+        check_boolean("use_sde", allowed)
 
 
 def test_a_text_is_no_truth_value_when_an_agent_is_loaded(tmp_path):

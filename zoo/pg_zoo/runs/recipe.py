@@ -511,7 +511,7 @@ def _check(algo: str, algorithm: type[BaseAlgorithm], values: Mapping[str, Any])
     with one_line(ValueError):
         for name, default in constructor_defaults(algorithm).items():
             if isinstance(default, bool):
-                check_boolean(name, values.get(name))
+                check_boolean(name, values.get(name, default))
         check_number("n_timesteps", values["n_timesteps"], at_least=1, at_most=MAX_STEPS)
         check_number("n_envs", values.get("n_envs", 1), at_least=1, at_most=MAX_ENVS, integer=True)
         check_number("frame_stack", values.get("frame_stack"), at_least=1, integer=True, optional=True)
