@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
 from typing import Any
 
@@ -121,20 +122,25 @@ class ProcessesVecEnv(SubprocVecEnv):
 
     def close(self) -> None:
         """End the processes, whatever they have been asked."""
-        if self.closed:
-            return
-        for remote in self.remotes:
-            with suppress(OSError):  # it is gone
-                remote.send(("close", None))
-        for remote in self.remotes:
-            with suppress(EOFError, OSError):
-                while True:  # until the other side is closed
-                    remote.recv_bytes()
-        for process in self.processes:
-            process.join()
-        for remote in self.remotes:
-            remote.close()
-        self.waiting, self.closed = False, True
+        _end(self)
+
+
+def _end(env: SubprocVecEnv) -> None:
+    """End the processes; SB3's `close` waits for answers to a step that may have been read, or never come."""
+    if env.closed:
+        return
+    for remote in env.remotes:
+        with suppress(OSError):  # it is gone
+            remote.send(("close", None))
+    for remote in env.remotes:
+        with suppress(EOFError, OSError):
+            while True:  # until the other side is closed
+                remote.recv_bytes()
+    for process in env.processes:
+        process.join()
+    for remote in env.remotes:
+        remote.close()
+    env.waiting, env.closed = False, True
 
 
 def _work(remote: Any, parent_remote: Any, env_fn: CloudpickleWrapper) -> None:
@@ -151,6 +157,8 @@ def _work(remote: Any, parent_remote: Any, env_fn: CloudpickleWrapper) -> None:
 def explained(env: VecEnv | None) -> Iterator[None]:
     """Say which process of SB3's `SubprocVecEnv` has ended, where its pipe says no more than that it is closed.
 
+    Its environments can be closed afterwards.
+
     Args:
         env: The environments, in any wrappers.
 
@@ -160,9 +168,12 @@ def explained(env: VecEnv | None) -> Iterator[None]:
     try:
         yield
     except _LOST as error:
-        found = _lost(env)
-        if found is None:
+        failed = _processes_of(env)
+        found = None if failed is None else _lost(failed)
+        if failed is None or found is None:
             raise
+        if type(failed).close is SubprocVecEnv.close:
+            failed.close = partial(_end, failed)  # type: ignore[method-assign]
         raise EnvironmentFailedError(
             f"{_ended(*found)} SB3's SubprocVecEnv leaves its traceback on stderr, above; "
             "pg_agents.envs.processes.ProcessesVecEnv in its place brings it here. The agent can be saved, and trained "
@@ -170,12 +181,14 @@ def explained(env: VecEnv | None) -> Iterator[None]:
         ) from error
 
 
-def _lost(env: VecEnv | None) -> tuple[int, int | None] | None:
-    """Number and exit code of an environment's process that has ended; None if there is none."""
+def _processes_of(env: VecEnv | None) -> SubprocVecEnv | None:
     while isinstance(env, VecEnvWrapper):
         env = env.venv
-    if not isinstance(env, SubprocVecEnv) or env.closed:
-        return None
+    return env if isinstance(env, SubprocVecEnv) and not env.closed else None
+
+
+def _lost(env: SubprocVecEnv) -> tuple[int, int | None] | None:
+    """Number and exit code of an environment's process that has ended; None if there is none."""
     sentinels = [process.sentinel for process in env.processes]
     ended = connection.wait(sentinels, 1.0)
     if not ended:
