@@ -174,10 +174,13 @@ def explained(env: VecEnv | None) -> Iterator[None]:
             raise
         if type(failed).close is SubprocVecEnv.close:
             failed.close = partial(_end, failed)  # type: ignore[method-assign]
+        traceback_elsewhere = (  # of an error; a process that was killed, or has exited, leaves none
+            " SB3's SubprocVecEnv leaves its traceback on stderr, above; pg_agents.envs.processes.ProcessesVecEnv in "
+            "its place brings it here."
+        )
         raise EnvironmentFailedError(
-            f"{_ended(*found)} SB3's SubprocVecEnv leaves its traceback on stderr, above; "
-            "pg_agents.envs.processes.ProcessesVecEnv in its place brings it here. The agent can be saved, and trained "
-            "on with new environments (`set_env`)."
+            f"{_ended(*found)}{traceback_elsewhere if found[1] == 1 else ''} The agent can be saved, and trained on "
+            "with new environments (`set_env`)."
         ) from error
 
 
