@@ -15,8 +15,10 @@ from multiprocessing import connection
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env import subproc_vec_env as sb3
+
+from pg_agents.envs.layers import layers
 
 _PATIENCE = 5.0  # seconds in which a process whose pipe is closed ends
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
@@ -185,9 +187,8 @@ def explained(env: VecEnv | None) -> Iterator[None]:
 
 
 def _processes_of(env: VecEnv | None) -> SubprocVecEnv | None:
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    return env if isinstance(env, SubprocVecEnv) and not env.closed else None
+    innermost = None if env is None else layers(env)[-1]
+    return innermost if isinstance(innermost, SubprocVecEnv) and not innermost.closed else None
 
 
 def _lost(env: SubprocVecEnv) -> tuple[int, int | None] | None:
