@@ -122,7 +122,7 @@ def _check_wrappers(env: VecEnv) -> None:
         if not isinstance(wrapper, _KNOWN) and not hasattr(type(wrapper), "restarted"):
             raise ValueError(
                 f"Groups of episodes restart one environment while the others go on, but {type(wrapper).__name__} "
-                "would not notice. Wrap each environment instead (gymnasium.wrappers.FrameStackObservation in the place "
-                "of VecFrameStack), or give the wrapper a method `restarted(first, which)`: see "
+                "would not notice. Wrap each environment instead (gymnasium.wrappers.FrameStackObservation in the "
+                "place of VecFrameStack), or give the wrapper a method `restarted(first, which)`: see "
                 "pg_agents.envs.restarting.restart."
             )
