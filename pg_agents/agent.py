@@ -110,7 +110,7 @@ from pg_agents.resuming.agents import AsMade, as_made
 from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed, warn_of_another_training
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
 from pg_agents.rolling import RollingCollector, RollingEpisodeCollector
-from pg_agents.schedules import constant_value, progress_remaining, value_of
+from pg_agents.schedules import constant_value, value_of
 from pg_agents.spaces import Translation
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
@@ -1323,12 +1323,6 @@ class PolicyGradient(Arguments):
         self.prior, self._prior_on_device = prior, (prior, here)
         return here
 
-    def coefficient(self, name: str) -> float:
-        """The current value of an argument that may be a number or a schedule."""
-        value = getattr(self, name)
-        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
-        return value_of(name, value, progress) if callable(value) else value
-
     def value_clip(self) -> float | None:
         """How far the value may move from that of the rollout in the value loss; None for no limit."""
         return None
@@ -1375,9 +1369,6 @@ class PolicyGradient(Arguments):
             The content of an entry of a hyperparameter file, except `n_timesteps` and `policy`.
         """
         return tuning.draw(tuning.search_of(cls), trial, observation_space, action_space)
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         rate = value_of("learning_rate", self.lr_schedule, self._current_progress_remaining)

@@ -36,6 +36,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from typing_extensions import dataclass_transform
 
 from pg_agents.checks import check_boolean, check_choice, check_number, suggestion
+from pg_agents.schedules import progress_remaining, value_of
 
 _REQUIRED: Any = inspect.Parameter.empty
 
@@ -228,6 +229,7 @@ class Arguments(OnPolicyAlgorithm, metaclass=ShowsDefaults):
     same_order_as: ClassVar[type[OnPolicyAlgorithm] | tuple[str, ...] | None] = None
     _is_made_of_fields: ClassVar[bool] = True
     _own_fields: ClassVar[dict[str, Argument]] = {}
+    _schedules_end: int | None = None  # steps, or tokens, as given to `learn`
     _takes_all = False  # whether assigned arguments are stored as they come
     fixed_on_load: ClassVar[frozenset[str]] = frozenset()  # arguments that a saved agent cannot change
 
@@ -389,6 +391,15 @@ class Arguments(OnPolicyAlgorithm, metaclass=ShowsDefaults):
         """
         if name == "learning_rate":
             self._setup_lr_schedule()
+
+    def coefficient(self, name: str) -> float:
+        """The current value of an argument that may be a number or a schedule."""
+        value = getattr(self, name)
+        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
+        return value_of(name, value, progress) if callable(value) else value
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     @contextmanager
     def takes_all(self) -> Iterator[None]:

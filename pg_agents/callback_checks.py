@@ -12,7 +12,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage, sync_envs_normalization
 
-from pg_agents.envs.sharing import layers, share_episodes
+from pg_agents.envs.layers import layers
+from pg_agents.envs.sharing import share_episodes
 from pg_agents.looking import next_look
 from pg_agents.resuming.run import callbacks_in
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.layers import layers
 from pg_agents.observations import check_as_given
 
 
@@ -25,19 +26,18 @@ def checked_as_given(env: VecEnv) -> Iterator[None]:
     Raises:
         ValueError: An observation does not match its space.
     """
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    if isinstance(env, VectorEnvAdapter):
-        env.looks = True
+    vec_env = layers(env)[-1]
+    if isinstance(vec_env, VectorEnvAdapter):
+        vec_env.looks = True
         try:
             yield
         finally:
-            env.looks = False
+            vec_env.looks = False
         return
-    if not isinstance(env, DummyVecEnv) or "_save_obs" in vars(env):
+    if not isinstance(vec_env, DummyVecEnv) or "_save_obs" in vars(vec_env):
         yield
         return
-    vec_env, save = env, env._save_obs
+    save = vec_env._save_obs
 
     def check_and_save(index: int, observation: Any) -> None:
         check_as_given(index, observation, vec_env.observation_space)

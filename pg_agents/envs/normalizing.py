@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from pg_agents.envs.layers import layers
 from pg_agents.observations import check_finite
 
 # Below, neither a float32 variance overflows, nor the sum of squares that shows it.
@@ -28,11 +29,7 @@ class Statistics:
     """
 
     def __init__(self, env: VecEnv) -> None:
-        self._layers: list[VecNormalize] = []
-        while isinstance(env, VecEnvWrapper):
-            if isinstance(env, VecNormalize):
-                self._layers.append(env)
-            env = env.venv
+        self._layers = [one for one in layers(env) if isinstance(one, VecNormalize)]
         self._before: list[tuple[VecNormalize, Callable[[], None]]] = []
 
     def watched(self, take: Callable[..., Any]) -> Callable[..., Any]:

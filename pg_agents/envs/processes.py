@@ -10,12 +10,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import CloudpickleWrapper, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env import subproc_vec_env as sb3
+
+from pg_agents.envs.layers import layers
 
 _PATIENCE = 5.0  # seconds in which a process whose pipe is closed ends
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
@@ -121,20 +124,25 @@ class ProcessesVecEnv(SubprocVecEnv):
 
     def close(self) -> None:
         """End the processes, whatever they have been asked."""
-        if self.closed:
-            return
-        for remote in self.remotes:
-            with suppress(OSError):  # it is gone
-                remote.send(("close", None))
-        for remote in self.remotes:
-            with suppress(EOFError, OSError):
-                while True:  # until the other side is closed
-                    remote.recv_bytes()
-        for process in self.processes:
-            process.join()
-        for remote in self.remotes:
-            remote.close()
-        self.waiting, self.closed = False, True
+        _end(self)
+
+
+def _end(env: SubprocVecEnv) -> None:
+    """End the processes; SB3's `close` waits for answers to a step that may have been read, or never come."""
+    if env.closed:
+        return
+    for remote in env.remotes:
+        with suppress(OSError):  # it is gone
+            remote.send(("close", None))
+    for remote in env.remotes:
+        with suppress(EOFError, OSError):
+            while True:  # until the other side is closed
+                remote.recv_bytes()
+    for process in env.processes:
+        process.join()
+    for remote in env.remotes:
+        remote.close()
+    env.waiting, env.closed = False, True
 
 
 def _work(remote: Any, parent_remote: Any, env_fn: CloudpickleWrapper) -> None:
@@ -151,6 +159,8 @@ def _work(remote: Any, parent_remote: Any, env_fn: CloudpickleWrapper) -> None:
 def explained(env: VecEnv | None) -> Iterator[None]:
     """Say which process of SB3's `SubprocVecEnv` has ended, where its pipe says no more than that it is closed.
 
+    Its environments can be closed afterwards.
+
     Args:
         env: The environments, in any wrappers.
 
@@ -160,22 +170,29 @@ def explained(env: VecEnv | None) -> Iterator[None]:
     try:
         yield
     except _LOST as error:
-        found = _lost(env)
-        if found is None:
+        failed = _processes_of(env)
+        found = None if failed is None else _lost(failed)
+        if failed is None or found is None:
             raise
+        if type(failed).close is SubprocVecEnv.close:
+            failed.close = partial(_end, failed)  # type: ignore[method-assign]
+        traceback_elsewhere = (  # of an error; a process that was killed, or has exited, leaves none
+            " SB3's SubprocVecEnv leaves its traceback on stderr, above; pg_agents.envs.processes.ProcessesVecEnv in "
+            "its place brings it here."
+        )
         raise EnvironmentFailedError(
-            f"{_ended(*found)} SB3's SubprocVecEnv leaves its traceback on stderr, above; "
-            "pg_agents.envs.processes.ProcessesVecEnv in its place brings it here. The agent can be saved, and trained "
-            "on with new environments (`set_env`)."
+            f"{_ended(*found)}{traceback_elsewhere if found[1] == 1 else ''} The agent can be saved, and trained on "
+            "with new environments (`set_env`)."
         ) from error
 
 
-def _lost(env: VecEnv | None) -> tuple[int, int | None] | None:
+def _processes_of(env: VecEnv | None) -> SubprocVecEnv | None:
+    innermost = None if env is None else layers(env)[-1]
+    return innermost if isinstance(innermost, SubprocVecEnv) and not innermost.closed else None
+
+
+def _lost(env: SubprocVecEnv) -> tuple[int, int | None] | None:
     """Number and exit code of an environment's process that has ended; None if there is none."""
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    if not isinstance(env, SubprocVecEnv) or env.closed:
-        return None
     sentinels = [process.sentinel for process in env.processes]
     ended = connection.wait(sentinels, 1.0)
     if not ended:

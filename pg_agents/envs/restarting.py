@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.layers import layers
 from pg_agents.estimators import Bools
 
 SEED_OF_CHECK = 0
@@ -117,12 +118,11 @@ def check_restarts(env: VecEnv) -> None:
 
 
 def _check_wrappers(env: VecEnv) -> None:
-    while isinstance(env, VecEnvWrapper):
-        if not isinstance(env, _KNOWN) and not hasattr(type(env), "restarted"):
+    for wrapper in layers(env)[:-1]:
+        if not isinstance(wrapper, _KNOWN) and not hasattr(type(wrapper), "restarted"):
             raise ValueError(
-                f"Groups of episodes restart one environment while the others go on, but {type(env).__name__} would "
-                "not notice. Wrap each environment instead (gymnasium.wrappers.FrameStackObservation in the place of "
-                "VecFrameStack), or give the wrapper a method `restarted(first, which)`: see "
+                f"Groups of episodes restart one environment while the others go on, but {type(wrapper).__name__} "
+                "would not notice. Wrap each environment instead (gymnasium.wrappers.FrameStackObservation in the "
+                "place of VecFrameStack), or give the wrapper a method `restarted(first, which)`: see "
                 "pg_agents.envs.restarting.restart."
             )
-        env = env.venv

@@ -7,18 +7,10 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from pg_agents.envs.adapter import VectorEnvAdapter
-
-
-def layers(env: VecEnv) -> list[VecEnv]:
-    """A vector environment and those that it wraps, from the outermost."""
-    found = [env]
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-        found.append(env)
-    return found
+from pg_agents.envs.layers import layers
 
 
 def share_episodes(one: VecEnv, other: VecEnv) -> bool:

@@ -18,9 +18,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.layers import layers
 from pg_agents.observations import misfit
 
 Step = Callable[[np.ndarray], tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]]
@@ -150,8 +151,7 @@ def adapter_of(env: VecEnv) -> VectorEnvAdapter | None:
     Args:
         env: The environment.
     """
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    if isinstance(env, VectorEnvAdapter) and env.autoreset_mode is AutoresetMode.NEXT_STEP:
-        return env
+    innermost = layers(env)[-1]
+    if isinstance(innermost, VectorEnvAdapter) and innermost.autoreset_mode is AutoresetMode.NEXT_STEP:
+        return innermost
     return None

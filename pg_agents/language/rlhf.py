@@ -46,7 +46,6 @@ from pg_agents.logs import DEFAULT, Default, record_hyperparameters
 from pg_agents.objectives import KL_ESTIMATORS
 from pg_agents.resuming.resume import Interrupted, interrupted_run, prepared, resumed, warn_of_another_training
 from pg_agents.resuming.run import Run, go_through, in_progress, tell_of_boundary
-from pg_agents.schedules import progress_remaining, value_of
 from pg_agents.tuning import LogInteger, PowerOfTwo, ScheduleBetween, SearchSpace
 
 if TYPE_CHECKING:
@@ -737,17 +736,6 @@ class LanguageAlgorithm(Arguments):
                 name: metric(batch, *objective.coefficients) for name, metric in objective.metrics.items()
             },
         )
-
-    def coefficient(self, name: str) -> float:
-        """The current value of an argument that may be a number or a schedule."""
-        value = getattr(self, name)
-        progress = max(self._current_progress_remaining, 0.0)  # in a file of SB3's it may be below
-        return value_of(name, value, progress) if callable(value) else value
-
-    _schedules_end: int | None = None  # tokens, as given to `learn`
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        self._current_progress_remaining = progress_remaining(num_timesteps, self._schedules_end or total_timesteps)
 
     # The log
 

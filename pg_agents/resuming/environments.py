@@ -23,9 +23,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 
 from pg_agents.envs.adapter import VectorEnvAdapter
+from pg_agents.envs.layers import layers as wrappers_and_env
 from pg_agents.files import values
 from pg_agents.resuming.outputs import is_monitor_file
 from pg_agents.resuming.randomness import global_generators, restore_global_generators
@@ -311,12 +312,10 @@ def _stacks(env: VecEnv) -> Iterator[list[Any]]:
 
 def vec_layers(env: VecEnv) -> Iterator[Any]:
     """A `VecEnv` and what it wraps, vector environments of Gymnasium included."""
-    while isinstance(env, VecEnvWrapper):
-        yield env
-        env = env.venv
-    yield env
-    if isinstance(env, VectorEnvAdapter):
-        yield from single_layers(env.env)
+    found = wrappers_and_env(env)
+    yield from found
+    if isinstance(found[-1], VectorEnvAdapter):
+        yield from single_layers(found[-1].env)
 
 
 def singles_of(env: VecEnv) -> Iterator[list[Any]]:

@@ -16,7 +16,7 @@ OUT_OF_ORDER = partial(FaultyEnv, at=7, error=ValueError("out of order"))
 
 
 def forked(cls, *makers):
-    """Of SB3's class one process alone: with "fork", it does not notice that one of several has ended."""
+    """With "fork", SB3's class notices of several processes only that the first has ended."""
     return cls(list(makers), start_method="fork")
 
 
@@ -25,9 +25,7 @@ def learning(env):
     agent = A2C("MlpPolicy", env, n_steps=5, seed=0, device="cpu", engine="autograd")
     with pytest.raises(EnvironmentFailedError) as failed:
         agent.learn(100)
-    for process in env.unwrapped.processes:  # SB3's `close` would wait for an answer
-        process.terminate()
-        process.join()
+    env.close()
     return failed.value, agent
 
 
@@ -50,7 +48,7 @@ def test_the_agent_is_saved_and_goes_on_with_new_environments(cls, tmp_path):
 
 def test_of_a_process_of_sb3s_class_what_is_known_is_said():
     error, _ = learning(VecNormalize(forked(SubprocVecEnv, OUT_OF_ORDER)))
-    assert str(error).startswith("The process of environment 0 has ended, with exit code 1.")
+    assert str(error).startswith("The process of environment 0 has ended, with exit code 1. SB3's SubprocVecEnv leaves")
     assert isinstance(error.__cause__, (EOFError, ConnectionResetError))
 
 
@@ -61,6 +59,24 @@ def test_a_process_that_is_killed_is_named_with_its_signal(cls):
     env.processes[0].join()
     error, _ = learning(env)
     assert str(error).startswith("The process of environment 0 has ended, with exit code -9: it may have run out of")
+    assert "traceback" not in str(error)
+
+
+class TalkativeEnv(TinyEnv):
+    """One that sends more than a pipe holds."""
+
+    def step(self, action):
+        observation, *rest, _ = super().step(action)
+        return observation, *rest, {"words": "word" * 250_000}
+
+
+@pytest.mark.parametrize("sibling", [TinyEnv, TalkativeEnv])
+def test_sb3s_class_is_closed_after_an_error_whatever_the_other_environments_have_answered(sibling):
+    env = forked(SubprocVecEnv, OUT_OF_ORDER, sibling)
+    processes = env.processes
+    learning(VecNormalize(env))
+    assert env.closed
+    assert [process.exitcode for process in processes] == [1, 0]
 
 
 def test_an_error_of_a_callback_is_its_own():
