@@ -25,7 +25,7 @@ import pg_agents.engines.mlp
 from pg_agents import A2C, PPO, REINFORCE, PolicyGradient, ReinforceBaseline
 from pg_agents.buffers import DictEpisodeBuffer, DictRolloutBuffer, EpisodeBuffer, RolloutBuffer
 from pg_agents.contract import Objective
-from pg_agents.engines import threads
+from pg_agents.engines import compiling, threads
 from pg_agents.engines.mlp import tables
 from pg_agents.objectives import score_function
 
@@ -38,9 +38,9 @@ def engine_of(agent):
 
 
 def why_not(printed):
-    """What was printed beside the log's tables and what SB3 says."""
+    """What was printed beside the log's tables, what SB3 says, and the line before the first compiling."""
     return [line for line in printed.splitlines() if line and line[0] not in "|-" and "Using cpu device" not in line
-            and not line.startswith("Wrapping the env")]  # fmt: skip
+            and not line.startswith("Wrapping the env") and line != compiling.LINE]  # fmt: skip
 
 
 # What the engine is for
