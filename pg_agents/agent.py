@@ -1237,10 +1237,13 @@ class PolicyGradient(Arguments):
             summary = self.update(loss)
         except NotFiniteError as error:
             self._n_updates += error.n_epochs
+            estimated = {"advantages": buffer.advantages, "returns": buffer.returns}
+            wrong = [f"`{name}`" for name, values in estimated.items() if not np.isfinite(values).all()]
+            source = f"`estimate` has made {' and '.join(wrong)} that are not finite. " if wrong else ""
             raise FloatingPointError(
                 f"{error} in the update after {self.num_timesteps} steps, so it was not applied: the parameters are "
-                "those before it. Rewards or observations of very large size, or too large a `learning_rate`, are the "
-                "usual causes; VecNormalize scales both."
+                f"those before it. {source}Rewards or observations of very large size, or too large a `learning_rate`, "
+                "are the usual causes; VecNormalize scales both."
             ) from None
         self._n_updates += summary.n_epochs
         if summary.stopped_by is not None and self.verbose >= 1:

@@ -483,3 +483,16 @@ def test_workers_name_an_infinite_parameter(backend):
     with pytest.raises(FloatingPointError, match=f"The parameter '{name}' is inf "):
         agent.learn(1000)
     assert all(th.equal(value, parameters(agent)[key]) for key, value in before.items())
+
+
+class NoAdvantages(A2C):
+    def estimate(self, rollout):
+        advantages, returns = super().estimate(rollout)
+        return advantages * np.nan, returns
+
+
+@pytest.mark.parametrize("engine", ["autograd", "mlp"])
+def test_what_an_algorithms_own_estimate_has_made_is_named(engine):
+    agent = NoAdvantages("MlpPolicy", TinyEnv(), n_steps=8, engine=engine, device="cpu")
+    with pytest.raises(FloatingPointError, match=r"`estimate` has made `advantages` that are not finite\. Rewards"):
+        agent.learn(8)
