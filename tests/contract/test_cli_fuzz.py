@@ -50,7 +50,7 @@ class Option:
     name: str
     kind: str
     choices: tuple[str, ...]
-    takes: str  # "none", "one", "some" or "perhaps one"
+    takes: str  # "none", "one", "some", "any" or "perhaps one"
 
 
 def _commands():
@@ -59,7 +59,7 @@ def _commands():
 
 
 def _option(action):
-    takes = {0: "none", "?": "perhaps one", "+": "some", None: "one"}[action.nargs]
+    takes = {0: "none", "?": "perhaps one", "+": "some", "*": "any", None: "one"}[action.nargs]
     pairs = type(action).__name__ == "_StoreDict"
     kind = "pairs" if pairs else action.type.__name__ if action.type in (int, float) else "text"
     return Option(tuple(action.option_strings), action.dest, kind, tuple(action.choices or ()), takes)
@@ -150,7 +150,7 @@ def _written(draw, option):
     flag = draw(st.sampled_from(option.flags)) if option.flags else None
     if flag and flag.startswith("--") and draw(_rarely):
         flag = flag[: draw(st.integers(3, len(flag)))]
-    few = {"none": (0, 0), "perhaps one": (0, 1), "some": (1, 3), "one": (1, 1)}[option.takes]
+    few = {"none": (0, 0), "perhaps one": (0, 1), "some": (1, 3), "any": (0, 3), "one": (1, 1)}[option.takes]
     if draw(_rarely):
         few = (0, 2)
     values = draw(st.lists(_value(option), min_size=few[0], max_size=few[1]))

@@ -112,7 +112,12 @@ def slightly_other_learning_rate(monkeypatch):
 
 
 def other_clip_range(monkeypatch):
-    monkeypatch.setattr(pg_agents.PPO, "_now", lambda self, clip_range: 0.01)
+    coefficient = pg_agents.PPO.coefficient
+
+    def broken(self, name):
+        return 0.01 if name == "clip_range" else coefficient(self, name)
+
+    monkeypatch.setattr(pg_agents.PPO, "coefficient", broken)
 
 
 @pytest.mark.parametrize("fault", [one_epoch_less, other_lambda, slightly_other_learning_rate, other_clip_range])
