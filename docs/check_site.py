@@ -1,7 +1,7 @@
 """Look at every page of the built site in a browser, narrow and wide, light and dark.
 
     tox -e docs && pip install playwright && python docs/check_site.py
-    python docs/check_site.py --screenshots /tmp/pages --only algorithms/ppo theorem
+    python docs/check_site.py --screenshots pictures --only algorithms/ppo theorem
 
 It needs Chromium: the system's, or another one with `--browser`. Checked are: nothing is wider than the window unless
 it scrolls by itself, no code scrolls sideways in a wide window, text has the contrast that WCAG 2 AA asks for, formulas

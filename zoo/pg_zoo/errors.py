@@ -69,8 +69,7 @@ def one_line(*kinds: type[Exception], verbose: int = 1) -> Iterator[None]:
         if verbose > 1:
             raise
         if is_of_environment(error):
-            _show_own_code(error)
-            raise UserError(f"{type(error).__name__}: {error}") from error
+            raise _shown(error) from error
         # The messages of these are complete sentences; of others, the type may be the most useful part.
         text, advice = str(error), getattr(error, "advice", "")
         if advice:  # of a file that is refused, for Python
@@ -97,19 +96,20 @@ def own_code_in_full(passes: Callable[[Exception], bool], verbose: int = 1) -> I
     except Exception as error:
         if verbose > 1 or _own_code(error) is None or passes(error):
             raise
-        _show_own_code(error)
-        raise UserError(f"{type(error).__name__}: {error}") from error
+        raise _shown(error) from error
 
 
-def _show_own_code(error: Exception) -> None:
+def _shown(error: Exception) -> UserError:
+    """The one line about an exception of the user's own code, whose traceback has been shown."""
     with suppress(OSError):
         sys.stderr.writelines(traceback.format_exception(type(error), error, _own_code(error)))
+    return UserError(f"{type(error).__name__}: {error}")
 
 
 def _own_code(error: Exception) -> TracebackType | None:
     """The traceback from the first call of the user's own code; None if there is none."""
-    place = error.__traceback__
-    while place is not None and not _is_own(place.tb_frame):
+    place, own = error.__traceback__, _own_packages()
+    while place is not None and not _is_own(place.tb_frame, own):
         place = place.tb_next
     return place
 
@@ -119,26 +119,30 @@ def count_as_own(module: str) -> None:
     _GIVEN.add(module.partition(".")[0])
 
 
-def _is_own(frame: FrameType) -> bool:
+def _is_own(frame: FrameType, own: set[str]) -> bool:
     """Whether code is the user's own: neither ours nor Python's nor installed, unless it is a plugin's.
 
     The errors of other code are about what it was given, and its own lines say nothing to the user.
+
+    Args:
+        frame: The code.
+        own: Packages that count as own, wherever they are installed.
     """
     package, path = str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename
     if package in _OURS:
         return False
-    if package == "__main__" or package in _GIVEN | _plugins():
+    if package == "__main__" or package in own:
         return True
     installed = not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts)
     return not (installed or package in sys.stdlib_module_names or path.startswith("<"))
 
 
-def _plugins() -> set[str]:
-    """The packages of registered plugins."""
+def _own_packages() -> set[str]:
+    """The packages that the user has named, and those of registered plugins, which are read anew from the disk."""
     from pg_agents import registry
 
     groups = (registry.ALGORITHMS, registry.ENVS, registry.HYPERPARAMS, registry.ENGINES)
-    return {entry.module.partition(".")[0] for group in groups for entry in entry_points(group=group)}
+    return _GIVEN | {entry.module.partition(".")[0] for group in groups for entry in entry_points(group=group)}
 
 
 @contextmanager
@@ -165,5 +169,7 @@ def is_of_environment(error: Exception) -> bool:
     from gymnasium import Env
     from gymnasium.vector import VectorEnv
 
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(isinstance(frame.f_locals.get("self"), Env | VectorEnv) and _is_own(frame) for frame in frames)
+    walked = traceback.walk_tb(error.__traceback__)
+    frames = [frame for frame, _ in walked if isinstance(frame.f_locals.get("self"), Env | VectorEnv)]
+    own = _own_packages() if frames else set()
+    return any(_is_own(frame, own) for frame in frames)
