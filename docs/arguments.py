@@ -63,6 +63,8 @@ def is_root(cls: Class) -> bool:
 def taken(cls: Class) -> dict[str, Parameter]:
     """The arguments that a class takes: those that it declares, in the order of its body, and those common to all.
 
+    The root takes all, and so do classes below it that declare none.
+
     Those that can be given by position come first, in the order of `same_order_as` if it lists names. (A class, which
     cannot be read here, can give a position to more of them at run time.)
     """
@@ -80,7 +82,7 @@ def taken(cls: Class) -> dict[str, Parameter]:
             own += found
     required = [name for name, field in declared.items() if field.default is None]
     first = [name for name in common if not is_by_keyword(common[name])]
-    names = dict.fromkeys([*first, *(declared if cls is root else [*required, *own]), *common])
+    names = dict.fromkeys([*first, *([*required, *own] if own else declared), *common])
     if listed := [name for name in listed_order(lineage) if name in names]:
         by_position = {name: with_kind(declared[name], ParameterKind.positional_or_keyword) for name in listed}
         others = {name: with_kind(declared[name], ParameterKind.keyword_only) for name in names if name not in listed}

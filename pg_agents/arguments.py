@@ -296,8 +296,12 @@ class Arguments(OnPolicyAlgorithm, metaclass=ShowsDefaults):
         optional=True,
     )
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, init: bool = True, **kwargs: Any) -> None:
         """Read the class body, and make `__init__` unless the class or a parent has one of its own.
+
+        Args:
+            init: As for a dataclass: False for a class that keeps its parent's constructor.
+            **kwargs: Of other parents.
 
         Raises:
             TypeError: A field has the name of a class attribute, or a mutable default.
@@ -317,7 +321,7 @@ class Arguments(OnPolicyAlgorithm, metaclass=ShowsDefaults):
             cls.__init__.__signature__ = signature(cls)  # type: ignore[attr-defined]
         elif "__init__" in vars(cls):
             cls._is_made_of_fields = False
-        elif cls._is_made_of_fields and not _has_mixed_in_constructor(cls):
+        elif init and cls._is_made_of_fields and not _has_mixed_in_constructor(cls):
             # A parent that takes every argument, as the root does, lists none.
             lists = [base.taken for base in cls.__bases__ if issubclass(base, Arguments)]
             listed = [name for taken in lists if taken != _root(cls).taken for name in taken]

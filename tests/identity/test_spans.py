@@ -15,8 +15,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, StopT
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from pg_agents import A2C
-from pg_agents import agent as agents
 from pg_agents import spans as spans_module
+from pg_agents.base import unwatched
 from pg_agents.envs.make import make_vec
 
 pytest.importorskip("numba")
@@ -99,7 +99,7 @@ class Spans:
     """Counts the updates that are made in calls of several."""
 
     def __init__(self, monkeypatch):
-        self.updates, self.calls, advance = 0, 0, agents.advance
+        self.updates, self.calls, advance = 0, 0, unwatched.advance
 
         self.refused = []
 
@@ -112,7 +112,7 @@ class Spans:
                 self.refused.append(parts.loop.refused)
                 self.updates += agent._n_updates - before
 
-        monkeypatch.setattr(agents, "advance", counted)
+        monkeypatch.setattr(unwatched, "advance", counted)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What `PolicyGradient` has beside its slots, one trade to a file."""
