@@ -232,6 +232,16 @@ def test_constructors_of_subclasses_and_mixins_run_and_keep_what_they_set():
     assert WithDefaultPolicy(env=Counting()).policy_class is ActorCriticPolicy
 
 
+class KeepsTheConstructor(PolicyGradient, init=False):
+    n_steps: int = 4
+
+
+def test_a_class_with_init_false_takes_what_its_parent_takes():
+    assert KeepsTheConstructor.__init__ is PolicyGradient.__init__
+    agent = KeepsTheConstructor("MlpPolicy", Counting(), learning_rate=1e-2, gamma=0.5, n_epochs=2)
+    assert (agent.n_steps, agent.n_epochs) == (4, 2)
+
+
 class Decaying(PolicyGradient):
     learning_rate: float = 1e-2
     gamma: float = 0.9
