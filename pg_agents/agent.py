@@ -114,7 +114,7 @@ from pg_agents.schedules import constant_value, value_of
 from pg_agents.spaces import Translation
 from pg_agents.spans import Parts as SpanParts
 from pg_agents.spans import advance, n_unwatched
-from pg_agents.suitability import check_observation_space, check_policy, warn_of_policy
+from pg_agents.suitability import check_is_env, check_observation_space, check_policy, warn_of_policy
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -255,6 +255,8 @@ class PolicyGradient(Arguments):
         for name in arguments:
             if isinstance(defaults.get(name), bool):  # at once: SB3 takes a text for True
                 check_boolean(name, arguments[name])
+        if values["_init_setup_model"] and env is None:
+            check_is_env(env)
         registry.find_env(env)
         if isinstance(env, str) and offers_copies(env):
             # A world's id means its copies, which compiled code can step; `gym.make` would hide them.
@@ -303,6 +305,7 @@ class PolicyGradient(Arguments):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """SB3's, which also takes Gymnasium's vector environments."""
+        check_is_env(env)
         if isinstance(env, VectorEnv):
             env = VectorEnvAdapter(env)
         check_observation_space(env.observation_space)
