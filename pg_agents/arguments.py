@@ -52,7 +52,7 @@ _FORMER_HOOKS = {
 _ROLES = {
     "how much is collected for an update": ("n_steps", "n_episodes", "n_groups", "group_size"),
     "how far an update may move the policy": ("clip_range", "target_kl"),
-    "how the weights of log π are scaled": ("normalize_advantage", "normalize_returns", "scale"),
+    "how the weights of log π are scaled": ("normalize_advantage", "normalize_returns"),
 }
 
 
