@@ -536,9 +536,9 @@ def _method() -> list[Block]:
                 f"With fewer than {statistics.MIN_SEEDS} seeds, there is no interval and no conclusion. With different "
                 "seeds or failed trainings, there is no conclusion, because the missing scores may be the bad ones.",
                 "**Steps and seconds to a return**: until the first evaluation during training that reached it, as a "
-                "mean over seeds with Student's t interval, cut at 0. No time lies below, so that cutting takes nothing "
-                "from its coverage. A run that never reached it counts with its length: this is the mean restricted to "
-                "the length of the trainings, a lower bound of the mean time. "
+                "mean over seeds with Student's t interval, cut at 0. No time lies below, so that cutting takes "
+                "nothing from its coverage. A run that never reached it counts with its length: this is the mean "
+                "restricted to the length of the trainings, a lower bound of the mean time. "
                 "**Training time**: median, evaluations excluded. **Memory**: median of the peak that a training adds "
                 "to the libraries, which all trainings share.",
                 "**Equal scores**: with each seed, the two scores are the same number down to the last bit. The "
