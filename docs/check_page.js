@@ -22,6 +22,7 @@
   for (const table of content.querySelectorAll("table")) {
     const hidden = table.getBoundingClientRect().right - content.getBoundingClientRect().right
     if (hidden > 1 && !scrolls(table)) say("a table's columns cannot be reached", table)
+    if (hidden > 1 && !wide && !table.className) say(`a table scrolls sideways by ${Math.round(hidden)} px`, table)
   }
   for (const image of content.querySelectorAll("img")) if (image.complete && !image.naturalWidth) say("no picture", image)
   for (const formula of content.querySelectorAll(".formula")) if (!formula.querySelector(".katex")) say("not typeset", formula)

@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from cards import with_labels
 from marking import Formulas
 from typesetting import typeset_page
 
@@ -78,8 +79,9 @@ def bars(results: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Open the code that a page shows: it is what the page is about."""
-    return html.replace('<details class="mkdocstrings-source"', '<details open class="mkdocstrings-source"')
+    """Open the code that a page shows: it is what the page is about. Label the cells of tables."""
+    html = html.replace('<details class="mkdocstrings-source"', '<details open class="mkdocstrings-source"')
+    return with_labels(html)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:

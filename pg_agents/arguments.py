@@ -48,6 +48,13 @@ _FORMER_HOOKS = {
     "weight": "give `weight` to the `Objective`",
 }
 
+# What several arguments decide, each in other algorithms.
+_ROLES = {
+    "how much is collected for an update": ("n_steps", "n_episodes", "n_groups", "group_size"),
+    "how far an update may move the policy": ("clip_range", "target_kl"),
+    "how the weights of log π are scaled": ("normalize_advantage", "normalize_returns"),
+}
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -566,13 +573,23 @@ def check_keywords(cls: type[Any], known: Iterable[str], keywords: Iterable[str]
         keywords: The keywords given.
 
     Raises:
-        TypeError: A keyword is unknown; the message suggests the nearest known one.
+        TypeError: A keyword is unknown; the message suggests the nearest known one, and names the one that decides
+            the same.
     """
     known = list(known)
     for keyword in keywords:
         if keyword not in known:
-            hint = suggestion(keyword, known)
+            hint = suggestion(keyword, known) + _counterpart(cls, keyword, known)
             raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {keyword!r}.{hint}")
+
+
+def _counterpart(cls: type[Any], keyword: str, known: list[str]) -> str:
+    """A sentence with the arguments of a class that decide what a keyword decides in others; nothing without any."""
+    for role, names in _ROLES.items():
+        own = [f"`{name}`" for name in names if name in known]
+        if keyword in names and own:
+            return f" {role.capitalize()} is decided by {' and '.join(own)} of {cls.__name__}."
+    return ""
 
 
 Arguments.declared = {name: replace(field, kw_only=True) for name, field in _fields(Arguments).items()}

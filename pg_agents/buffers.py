@@ -151,12 +151,19 @@ class EstimatorMixin(SB3RolloutBuffer):
         estimates = self.estimator(self.rollout(last_values.cpu().numpy().flatten()))
         shape = (self.pos, self.n_envs)
         if not isinstance(estimates, tuple) or [np.shape(estimate) for estimate in estimates] != [shape, shape]:
-            given = [np.shape(estimate) for estimate in estimates]
             raise ValueError(
                 f"`estimate` must return advantages and returns as two arrays of the rollout's shape {shape}, but "
-                f"returned a {type(estimates).__name__} of shapes {given}."
+                f"returned {_in_words(estimates)}."
             )
         self.advantages[: self.pos], self.returns[: self.pos] = estimates
+
+
+def _in_words(estimates: Any) -> str:
+    """What an estimator has returned, for a message."""
+    if isinstance(estimates, (np.ndarray, th.Tensor)):
+        return f"one array of shape {tuple(estimates.shape)}"
+    shapes = f" of shapes {[np.shape(one) for one in estimates[:3]]}" if isinstance(estimates, tuple) else ""
+    return f"a {type(estimates).__name__}{shapes}"
 
 
 class RolloutBuffer(EstimatorMixin, SB3RolloutBuffer):

@@ -161,7 +161,10 @@ def algorithm(name: str) -> type[BaseAlgorithm]:
     """
     known = algorithms()
     if name not in known:
-        raise ValueError(unknown_name("algorithm", name, known))
+        raise ValueError(
+            f"{unknown_name('algorithm', name, known)} One of your own is known once its package, which names it in "
+            f"the entry-point group {ALGORITHMS}, is installed: pip install -e ."
+        )
     cls = known[name].load()
     if not (isinstance(cls, type) and issubclass(cls, BaseAlgorithm)):
         raise PluginError(

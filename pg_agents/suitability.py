@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
+import gymnasium as gym
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.distributions import DiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
@@ -30,6 +32,25 @@ _NO_BOUND = 1e8
 _REACH = 3  # standard deviations
 _LEAST_REACHED = 0.5  # of the range
 _MOST_CLIPPED = 0.75  # of the actions, to one and the same end of the range
+
+
+def check_is_env(env: Any) -> None:
+    """Refuse what is no environment.
+
+    Args:
+        env: As given to an agent; ids have been made environments.
+
+    Raises:
+        ValueError: It is none; the message says what is allowed.
+    """
+    space = None if isinstance(env, type) else getattr(env, "observation_space", None)
+    if space is None or callable(space):  # PettingZoo's is a method
+        missing = ", which has no `observation_space`" if isinstance(env, (gym.Env, VectorEnv)) else ""
+        remedy = " Call it first: it is no environment yet." if missing == "" and callable(env) else ""
+        raise ValueError(
+            "`env` must be a Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id such as "
+            f"'CartPole-v1', but is {env!r}{missing}.{remedy}"
+        )
 
 
 def check_observation_space(space: spaces.Space[Any]) -> None:

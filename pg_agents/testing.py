@@ -70,7 +70,8 @@ def check_agent(cls: type[BaseAlgorithm], *, progress: bool | None = None, **kwa
 
     Args:
         cls: The algorithm.
-        progress: Print a line for each of the environments; by default, if stdout is a terminal.
+        progress: Print a line for each of the environments, and at the end how many checks have passed; by default, if
+            stdout is a terminal.
         **kwargs: Arguments for its constructor. `n_steps`, `batch_size`, `n_epochs`, `n_episodes` and `group_size`,
             where it takes them, are small unless given here.
 
@@ -87,19 +88,25 @@ def check_agent(cls: type[BaseAlgorithm], *, progress: bool | None = None, **kwa
         cases = _supported_cases(cls, kwargs)
         _check_defaults(cases[0])
         shown = sys.stdout.isatty() if progress is None else progress
+        passed = 1
+        of_each: tuple[Callable[[_Case], None], ...] = (_check_training, _check_predictions, _check_files)
+        if issubclass(cls, PolicyGradient):
+            of_each = (_check_objective, *of_each)
         for number, case in enumerate(cases):
             if shown:
                 print(f"{number + 1} of {len(cases)}: {case}", flush=True)
-            _check_objective(case)
-            _check_training(case)
-            _check_predictions(case)
-            _check_files(case)
+            for check in of_each:
+                check(case)
+                passed += 1
         if shown:
             print("Callbacks, log, interruption and files", flush=True)
         for case in cases[:2]:  # with one environment and with two
             for check in _PROTOCOL:
                 check(case)
+                passed += 1
     _require(not caught, lambda: f"{cls.__name__} must not warn, but warned: {caught[0].message}")
+    if shown:
+        print(f"{cls.__name__} has passed all {passed} checks, and has not warned.", flush=True)
 
 
 # What it is checked on
@@ -233,8 +240,7 @@ def _check_defaults(case: _Case) -> None:
 
 def _check_objective(case: _Case) -> None:
     agent = case.agent()
-    if not isinstance(agent, PolicyGradient):
-        return
+    assert isinstance(agent, PolicyGradient), "the caller has asked"
     objective = agent.objective()
     if objective.weight is not None:
         with _explained(f"The objective's `weight` of {case} must be the derivative of its value by log π."):

@@ -22,13 +22,13 @@ from pg_agents.asynchronous.links import SharedLink, SharedMemory
 from pg_agents.asynchronous.parcels import Parcel
 from pg_agents.asynchronous.worker import Worker
 from pg_agents.engines.mlp.tables import kernels_are_loaded
-from pg_agents.envs.processes import ElsewhereError
-
-_PATIENCE = 5.0  # seconds in which a worker that was told to may end by itself
+from pg_agents.envs.processes import PATIENCE, ElsewhereError
 
 
 @dataclass(frozen=True)
-class _Failure:
+class _Raised:
+    """What a worker answers when it has raised an error, which its caller raises again."""
+
     error: BaseException
     text: str
 
@@ -102,11 +102,11 @@ class Processes:
             answer = self._pipes[worker].recv()
         except (EOFError, ConnectionResetError):
             process = self._processes[worker]
-            process.join(_PATIENCE)
+            process.join(PATIENCE)
             raise RuntimeError(
                 f"Worker {worker} (process {process.pid}) has died, with exit code {process.exitcode}."
             ) from None
-        if isinstance(answer, _Failure):
+        if isinstance(answer, _Raised):
             raise answer.error from ElsewhereError(answer.text)
         assert isinstance(answer, Report)
         return worker, answer
@@ -123,7 +123,7 @@ class Processes:
                 process.terminate()
         for process in self._processes:
             if process.pid is not None:
-                process.join(_PATIENCE)
+                process.join(PATIENCE)
                 if process.is_alive():
                     process.kill()
                     process.join()
@@ -147,7 +147,7 @@ def _work(pipe: Connection, memory: SharedMemory, parcel: Parcel) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except BaseException as error:
-        pipe.send(_Failure(_sendable(error), traceback.format_exc()))
+        pipe.send(_Raised(_sendable(error), traceback.format_exc()))
 
 
 def _sendable(error: BaseException) -> BaseException:

@@ -30,7 +30,7 @@ from pg_agents.policies import with_state_dependent_std
 from pg_agents.resuming.agents import AsMade, as_made
 from pg_agents.resuming.resume import Interrupted
 from pg_agents.resuming.run import Run
-from pg_agents.suitability import warn_of_policy
+from pg_agents.suitability import check_is_env, warn_of_policy
 
 Env = GymEnv | VectorEnv[Any, Any, Any] | str | None
 
@@ -153,6 +153,8 @@ class Common(Arguments):
         for name in arguments:
             if isinstance(defaults.get(name), bool):  # at once: SB3 takes a text for True
                 check_boolean(name, arguments[name])
+        if values["_init_setup_model"] and env is None:
+            check_is_env(env)
         registry.find_env(env)
         if isinstance(env, str) and offers_copies(env):
             # A world's id means its copies, which compiled code can step; `gym.make` would hide them.

@@ -16,7 +16,7 @@ from pg_agents.base.common import Common
 from pg_agents.envs.adapter import VectorEnvAdapter
 from pg_agents.policies import environment_actions
 from pg_agents.spaces import Translation
-from pg_agents.suitability import check_observation_space
+from pg_agents.suitability import check_is_env, check_observation_space
 
 
 class SpacesMixin(Common, init=False):
@@ -25,6 +25,7 @@ class SpacesMixin(Common, init=False):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """SB3's, which also takes Gymnasium's vector environments."""
+        check_is_env(env)
         if isinstance(env, VectorEnv):
             env = VectorEnvAdapter(env)
         check_observation_space(env.observation_space)

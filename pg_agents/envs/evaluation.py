@@ -132,17 +132,45 @@ def _is_monitored(env: VecEnv) -> bool:
     return bool(is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0])
 
 
+class _Running:
+    """The episodes that run: one that does not end is an error.
+
+    Args:
+        n_envs: Number of environments.
+        limit: Steps that an episode may have.
+    """
+
+    def __init__(self, n_envs: int, limit: float) -> None:
+        self.limit = limit
+        self.first_steps = np.zeros(n_envs, dtype=int)  # of the episodes, counted from the evaluation's beginning
+        self.unnoticed = np.zeros(n_envs, dtype=bool)  # whether the environment has said `done`, but no `Monitor` that
+
+    def done(self, index: int, n_steps: int, *, noticed: bool) -> None:
+        """Take note of an environment that says `done` after so many steps; only where it is noticed, one begins."""
+        self.unnoticed[index] = not noticed
+        if noticed:
+            self.first_steps[index] = n_steps
+
+    def check(self, index: int, n_steps: int) -> None:
+        """Refuse an episode that has too many steps.
+
+        Raises:
+            EndlessEpisodeError: It has.
+        """
+        if n_steps >= self.first_steps[index] + self.limit:
+            raise EndlessEpisodeError(index, self.limit, bool(self.unnoticed[index]))
+
+
 def _guarded(callback: Watcher | None, env: VecEnv, limit: float) -> Watcher:
     """A callback of SB3's `evaluate_policy` that raises an error for an episode that does not end."""
-    monitored, lengths, unnoticed = _is_monitored(env), [0] * env.num_envs, [False] * env.num_envs
+    monitored, running, n_steps = _is_monitored(env), _Running(env.num_envs, limit), [0] * env.num_envs
 
     def watch(locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
-        index, done = locals_["i"], bool(locals_["done"])
-        ended = done and (not monitored or "episode" in locals_["info"])
-        lengths[index] = 0 if ended else lengths[index] + 1
-        unnoticed[index] = not ended and (done or unnoticed[index])
-        if lengths[index] >= limit:
-            raise EndlessEpisodeError(index, limit, unnoticed[index])
+        index = locals_["i"]
+        n_steps[index] += 1
+        if locals_["done"]:
+            running.done(index, n_steps[index], noticed=not monitored or "episode" in locals_["info"])
+        running.check(index, n_steps[index])
         if callback is not None:
             callback(locals_, globals_)
 
@@ -168,8 +196,7 @@ def _episodes(
     observations = statistics.watched(env.reset)()
     statistics.check(0)
     states, episode_starts, counted = None, np.ones(env.num_envs, dtype=bool), left > 0
-    first_steps, look_at = np.zeros(env.num_envs, dtype=int), limit  # of the running episodes; the next check of them
-    unnoticed = np.zeros(env.num_envs, dtype=bool)
+    running, look_at = _Running(env.num_envs, limit), limit  # the step of the next check of them
     for n_steps in itertools.count():
         if not counted.any():
             break
@@ -188,18 +215,17 @@ def _episodes(
         np.copyto(episode_starts, dones, where=counted)
         if dones.any():
             for index in np.flatnonzero(dones & counted):
-                unnoticed[index] = "episode" not in infos[index]
-                if (episode := infos[index].get("episode")) is not None:
+                episode = infos[index].get("episode")
+                running.done(index, n_steps + 1, noticed=episode is not None)
+                if episode is not None:
                     returns.append(episode["r"])
                     lengths.append(episode["l"])
                     left[index] -= 1
-                    first_steps[index] = n_steps + 1
             counted = left > 0
         if n_steps + 1 >= look_at and counted.any():
-            longest = int(np.where(counted, first_steps, n_steps + 1).argmin())
-            look_at = first_steps[longest] + limit
-            if n_steps + 1 >= look_at:
-                raise EndlessEpisodeError(longest, limit, bool(unnoticed[longest]))
+            longest = int(np.where(counted, running.first_steps, n_steps + 1).argmin())
+            running.check(longest, n_steps + 1)
+            look_at = running.first_steps[longest] + limit
     return returns, lengths
 
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import subproc_vec_env as sb3
 
 from pg_agents.envs.layers import layers
 
-_PATIENCE = 5.0  # seconds in which a process whose pipe is closed ends
+PATIENCE = 5.0  # seconds in which a process that is about to end does so
 _LOST = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
@@ -72,7 +72,7 @@ class _Remote:
         try:
             answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            self._process.join(_PATIENCE)
+            self._process.join(PATIENCE)
             raise EnvironmentFailedError(_ended(self._number, self._process.exitcode)) from None
         if isinstance(answer, _Failure):
             raise EnvironmentFailedError(f"Environment {self._number} raised {answer.error}") from ElsewhereError(
@@ -198,7 +198,7 @@ def _lost(env: SubprocVecEnv) -> tuple[int, int | None] | None:
     if not ended:
         return None
     number = min(sentinels.index(one) for one in ended)
-    env.processes[number].join(_PATIENCE)  # only now has it an exit code
+    env.processes[number].join(PATIENCE)  # only now has it an exit code
     return number, env.processes[number].exitcode
 
 

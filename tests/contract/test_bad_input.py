@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -9,7 +10,7 @@ from fakes import FaultyEnv, TinyEnv
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from pg_agents import A2C, NPG, PPO, REINFORCE, TRPO, ActorCritic, ReinforceBaseline
+from pg_agents import A2C, GRPO, NPG, PPO, REINFORCE, TRPO, ActorCritic, ReinforceBaseline
 from pg_agents.observations import check_observations
 
 ALGORITHMS = [REINFORCE, ReinforceBaseline, ActorCritic, A2C, PPO, NPG, TRPO]
@@ -94,6 +95,48 @@ def test_an_argument_out_of_range_is_named_with_what_is_allowed(cls, kwargs, mes
 def test_a_misspelt_keyword_suggests_the_right_one(cls, keyword, meant):
     with pytest.raises(TypeError, match=rf"{cls.__name__}\(\) .* '{keyword}'\. Did you mean '{meant}'\?"):
         cls("MlpPolicy", "CartPole-v1", **{keyword: 1})
+
+
+@pytest.mark.parametrize(
+    ("cls", "keyword", "counterpart"),
+    [
+        (REINFORCE, "n_steps", "`n_episodes` of REINFORCE"),
+        (PPO, "n_episodes", "`n_steps` of PPO"),
+        (GRPO, "n_steps", "`n_groups` and `group_size` of GRPO"),
+        (TRPO, "clip_range", "`target_kl` of TRPO"),
+        (REINFORCE, "normalize_advantage", "`normalize_returns` of REINFORCE"),
+    ],
+)
+def test_a_keyword_of_another_algorithm_names_the_one_that_decides_the_same_here(cls, keyword, counterpart):
+    with pytest.raises(TypeError, match=rf"'{keyword}'\..* is decided by {counterpart}\.$"):
+        cls("MlpPolicy", "CartPole-v1", **{keyword: 1})
+
+
+@pytest.mark.parametrize("keyword", ["n_epochs", "batch_size", "gae_lambda", "target_kl"])
+def test_what_nothing_decides_here_has_no_counterpart(keyword):
+    with pytest.raises(TypeError, match=rf"'{keyword}'\.$"):
+        REINFORCE("MlpPolicy", "CartPole-v1", **{keyword: 1})
+
+
+class NotSetUp(gym.Env):
+    """Its author has forgotten the spaces."""
+
+
+@pytest.mark.parametrize(
+    ("env", "given"),
+    [
+        (None, "None"),
+        (["CartPole-v1"], r"\['CartPole-v1'\]"),
+        (TinyEnv, r"<class '.*TinyEnv'>\. Call it first: it is no environment yet"),
+        (lambda: TinyEnv(), r"<function .*>\. Call it first: it is no environment yet"),
+        (NotSetUp(), r"<.*NotSetUp object at .*>, which has no `observation_space`"),
+    ],
+    ids=["None", "a list", "a class", "a function", "an environment without spaces"],
+)
+def test_what_is_no_environment_is_named_with_what_is_allowed(env, given):
+    allowed = "a Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id such as 'CartPole-v1'"
+    with pytest.raises(ValueError, match=rf"^`env` must be {allowed}, but is {given}\.$"):
+        PPO("MlpPolicy", env)
 
 
 @pytest.mark.parametrize("keyword", ["n_epochs", "batch_size", "n_steps", "gae_lambda", "target_kl"])

@@ -59,11 +59,13 @@ class Base(Mixin, A2C):
 
 
 @pytest.mark.parametrize("progress", [True, None])
-def test_a_line_for_each_environment_is_printed_if_asked_for(progress, capsys):
+def test_a_line_for_each_environment_and_the_number_of_checks_are_printed_if_asked_for(progress, capsys):
     check_agent(Base, progress=progress)
     said = [f"{number} of 2: Base (MlpPolicy, Discrete actions, n_envs={number})" for number in (1, 2)]
+    # The constructor's defaults; objective, training, predictions and files twice; ten of the protocol twice.
+    said += ["Callbacks, log, interruption and files", "Base has passed all 29 checks, and has not warned."]
     # Stdout is no terminal here.
-    assert capsys.readouterr().out.splitlines()[:2] == (said if progress else [])
+    assert capsys.readouterr().out.splitlines() == (said if progress else [])
 
 
 def negative(log_prob, ratio, advantage):

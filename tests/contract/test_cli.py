@@ -166,11 +166,16 @@ def test_enjoy_without_a_model_says_what_there_is(trained, capsys):
     assert says(only_error_line(capsys), *facts)
 
 
-def test_a_video_has_one_frame_for_each_step_and_one_for_the_start(trained, empty_folder):
+def test_a_video_has_one_frame_for_each_step_and_one_for_the_start_and_no_progress_in_a_pipe(
+    trained, empty_folder, capsys
+):
     assert main(["enjoy", "-f", str(trained / "logs"), "--video", "videos", "-n", "20"]) == 0
     (video,) = (empty_folder / "videos").glob("*.mp4")
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(video))
     assert frames == 21
+    out, err = capsys.readouterr()
+    assert "MoviePy" not in out
+    assert not err
 
 
 def test_a_video_without_moviepy_says_what_to_install(monkeypatch, capsys):

@@ -4,7 +4,6 @@ The options come from the parsers themselves, so that new ones are tried too. Al
 before pytest tries as many, other ones each time; 500 take half a minute of processor time.
 """
 
-import argparse
 import contextlib
 import copy
 import functools
@@ -32,7 +31,7 @@ import pg_agents
 from pg_agents.agent import PolicyGradient
 from pg_agents.files.writing import UNFINISHED
 from pg_zoo.cli import main
-from pg_zoo.options import make_parser
+from pg_zoo.options import arguments_of, command_parsers, make_parser
 from pg_zoo.recipes import limits
 from pg_zoo.runs import backends
 from pg_zoo.runs.processes import Died
@@ -54,8 +53,7 @@ class Option:
 
 
 def _commands():
-    (commands,) = [one for one in make_parser()._actions if isinstance(one, argparse._SubParsersAction)]
-    return {name: [*map(_option, parser._actions)] for name, parser in commands.choices.items()}
+    return {name: [*map(_option, arguments_of(parser))] for name, parser in command_parsers(make_parser()).items()}
 
 
 def _option(action):

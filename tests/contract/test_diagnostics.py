@@ -1,7 +1,9 @@
 """What the diagnostic callbacks log, against parameters that SB3 itself arrives at and sums done by hand."""
 
 import pickle
+import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -391,6 +393,30 @@ def test_tensorboard_has_each_kl_once_at_the_step_of_its_update(cls, tmp_path):
     assert [event.step for event in written(tmp_path, "Scalars", "policy/entropy")] == [64, 128, 192]
     # What SB3 writes with the next rollout comes once, and then: of the third update, after it has gone on.
     assert [event.step for event in written(tmp_path, "Scalars", "train/loss")] == [128, 192, 256]
+
+
+class Table(KVWriter):
+    """The keys that the table on stdout would have."""
+
+    def __init__(self):
+        self.keys = set()
+
+    def write(self, key_values, key_excluded, step=0):
+        self.keys |= {key for key in key_values if "stdout" not in (key_excluded[key] or ())}
+
+
+def test_the_printed_table_has_all_keys_of_the_documentation_but_the_numbered_ones_and_the_histogram():
+    table, watch = Table(), [GradientDiagnostics(every=1), AdvantageDiagnostics(every=1), PolicyDiagnostics(every=1)]
+    for env in ("CartPole-v1", "Pendulum-v1"):
+        agent = PPO("MlpPolicy", env, n_steps=32, batch_size=16, n_epochs=2, engine="autograd")
+        agent.set_logger(Logger(None, [table]))
+        agent.learn(96, CallbackList(watch), log_interval=1)
+    page = (Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text()
+    rows = [re.findall(r"`([^`]+)`", row.split("|")[1]) for row in page.splitlines() if row.startswith("| `")]
+    documented = {key if "/" in key else f"{keys[0].partition('/')[0]}/{key}" for keys in rows for key in keys}
+    assert {"policy/std_{i}", "policy/kl_epoch_{i}", "advantage/distribution"} <= documented
+    printed = {key for key in table.keys if key.partition("/")[0] in ("gradient", "advantage", "policy")}
+    assert printed == documented - {"policy/std_{i}", "policy/kl_epoch_{i}", "advantage/distribution"}
 
 
 def test_who_wants_no_log_gets_none(tmp_path):

@@ -10,7 +10,7 @@ from prose import says
 
 from pg_agents import __version__
 from pg_zoo.cli import main
-from pg_zoo.options import make_parser
+from pg_zoo.options import arguments_of, command_parsers, make_parser
 
 SMALL = ["--algo", "ppo", "--env", "CartPole-v1", "-n", "64", "--seed", "3", "--eval-freq", "-1", "--verbose", "0"]
 SMALL += ["--hyperparams", "n_envs:1", "n_steps:32", "batch_size:32", "n_epochs:1"]
@@ -138,14 +138,12 @@ def options_of_rl_zoo3(monkeypatch):
         with pytest.raises(SeenError) as seen:
             rl_zoo3.train.train()
     (parser,) = seen.value.args
-    return [action for action in parser._actions if action.dest != "help"]
+    return [action for action in arguments_of(parser) if action.dest != "help"]
 
 
 def test_every_option_of_rl_zoo3_is_taken_or_refused_with_its_equivalent(monkeypatch, capsys):
-    (train,) = (
-        action.choices["train"] for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    ours = {name: action for action in train._actions for name in action.option_strings}
+    train = command_parsers(make_parser())["train"]
+    ours = {name: action for action in arguments_of(train) for name in action.option_strings}
     refused = []
     for action in options_of_rl_zoo3(monkeypatch):
         assert {*action.option_strings} <= ours.keys(), action.option_strings

@@ -1,6 +1,7 @@
 """`pg-zoo tune` with trainings whose outcome is a known function of the hyperparameters: nothing is really trained."""
 
 import json
+import re
 import threading
 from contextlib import suppress
 from functools import partial
@@ -130,6 +131,23 @@ def test_the_search_finds_what_is_best(trainings, tmp_path, capsys):
     scores = [100 - 100 * abs(best.params["gamma"] - BEST_GAMMA) + seed / 100 for seed in (0, 1)]
     assert best.value == pytest.approx(sum(scores) / 2 * (0.75 + 0.25 * 0.625))
     assert says(capsys.readouterr().out.splitlines()[-1], 30, 30, "trial")
+
+
+def test_the_time_left_is_at_least_that_until_two_trials_of_each_job_have_ended(trainings, tmp_path, capsys):
+    a_search(tmp_path).run(n_trials=3, jobs=1, n_afterwards=5)
+    ended = [line for line in capsys.readouterr().out.splitlines() if ": trial" in line]
+    words = [re.fullmatch(r"(at least|about) \d+ \w+ left in all", line.rpartition("; ")[2])[1] for line in ended]
+    assert words == ["at least", "about", "about"]
+
+
+def test_the_trainings_after_the_search_take_as_long_as_those_of_complete_trials(tmp_path):
+    progress = search._Progress(a_search(tmp_path), n_trials=4, jobs=2, n_afterwards=10)
+    progress.seconds, progress.of_complete = [30.0, 30.0, 6.0, 6.0], [30.0, 30.0]
+    # Half of a trial's 30 s for each of ten trainings, by two at a time.
+    assert progress._left(4, []) == "about 75 s left in all"
+    # And the 18 s of a trial in the mean, of which 8 have passed.
+    progress.n_trials = 5
+    assert progress._left(4, [8.0]) == "about 85 s left in all"
 
 
 def test_all_trials_train_with_the_same_seeds_which_evidence_never_has(trainings, tmp_path):

@@ -353,6 +353,7 @@ def test_time_left_counts_steps_and_not_cells(tmp_path, monkeypatch, capsys):
 )
 def test_time_left_in_words(seconds, words):
     assert grid.time_left(seconds) == f"about {words} left"
+    assert grid.time_left(seconds, at_least=True) == f"at least {words} left"
 
 
 # The processes of the local backend, which do something else than a training here

@@ -9,7 +9,7 @@ import pytest
 
 from pg_zoo.runs import forecast
 from pg_zoo.runs.cell import Cell
-from pg_zoo.runs.forecast import PROGRESS, Forecast, Progress
+from pg_zoo.runs.forecast import PROGRESS, Forecast, Progress, expected
 
 
 def cells(algo, steps, n):
@@ -60,6 +60,22 @@ def test_a_cell_that_runs_shows_how_long_it_takes(tmp_path):
     assert left(tmp_path, grid, grid) == pytest.approx(97.5, abs=0.5)
     # With as many jobs as cells, the running one is the last to end.
     assert left(tmp_path, grid, grid, jobs=100) == pytest.approx(45, abs=0.5)
+
+
+def test_before_a_training_has_ended_more_time_may_pass(tmp_path):
+    chance, grid = cells("random", 0, 1), cells("a", 100, 4)
+    runs(tmp_path, grid[0], 5.0, 0.1)
+    ended(tmp_path, chance[0], 1.0)
+    assert Forecast(chance + grid, tmp_path, 2).is_least
+    ended(tmp_path, grid[1], 50.0)
+    assert not Forecast(chance + grid, tmp_path, 2).is_least
+
+
+def test_each_takes_as_long_as_the_mean_of_those_that_have_ended():
+    # 20 s each: 5 s and 0 s of two that run, and three that wait, by two at a time.
+    assert expected([10.0, 30.0], [15.0, 25.0], 3, 2) == (5 + 0 + 3 * 20) / 2
+    assert expected([20.0], [5.0, 19.0], 0, 2) == 15  # the last to end
+    assert expected([20.0], [], 1.5, 1) == 30
 
 
 def test_random_actions_take_no_time_and_say_nothing(tmp_path):

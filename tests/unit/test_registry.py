@@ -88,6 +88,11 @@ def test_an_unknown_name_suggests_the_nearest(typed, meant):
         registry.algorithm(typed)
 
 
+def test_an_unknown_name_says_how_a_plugin_becomes_known():
+    with pytest.raises(ValueError, match=r"'mine'\..* group pg_agents\.algorithms, is installed: pip install -e \.$"):
+        registry.algorithm("mine")
+
+
 def test_make_hands_on_what_the_constructor_takes():
     model = pg_agents.make("ppo", "MlpPolicy", "CartPole-v1", n_steps=32, batch_size=16, seed=3)
     assert type(model) is pg_agents.PPO

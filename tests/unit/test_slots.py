@@ -126,20 +126,22 @@ def test_a_buffer_that_would_ignore_an_algorithms_estimate_is_refused():
 
 
 @pytest.mark.parametrize(
-    "estimates",
+    ("estimates", "returned"),
     [
-        lambda rollout: rollout.rewards,
-        lambda rollout: (rollout.rewards.sum(0),) * 2,
-        lambda rollout: (rollout.rewards,),
+        (lambda rollout: rollout.rewards, r"one array of shape \(6, 1\)"),
+        (lambda rollout: (rollout.rewards.sum(0),) * 2, r"a tuple of shapes \[\(1,\), \(1,\)\]"),
+        (lambda rollout: (rollout.rewards,), r"a tuple of shapes \[\(6, 1\)\]"),
+        (lambda rollout: None, "a NoneType"),
     ],
-    ids=["one array", "one entry for each environment", "returns missing"],
+    ids=["one array", "one entry for each environment", "returns missing", "nothing"],
 )
-def test_an_estimate_of_the_wrong_shape_says_what_is_expected(estimates):
+def test_an_estimate_of_the_wrong_shape_says_what_is_expected(estimates, returned):
     class Wrong(Recording):
         def estimate(self, rollout):
             return estimates(rollout)
 
-    with pytest.raises(ValueError, match=r"`estimate` must return advantages and returns .* shape \(6, 1\)"):
+    expected = r"`estimate` must return advantages and returns as two arrays of the rollout's shape \(6, 1\)"
+    with pytest.raises(ValueError, match=rf"{expected}, but returned {returned}\.$"):
         Wrong("MlpPolicy", Counting()).learn(6)
 
 

@@ -270,3 +270,12 @@ def test_the_time_to_a_threshold_is_that_of_the_first_evaluation_that_reached_it
     curve = np.array([[100.0, 5.0], [200.0, 10.0], [300.0, 7.0], [400.0, 12.0]])
     assert statistics.time_to(10.0, curve) == 200
     assert statistics.time_to(13.0, curve) is None
+
+
+def test_the_interval_of_a_mean_time_has_no_times_below_0():
+    times = [10.0, 20.0, 90.0]
+    usual = stats.t.interval(0.95, 2, np.mean(times), stats.sem(times))
+    assert usual[0] < 0
+    value, low, high = statistics.mean_time_to(10.0, [np.array([[time, 10.0]]) for time in times]).time
+    assert (value, low) == (40, 0)
+    assert high == pytest.approx(usual[1])

@@ -6,7 +6,6 @@ are kept until a package is installed or removed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pg_zoo.options import make_parser
+from pg_zoo.options import arguments_of, command_parsers, make_parser
 
 _ALGORITHMS = {"algo", "algos", "same_hyperparams", "baseline"}
 _ENVS = {"env", "envs"}
@@ -31,16 +30,11 @@ def complete() -> None:
     except ImportError:
         return
     parser = make_parser()
-    for command in _commands(parser):
-        for action in command._actions:
+    for command in command_parsers(parser).values():
+        for action in arguments_of(command):
             if action.choices is None:
                 action.completer = _completer(action.dest)  # type: ignore[attr-defined] # argcomplete reads it
     argcomplete.autocomplete(parser, always_complete_options="long")
-
-
-def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return [command for group in groups for command in group.choices.values()]
 
 
 def _completer(name: str) -> Callable[..., Any]:

@@ -311,6 +311,21 @@ def _take_modules_out_of_ids(parsed: argparse.Namespace) -> None:
         parsed.envs = [plain(env) for env in parsed.envs]
 
 
+def arguments_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The arguments of a parser, in their order: argparse has no public name for them."""
+    return parser._actions
+
+
+def command_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command of a parser."""
+    return {
+        name: command
+        for action in arguments_of(parser)
+        if isinstance(action.choices, dict)
+        for name, command in action.choices.items()
+    }
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `pg-zoo`, with one for each command."""
     parser = _Parser(prog="pg-zoo", description="Train and replay policy-gradient agents.")

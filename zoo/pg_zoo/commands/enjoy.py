@@ -44,6 +44,20 @@ _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
 _OF_THE_ENV = ("env_wrapper", "frame_stack", "normalize", "vec_env_wrapper")
 
 
+class _Recorder(VecVideoRecorder):
+    """SB3's, which shows the progress of writing the file in a terminal alone."""
+
+    def _stop_recording(self) -> None:
+        if self.recorded_frames and not sys.stderr.isatty():
+            from moviepy.video.io.ImageSequenceClip import ImageSequenceClip  # type: ignore[import-untyped]
+
+            clip = ImageSequenceClip(self.recorded_frames, fps=self.frames_per_sec)
+            clip.write_videofile(self.video_path, logger=None)
+            self.recorded_frames, self.recording = [], False
+        else:
+            super()._stop_recording()
+
+
 def enjoy(args: EnjoyOptions) -> None:
     """Run `pg-zoo enjoy`.
 
@@ -70,7 +84,7 @@ def enjoy(args: EnjoyOptions) -> None:
         model = load_agent(algorithm, model_path, trust=args.trust, device=args.device, **buffer)
         env = _make_env(args, model_path, run_folder)
         if args.video is not None:
-            env = VecVideoRecorder(
+            env = _Recorder(
                 env,
                 args.video or os.path.join("" if _is_shipped(run_folder) else run_folder, "videos"),
                 record_video_trigger=lambda step: step == 0,
@@ -80,7 +94,7 @@ def enjoy(args: EnjoyOptions) -> None:
             print(f"Recording {args.n_timesteps} steps", flush=True)
         with closing(env):
             episodes = _replay(model, env, args.n_timesteps, deterministic=takes_most_probable(args, env))
-    if isinstance(env, VecVideoRecorder):
+    if isinstance(env, _Recorder):
         print(f"Video: {env.video_path}")
     if not episodes:
         print(f"No episode ended within {args.n_timesteps} steps.")

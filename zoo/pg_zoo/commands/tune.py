@@ -100,7 +100,9 @@ def tune(args: TuneOptions) -> None:
             f"then the best {args.top} and the winner, with {args.score_seeds} seeds each.",
             flush=True,
         )
-        search.run(args.trials, args.jobs)
+        # Of the choice, the decision and the score.
+        n_afterwards = (min(args.top, args.trials) + 2 * old + 1) * args.score_seeds
+        search.run(args.trials, args.jobs, n_afterwards)
         winner, hyperparams = _choose(search, folder, args)
         better = not old or _is_better(winner, hyperparams, entry, folder, args)
         found = _score(winner, hyperparams, score_seed, folder, args)

@@ -334,8 +334,8 @@ def _times(findings: Findings, env: str) -> list[Block]:
     goal = number(threshold)
     caption = (
         f"Steps and seconds of training on {env} until the first evaluation with a mean return of at least {goal}: "
-        "mean over seeds with Student's 95 % interval. Runs that never got there are censored: they count with their "
-        "end; a mean marked ≥ is therefore a lower bound. Times are those of evaluations."
+        "mean over seeds with Student's 95 % interval, cut at 0. Runs that never got there are censored: they count "
+        "with their end; a mean marked ≥ is therefore a lower bound. Times are those of evaluations."
     )
     return [Table(["algorithm", f"reached {goal}", "steps [95 %]", "seconds [95 %]"], rows, caption=caption)]
 
@@ -536,8 +536,9 @@ def _method() -> list[Block]:
                 f"With fewer than {statistics.MIN_SEEDS} seeds, there is no interval and no conclusion. With different "
                 "seeds or failed trainings, there is no conclusion, because the missing scores may be the bad ones.",
                 "**Steps and seconds to a return**: until the first evaluation during training that reached it, as a "
-                "mean over seeds with Student's t interval. A run that never reached it counts with its length: this "
-                "is the mean restricted to the length of the trainings, a lower bound of the mean time. "
+                "mean over seeds with Student's t interval, cut at 0. No time lies below, so that cutting takes "
+                "nothing from its coverage. A run that never reached it counts with its length: this is the mean "
+                "restricted to the length of the trainings, a lower bound of the mean time. "
                 "**Training time**: median, evaluations excluded. **Memory**: median of the peak that a training adds "
                 "to the libraries, which all trainings share.",
                 "**Equal scores**: with each seed, the two scores are the same number down to the last bit. The "

@@ -324,9 +324,10 @@ class TimeTo(NamedTuple):
 def mean_time_to(threshold: float, curves: Sequence[np.ndarray]) -> TimeTo:
     """The mean time until the first evaluation that reached a threshold, restricted to the length of the trainings.
 
-    E[min(T, end)], with Student's interval
+    E[min(T, end)], with Student's interval, cut at 0
 
-    A run that never got there is censored: it counts with its last time. The mean is a lower bound then.
+    A run that never got there is censored: it counts with its last time. The mean is a lower bound then. No time
+    lies below 0, so that cutting takes nothing from the interval's coverage.
 
     Args:
         threshold: A mean return.
@@ -334,7 +335,8 @@ def mean_time_to(threshold: float, curves: Sequence[np.ndarray]) -> TimeTo:
     """
     times = [time_to(threshold, curve) for curve in curves]
     known = [float(curve[-1, 0]) if time is None else time for time, curve in zip(times, curves, strict=True)]
-    return TimeTo(mean(np.array(known)), sum(time is not None for time in times), len(times))
+    value, low, high = mean(np.array(known))
+    return TimeTo(Estimate(value, np.maximum(low, 0), high), sum(time is not None for time in times), len(times))
 
 
 def _scalar(estimate: Estimate) -> Estimate:

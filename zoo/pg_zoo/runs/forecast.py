@@ -60,6 +60,11 @@ class Forecast:
         for cell in cells:
             self.note(cell)
 
+    @property
+    def is_least(self) -> bool:
+        """Whether it rests on trainings under way alone, which have not been evaluated for their scores yet."""
+        return not any(self.steps.get(kind) for kind in self.seconds)
+
     def note(self, cell: Cell) -> None:
         """Take the duration of a cell that has ended, if it is stored."""
         with suppress(OSError, ValueError, TypeError, AttributeError):
@@ -100,3 +105,30 @@ class Forecast:
                 under_way = passed / part, passed + time.time() - path.stat().st_mtime
                 found.setdefault(path.parent.parent.relative_to(self.folder), []).append(under_way)
         return found
+
+
+def expected(ended: Sequence[float], running: Sequence[float], waiting: float, jobs: int) -> float:
+    """Seconds until everything has ended, if each takes as long as those that have ended did in the mean.
+
+    Args:
+        ended: Their durations; at least one.
+        running: For how long each that is under way has run.
+        waiting: The number of those that have not begun.
+        jobs: At a time.
+    """
+    each = fmean(ended)
+    rest = [max(each - passed, 0.0) for passed in running]
+    return max((sum(rest) + waiting * each) / jobs, *rest, 0.0)
+
+
+def time_left(seconds: float, *, at_least: bool = False) -> str:
+    """The time left, in words.
+
+    >>> time_left(4000)
+    'about 67 min left'
+    """
+    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 2 * size or size == 1)
+    return f"{'at least' if at_least else 'about'} {max(seconds, 0) / size:.0f} {unit} left"
+
+
+_UNITS = ((3600, "h"), (60, "min"), (1, "s"))

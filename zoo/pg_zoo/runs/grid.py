@@ -36,7 +36,7 @@ from pg_zoo.results.storage import (
 )
 from pg_zoo.runs.backends import BACKENDS, Backend
 from pg_zoo.runs.cell import Cell, defaults
-from pg_zoo.runs.forecast import Forecast
+from pg_zoo.runs.forecast import Forecast, time_left
 from pg_zoo.runs.provenance import command_line
 
 
@@ -225,7 +225,7 @@ class _Display(ProgressColumn):
             expected = self._seconds_left()
             if expected is not None:
                 if expected > _SHORT:
-                    print(f"{time_left(expected)}, estimated from the first cells", flush=True)
+                    print(f"{self._in_words(expected)}, estimated from the first cells", flush=True)
                 return
 
     def __exit__(
@@ -269,7 +269,10 @@ class _Display(ProgressColumn):
     def _time_left(self) -> str:
         """The time left, in words; empty if it is not known."""
         seconds = self._seconds_left()
-        return "" if seconds is None else time_left(seconds)
+        return "" if seconds is None else self._in_words(seconds)
+
+    def _in_words(self, seconds: float) -> str:
+        return time_left(seconds, at_least=self.forecast is not None and self.forecast.is_least)
 
     def _seconds_left(self) -> float | None:
         if self.forecast is not None and (expected := self.forecast.left(self.left)) is not None:
@@ -284,16 +287,3 @@ class _Display(ProgressColumn):
 _MEASURED = "a time estimate follows after the first cells"
 _EVERY = 1.0  # seconds between looks at whether that is known
 _SHORT = 10.0  # seconds that need no announcement
-
-
-def time_left(seconds: float) -> str:
-    """The time left, in words.
-
-    >>> time_left(4000)
-    'about 67 min left'
-    """
-    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 2 * size or size == 1)
-    return f"about {max(seconds, 0) / size:.0f} {unit} left"
-
-
-_UNITS = ((3600, "h"), (60, "min"), (1, "s"))

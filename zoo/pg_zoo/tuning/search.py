@@ -30,9 +30,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pg_agents.interrupts import held
 from pg_zoo.results.storage import NO_ROOM, write_whole
 from pg_zoo.runs.cell import Cell
+from pg_zoo.runs.forecast import expected, time_left
 from pg_zoo.runs.processes import start
 from pg_zoo.runs.training import run_cell
-from pg_zoo.words import duration, number
+from pg_zoo.words import number
 
 _FINAL_SHARE = 0.75
 _KEY = "hyperparams"  # the trial's attribute with its hyperparameters
@@ -127,19 +128,24 @@ class Search:
         """The complete trials, best first."""
         return sorted(self._trials(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))
 
-    def run(self, n_trials: int, jobs: int) -> None:
+    def run(self, n_trials: int, jobs: int, n_afterwards: int = 0) -> None:
         """Run trials until there are `n_trials`, including those of earlier runs.
+
+        Args:
+            n_trials: Their number.
+            jobs: At a time.
+            n_afterwards: Trainings that follow the search, for the time that is left.
 
         Raises:
             OSError: Results cannot be stored.
         """
         stale = deque(trial for trial in self._trials(TrialState.RUNNING) if self._has_begun(trial))
-        ended = len(self._trials(*_ENDED))
-        if ended:
-            print(f"{ended} trials are already in {self.folder}.", flush=True)
+        n_ended = len(self._trials(*_ENDED))
+        if n_ended:
+            print(f"{n_ended} trials are already in {self.folder}.", flush=True)
         elif n_trials:
             print(f"0 of {n_trials} trials, {jobs} at a time", flush=True)
-        progress = _Progress(self, n_trials)
+        progress = _Progress(self, n_trials, jobs, n_afterwards)
         workers: list[_Worker] = []
         try:
             while True:
@@ -159,8 +165,12 @@ class Search:
                 for connection in wait(list(busy)):
                     worker = busy[connection]  # type: ignore[index]
                     if self._hear(worker):
-                        progress.show(worker.trial)
-                        worker.trial = None
+                        ended, worker.trial = worker.trial, None
+                        progress.show(
+                            ended,
+                            time.monotonic() - worker.begun,
+                            [one.begun for one in workers if one.trial is not None],
+                        )
                         if not worker.process.is_alive():
                             workers.remove(worker)
         finally:
@@ -245,13 +255,20 @@ class Search:
 class _Progress:
     """One line for each trial that has ended."""
 
-    def __init__(self, search: Search, n_trials: int) -> None:
-        self.search, self.n_trials = search, n_trials
-        self.began, self.n_here = time.monotonic(), 0
+    def __init__(self, search: Search, n_trials: int, jobs: int, n_afterwards: int) -> None:
+        self.search, self.n_trials, self.jobs, self.n_afterwards = search, n_trials, jobs, n_afterwards
+        self.seconds: list[float] = []  # of trials that have ended here
+        self.of_complete: list[float] = []  # of those among them that were not stopped
 
-    def show(self, trial: Trial | None) -> None:
+    def show(self, trial: Trial | None, seconds: float, begun: list[float]) -> None:
+        """Show that a trial has ended.
+
+        Args:
+            trial: The trial.
+            seconds: Its duration.
+            begun: When those that run began.
+        """
         assert trial is not None
-        self.n_here += 1
         study = self.search.study
         n_ended = len(self.search._trials(*_ENDED))
         frozen = study.trials[trial.number]
@@ -264,12 +281,26 @@ class _Progress:
             outcome = number(frozen.value or 0.0)
         best = self.search.ranked()[:1]
         best_so_far = f"; best: {number(best[0].value or 0.0)} (trial {best[0].number})" if best else ""
-        left = (time.monotonic() - self.began) / self.n_here * (self.n_trials - n_ended)
+        self.seconds.append(seconds)
+        if frozen.state is TrialState.COMPLETE:
+            self.of_complete.append(seconds)
+        known = self._left(n_ended, [time.monotonic() - one for one in begun])
         print(
             f"{n_ended} of {self.n_trials}: trial {frozen.number}{f' ({name})' if name else ''} {outcome}{best_so_far}"
-            + (f"; {duration(left)} left" if left > 0 else ""),
+            + (f"; {known}" if known else ""),
             flush=True,
         )
+
+    def _left(self, n_ended: int, running: list[float]) -> str:
+        """The time until the last of the trainings that follow has ended, in words; empty if it is not known."""
+        n_waiting = max(self.n_trials - n_ended - len(running), 0)
+        n_trainings = self.n_afterwards / self.search.task.seeds
+        trials = expected(self.seconds, running, n_waiting, self.jobs) if n_waiting or running else 0.0
+        afterwards = expected(self.of_complete or self.seconds, [], n_trainings, self.jobs)
+        # The first to end are short ones.
+        at_least = len(self.seconds) < 2 * self.jobs or not self.of_complete
+        left = trials + afterwards
+        return f"{time_left(left, at_least=at_least)} in all" if left > 0 else ""
 
 
 # Workers
@@ -304,6 +335,7 @@ class _Worker:
 
     trial: Trial | None = None
     seen: dict[int, list[float]] = field(default_factory=dict)
+    begun: float = 0.0  # of the trial
 
     def __post_init__(self) -> None:
         self.connection, theirs = Pipe()
@@ -311,7 +343,7 @@ class _Worker:
         theirs.close()
 
     def start(self, trial: Trial, jobs: list[tuple[Cell, Path]]) -> None:
-        self.trial, self.seen = trial, defaultdict(list)
+        self.trial, self.seen, self.begun = trial, defaultdict(list), time.monotonic()
         self.send(jobs)
 
     def send(self, message: Any) -> None:
