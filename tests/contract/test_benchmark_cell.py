@@ -39,7 +39,7 @@ class Constant(gym.Env):
     """Five steps that earn 2 each, whatever one does."""
 
     observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)
-    seeds, steps, fails_at, finite, mebibytes = [], 0, None, True, 0
+    seeds, steps, fails_at, finite, mebibytes, said = [], 0, None, True, 0, None
 
     def __init__(self):
         # Training must not depend on who else draws from the global generators, here or in the steps.
@@ -51,7 +51,10 @@ class Constant(gym.Env):
         np.ones(self.mebibytes << 20, np.uint8)
         if seed is not None:
             Constant.seeds.append(seed)
-        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+        return self.seen(self.np_random.uniform(-1, 1, 2).astype(np.float32)), {}
+
+    def seen(self, numbers):
+        return {"mission": self.said} if self.said else numbers
 
     def step(self, action):
         self.t += 1
@@ -59,7 +62,7 @@ class Constant(gym.Env):
         if Constant.steps == Constant.fails_at:
             raise RuntimeError("out of order")
         noise = np.float32([random.random(), self.task + np.random.random() / 3])  # noqa: NPY002
-        return noise, 2.0 if Constant.finite else np.nan, self.t == 5, False, {}
+        return self.seen(noise), 2.0 if Constant.finite else np.nan, self.t == 5, False, {}
 
 
 @pytest.fixture(autouse=True)
@@ -383,6 +386,13 @@ def test_random_actions_score_what_random_actions_score(tmp_path):
     assert (stored["n_timesteps"], stored["wall_time"], stored["steps_per_second"]) == (0, 0, None)
     assert (stored["engine"], stored["deterministic"]) == ("none", False)
     assert rows(folder / "curve.csv") == []
+
+
+def test_random_actions_need_no_observations_that_a_vector_environment_can_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(Constant, "observation_space", spaces.Dict({"mission": spaces.Text(8)}))
+    monkeypatch.setattr(Constant, "said", "go")
+    folder = run(tmp_path, RANDOM, hyperparams={})
+    assert [row["return"] for row in rows(folder / "evaluation.csv")] == ["10.0"] * 4
 
 
 def test_the_same_seed_gives_the_same_episodes_and_another_one_others(tmp_path):

@@ -67,6 +67,8 @@ def find_env(env_id: str, gym_packages: Iterable[str] = (), verbose: int = 1) ->
         hint = suggestion(env_id, gym.registry) or " Is the package that registers it installed?"
         if env_id in pettingzoo.parallel_registry or env_id in pettingzoo.aec_registry:
             hint = " It is a PettingZoo game for several agents: train on it in Python with pg_envs.SelfPlayVecEnv."
+        elif env_id.startswith("MiniGrid-") and importlib.util.find_spec("minigrid") is None:
+            hint = " It comes with the package minigrid: pip install 'pg-agents[envs]'."
         raise UserError(f"Unknown environment {env_id!r}.{hint}")
     say_once(env_id)
 

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.utils import set_random_seed
@@ -36,12 +37,21 @@ class RandomAgent:
         return np.array([self.env.action_space.sample() for _ in range(self.env.num_envs)]), state
 
 
+class _Unseen(gym.ObservationWrapper[int, Any, Any]):
+    """Without observations, some of which, such as texts, SB3's vector environments cannot hold."""
+
+    observation_space = spaces.Discrete(1)  # type: ignore[assignment] # a property there
+
+    def observation(self, observation: Any) -> int:
+        return 0
+
+
 def random_env(cell: Cell) -> VecEnv:
     """The environments for the evaluation of a cell's random actions."""
     n_envs, kwargs = min(N_EVAL_ENVS, cell.final_episodes), cell.hyperparams.get("env_kwargs")
     if cell.vec_env == "world":  # as those of the trained agents: a seed stands for the same episodes
         return make_vec(cell.env, n_envs, world=True, env_kwargs=kwargs)
-    return make_vec_env(gym.spec(cell.env).make, n_envs, env_kwargs=kwargs)
+    return make_vec_env(gym.spec(cell.env).make, n_envs, env_kwargs=kwargs, wrapper_class=_Unseen)
 
 
 def run_evaluation(

@@ -18,7 +18,7 @@ from pg_zoo.runs.cell import Cell
 
 # Packages that scores and speed may depend on; not all need be installed.
 _PACKAGES = ["pg-agents", "stable-baselines3", "sb3-contrib", "rl_zoo3", "gymnasium", "torch", "numpy", "numba"]
-_PACKAGES += ["ale-py", "box2d", "box2d-py", "mujoco", "transformers"]
+_PACKAGES += ["ale-py", "box2d", "box2d-py", "minigrid", "mujoco", "transformers"]
 
 
 def command_line() -> str:
