@@ -57,7 +57,7 @@ class Server:
             command.wait()
 
     def _answer(self):
-        assert wait([self.process.stdout], 300), "no answer"
+        assert wait([self.process.stdout], 600), "no answer"
         return self.process.stdout.readline()
 
     def run(self, *argv, **options):

@@ -207,7 +207,20 @@ def environment(wheels, tmp_path_factory):
     # they are away: it would take what is there for installed.
     outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site_of(folder) / "outer.pth").write_text("\n".join(outer))
+    bring_compiled_kernels(site_of(folder))
     return folder
+
+
+def bring_compiled_kernels(site):
+    """Let files there have what Numba has compiled of the same files here: it would take half a minute."""
+    for source in (ROOT / "pg_agents").rglob("*.py"):
+        there = site / source.relative_to(ROOT)
+        if kept := [*source.parent.glob(f"__pycache__/{source.stem}.*.nb[ic]")]:
+            assert there.read_bytes() == source.read_bytes()
+            shutil.copystat(source, there)
+            (there.parent / "__pycache__").mkdir(exist_ok=True)
+            for path in kept:
+                shutil.copy2(path, there.parent / "__pycache__")
 
 
 def variables():
