@@ -78,17 +78,21 @@ def main(given: Sequence[str] | None = None) -> None:
     check()
     results_folder = (SHORTENED if options.output == FIGURES else options.output) / "own_algorithm"
     shutil.rmtree(results_folder, ignore_errors=True)  # of another version of the algorithm, perhaps
+    n_episodes = 10 if options.scale >= 1 else 2  # a short training would take less time than its evaluations
     with tempfile.TemporaryDirectory() as folder:
         install(Path(folder))
         command = ["benchmark", "--algos", "squashed", "sb3/a2c", "--envs", ENV, "--same-hyperparams", "a2c"]
         command += ["-n", str(int(N_TIMESTEPS * options.scale)), "--seeds", str(options.seeds)]
         command += ["--jobs", str(options.jobs), "-o", str(results_folder)]
+        command += ["--eval-episodes", str(n_episodes)]
+        if options.scale < 1:
+            command += ["--eval-points", "5", "--final-episodes", "10"]
         pg_zoo(command)
     results = read(results_folder)
     report = (results_folder / "report.md").read_text()
     print("\n".join(line for line in report.splitlines() if f"**{ENV}**" in line))
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="environment steps", ylabel="return, mean of 10 evaluation episodes")
+    axes = figure.add_subplot(xlabel="environment steps", ylabel=f"return, mean of {n_episodes} evaluation episodes")
     for algo in ("squashed", "sb3/a2c"):
         curves = results.curves_of(algo, ENV, "timesteps")
         draw_band(axes, curves[0][:, 0], [curve[:, 1] for curve in curves], algo)

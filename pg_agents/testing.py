@@ -72,8 +72,8 @@ def check_agent(cls: type[BaseAlgorithm], *, progress: bool | None = None, **kwa
         cls: The algorithm.
         progress: Print a line for each of the environments, and at the end how many checks have passed; by default, if
             stdout is a terminal.
-        **kwargs: Arguments for its constructor. `n_steps`, `batch_size`, `n_epochs`, `n_episodes` and `group_size`,
-            where it takes them, are small unless given here.
+        **kwargs: Arguments for its constructor. `n_steps`, `batch_size`, `n_epochs`, `n_episodes`, `group_size`,
+            `cg_max_steps` and `n_critic_updates`, where it takes them, are small unless given here.
 
     Raises:
         AssertionError: It does not keep the contract; the message says what is wrong and what is expected.
@@ -89,15 +89,17 @@ def check_agent(cls: type[BaseAlgorithm], *, progress: bool | None = None, **kwa
         _check_defaults(cases[0])
         shown = sys.stdout.isatty() if progress is None else progress
         passed = 1
-        of_each: tuple[Callable[[_Case], None], ...] = (_check_training, _check_predictions, _check_files)
-        if issubclass(cls, PolicyGradient):
-            of_each = (_check_objective, *of_each)
         for number, case in enumerate(cases):
             if shown:
                 print(f"{number + 1} of {len(cases)}: {case}", flush=True)
-            for check in of_each:
-                check(case)
+            untrained = case.agent()
+            if isinstance(untrained, PolicyGradient):
+                _check_objective(case, untrained)
                 passed += 1
+            trained = _check_training(case)
+            _check_predictions(case, untrained)
+            _check_files(case, trained)
+            passed += 3
         if shown:
             print("Callbacks, log, interruption and files", flush=True)
         for case in cases[:2]:  # with one environment and with two
@@ -125,6 +127,7 @@ _OBSERVATIONS: dict[str, spaces.Space[Any]] = {  # by the policy that reads them
 }
 _PICKLABLE = "Name attributes that cannot be pickled in `_excluded_save_params`, and build them in `_setup_model`."
 _SHORT = {"n_steps": 8, "batch_size": 8, "n_epochs": 2, "n_episodes": 1, "group_size": 2}
+_SHORT |= {"cg_max_steps": 3, "n_critic_updates": 2}
 
 
 class _TinyEnv(gym.Env[Any, Any]):
@@ -238,16 +241,14 @@ def _check_defaults(case: _Case) -> None:
         case.cls(case.policy, case.env())  # type: ignore[call-arg] # that is the question
 
 
-def _check_objective(case: _Case) -> None:
-    agent = case.agent()
-    assert isinstance(agent, PolicyGradient), "the caller has asked"
+def _check_objective(case: _Case, agent: PolicyGradient) -> None:
     objective = agent.objective()
     if objective.weight is not None:
         with _explained(f"The objective's `weight` of {case} must be the derivative of its value by log π."):
             check_weight(objective)
 
 
-def _check_training(case: _Case) -> None:
+def _check_training(case: _Case) -> BaseAlgorithm:
     env = case.env()
     agent = case.agent(env)
     before = _weights(agent)
@@ -267,10 +268,11 @@ def _check_training(case: _Case) -> None:
         all(bool(th.isfinite(value).all()) for value in after.values()),
         f"Parameters must stay finite, but those of {case} did not.",
     )
+    return agent
 
 
-def _check_predictions(case: _Case) -> None:
-    agent, space, observations = case.agent(), _ACTIONS[case.action], case.observations()
+def _check_predictions(case: _Case, agent: BaseAlgorithm) -> None:
+    space, observations = _ACTIONS[case.action], case.observations()
     one = {key: value[0] for key, value in observations.items()} if isinstance(observations, dict) else observations[0]
     for deterministic in (True, False):
         actions, _ = agent.predict(observations, deterministic=deterministic)
@@ -294,8 +296,7 @@ def _check_predictions(case: _Case) -> None:
     )
 
 
-def _check_files(case: _Case) -> None:
-    agent = case.agent().learn(12)
+def _check_files(case: _Case, agent: BaseAlgorithm) -> None:
     with TemporaryDirectory() as folder, _explained(f"{case} must be saved and loaded. {_PICKLABLE}"):
         agent.save(Path(folder, "agent"))
         loaded, elsewhere = case.load(Path(folder, "agent")), case.load(Path(folder, "agent"), case.env(3))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from warm import Server
 
 
 @contextmanager
@@ -26,17 +27,10 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def in_a_process_of_its_own(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a test's file as a script, which is given a folder and finds the modules of `tests`."""
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, script, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+def in_a_process_of_its_own(warm: Server, script: str, folder: Path) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a test's file that is run as a script, which is given a folder."""
+    code = f"import runpy, sys; sys.argv = {[script, str(folder)]!r}; runpy.run_path({script!r}, run_name='__main__')"
+    return warm.run(before=f"{code}; sys.exit()", out=str(folder / "out.txt"), err=str(folder / "err.txt"))
 
 
 def in_a_child(work: Callable[[], int | None], until: Callable[[], bool]) -> bool:

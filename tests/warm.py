@@ -15,13 +15,20 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
+UNBUFFERED = "import sys; sys.stdout.reconfigure(write_through=True)"  # what to run before, if stdout is watched
+
 
 class Server:
-    """Starts commands, one after the other."""
+    """Starts commands, one after the other.
 
-    def __init__(self):
+    Args:
+        python: The interpreter, which finds the package that is tested.
+        env: Its environment variables; by default those of this process.
+    """
+
+    def __init__(self, python=sys.executable, env=None):
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            [python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=env
         )
 
     def close(self):
@@ -50,7 +57,7 @@ class Server:
             command.wait()
 
     def _answer(self):
-        assert wait([self.process.stdout], 300), "no answer"
+        assert wait([self.process.stdout], 600), "no answer"
         return self.process.stdout.readline()
 
     def run(self, *argv, **options):

@@ -10,13 +10,13 @@ from fakes import same, weights
 from pg_agents import A2C, A3C
 from pg_agents.asynchronous.ray import Ray
 
-ray = pytest.importorskip("ray")
-
 
 @pytest.fixture(scope="module", autouse=True)
-def _cluster():
+def ray():
+    """The package, which takes seconds to import, with a cluster."""
+    ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
+    yield ray
     ray.shutdown()
 
 
@@ -57,7 +57,7 @@ def test_a_worker_that_is_killed_is_replaced_and_one_that_raises_ends_the_traini
     assert agent.num_timesteps == 65
 
 
-def test_the_death_of_the_parameters_ends_the_training_and_keeps_those_that_were_fetched_last(monkeypatch):
+def test_the_death_of_the_parameters_ends_the_training_and_keeps_those_that_were_fetched_last(monkeypatch, ray):
     agent, seen, made = a3c("CartPole-v1"), [], []
     begin = Ray.__init__
     monkeypatch.setattr(Ray, "__init__", lambda self, *args: (made.append(self), begin(self, *args))[0])

@@ -5,10 +5,8 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -115,15 +113,6 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def still_running(process):
-    """What a process has started and left behind: it is the leader of a session."""
-    found = []
-    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
-        with suppress(ProcessLookupError):
-            found += [pid] * (os.getsid(pid) == process.pid)
-    return found
-
-
 def test_a_grid_stores_each_cell_and_says_what_it_did(undisturbed):
     names = ["cell.json", "curve.csv", "evaluation.csv", "hyperparameters.yml"]
     cells = [f"{algo}/CartPole-v1/seed_{seed}" for algo in ("ppo", "random") for seed in (5, 6)]
@@ -140,26 +129,23 @@ def test_a_grid_stores_each_cell_and_says_what_it_did(undisturbed):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
-def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path, kill):
+def test_a_grid_that_was_killed_goes_on_to_the_same_result(undisturbed, tmp_path, kill, warm, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "results"
     command = ["benchmark", *GRID, "-o", str(folder)]
-    # A process in the background of a shell ignores SIGINT, and so do its children, unless they say otherwise.
-    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{listen}; from pg_zoo.cli import main; raise SystemExit(main({command}))"
-    with open(tmp_path / "out.txt", "w") as out:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=out, start_new_session=True)
+    with warm.begun(*command) as process:
         wait_for(lambda: list(folder.glob("cells/ppo/*/.seed_*")))
-        process.send_signal(kill)
-        status = process.wait(timeout=60)
+        os.kill(process.id, kill)
+        status = process.wait()
+        wait_for(lambda: process.processes() == [])
     if kill is signal.SIGINT:
         assert status == 130
         # Random actions are there at once.
-        _, begun, *between, stored, interrupted = (tmp_path / "out.txt").read_text().splitlines()
+        _, begun, *between, stored = (tmp_path / "out.txt").read_text().splitlines()
         done = [line for line in between if line.endswith(" done")]  # and not how long it will take
         assert says(begun, 0, 4)
         assert says(stored, len(done), 4, folder, "same command")
-        assert interrupted == "pg-zoo: interrupted"
-    wait_for(lambda: still_running(process) == [])
+        assert (tmp_path / "err.txt").read_text() == "pg-zoo: interrupted\n"
     assert not list(folder.glob("cells/ppo/*/seed_*"))
     assert main(command) == 0
     assert files(folder) == files(undisturbed)

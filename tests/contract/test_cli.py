@@ -26,6 +26,7 @@ from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import UNBUFFERED
 
 import pg_agents
 from pg_agents.envs.processes import ProcessesVecEnv
@@ -241,19 +242,17 @@ def test_without_a_tensorboard_folder_only_the_run_is_written(empty_folder):
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "scheduler"])
-def test_what_is_interrupted_saves_a_model_that_loads(empty_folder, end):
+def test_what_is_interrupted_saves_a_model_that_loads(empty_folder, end, warm):
     argv = ["train", "--algo", "a2c", "-n", "500000", "--log-interval", "1"]
-    # A process in the background of a shell ignores SIGINT, and so do its children, unless they say otherwise.
-    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{listen}; import sys; from pg_zoo.cli import main; sys.exit(main({argv}))"
-    with (empty_folder / "out.txt").open("w") as out:
-        process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+    (empty_folder / "out.txt").touch()
+    with warm.begun(*argv, before=UNBUFFERED) as command:
+        deadline = time.monotonic() + 60
         while "total_timesteps" not in (empty_folder / "out.txt").read_text():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        process.send_signal(end)
-        _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
+            assert time.monotonic() < deadline, (empty_folder / "err.txt").read_text()
+            time.sleep(0.05)
+        os.kill(command.id, end)
+        status = command.wait()
+    assert (status, (empty_folder / "err.txt").read_text()) == (0, "")
     model = pg_agents.A2C.load("logs/a2c/CartPole-v1_1/CartPole-v1.zip")
     written = (empty_folder / "out.txt").read_text()
     assert says(written, "Stopped", model.num_timesteps, 500000)

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 from prose import says
 from synthetic import write_results
-from warm import Server
+from warm import UNBUFFERED
 
 import pg_agents
 from pg_zoo.cli import main
@@ -32,13 +31,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def warm():
-    """Processes that have loaded everything, for what an interpreter's beginning does not matter to."""
-    with closing(Server()) as server:
-        yield server
 
 
 def pg_zoo(*argv, shell='exec "$@"', **changes):
@@ -324,9 +316,8 @@ def _until(condition):
 )
 def test_no_process_outlives_a_signal(name, end, to_all, warm):
     argv, begun, n_processes = ENDLESS[name]
-    unbuffered = "import sys; sys.stdout.reconfigure(write_through=True)"
     Path("out.txt").touch()
-    with warm.begun(*argv, before=unbuffered) as command:
+    with warm.begun(*argv, before=UNBUFFERED) as command:
         _until(lambda: begun in Path("out.txt").read_text() and len(command.processes()) >= n_processes)
         (os.killpg if to_all else os.kill)(command.id, end)
         status = command.wait()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from breaking import in_a_child, in_a_process_of_its_own
+from warm import Server
 
 N_KILLS = 30
 TOTAL = 3000
@@ -64,10 +65,10 @@ def main(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are copies of a process")
-def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_left_alone(tmp_path: Path) -> None:
-    done = in_a_process_of_its_own(__file__, tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_left_alone(tmp_path: Path, warm: Server) -> None:
+    status, out, errors = in_a_process_of_its_own(warm, __file__, tmp_path)
+    assert status == 0, errors
+    found = json.loads(out.splitlines()[-1])
     assert found["kills"] >= N_KILLS
     assert set(found["sums"]) == {found["whole"]}
 

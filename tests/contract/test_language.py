@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pg_agents.language import (
     DirectPreference,
@@ -451,6 +451,8 @@ def test_completions_have_at_least_one_token(n):
 
 
 def test_a_recurrent_model_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM  # which takes seconds
+
     config = MambaConfig(vocab_size=4, hidden_size=8, num_hidden_layers=1, state_size=4, pad_token_id=0, eos_token_id=1)
     with pytest.raises(ValueError, match=saying("`policy`", "token by token", "MambaForCausalLM")):
         agent(model=MambaForCausalLM(config))

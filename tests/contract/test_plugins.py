@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
+from warm import Server
 
 import pg_agents
 from pg_zoo.cli import main
@@ -147,9 +150,14 @@ DISTRIBUTIONS = {
 }
 
 
-def build(source, wheels):
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", wheels, source]
-    subprocess.run(command, check=True, capture_output=True)
+BUILD = """
+import os, sys
+from hatchling.build import build_wheel
+
+for source in sys.argv[2:]:
+    os.chdir(source)
+    build_wheel(sys.argv[1])
+"""
 
 
 def write_distribution(folder, name, files, entry_points):
@@ -174,12 +182,17 @@ def write_distribution(folder, name, files, entry_points):
 def wheels(tmp_path_factory):
     """All wheels, ours among them, by the name of the distribution."""
     folder = tmp_path_factory.mktemp("wheels")
-    build(ROOT, folder)
-    for name, contents in DISTRIBUTIONS.items():
-        source = tmp_path_factory.mktemp("sources") / name
-        write_distribution(source, name, *contents)
-        build(source, folder)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    sources = [tmp_path_factory.mktemp("sources") / name for name in DISTRIBUTIONS]
+    for source, contents in zip(sources, DISTRIBUTIONS.values(), strict=True):
+        write_distribution(source, source.name, *contents)
+    subprocess.run([sys.executable, "-c", BUILD, folder, *sources], check=True, capture_output=True)
     return {path.name.split("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
+
+
+def site_of(environment):
+    return Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
 
 
 @pytest.fixture(scope="module")
@@ -187,20 +200,38 @@ def environment(wheels, tmp_path_factory):
     """A fresh environment with our wheel. It is the same for all tests: kernels are compiled once for each place."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     venv.create(folder, symlinks=True)
-    pip(folder, "install", "--no-deps", "--no-index", wheels["pg-agents"])
-    return folder
-
-
-def pip(environment, *arguments):
+    command = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "--quiet", "install"]
+    subprocess.run([*command, "--no-deps", "--no-index", wheels["pg-agents"]], check=True, capture_output=True)
     # Torch and the like come from where these tests run. They stand behind the environment's own packages on the path,
     # so that pg-agents there is found second, and the editable install's own .pth file is not read. While pip works
     # they are away: it would take what is there for installed.
-    own = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (own / "outer.pth").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pip", "--python", environment / "bin/python", "--quiet", *arguments]
-    subprocess.run(command, check=True, capture_output=True)
-    (own / "outer.pth").write_text("\n".join(outer))
+    (site_of(folder) / "outer.pth").write_text("\n".join(outer))
+    bring_compiled_kernels(site_of(folder))
+    return folder
+
+
+def bring_compiled_kernels(site):
+    """Let files there have what Numba has compiled of the same files here: it would take half a minute."""
+    for source in (ROOT / "pg_agents").rglob("*.py"):
+        there = site / source.relative_to(ROOT)
+        if kept := [*source.parent.glob(f"__pycache__/{source.stem}.*.nb[ic]")]:
+            assert there.read_bytes() == source.read_bytes()
+            shutil.copystat(source, there)
+            (there.parent / "__pycache__").mkdir(exist_ok=True)
+            for path in kept:
+                shutil.copy2(path, there.parent / "__pycache__")
+
+
+def variables():
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+
+@pytest.fixture(scope="module")
+def warm(environment):
+    """Processes of the fresh environment that have loaded our wheel, but know of no plugins yet."""
+    with closing(Server(environment / "bin/python", variables())) as server:
+        yield server
 
 
 @pytest.fixture
@@ -209,21 +240,46 @@ def installed(wheels, environment, tmp_path):
     for_this_test = []
 
     def installed(*names):
-        for_this_test.extend(names)
-        if names:
-            pip(environment, "install", "--no-deps", "--no-index", *(wheels[name] for name in names))
+        for name in names:
+            with zipfile.ZipFile(wheels[name]) as wheel:  # to unpack a wheel without scripts is to install it
+                wheel.extractall(site_of(environment))
+                for_this_test.extend({path.partition("/")[0] for path in wheel.namelist()})
 
         def run(command, *arguments):
-            variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
             return subprocess.run(
-                [environment / "bin" / command, *arguments], cwd=tmp_path, env=variables, capture_output=True, text=True
+                [environment / "bin" / command, *arguments],
+                cwd=tmp_path,
+                env=variables(),
+                capture_output=True,
+                text=True,
             )
 
         return run
 
     yield installed
-    if for_this_test:
-        pip(environment, "uninstall", "--yes", *for_this_test)
+    for name in for_this_test:
+        path = site_of(environment) / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def pg_zoo(installed, warm, tmp_path, monkeypatch):
+    """As `installed`, for the command `pg-zoo` alone, which begins in a process that has loaded our wheel."""
+    monkeypatch.chdir(tmp_path)
+
+    def pg_zoo(*names):
+        installed(*names)
+
+        def run(*arguments):
+            files = {name: str(tmp_path / f"{name}.txt") for name in ("out", "err")}
+            finished = subprocess.CompletedProcess(arguments, *warm.run(*arguments, **files))
+            for path in files.values():
+                os.remove(path)
+            return finished
+
+        return run
+
+    return pg_zoo
 
 
 def rows(finished):
@@ -249,19 +305,19 @@ def test_the_wheel_alone_trains_and_is_what_runs(installed, environment, tmp_pat
     assert "1 episodes" in replayed.stdout
 
 
-def test_an_algorithm_an_environment_and_hyperparameters_from_three_distributions_work_together(installed, tmp_path):
-    run = installed("acme-algorithms", "acme-envs", "acme-hyperparams")
-    trained = run("pg-zoo", "train", "--algo", "vanilla", "--env", "Acme/Corridor-v0", "--seed", "0")
+def test_an_algorithm_an_environment_and_hyperparameters_from_three_distributions_work_together(pg_zoo, tmp_path):
+    run = pg_zoo("acme-algorithms", "acme-envs", "acme-hyperparams")
+    trained = run("train", "--algo", "vanilla", "--env", "Acme/Corridor-v0", "--seed", "0")
     assert (trained.returncode, trained.stderr) == (0, "")
     assert "Hyperparameters: 'Acme/Corridor-v0' in vanilla.yml of acme-hyperparams 1.0\n" in trained.stdout
     assert "Model: logs/vanilla/Acme-Corridor-v0_1/Acme-Corridor-v0.zip\n" in trained.stdout
     entry = HYPERPARAMETERS["vanilla.yml"]["Acme/Corridor-v0"]
     assert config(tmp_path / "logs") == {**entry, "policy": "MlpPolicy"}
 
-    replayed = run("pg-zoo", "enjoy", "--algo", "vanilla", "--env", "Acme/Corridor-v0", "--no-render", "-n", "8")
+    replayed = run("enjoy", "--algo", "vanilla", "--env", "Acme/Corridor-v0", "--no-render", "-n", "8")
     assert "2 episodes\nMean reward: 10.00 +/- 0.00\n" in replayed.stdout
 
-    listed = rows(run("pg-zoo", "list"))
+    listed = rows(run("list"))
     assert ["vanilla", "Vanilla", "acme-algorithms", "1.0"] in listed
     assert ["Acme/Corridor-v0,", "Acme/Work-v0", "acme-envs", "1.0", "(plugin", "acme)"] in listed
     assert ["vanilla", "Acme/Corridor-v0", "acme-hyperparams", "1.0"] in listed
@@ -283,10 +339,10 @@ def test_a_world_is_found_by_its_id_and_compiled_once_for_all_processes(installe
         assert functions == {"start", "step", "observe"}
 
 
-def test_an_algorithm_takes_part_in_a_benchmark_by_its_name_alone(installed, tmp_path):
-    run = installed("acme-algorithms", "acme-envs", "acme-hyperparams")
+def test_an_algorithm_takes_part_in_a_benchmark_by_its_name_alone(pg_zoo, tmp_path):
+    run = pg_zoo("acme-algorithms", "acme-envs", "acme-hyperparams")
     options = ["--algos", "vanilla", "sb3/a2c", "--envs", "Acme/Corridor-v0", "--seeds", "1", "-o", "results"]
-    compared = run("pg-zoo", "benchmark", *options, "-n", "96", "--eval-points", "1", "--final-episodes", "2")
+    compared = run("benchmark", *options, "-n", "96", "--eval-points", "1", "--final-episodes", "2")
     assert (compared.returncode, compared.stderr) == (0, "")
     cells = {
         algo: tmp_path / f"results/cells/{algo}/Acme-Corridor-v0/seed_0" for algo in ("vanilla", "sb3-a2c", "random")
@@ -298,12 +354,12 @@ def test_an_algorithm_takes_part_in_a_benchmark_by_its_name_alone(installed, tmp
     assert stored["vanilla"]["versions"].items() >= {"acme-algorithms": "1.0", "acme-envs": "1.0"}.items()
 
 
-def test_the_optimum_that_an_environment_states_reaches_the_report(installed, tmp_path):
-    run = installed("acme-envs")
+def test_the_optimum_that_an_environment_states_reaches_the_report(pg_zoo, tmp_path):
+    run = pg_zoo("acme-envs")
     options = ["--envs", "Acme/Work-v0", "--seeds", "3", "-n", "96", "--eval-points", "1", "--final-episodes", "2"]
-    compared = run("pg-zoo", "benchmark", "--algos", "a2c", *options, "-o", "results")
+    compared = run("benchmark", "--algos", "a2c", *options, "-o", "results")
     assert (compared.returncode, compared.stderr) == (0, "")
-    reported = run("pg-zoo", "report", "results")
+    reported = run("report", "results")
     assert (reported.returncode, reported.stderr) == (0, "")
     page = (tmp_path / "results/report.md").read_text()
     assert "the exact optimum is 12; solved at 11; 1 after normalisation is the exact optimum." in page
@@ -312,25 +368,25 @@ def test_the_optimum_that_an_environment_states_reaches_the_report(installed, tm
     assert ["optimal (known)", "1", "1", "1", "0"] in [[cell.strip() for cell in row] for row in rows]  # normalised
 
 
-def test_an_algorithm_without_a_hyperparameter_file_trains_with_its_own_defaults(installed, tmp_path):
-    run = installed("acme-algorithms")
-    trained = run("pg-zoo", "train", "--algo", "vanilla", "-n", "64")
+def test_an_algorithm_without_a_hyperparameter_file_trains_with_its_own_defaults(pg_zoo, tmp_path):
+    run = pg_zoo("acme-algorithms")
+    trained = run("train", "--algo", "vanilla", "-n", "64")
     assert (trained.returncode, trained.stderr) == (0, "")
     assert config(tmp_path / "logs") == {"n_timesteps": 100_000, "policy": "MlpPolicy"}
 
 
-def test_hyperparameters_of_a_plugin_override_ours_entry_by_entry(installed, tmp_path):
-    run = installed("acme-hyperparams")
-    trained = run("pg-zoo", "train")
+def test_hyperparameters_of_a_plugin_override_ours_entry_by_entry(pg_zoo, tmp_path):
+    run = pg_zoo("acme-hyperparams")
+    trained = run("train")
     assert "Hyperparameters: 'CartPole-v1' in ppo.yml of acme-hyperparams 1.0\n" in trained.stdout
     # The whole entry: nothing of our own values for CartPole is mixed in.
     assert config(tmp_path / "logs") == {**HYPERPARAMETERS["ppo.yml"]["CartPole-v1"], "policy": "MlpPolicy"}
-    assert "'Pendulum-v1' in ppo.yml of pg-agents" in run("pg-zoo", "train", "--env", "Pendulum-v1", "-n", "1").stdout
+    assert "'Pendulum-v1' in ppo.yml of pg-agents" in run("train", "--env", "Pendulum-v1", "-n", "1").stdout
 
 
-def test_a_plugin_that_cannot_be_imported_is_named_and_all_else_works(installed):
-    run = installed("acme-broken", "acme-envs")
-    listed = run("pg-zoo", "list")
+def test_a_plugin_that_cannot_be_imported_is_named_and_all_else_works(pg_zoo):
+    run = pg_zoo("acme-broken", "acme-envs")
+    listed = run("list")
     assert listed.returncode == 0
     warnings = listed.stderr.splitlines()
     for name in ("bad_algorithm", "bad_envs", "bad_hyperparams"):
@@ -341,19 +397,19 @@ def test_a_plugin_that_cannot_be_imported_is_named_and_all_else_works(installed)
     assert len(warnings) == 3
     assert ["Acme/Corridor-v0,", "Acme/Work-v0", "acme-envs", "1.0", "(plugin", "acme)"] in rows(listed)
 
-    assert run("pg-zoo", "train", "--env", "Acme/Corridor-v0", "-n", "1").returncode == 0
+    assert run("train", "--env", "Acme/Corridor-v0", "-n", "1").returncode == 0
 
-    refused = run("pg-zoo", "train", "--algo", "bad_algorithm")
+    refused = run("train", "--algo", "bad_algorithm")
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert line.startswith("pg-zoo: error: ")
     assert "acme-broken 1.0" in line
 
 
-def test_two_plugins_of_one_name_are_one_line_that_names_both_distributions(installed):
-    run = installed("acme-twin")
+def test_two_plugins_of_one_name_are_one_line_that_names_both_distributions(pg_zoo):
+    run = pg_zoo("acme-twin")
     for command in (["list"], ["train"], ["enjoy", "--no-render"]):
-        refused = run("pg-zoo", *command)
+        refused = run(*command)
         assert refused.returncode == 2
         (line,) = refused.stderr.splitlines()
         assert line.startswith("pg-zoo: error: ")

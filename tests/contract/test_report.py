@@ -3,7 +3,6 @@
 import html.parser
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -742,12 +741,13 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("package", ["pandas", "rliable", "matplotlib"])
-def test_without_the_extra_a_line_says_how_to_get_it(package):
-    code = f"import sys; sys.modules[{package!r}] = None; from pg_zoo.cli import main; sys.exit(main(['report', 'x']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    (line,) = done.stderr.splitlines()
+def test_without_the_extra_a_line_says_how_to_get_it(package, tmp_path, monkeypatch, warm):
+    monkeypatch.chdir(tmp_path)
+    missing = f"import sys; assert {package!r} not in sys.modules; sys.modules[{package!r}] = None"
+    status, _, errors = warm.run("report", "x", before=missing)
+    (line,) = errors.splitlines()
     assert says(line, "pg-zoo: error: ", package, "pip install 'pg-agents[report]'")
-    assert done.returncode == 2
+    assert status == 2
 
 
 # Words and marks

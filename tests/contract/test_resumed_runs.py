@@ -18,6 +18,7 @@ import yaml
 from breaking import in_a_child, in_a_process_of_its_own
 from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import Server
 
 from pg_agents import PPO
 from pg_zoo.cli import main
@@ -126,9 +127,9 @@ def play(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are copies of a process")
-def test_runs_that_are_killed_and_resumed_leave_the_files_of_those_left_alone(tmp_path: Path) -> None:
-    done = in_a_process_of_its_own(__file__, tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_runs_that_are_killed_and_resumed_leave_the_files_of_those_left_alone(tmp_path: Path, warm: Server) -> None:
+    status, out, errors = in_a_process_of_its_own(warm, __file__, tmp_path)
+    assert status == 0, out + errors
     for kind in KINDS:
         whole, run = content(tmp_path / kind / "whole/logs"), content(tmp_path / kind / "run/logs")
         np.testing.assert_equal(run, whole)

@@ -3,7 +3,6 @@
 import io
 import json
 import signal
-import subprocess
 import sys
 import warnings
 import zipfile
@@ -115,12 +114,12 @@ def test_a_cell_that_cannot_be_written_further_leaves_nothing(tmp_path):
 
 
 KILLED = """
-import json, os, random, resource, signal, sys, time, zipfile
+import json, os, random, resource, signal, sys, time, warnings, zipfile
 from pathlib import Path
 
 import pg_agents
 
-folder, n_stops, n_kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+warnings.simplefilter("ignore")
 path = folder / "agent.zip"
 agent = pg_agents.PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs={"net_arch": [4]})
 parameter = next(agent.policy.parameters()).data
@@ -187,13 +186,17 @@ for _ in range(n_kills):
     seen.append(whole.get(stored()))
 left = [one.name for one in folder.iterdir() if one != path]
 print(json.dumps([statuses, changed, sizes, seen, left]))
+sys.exit()
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and is killed at a byte")
-def test_a_process_that_is_killed_while_it_saves_leaves_the_old_file_or_the_new_one(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path), str(N_STOPS), "20"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def test_a_process_that_is_killed_while_it_saves_leaves_the_old_file_or_the_new_one(tmp_path, warm):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    code = f"import pathlib; folder, n_stops, n_kills = pathlib.Path({str(folder)!r}), {N_STOPS}, 20\n{KILLED}"
+    status, output, errors = warm.run(before=code, out=str(tmp_path / "out.txt"), err=str(tmp_path / "err.txt"))
+    assert status == 0, errors
     statuses, n_changed, sizes, seen, left = json.loads(output.splitlines()[-1])
     assert statuses == [-signal.SIGXFSZ] * N_STOPS + [0]
     assert n_changed == 0
@@ -202,7 +205,7 @@ def test_a_process_that_is_killed_while_it_saves_leaves_the_old_file_or_the_new_
     assert all(name.startswith(".agent.zip.") and name.endswith(".unfinished") for name in left)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = pg_agents.PPO.load(tmp_path / "agent")
+        loaded = pg_agents.PPO.load(folder / "agent")
     assert next(loaded.policy.parameters()).flatten()[0] in (3, 4)
 
 

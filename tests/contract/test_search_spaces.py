@@ -12,6 +12,7 @@ import yaml
 from gymnasium import spaces
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3.common.env_util import make_vec_env
+from warm import UNBUFFERED
 
 from pg_agents import registry
 from pg_zoo.lookup import find_algorithm, plugin_warnings
@@ -102,24 +103,24 @@ def test_every_algorithm_that_has_a_search_space_says_so_and_all_others_say_why_
             assert (algo in [*REGISTERED, *REFERENCES]) or not hasattr(find_algorithm(algo), "search_space")
 
 
-def test_a_search_that_was_killed_goes_on(tmp_path):
+def test_a_search_that_was_killed_goes_on(tmp_path, monkeypatch, warm):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "out"
     argv = ["tune", "--algo", "a2c", "--env", "pg/TorqueBandit-v0", "-n", "2000", "--trials", "40", "--jobs", "1"]
     argv += ["--seeds", "1", "--eval-points", "2", "-o", str(folder)]
-    code = f"import sys; from pg_zoo.cli import main; sys.exit(main({argv}))"
-    with (tmp_path / "out.txt").open("w") as out:
-        process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=out, stderr=subprocess.STDOUT)
-        while "\n2 of 40" not in (written := (tmp_path / "out.txt").read_text()):
-            assert process.poll() is None, written
+    (tmp_path / "out.txt").touch()
+    with warm.begun(*argv, before=UNBUFFERED) as search:
+        deadline = time.monotonic() + 60
+        while "\n2 of 40" not in (tmp_path / "out.txt").read_text():
+            assert time.monotonic() < deadline, (tmp_path / "err.txt").read_text()
             time.sleep(0.05)
-        children = children_of(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert children
-    deadline = time.monotonic() + 20
-    while any(map(runs, children)):  # a training does not outlive its search
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        assert len(search.processes()) > 1
+        os.kill(search.id, signal.SIGKILL)
+        search.wait()
+        deadline = time.monotonic() + 20
+        while search.processes():  # a training does not outlive its search
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     study = optuna.load_study(
         study_name="a2c on pg/TorqueBandit-v0",
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))),
@@ -135,17 +136,3 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     trials = again.study.get_trials()
     assert [trial.params for trial in trials][:n_ended] == [trial.params for trial in study.trials][:n_ended]
     assert not [trial for trial in trials if not trial.state.is_finished()]
-
-
-def children_of(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
-    return [int(child) for child in listed.stdout.split()]
-
-
-def runs(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return bool(state) and not state.startswith("Z")

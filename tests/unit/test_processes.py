@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from light import prepared_and_loaded, tell_and_sleep
 
 from pg_zoo.runs import backends, processes
 from pg_zoo.runs.cell import Cell
-from pg_zoo.runs.processes import Died, in_order, prepare, start
+from pg_zoo.runs.processes import Died, in_order, start
 from pg_zoo.tuning import search as searching
 from pg_zoo.tuning.search import Search, Task
 
@@ -31,26 +29,6 @@ def later(index, folder):
 def test_results_come_in_the_order_of_the_tasks_from_one_thread_that_ignores_interrupts(tmp_path):
     found = list(in_order(later, [(index, tmp_path) for index in range(3)], jobs=2))
     assert found == [(index, 1, "1", signal.SIG_IGN) for index in range(3)]
-
-
-def loaded(folder):
-    from pg_agents.engines.mlp.tables import load_kernels  # here: others start a process that needs none of it
-    from pg_zoo.runs.cell import Cell
-    from pg_zoo.runs.training import run_cell
-
-    modules = {"pg_zoo.runs.backends", "pg_agents.engines.mlp.kernels", "torch._dynamo", "pg_envs.registration"}
-    n_threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc").is_dir() else threading.active_count()
-    n_uses, before = load_kernels.cache_info().currsize, set(sys.modules)
-    for engine in ("mlp", "autograd"):
-        hyperparams = {"policy": "MlpPolicy", "n_timesteps": 16, "n_steps": 16, "batch_size": 16, "engine": engine}
-        cell = Cell("ppo", "CartPole-v1", 0, hyperparams, eval_points=0, final_episodes=1)
-        run_cell(cell, folder / engine)
-    return modules - before, n_uses, n_threads, set(sys.modules) - before
-
-
-def prepared_and_loaded(folder):
-    prepare()
-    return next(in_order(loaded, [(folder,)]))
 
 
 def test_a_process_has_loaded_what_trainings_need_and_nothing_that_they_would_notice(tmp_path):
@@ -71,12 +49,6 @@ def crash(status):
 
 def test_a_process_that_crashes_is_told_and_the_others_go_on():
     assert list(in_order(crash, [(3,), (-signal.SIGKILL,), (0,)], jobs=3)) == [Died(3), Died(-signal.SIGKILL), Died(0)]
-
-
-def tell_and_sleep(index, folder):
-    Path(folder, str(os.getpid())).touch()
-    if index:
-        time.sleep(600)
 
 
 def wait_for(condition):
@@ -147,19 +119,19 @@ def test_ctrl_c_at_the_very_start_of_a_process_ends_it(tmp_path, monkeypatch, wh
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_processes_end_with_their_parent_however_it_ends(end, tmp_path):
-    code = f"import time, test_processes as t; t.start(t.tell_and_sleep, 1, {str(tmp_path)!r}); time.sleep(600)"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
-    wait_for(lambda: list(tmp_path.iterdir()))
-    (child,) = (int(path.name) for path in tmp_path.iterdir())
-    parent.send_signal(end)
-    parent.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists())
+def test_processes_end_with_their_parent_however_it_ends(end, tmp_path, warm):
+    begin = f"import time; from light import *; start(tell_and_sleep, 1, {str(tmp_path)!r}); time.sleep(600)"
+    with warm.begun(before=begin, out=os.devnull, err=os.devnull) as parent:
+        wait_for(lambda: list(tmp_path.iterdir()))
+        (child,) = (int(path.name) for path in tmp_path.iterdir())
+        os.kill(parent.id, end)
+        assert parent.wait() == -end
+        wait_for(lambda: not Path(f"/proc/{child}").exists())
 
 
-def test_a_process_that_nobody_knows_of_does_not_keep_its_parent_from_ending(tmp_path):
-    code = f"import sys, test_processes as t; t.start(t.tell_and_sleep, 1, {str(tmp_path)!r}); sys.exit(3)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, timeout=120).returncode == 3
+def test_a_process_that_nobody_knows_of_does_not_keep_its_parent_from_ending(tmp_path, warm):
+    begin = f"import sys; from light import *; start(tell_and_sleep, 1, {str(tmp_path)!r}); sys.exit(3)"
+    assert warm.run(before=begin, out=os.devnull, err=os.devnull)[0] == 3
 
 
 def test_the_process_that_starts_others_still_gets_interrupts():
