@@ -214,7 +214,7 @@ def _episodes(
         statistics.check((n_steps + 1) * env.num_envs)
         np.copyto(episode_starts, dones, where=counted)
         if dones.any():
-            for index in np.flatnonzero(dones & counted):
+            for index in np.flatnonzero(dones & counted).tolist():
                 episode = infos[index].get("episode")
                 running.done(index, n_steps + 1, noticed=episode is not None)
                 if episode is not None:
