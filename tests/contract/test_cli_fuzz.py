@@ -237,7 +237,7 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pg_zoo.runs.folder.Run.learn", learn)
         patch.setattr("pg_zoo.runs.recipe.ProcessesVecEnv", DummyVecEnv)
-        patch.setattr("pg_zoo.tuning.search.Search.run", lambda search, n_trials, jobs: None)
+        patch.setattr("pg_zoo.tuning.search.Search.run", lambda search, *_: None)
         patch.setattr("pg_zoo.runs.processes.prepare", lambda: None)
         patch.setattr("pg_zoo.commands.benchmark.connected_to_ray", lambda address: contextlib.nullcontext())
         for name in backends.BACKENDS:
