@@ -40,7 +40,9 @@ class RandomAgent:
 class _Unseen(gym.ObservationWrapper[int, Any, Any]):
     """Without observations, some of which, such as texts, SB3's vector environments cannot hold."""
 
-    observation_space = spaces.Discrete(1)  # type: ignore[assignment] # a property there
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.observation_space: spaces.Space[Any] = spaces.Discrete(1)
 
     def observation(self, observation: Any) -> int:
         return 0
