@@ -43,9 +43,11 @@ def check_is_env(env: Any) -> None:
     Raises:
         ValueError: It is none; the message says what is allowed.
     """
+    if isinstance(env, VectorEnv):  # those of EnvPool warn when their spaces are read
+        return
     space = None if isinstance(env, type) else getattr(env, "observation_space", None)
     if space is None or callable(space):  # PettingZoo's is a method
-        missing = ", which has no `observation_space`" if isinstance(env, (gym.Env, VectorEnv)) else ""
+        missing = ", which has no `observation_space`" if isinstance(env, gym.Env) else ""
         remedy = " Call it first: it is no environment yet." if missing == "" and callable(env) else ""
         raise ValueError(
             "`env` must be a Gymnasium environment, single or vector, an SB3 `VecEnv`, or a registered id such as "

@@ -107,6 +107,7 @@ def _serve():
             for number, path in enumerate(request["files"]):
                 os.dup2(os.open(path, os.O_RDWR if path == os.devnull else os.O_WRONLY | os.O_CREAT, 0o666), number)
             signal.signal(signal.SIGINT, signal.default_int_handler)  # the background of a shell ignores it
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
             exec(request["before"], {})
             sys.exit(main(request["argv"]))
         print(process, flush=True)
