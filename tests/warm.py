@@ -10,12 +10,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
 UNBUFFERED = "import sys; sys.stdout.reconfigure(write_through=True)"  # what to run before, if stdout is watched
+
+
+def wait_for(condition, seconds=60, told=lambda: ""):
+    """Wait until a condition holds; else the test fails, with what is told."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.02)
 
 
 class Server:

@@ -6,11 +6,11 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from prose import says
+from warm import wait_for
 
 from pg_agents import registry
 from pg_zoo import pages
@@ -104,13 +104,6 @@ def assert_same(one, other, paths):
     assert paths
     for path in paths:
         assert without_times(Path(one, path)) == without_times(Path(other, path)), path
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_grid_stores_each_cell_and_says_what_it_did(undisturbed):

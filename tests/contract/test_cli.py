@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from rl_zoo3.utils import get_saved_hyperparams, get_trained_models
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from warm import UNBUFFERED
+from warm import UNBUFFERED, wait_for
 
 import pg_agents
 from pg_agents.envs.processes import ProcessesVecEnv
@@ -246,13 +245,11 @@ def test_what_is_interrupted_saves_a_model_that_loads(empty_folder, end, warm):
     argv = ["train", "--algo", "a2c", "-n", "500000", "--log-interval", "1"]
     (empty_folder / "out.txt").touch()
     with warm.begun(*argv, before=UNBUFFERED) as command:
-        deadline = time.monotonic() + 60
-        while "total_timesteps" not in (empty_folder / "out.txt").read_text():
-            assert time.monotonic() < deadline, (empty_folder / "err.txt").read_text()
-            time.sleep(0.05)
+        out, err = empty_folder / "out.txt", empty_folder / "err.txt"
+        wait_for(lambda: "total_timesteps" in out.read_text(), told=err.read_text)
         os.kill(command.id, end)
         status = command.wait()
-    assert (status, (empty_folder / "err.txt").read_text()) == (0, "")
+    assert (status, err.read_text()) == (0, "")
     model = pg_agents.A2C.load("logs/a2c/CartPole-v1_1/CartPole-v1.zip")
     written = (empty_folder / "out.txt").read_text()
     assert says(written, "Stopped", model.num_timesteps, 500000)

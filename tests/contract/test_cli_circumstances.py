@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from prose import says
 from synthetic import write_results
-from warm import UNBUFFERED
+from warm import UNBUFFERED, wait_for
 
 import pg_agents
 from pg_zoo.cli import main
@@ -259,7 +258,7 @@ def test_each_process_of_a_command_imports_the_modules_of_its_environments(argv,
     before = "import sys; sys.path.insert(0, '.'); from pg_zoo.runs.processes import prepare; prepare()"
     with warm.begun(*argv, before=before) as command:
         if argv[0] == "tune":  # which takes longer
-            _until(lambda: len(list(here.glob("imported by *"))) >= n_processes)
+            wait_for(lambda: len(list(here.glob("imported by *"))) >= n_processes, 300)
         else:
             assert command.wait() == 0
     assert len(list(here.glob("imported by *"))) >= n_processes
@@ -288,13 +287,6 @@ ENDLESS = {
 }
 
 
-def _until(condition):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("name", "end", "to_all"),  # Ctrl-C and many schedulers' signals come to all processes
@@ -318,10 +310,10 @@ def test_no_process_outlives_a_signal(name, end, to_all, warm):
     argv, begun, n_processes = ENDLESS[name]
     Path("out.txt").touch()
     with warm.begun(*argv, before=UNBUFFERED) as command:
-        _until(lambda: begun in Path("out.txt").read_text() and len(command.processes()) >= n_processes)
+        wait_for(lambda: begun in Path("out.txt").read_text() and len(command.processes()) >= n_processes, 300)
         (os.killpg if to_all else os.kill)(command.id, end)
         status = command.wait()
-        _until(lambda: not command.processes())
+        wait_for(lambda: not command.processes(), 300)
     errors = Path("err.txt").read_text()
     if end == signal.SIGKILL:
         assert status == -signal.SIGKILL

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import optuna
 import pytest
@@ -12,7 +11,7 @@ import yaml
 from gymnasium import spaces
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from stable_baselines3.common.env_util import make_vec_env
-from warm import UNBUFFERED
+from warm import UNBUFFERED, wait_for
 
 from pg_agents import registry
 from pg_zoo.lookup import find_algorithm, plugin_warnings
@@ -110,17 +109,11 @@ def test_a_search_that_was_killed_goes_on(tmp_path, monkeypatch, warm):
     argv += ["--seeds", "1", "--eval-points", "2", "-o", str(folder)]
     (tmp_path / "out.txt").touch()
     with warm.begun(*argv, before=UNBUFFERED) as search:
-        deadline = time.monotonic() + 60
-        while "\n2 of 40" not in (tmp_path / "out.txt").read_text():
-            assert time.monotonic() < deadline, (tmp_path / "err.txt").read_text()
-            time.sleep(0.05)
+        wait_for(lambda: "\n2 of 40" in (tmp_path / "out.txt").read_text(), told=(tmp_path / "err.txt").read_text)
         assert len(search.processes()) > 1
         os.kill(search.id, signal.SIGKILL)
         search.wait()
-        deadline = time.monotonic() + 20
-        while search.processes():  # a training does not outlive its search
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: not search.processes(), 20)  # a training does not outlive its search
     study = optuna.load_study(
         study_name="a2c on pg/TorqueBandit-v0",
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch as th
 from light import prepared_and_loaded, tell_and_sleep
+from warm import wait_for
 
 from pg_zoo.runs import backends, processes
 from pg_zoo.runs.cell import Cell
@@ -49,13 +50,6 @@ def crash(status):
 
 def test_a_process_that_crashes_is_told_and_the_others_go_on():
     assert list(in_order(crash, [(3,), (-signal.SIGKILL,), (0,)], jobs=3)) == [Died(3), Died(-signal.SIGKILL), Died(0)]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_processes_end_when_nobody_wants_their_results(tmp_path):
