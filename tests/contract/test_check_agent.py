@@ -62,8 +62,8 @@ class Base(Mixin, A2C):
 def test_a_line_for_each_environment_and_the_number_of_checks_are_printed_if_asked_for(progress, capsys):
     check_agent(Base, progress=progress)
     said = [f"{number} of 2: Base (MlpPolicy, Discrete actions, n_envs={number})" for number in (1, 2)]
-    # The constructor's defaults; objective, training, predictions and files twice; ten of the protocol twice.
-    said += ["Callbacks, log, interruption and files", "Base has passed all 29 checks, and has not warned."]
+    # The constructor's defaults; training twice; objective, predictions and files; ten of the protocol twice.
+    said += ["Callbacks, log, interruption and files", "Base has passed all 26 checks, and has not warned."]
     # Stdout is no terminal here.
     assert capsys.readouterr().out.splitlines() == (said if progress else [])
 
