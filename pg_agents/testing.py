@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,12 +89,14 @@ def check_agent(cls: type[BaseAlgorithm], *, progress: bool | None = None, **kwa
         _check_defaults(cases[0])
         shown = sys.stdout.isatty() if progress is None else progress
         passed = 1
+        # What hardly depends on the number of environments is checked with the largest that there is.
+        whole = {(case.policy, case.action): case for case in cases}
         for number, case in enumerate(cases):
             if shown:
                 print(f"{number + 1} of {len(cases)}: {case}", flush=True)
             trained = _check_training(case)
             passed += 1
-            if case.n_envs > 1:  # the rest does not depend on the number of environments, or needs several
+            if case is whole[case.policy, case.action]:
                 untrained = case.agent()
                 if isinstance(untrained, PolicyGradient):
                     _check_objective(case, untrained)
@@ -201,12 +203,13 @@ def _supported_cases(cls: type[BaseAlgorithm], kwargs: dict[str, Any]) -> list[_
     short = _SHORT if capabilities_of(cls).on_policy else {"batch_size": _SHORT["batch_size"]}
     arguments = {name: value for name, value in short.items() if name in constructor_arguments(cls)} | kwargs
     cases = [
-        _Case(cls, policy, action, 1, arguments)
+        _Case(cls, policy, action, n_envs, arguments)
         for policy in _OBSERVATIONS
         if policy in cls.policy_aliases
         for action in _ACTIONS
+        for n_envs in (1, 2)
     ]
-    supported = [replace(case, n_envs=n) for case in cases if _supports_actions(case) for n in (1, 2)]
+    supported = [case for case in cases if _supports_actions(case)]
     promised = capabilities_of(cls).actions or ()
     refused = set(promised) - {case.action for case in supported}
     _require(not refused, f"{cls.__name__} states that it supports {sorted(refused)} actions, but refuses them.")

@@ -118,6 +118,12 @@ class PredictsColumns(Base):
         return actions[:, None], state
 
 
+class PredictsColumnsOfOneEnvironment(PredictsColumns):
+    def _setup_model(self):
+        assert self.n_envs == 1, "only supports one environment"
+        super()._setup_model()
+
+
 class AlwaysSamples(Base):
     def predict(self, *args, deterministic=False, **kwargs):
         return super().predict(*args, **kwargs)
@@ -264,6 +270,7 @@ FAULTS = {
     SendsRawActions: r"must be given actions in their action space Box\(.*\), but got array",
     PredictsFloat64: "must give actions in Box|dtype float32, but gave float64",
     PredictsColumns: r"must give actions of shape \(5,\) for five observations, but gave \(5, 1\)",
+    PredictsColumnsOfOneEnvironment: r"must give actions of shape \(5,\) for five observations, but gave \(5, 1\)",
     AlwaysSamples: "must answer the same observation with the same action each time",
     ForgetsTheOptimiser: "must hold the optimiser's state too",
     HoldsAGenerator: "must be saved and loaded. Name attributes that cannot be pickled.*TypeError",
