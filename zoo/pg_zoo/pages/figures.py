@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from pg_zoo.results.statistics import Estimate
@@ -64,7 +65,6 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
-    "figure.constrained_layout.use": True,
     # Names of algorithms and environments are shown as they are, dollar signs included.
     "text.parse_math": False,
     # The same ids each time, so that the same numbers give the same file.
@@ -84,10 +84,8 @@ def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     def styled(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with _style():
             figure = draw(*args, **kwargs)
-            # Its layout is found once, and not for each of its files.
-            figure.draw_without_rendering()
-        with mpl.rc_context({"figure.constrained_layout.use": False}):
-            figure.set_layout_engine(None)
+            # Once: a layout engine of the figure's own would be run for each of its files.
+            ConstrainedLayoutEngine().execute(figure)
         return figure
 
     return styled
